@@ -1,0 +1,104 @@
+"""Beside the server: show how the start goes, then put one question to the model, as a user would."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import aiohttp
+
+from vllm_engine.engine.state import EngineState, EngineStatus, StatusReader
+
+QUESTION = "What is the capital of France?"
+_MAX_TOKENS = 64
+_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of the question; seconds are from sending it."""
+
+    text: str
+    first_token_seconds: float
+    seconds: float
+
+
+async def follow(status: StatusReader) -> AsyncIterator[EngineStatus]:
+    """Yield the status whenever it has changed, until the start is over."""
+    last: EngineStatus | None = None
+    while True:
+        current = status.current
+        if current != last:
+            yield current
+            last = current
+        if current.state is not EngineState.STARTING:
+            return
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+async def ask(base_url: str, model: str, question: str, on_text: Callable[[str], None]) -> Answer:
+    """Stream one chat completion over TCP, like any client.
+
+    Args:
+        base_url: where the gateway listens, without `/v1`.
+        model: the served name.
+        question: what the user says.
+        on_text: told each piece of the answer as it comes.
+
+    Raises:
+        aiohttp.ClientError: the server did not answer with 200.
+    """
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": question}],
+        "max_tokens": _MAX_TOKENS,
+        "temperature": 0,
+        "stream": True,
+    }
+    sent = time.monotonic()
+    first = 0.0
+    pieces: list[str] = []
+    async with (
+        aiohttp.ClientSession(raise_for_status=True) as session,
+        session.post(f"{base_url}/v1/chat/completions", json=body) as response,
+    ):
+        async for raw in response.content:
+            text = _delta(raw)
+            if text:
+                first = first or time.monotonic() - sent
+                pieces.append(text)
+                on_text(text)
+    return Answer("".join(pieces), first, time.monotonic() - sent)
+
+
+def recipes(base_url: str, model: str) -> str:
+    """Return curl and OpenAI SDK lines to paste."""
+    return f"""\
+curl {base_url}/v1/chat/completions -H 'Content-Type: application/json' \\
+  -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Tell me a joke."}}]}}'
+
+from openai import OpenAI
+client = OpenAI(base_url="{base_url}/v1", api_key="none")
+chat = client.chat.completions.create(
+    model="{model}", messages=[{{"role": "user", "content": "Tell me a joke."}}]
+)
+print(chat.choices[0].message.content)
+"""
+
+
+def client_url(host: str, port: int) -> str:
+    """Return the URL by which a client on this machine reaches a server that listens on `host`."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 - a look-up, no binding
+    if ":" in reachable and not reachable.startswith("["):
+        reachable = f"[{reachable}]"
+    return f"http://{reachable}:{port}"
+
+
+def _delta(raw: bytes) -> str:
+    if not raw.startswith(b"data: ") or raw.startswith(b"data: [DONE]"):
+        return ""
+    choices = json.loads(raw[6:]).get("choices") or [{}]
+    return choices[0].get("delta", {}).get("content") or ""

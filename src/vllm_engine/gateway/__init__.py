@@ -1,0 +1,1 @@
+"""The HTTP side: probes, version and the transparent way to the engine."""

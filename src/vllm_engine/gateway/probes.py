@@ -1,0 +1,117 @@
+"""What the gateway answers itself: is it alive, is the engine ready, what is running."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+
+from vllm_engine import __version__
+from vllm_engine.engine.state import EngineState, EngineStatus, StatusReader
+from vllm_engine.gateway.replies import RETRY_AFTER_SECONDS, not_ready_body
+
+router = APIRouter()
+
+
+@dataclass(frozen=True)
+class Build:
+    """What runs, as far as it is known before the engine starts."""
+
+    sha: str
+    time: str
+    vllm: str
+    engine_python: str
+    model_id: str
+    model_revision: str | None
+    frontend: str
+    device: str
+
+
+class Live(BaseModel):
+    """Answer of `/livez`."""
+
+    status: str
+
+
+class Health(BaseModel):
+    """Answer of `/healthz`, ready or not."""
+
+    status: str
+    state: EngineState
+    phase: str
+    fraction: float | None
+    elapsed_seconds: float
+    model: str
+    error: dict[str, Any] | None = None
+
+
+class Version(BaseModel):
+    """Answer of `/version`."""
+
+    version: str
+    build_sha: str
+    build_time: str
+    vllm: str
+    python: str
+    engine_python: str
+    model: str
+    model_revision: str | None
+    dtype: str | None
+    device: str
+    frontend: str
+
+
+def _status(request: Request) -> EngineStatus:
+    reader: StatusReader = request.app.state.status
+    return reader.current
+
+
+Status = Annotated[EngineStatus, Depends(_status)]
+
+
+@router.get("/livez")
+async def livez() -> Live:
+    """Say that this program runs; never asks the engine."""
+    return Live(status="alive")
+
+
+@router.get("/healthz", response_model=Health)
+async def healthz(request: Request, status: Status) -> JSONResponse:
+    """Answer 200 when the engine has generated a token and still runs, else 503 and why."""
+    build: Build = request.app.state.build
+    body = Health(
+        status="ready" if status.is_ready else "unavailable",
+        state=status.state,
+        phase=str(status.phase),
+        fraction=status.fraction,
+        elapsed_seconds=round(status.elapsed_seconds(), 1),
+        model=build.model_id,
+        error=None if status.is_ready else not_ready_body(status)["error"],
+    )
+    if status.is_ready:
+        return JSONResponse(body.model_dump(mode="json"))
+    retry = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    return JSONResponse(body.model_dump(mode="json"), status_code=503, headers=retry)
+
+
+@router.get("/version")
+async def version(request: Request, status: Status) -> Version:
+    """Say what runs: our build, vLLM, the model, the device."""
+    build: Build = request.app.state.build
+    return Version(
+        version=__version__,
+        build_sha=build.sha,
+        build_time=build.time,
+        vllm=build.vllm,
+        python=platform.python_version(),
+        engine_python=build.engine_python,
+        model=build.model_id,
+        model_revision=status.model_revision or build.model_revision,
+        dtype=status.dtype,
+        device=build.device,
+        frontend=build.frontend,
+    )

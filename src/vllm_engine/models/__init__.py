@@ -1,0 +1,1 @@
+"""Where weights come from: the hub, a local folder, or the bundled default."""

@@ -1,0 +1,71 @@
+"""Pure: what a model's config.json allows: its longest context and its attention heads.
+
+The rules are vLLM's (`ModelArchConfigConvertorBase.derive_max_model_len_and_key` and
+`_get_and_verify_max_len`, read in 0.32). Where a config is of a kind they treat specially, nothing is
+claimed and the decision is left to vLLM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_LENGTH_KEYS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "model_max_length",
+    "max_target_positions",
+    "max_sequence_length",
+    "max_seq_length",
+    "seq_len",
+)
+_UNSCALED_ROPE = {"default", "su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling"}
+
+
+def longest_context(config: Mapping[str, Any]) -> int | None:
+    """Return the most tokens the model holds, or None where only vLLM can tell."""
+    text = text_config(config)
+    lengths = [value for key in _LENGTH_KEYS if isinstance(value := text.get(key), int) and value > 0]
+    if not lengths or any(kind not in _UNSCALED_ROPE for kind in _rope_kinds(text)):
+        return None
+    own = text.get("model_max_length")
+    return own if isinstance(own, int) and own > 0 else min(lengths)
+
+
+def attention_heads(config: Mapping[str, Any]) -> int | None:
+    """Return the number of attention heads, which `TENSOR_PARALLEL` must divide; None where unknown."""
+    text = text_config(config)
+    heads = text.get("num_attention_heads", text.get("n_head"))
+    return heads if isinstance(heads, int) and heads > 0 else None
+
+
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the part of a multimodal config that describes its language model."""
+    for key in ("text_config", "llm_config", "language_config"):
+        if isinstance(config.get(key), Mapping):
+            part: Mapping[str, Any] = config[key]
+            return part
+    return config
+
+
+def _rope_kinds(text: Mapping[str, Any]) -> Iterator[str]:
+    for key in ("rope_parameters", "rope_scaling"):
+        value = text.get(key)
+        if isinstance(value, Mapping):
+            nested = [part for part in value.values() if isinstance(part, Mapping)]
+            for part in nested or [value]:
+                yield str(part.get("rope_type", part.get("type", "default")))
+
+
+def kv_bytes_per_token(config: Mapping[str, Any]) -> int | None:
+    """Return the bytes one token takes in a 16-bit KV cache with full attention; None where unknown."""
+    text = text_config(config)
+    heads = attention_heads(config)
+    layers, hidden = text.get("num_hidden_layers"), text.get("hidden_size")
+    if not (heads and isinstance(layers, int) and isinstance(hidden, int)):
+        return None
+    kv_heads = text.get("num_key_value_heads") or heads
+    head_dim = text.get("head_dim") or hidden // heads
+    return 2 * 2 * layers * int(kv_heads) * int(head_dim)

@@ -1,0 +1,114 @@
+"""Everything that can be known to be wrong before anything is started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vllm_engine.device import Device, find_device
+from vllm_engine.engine.command import RESERVED_FLAGS
+from vllm_engine.engine.flags import FlagCatalogue, FlagError
+from vllm_engine.engine.installation import Installation, find_engine_python, inspect_installation
+from vllm_engine.engine.plan import check_device
+from vllm_engine.errors import Problem, SettingsError, StartupError
+from vllm_engine.models.bundled import bundled_names, is_bundled
+from vllm_engine.settings import Environment, Settings
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What was found: the engine's installation, its device, and the user's own vLLM flags."""
+
+    installation: Installation
+    device: Device
+    flags: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def flag_names(self) -> frozenset[str]:
+        """Names of the flags the user gave, without dashes or a leading `no-`."""
+        names = (token.split("=")[0].removeprefix("--") for token in self.flags if token.startswith("--"))
+        return frozenset(name.replace("_", "-").removeprefix("no-") for name in names)
+
+
+def run_preflight(settings: Settings, environment: Environment, prefix: Path) -> Preflight:
+    """Check settings against this machine and the installed vLLM, in well under a second.
+
+    Raises:
+        SettingsError: one or more settings cannot work here; all are listed.
+        StartupError: vLLM needs a GPU and none is visible.
+    """
+    environ = environment.merged
+    problems = check_cache_dir(settings.cache_dir)
+    try:
+        installation = inspect_installation(find_engine_python(settings, prefix))
+    except SettingsError as error:
+        raise SettingsError([*problems, *error.problems]) from error
+    device = find_device(installation.kind, environ)
+    problems += check_device(settings, device)
+    problems += _check_model_name(settings)
+    problems += _check_frontend(settings, installation)
+    flags, flag_problems, warnings = _check_flags(settings, environ, installation.version)
+    problems += flag_problems
+    if problems:
+        raise SettingsError(problems)
+    if device.kind == "cuda" and not device.gpus:
+        raise StartupError(
+            "no GPU is visible, and this vLLM needs one; give the container its GPUs "
+            "(docker run --gpus all) or use the CPU build"
+        )
+    return Preflight(installation, device, tuple(flags), tuple(warnings))
+
+
+def check_cache_dir(cache_dir: Path) -> list[Problem]:
+    """Make `CACHE_DIR` and prove that it can be written; says who could not and what to do."""
+    probe = cache_dir / f".write-test-{os.getpid()}"
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        remedy = (
+            f"cannot be written by uid {os.getuid()} ({error.strerror}); "
+            "make it writable or set another CACHE_DIR"
+        )
+        return [Problem("CACHE_DIR", str(cache_dir), remedy)]
+    return []
+
+
+def _check_model_name(settings: Settings) -> list[Problem]:
+    known = tuple(f"bundled:{name}" for name in bundled_names())
+    if is_bundled(settings.model_id) and settings.model_id not in known:
+        return [Problem("MODEL_ID", settings.model_id, f"no such bundled model; there is {', '.join(known)}")]
+    return []
+
+
+def _check_frontend(settings: Settings, installation: Installation) -> list[Problem]:
+    if settings.engine_frontend == "rust" and installation.rust_frontend is None:
+        remedy = "this vLLM lacks the Rust frontend's binary; run `make setup FRONTEND=rust`, or set python"
+        return [Problem("ENGINE_FRONTEND", "rust", remedy)]
+    return []
+
+
+def _check_flags(
+    settings: Settings, environ: Mapping[str, str], version: str
+) -> tuple[list[str], list[Problem], list[str]]:
+    catalogue = FlagCatalogue.load(version)
+    ours = {name.upper() for name in Settings.model_fields}
+    named, errors = catalogue.from_environment(environ, reserved=RESERVED_FLAGS)
+    raw, raw_errors = catalogue.check_extra_args(settings.vllm_extra_args, reserved=RESERVED_FLAGS)
+    found = [*errors, *raw_errors, *catalogue.near_misses(environ, known=ours)]
+    problems = [_problem(error) for error in found if error.severity == "error"]
+    warnings = [str(error) for error in found if error.severity == "warning"]
+    for key, flag in catalogue.by_env_name().items():
+        owner = RESERVED_FLAGS.get(flag.name)
+        if owner and key not in ours and environ.get(key):
+            problems.append(Problem(key, environ[key], f"is not read; set {owner} instead"))
+    return [*named, *raw], problems, warnings
+
+
+def _problem(error: FlagError) -> Problem:
+    remedy = f"; {error.remedy}" if error.remedy else ""
+    return Problem(error.key, error.value, f"wanted {error.wanted}{remedy}")

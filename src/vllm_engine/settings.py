@@ -1,0 +1,270 @@
+"""Typed settings, read from the environment and `.env`; nothing else reads the environment."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from dotenv import dotenv_values
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
+
+from vllm_engine.errors import Problem, SettingsError
+
+DtypeName = Literal["auto", "bfloat16", "float16", "float32", "half", "float"]
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_T = TypeVar("_T")
+
+
+def _setting(default: Any, wanted: str, description: str, group: str = "engine") -> Any:
+    """Declare a setting: its default, what a legal value looks like, and what it does."""
+    return Field(default, description=description, json_schema_extra={"wanted": wanted, "group": group})
+
+
+def _int_or_auto(value: object) -> object:
+    if isinstance(value, str) and value.strip().lower() == "auto":
+        return "auto"
+    return value
+
+
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _words(value: object) -> object:
+    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
+IntOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_int_or_auto)]
+
+
+class Settings(BaseModel):
+    """Everything a user can set, validated; the field's upper-case name is the variable's name.
+
+    Empty variables count as unset. Construct it through `load_settings`, which reports every
+    problem at once.
+    """
+
+    model_config = ConfigDict(frozen=True, alias_generator=str.upper, extra="forbid")
+
+    model_id: str = _setting(
+        "Qwen/Qwen2.5-3B-Instruct",
+        "a hub id (org/name), a local folder, or bundled:smollm2-135m-instruct",
+        "The model to serve.",
+        "model",
+    )
+    model_revision: str | None = _setting(
+        None, "a branch, tag or commit of the hub repository", "Pins the model's revision.", "model"
+    )
+    served_model_name: Annotated[tuple[str, ...], BeforeValidator(_words)] = _setting(
+        (),
+        "one or more names, separated by spaces or commas",
+        "What clients send as `model`; the first is what answers say. Default: `MODEL_ID`.",
+        "model",
+    )
+    hf_token: SecretStr | None = _setting(
+        None,
+        "a hub access token",
+        "For gated and private models. Never logged, never on a command line.",
+        "model",
+    )
+    host: str = _setting(
+        "0.0.0.0",  # noqa: S104 - the container contract: reachable from outside
+        "an IP address or host name of this machine",
+        "Address to listen on.",
+        "gateway",
+    )
+    port: int = _setting(8000, "a port number from 1 to 65535", "Port to listen on.", "gateway")
+    dtype: Annotated[DtypeName, BeforeValidator(_lower)] = _setting(
+        "auto",
+        "auto, bfloat16, float16 or float32",
+        "Weights and activations. `auto`: bfloat16 where the device supports it, else float16.",
+    )
+    tensor_parallel: IntOrAuto = _setting(
+        1,
+        "a whole number of GPUs from 1, or auto",
+        "GPUs to split the model over; `auto`: as many as fit the model.",
+    )
+    max_model_len: IntOrAuto = _setting(
+        8192,
+        "a whole number of tokens from 1, or auto",
+        "Longest prompt plus answer, in tokens. Unset: 8192 or the model's maximum, whichever is less; "
+        "`auto`: as long as memory allows.",
+    )
+    gpu_memory_utilization: float = _setting(
+        0.90,
+        "a fraction above 0 and up to 1",
+        "Share of each GPU's memory that vLLM may use (on CPU: of RAM).",
+    )
+    engine_frontend: Annotated[Literal["python", "rust"], BeforeValidator(_lower)] = _setting(
+        "python",
+        "python or rust",
+        "vLLM's API server: `python` has the whole API; `rust` is faster, experimental, and lacks n>1, "
+        "/v1/responses and /v1/messages.",
+    )
+    api_server_count: IntOrAuto = _setting(
+        "auto",
+        "a whole number from 1, or auto",
+        "vLLM API server processes (Python frontend). `auto`: 1 on CPU, by cores on GPU machines.",
+    )
+    vllm_extra_args: str = _setting(
+        "", "vLLM flags as on a command line", "Raw `vllm serve` flags, added last, checked before the start."
+    )
+    cache_dir: Path = _setting(
+        Path("/cache"), "a folder that can be written", "Models and every compile cache live here.", "storage"
+    )
+    engine_python: Path | None = _setting(
+        None,
+        "the path of a Python that has vLLM installed",
+        "The engine's Python. Default: `/opt/engine`'s, else that of `.venv-engine` beside `.venv`.",
+    )
+    startup_timeout_seconds: float = _setting(
+        1800.0, "seconds above 0", "How long the engine may take to its first token.", "lifecycle"
+    )
+    drain_timeout_seconds: float = _setting(
+        25.0, "seconds from 0", "How long running requests may take to finish at shutdown.", "lifecycle"
+    )
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = _setting(
+        "info", "debug, info, warning or error", "Least severe level that is logged.", "logging"
+    )
+    log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(_lower)] = _setting(
+        "auto", "auto, console or json", "`auto`: console on a terminal, else json.", "logging"
+    )
+    build_sha: str = _setting("dev", "a commit id", "Shown by /version.", "build")
+    build_time: str = _setting("dev", "a time stamp", "Shown by /version.", "build")
+    enable_sshd: bool = _setting(
+        False, "1 or 0", "Starts sshd in the container image. Read by the image's entry point.", "ssh"
+    )
+    public_key: str | None = _setting(
+        None,
+        "one or more OpenSSH public keys",
+        "Keys that may log in; setting it starts sshd in the image.",
+        "ssh",
+    )
+    ssh_port: int = _setting(22, "a port number from 1 to 65535", "Port of sshd.", "ssh")
+
+    @field_validator("model_id")
+    @classmethod
+    def _model_id_is_usable(cls, value: str) -> str:
+        value = value.strip()
+        if looks_local(value) or value.startswith("bundled:") or _HUB_ID.fullmatch(value):
+            return value
+        raise ValueError
+
+    @field_validator("port", "ssh_port")
+    @classmethod
+    def _is_port(cls, value: int) -> int:
+        return _require(value, 1 <= value <= 65535)
+
+    @field_validator("tensor_parallel", "max_model_len", "api_server_count")
+    @classmethod
+    def _is_positive(cls, value: int | str) -> int | str:
+        return _require(value, value == "auto" or (isinstance(value, int) and value >= 1))
+
+    @field_validator("gpu_memory_utilization")
+    @classmethod
+    def _is_fraction(cls, value: float) -> float:
+        return _require(value, 0 < value <= 1)
+
+    @field_validator("startup_timeout_seconds")
+    @classmethod
+    def _is_above_zero(cls, value: float) -> float:
+        return _require(value, 0 < value < float("inf"))
+
+    @field_validator("drain_timeout_seconds")
+    @classmethod
+    def _is_not_negative(cls, value: float) -> float:
+        return _require(value, 0 <= value < float("inf"))
+
+    @property
+    def served_names(self) -> tuple[str, ...]:
+        """The names clients may send as `model`; the first one is what answers carry."""
+        return self.served_model_name or (self.model_id,)
+
+    @property
+    def is_local_model(self) -> bool:
+        """Whether `MODEL_ID` names a folder or file rather than a hub repository."""
+        return looks_local(self.model_id)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The variables this program was given, and where each came from."""
+
+    process: Mapping[str, str]
+    dotenv: Mapping[str, str]
+
+    @property
+    def merged(self) -> dict[str, str]:
+        """Every variable; the process environment wins over `.env`, empty values are unset."""
+        filled = {key: value for key, value in self.dotenv.items() if value}
+        return filled | {key: value for key, value in self.process.items() if value or key not in filled}
+
+    def source(self, key: str) -> str | None:
+        """Say where a variable was set: `environment`, `.env`, or None where it is not."""
+        if self.process.get(key):
+            return "environment"
+        return ".env" if self.dotenv.get(key) else None
+
+
+def read_environment(env_file: Path = Path(".env")) -> Environment:
+    """Read the process environment and `.env`: the only place in the program that does.
+
+    Raises:
+        SettingsError: `.env` is there but cannot be read.
+    """
+    try:
+        dotenv = {key: value for key, value in dotenv_values(env_file).items() if value is not None}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError([Problem(".env", str(env_file), f"cannot be read ({error})")]) from error
+    return Environment(process=dict(os.environ), dotenv=dotenv)  # noqa: TID251 - the one reader
+
+
+def load_settings(environment: Environment) -> Settings:
+    """Validate the environment into `Settings`.
+
+    Raises:
+        SettingsError: lists every value that is wrong, what was wanted, in one go.
+    """
+    merged = environment.merged
+    given = {name.upper(): merged[name.upper()] for name in Settings.model_fields if merged.get(name.upper())}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        keys = list(dict.fromkeys(str(item["loc"][0]) for item in error.errors()))
+        raise SettingsError(
+            [Problem(key, _shown(key, given[key]), f"wanted {wanted(key)}") for key in keys]
+        ) from None
+
+
+def wanted(key: str) -> str:
+    """Say what a legal value of setting `key` looks like."""
+    extra = Settings.model_fields[key.lower()].json_schema_extra
+    return str(extra["wanted"]) if isinstance(extra, dict) else ""
+
+
+def looks_local(model_id: str) -> bool:
+    """Whether a `MODEL_ID` is a path: it starts like one, or such a folder exists."""
+    return model_id.startswith(("/", "./", "../", "~")) or Path(model_id).is_dir()
+
+
+def _require(value: _T, legal: bool) -> _T:
+    if not legal:
+        raise ValueError
+    return value
+
+
+def _shown(key: str, value: str) -> str:
+    return "***" if Settings.model_fields[key.lower()].annotation == (SecretStr | None) else value

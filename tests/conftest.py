@@ -1,0 +1,26 @@
+"""Fixtures for every level: each test starts from an environment without settings of ours."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from vllm_engine.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def clean_environ(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No variable of the machine's and no .env decides a test."""
+    keep = {"PATH", "HOME", "LANG", "TMPDIR", "CI", "LD_LIBRARY_PATH"}
+    passed_on = {key: value for key, value in os.environ.items() if key.startswith(("PIP_", "SSL_"))}
+    for key in set(os.environ) - keep - set(passed_on) - {"PYTEST_CURRENT_TEST"}:
+        monkeypatch.delenv(key)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def settings() -> Settings:
+    """The defaults."""
+    return Settings()
