@@ -101,3 +101,7 @@ def _ending() -> Iterator[None]:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(ExitCode.CLEAN)
+
+
+if __name__ == "__main__":
+    main()

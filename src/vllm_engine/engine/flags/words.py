@@ -86,7 +86,7 @@ class CommandLine:
             if not name.startswith("-") or "." not in name:
                 plain.append(word)
             elif NEGATIVE_NUMBER.fullmatch(word.text):
-                before = plain[-1].given if plain else "--flag"
+                before = next((it.given for it in reversed(plain) if it.text.startswith("-")), "--flag")
                 wanted = "no word that starts with a dash and has a dot, which vLLM reads as a dotted key"
                 self._refuse(word.given, wanted, f"write {before}={word.given}")
                 plain.append(word)
@@ -198,7 +198,9 @@ class CommandLine:
             return 0
         if match.joined is not None:
             self._check_value(flag, match.joined, word.given)
-            self._check_config_file(flag, word)
+            if flag.name == "config":
+                # FlexibleArgumentParser looks for the word `--config` alone; argparse drops the file's name.
+                self._refuse(word.given, "a space instead of =", "vLLM ignores the file otherwise")
             return 0
         taken = following if flag.kind == "list" and not flag.repeat else following[:1]
         if not taken and not flag.bare:
@@ -209,15 +211,12 @@ class CommandLine:
         return len(taken)
 
     def _check_value(self, flag: Flag, value: str, given: str) -> None:
+        if flag.name == "config" and value.rpartition(".")[2] not in ("yaml", "yml"):
+            self._refuse(given, "a file whose name ends in .yaml or .yml")
         found = refusal(flag, value)
         if found is not None:
             severity: Severity = "warning" if found.listed and not self.exact else "error"
             self._refuse(given, found.wanted, found.remedy, severity=severity)
-
-    def _check_config_file(self, flag: Flag, word: _Word) -> None:
-        if flag.name == "config":
-            # FlexibleArgumentParser looks for the word `--config` alone; argparse takes the rest for nothing.
-            self._refuse(word.given, "a space instead of =", "vLLM ignores the file otherwise")
 
     def _read_nested(self, option: str, found: _Nested) -> None:
         match = self._known(_Word(option, option))

@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""Write the generated parts of the documentation from the code; with --check, only say what is stale.
+
+    .venv/bin/python scripts/generate_docs.py [--check]
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import click
+
+from vllm_engine.cli import main as cli
+from vllm_engine.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+CONTRACT = (
+    "MODEL_ID HF_TOKEN PORT HOST DTYPE TENSOR_PARALLEL MAX_MODEL_LEN GPU_MEMORY_UTILIZATION "
+    "BUILD_SHA BUILD_TIME ENABLE_SSHD PUBLIC_KEY SSH_PORT"
+).split()
+
+
+def default_of(key: str) -> str:
+    """Show a setting's default as a user would write it."""
+    value = Settings.model_fields[key.lower()].default
+    if value is None or value == ():
+        return ""
+    return f"`{int(value)}`" if isinstance(value, bool) else f"`{value}`"
+
+
+def settings_table(keys: list[str], *, whole: bool) -> str:
+    """Render settings as a Markdown table."""
+    head = ["variable", "default", "what it does"] if not whole else ["variable", "default", "legal", "what it does"]
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    for key in keys:
+        field = Settings.model_fields[key.lower()]
+        extra = field.json_schema_extra
+        legal = str(extra["wanted"]) if isinstance(extra, dict) else ""
+        cells = [f"`{key}`", default_of(key), *([legal] if whole else []), field.description or ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def cli_help() -> str:
+    """Render the help page of every command."""
+    pages = []
+    for name, command in [("", cli), *sorted(cli.commands.items())]:
+        title = f"vllm-engine {name}".strip()
+        with click.Context(command, info_name=title, max_content_width=100) as context:
+            pages.append(f"## {title}\n\n```text\n{command.get_help(context)}\n```")
+    return "\n\n".join(pages)
+
+
+def parts() -> dict[Path, dict[str, str]]:
+    """Return each document's generated parts by the name of their marker."""
+    every = [name.upper() for name in Settings.model_fields]
+    return {
+        ROOT / "README.md": {"settings": settings_table(CONTRACT, whole=False)},
+        ROOT / "docs/configuration.md": {"settings": settings_table(every, whole=True)},
+        ROOT / "docs/cli.md": {"help": cli_help()},
+    }
+
+
+def rewritten(text: str, marker: str, content: str) -> str:
+    """Replace what stands between a document's markers.
+
+    Raises:
+        ValueError: the document lacks them.
+    """
+    pattern = re.compile(rf"(<!-- {marker}:begin -->\n).*?(<!-- {marker}:end -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"no <!-- {marker}:begin --> ... <!-- {marker}:end -->")
+    return pattern.sub(lambda match: match[1] + content + "\n" + match[2], text)
+
+
+def main(argv: list[str]) -> int:
+    """Write or check every document; returns the exit status."""
+    stale = []
+    for path, contents in parts().items():
+        old = new = path.read_text(encoding="utf-8")
+        for marker, content in contents.items():
+            new = rewritten(new, marker, content)
+        if new != old:
+            stale.append(path)
+            if "--check" not in argv:
+                path.write_text(new, encoding="utf-8")
+    for path in stale:
+        print(f"{path.relative_to(ROOT)}: {'stale: run make docs' if '--check' in argv else 'written'}")
+    return 1 if stale and "--check" in argv else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
