@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -13,20 +14,21 @@ ENGINE_LOGGER = "engine"
 """Logger of the lines that the engine prints; everything else is `gateway` or below it."""
 
 
-class Redaction(logging.Filter):
-    """Blank known secret values wherever they appear in a message."""
+class Redacting(logging.Formatter):
+    """Formats with another formatter and blanks known secrets in the whole line, tracebacks included."""
 
-    def __init__(self, secrets: Sequence[str]) -> None:
+    def __init__(self, inner: logging.Formatter, secrets: Sequence[str]) -> None:
         super().__init__()
-        self._secrets = tuple(secret for secret in secrets if secret)
+        self._inner = inner
+        # As they are, and as a JSON string spells them.
+        self._secrets = {form for secret in secrets if secret for form in (secret, json.dumps(secret)[1:-1])}
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Rewrite the record in place; always keeps it."""
-        message = record.getMessage()
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line without any secret."""
+        line = self._inner.format(record)
         for secret in self._secrets:
-            message = message.replace(secret, "***")
-        record.msg, record.args = message, None
-        return True
+            line = line.replace(secret, "***")
+        return line
 
 
 def configure_logging(
@@ -47,8 +49,8 @@ def configure_logging(
     out = stream or sys.stderr
     handler = logging.StreamHandler(out)
     as_json = format == "json" or (format == "auto" and not out.isatty())
-    handler.setFormatter(_json_formatter() if as_json else _ConsoleFormatter())
-    handler.addFilter(Redaction(secrets))
+    formatter = _json_formatter() if as_json else _console_formatter()
+    handler.setFormatter(Redacting(formatter, secrets))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("asyncio", "aiohttp", "uvicorn"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -62,6 +64,5 @@ def _json_formatter() -> logging.Formatter:
     )
 
 
-class _ConsoleFormatter(logging.Formatter):
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", datefmt="%H:%M:%S")
+def _console_formatter() -> logging.Formatter:
+    return logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", datefmt="%H:%M:%S")

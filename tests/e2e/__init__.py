@@ -1,0 +1,1 @@
+"""The real vLLM with the bundled model."""

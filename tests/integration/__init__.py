@@ -1,0 +1,1 @@
+"""Our program against real child processes."""

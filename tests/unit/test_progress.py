@@ -72,7 +72,7 @@ def test_never_backwards() -> None:
         ("(Worker pid=1) WARNING 11-23 09:35:36 [v1/cpu_worker.py:114] lib", "WARNING", "Worker", "lib"),
         ("ERROR 11-23 09:35:36 [a.py:1] boom", "ERROR", None, "boom"),
         ("INFO:     Started server process [18014]", "INFO", None, "Started server process [18014]"),
-        ("  File \"x.py\", line 3", "INFO", None, "  File \"x.py\", line 3"),
+        ('  File "x.py", line 3', "INFO", None, '  File "x.py", line 3'),
         (
             "\x1b[0;36m(RustFrontend pid=1)\x1b[0m \x1b[32mINFO\x1b[0m \x1b[90m11-23 09:36:48\x1b[0m "
             "\x1b[90m[hf/mod.rs:72]\x1b[0m loaded",

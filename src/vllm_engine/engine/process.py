@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -24,10 +26,19 @@ _LAUNCHER = Path(__file__).with_name("launch.py")
 class EngineProcess:
     """One running engine: the process we started and everything it started in its group."""
 
-    def __init__(self, process: asyncio.subprocess.Process, on_line: Callable[[str], None]) -> None:
-        self._process = process
+    def __init__(
+        self,
+        popen: subprocess.Popen[bytes],
+        output: asyncio.StreamReader,
+        transport: asyncio.ReadTransport,
+        on_line: Callable[[str], None],
+    ) -> None:
+        self._popen = popen
+        self._output = output
+        self._transport = transport
         self._on_line = on_line
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._exit = _exit_of(popen)
         self._pump = asyncio.create_task(self._pump_output())
 
     @classmethod
@@ -47,25 +58,31 @@ class EngineProcess:
         Raises:
             OSError: the command cannot be started.
         """
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-IS",
-            str(_LAUNCHER),
-            str(os.getpid()),
-            *argv,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=dict(environ),
-            cwd=cwd,
-            start_new_session=True,
-        )
-        return cls(process, on_line)
+        readable, writable = os.pipe()
+        output = asyncio.StreamReader()
+        try:
+            transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+                lambda: asyncio.StreamReaderProtocol(output), os.fdopen(readable, "rb", 0)
+            )
+            # Not asyncio's own subprocess: its wait() also waits for the output's end (CPython
+            # gh-119710), so that one orphan with the pipe open would hide the engine's death.
+            popen = subprocess.Popen(  # noqa: ASYNC220 - fork and exec take milliseconds
+                [sys.executable, "-IS", str(_LAUNCHER), str(os.getpid()), *argv],
+                stdin=subprocess.DEVNULL,
+                stdout=writable,
+                stderr=writable,
+                env=dict(environ),
+                cwd=cwd,
+                start_new_session=True,
+            )
+        finally:
+            os.close(writable)
+        return cls(popen, output, transport, on_line)
 
     @property
     def pid(self) -> int:
         """The process id, which is also the id of its group."""
-        return self._process.pid
+        return self._popen.pid
 
     @property
     def tail(self) -> tuple[str, ...]:
@@ -74,7 +91,7 @@ class EngineProcess:
 
     async def wait(self) -> int:
         """Wait until the process has ended; returns its exit status, negative for a signal."""
-        return await self._process.wait()
+        return await asyncio.shield(self._exit)
 
     async def stop(self, grace_seconds: float) -> int:
         """End the group: TERM, then KILL after `grace_seconds`; returns the exit status.
@@ -83,30 +100,29 @@ class EngineProcess:
         """
         self._signal_leader(signal.SIGTERM)
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), grace_seconds)
+            await asyncio.wait_for(self.wait(), grace_seconds)
         return await self.reap()
 
     async def reap(self) -> int:
         """Kill whatever is left of the group, read the last lines, and return the exit status."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        status = await self._process.wait()
+        status = await self.wait()
         with suppress(TimeoutError):
             # A grandchild outside the group may hold the pipe open for ever.
             await asyncio.wait_for(self._pump, 2.0)
+        self._transport.close()
         return status
 
     def _signal_leader(self, number: signal.Signals) -> None:
         # vLLM's API process ends its own children in order; a signal to all of them at once
         # kills the engine under requests that are still running.
-        if self._process.returncode is None:
-            with suppress(ProcessLookupError):
-                self._process.send_signal(number)
+        if not self._exit.done():
+            self._popen.send_signal(number)
 
     async def _pump_output(self) -> None:
-        assert self._process.stdout is not None  # noqa: S101 - spawned with a pipe
         pending = b""
-        while chunk := await self._process.stdout.read(_READ_BYTES):
+        while chunk := await self._output.read(_READ_BYTES):
             *lines, pending = (pending + chunk).replace(b"\r", b"\n").split(b"\n")
             for line in lines:
                 self._emit(line)
@@ -121,6 +137,19 @@ class EngineProcess:
             line = line[:MAX_LINE_CHARS]
             self._tail.append(line)
             self._on_line(line)
+
+
+def _exit_of(popen: subprocess.Popen[bytes]) -> asyncio.Future[int]:
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[int] = loop.create_future()
+
+    def wait() -> None:
+        status = popen.wait()
+        with suppress(RuntimeError):  # the loop has been closed: nobody waits any more
+            loop.call_soon_threadsafe(future.set_result, status)
+
+    threading.Thread(target=wait, name="engine-wait", daemon=True).start()
+    return future
 
 
 def describe_exit(status: int) -> str:

@@ -239,6 +239,6 @@ def _minor(version: str) -> tuple[int, int] | None:
     return None if match is None else (int(match[1]), int(match[2]))
 
 
-def _distance(known: tuple[int, int], asked: tuple[int, int]) -> tuple[int, int, bool]:
-    # Of two as near, the newer: vLLM adds flags more often than it takes them away.
-    return abs(known[0] - asked[0]), abs(known[1] - asked[1]), known < asked
+def _distance(known: tuple[int, int], asked: tuple[int, int]) -> tuple[int, bool]:
+    # A major version is further away than any minor one. Of two as near, the newer is taken.
+    return abs((known[0] - asked[0]) * 1000 + known[1] - asked[1]), known < asked

@@ -79,9 +79,9 @@ def human_int(text: str) -> int:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Return "did you mean ...?" with the names closest to this one, or nothing."""
-    found = difflib.get_close_matches(name, list(names), n=2, cutoff=0.7)
-    return f"did you mean {' or '.join(found)}?" if found else ""
+    """Return "did you mean ...?" with the name closest to this one, or nothing."""
+    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.7)
+    return f"did you mean {found[0]}?" if found else ""
 
 
 def _human_int_or_auto(text: str) -> int:

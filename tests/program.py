@@ -1,0 +1,153 @@
+"""A handle on `vllm-engine serve` as users run it: a real process, driven over HTTP."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+
+DEADLINE = 20.0
+"""Seconds that anything but a real engine's start may take, on a slow and busy machine."""
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = DEADLINE) -> None:
+    """Wait until a condition holds; fails by saying what did not happen."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"{what} did not happen in {seconds:g} s"
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    """Return a TCP port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Program:
+    """One running `vllm-engine serve`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+        self._process = process
+        self._log = log
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.client = httpx2.Client(base_url=self.url, timeout=60.0)
+
+    @property
+    def pid(self) -> int:
+        """The gateway's process id."""
+        return self._process.pid
+
+    def log(self) -> str:
+        """Return everything it has printed."""
+        return self._log.read_text(errors="replace")
+
+    def health(self) -> dict[str, Any] | None:
+        """Return the body of /healthz; None while nothing listens."""
+        try:
+            body: dict[str, Any] = self.client.get("/healthz").json()
+        except httpx2.TransportError:
+            return None
+        return body
+
+    def until_listening(self) -> None:
+        """Wait until the gateway answers at all."""
+        until(lambda: self._running() and self.health() is not None, "listening")
+
+    def until_ready(self, seconds: float = DEADLINE) -> None:
+        """Wait until the engine generates."""
+        until(
+            lambda: self._running() and (self.health() or {}).get("status") == "ready", "readiness", seconds
+        )
+
+    def engine_pid(self) -> int:
+        """Return the process id of the engine's leader."""
+        (child,) = psutil.Process(self.pid).children()
+        return child.pid
+
+    def family(self) -> list[psutil.Process]:
+        """Return the gateway and everything below it."""
+        own = psutil.Process(self.pid)
+        return [own, *own.children(recursive=True)]
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the gateway alone."""
+        self._process.send_signal(number)
+
+    def wait(self, seconds: float = DEADLINE) -> int:
+        """Wait for the end; returns the exit status."""
+        return self._process.wait(seconds)
+
+    def close(self) -> None:
+        """End it however it is."""
+        self.client.close()
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(DEADLINE)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def _running(self) -> bool:
+        assert self._process.poll() is None, f"it ended with {self._process.returncode}:\n{self.log()}"
+        return True
+
+
+@contextmanager
+def running(
+    environ: Mapping[str, str], *, folder: Path, arguments: tuple[str, ...] = ()
+) -> Iterator[Program]:
+    """Run `vllm-engine serve` with these variables; its log is printed, so that pytest shows it on failure."""
+    port = free_port()
+    log = folder / f"program-{port}.log"
+    defaults = {
+        "PATH": os.environ["PATH"],
+        "HOST": "127.0.0.1",
+        "PORT": str(port),
+        "CACHE_DIR": str(folder / "cache"),
+        "LOG_FORMAT": "console",
+        "TMPDIR": str(folder),
+    }
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "vllm_engine.cli", "serve", *arguments],
+            env=defaults | dict(environ),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+        )
+    program = Program(process, port, log)
+    try:
+        yield program
+    finally:
+        program.close()
+        print(program.log())
+
+
+def run_cli(environ: Mapping[str, str], *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run one `vllm-engine` command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "vllm_engine.cli", *arguments],
+        env={"PATH": os.environ["PATH"], "CACHE_DIR": str(cwd / "cache"), "HOST": "127.0.0.1"}
+        | dict(environ),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=cwd,
+    )
