@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -122,25 +121,3 @@ async def lifespan(receive: Receive, send: Send) -> None:
     for event in ("startup", "shutdown"):
         await receive()
         await send({"type": f"lifespan.{event}.complete"})
-
-
-async def echo(request: Request) -> Answer:
-    """Say what arrived; no such route in vLLM."""
-    digest, size, chunks = hashlib.sha256(), 0, 0
-    async for chunk in request.chunks():
-        digest.update(chunk)
-        size += len(chunk)
-        chunks += bool(chunk)
-    return Answer.json(
-        {
-            "method": request.method,
-            "path": request.path,
-            "raw_path": request.scope["raw_path"].decode("latin-1"),
-            "query": request.scope["query_string"].decode("latin-1"),
-            "http_version": request.scope["http_version"],
-            "headers": [[k.decode("latin-1"), v.decode("latin-1")] for k, v in request.scope["headers"]],
-            "body_bytes": size,
-            "body_sha256": digest.hexdigest(),
-            "body_chunks": chunks,
-        }
-    )

@@ -6,23 +6,11 @@ vLLM serves with uvicorn, and so does the fake: framing, header order and keep-a
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
 from contextlib import aclosing
 from typing import Any
 
-from tests.fake_http import (
-    Answer,
-    ClientGoneError,
-    Receive,
-    Request,
-    Send,
-    echo,
-    lifespan,
-    unless_disconnected,
-    until_disconnected,
-)
-from tests.fake_requests import (
+from tests.fake_bodies import (
     CHAT,
     COMPLETION,
     COUNT_TOKENS,
@@ -31,18 +19,27 @@ from tests.fake_requests import (
     RESPONSES,
     TOKENIZE_CHAT,
     TOKENIZE_TEXT,
-    Api,
     BodyRule,
-    Job,
     RefusalError,
-    Served,
-    chat_text,
     error_body,
     read_body,
 )
+from tests.fake_fixed import echo, model_list, no_such_response
+from tests.fake_http import (
+    Answer,
+    ClientGoneError,
+    Receive,
+    Request,
+    Send,
+    lifespan,
+    unless_disconnected,
+    until_disconnected,
+)
+from tests.fake_requests import Api, Job, Served, chat_text
 from tests.fake_shapes import ChatShape, CompletionShape, Shape
 from tests.fake_shapes_newer import MessagesShape, ResponsesShape
 from tests.fake_state import (
+    DRAINING,
     ENGINE_DEAD,
     ConnectionCutError,
     Engine,
@@ -100,7 +97,13 @@ class FakeApp:
         if self._engine.live.now().hang:
             await until_disconnected(receive)
             return
-        answer = await self._answer(request)
+        try:
+            answer = await self._answer(request)
+        except ConnectionCutError:
+            # uvicorn closes the connection of an application that returns before the end it announced.
+            headers = [(b"content-length", b"1000")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            return
         if answer is not None:
             await self._send(request, answer, send)
 
@@ -151,8 +154,7 @@ class FakeApp:
         return Answer(200, text.encode(), "text/plain; version=1.0.0; charset=utf-8")
 
     async def _models(self, request: Request) -> Answer:
-        cards = [_model_card(self._served, name) for name in self._served.names]
-        return Answer.json({"object": "list", "data": cards})
+        return model_list(self._served)
 
     async def _read(self, request: Request, *rules: BodyRule) -> dict[str, Any]:
         return read_body(await request.body(), request.header("content-type") or "", rules)
@@ -186,6 +188,8 @@ class FakeApp:
         shape = _SHAPES[api](job)
         if self._engine.core.dead.is_set():
             return self._failed(ENGINE_DEAD)
+        if self._engine.core.draining:
+            return self._failed(DRAINING)
         if job.stream:
             return Answer(events=self._events(job, shape), content_type="text/event-stream; charset=utf-8")
         return await unless_disconnected(request.receive, self._whole(job, shape))
@@ -247,8 +251,7 @@ async def _stream(events: AsyncGenerator[bytes, None], send: Send) -> None:
             async for event in open_events:
                 await send({"type": "http.response.body", "body": event, "more_body": True})
         except ConnectionCutError:
-            # uvicorn closes the connection of an application that returns without an end.
-            return
+            return  # without an end, see above
     await send({"type": "http.response.body", "body": b""})
 
 
@@ -256,14 +259,8 @@ def _parametrised(path: str) -> dict[str, Handler] | None:
     if path in ("/v1/_echo", "/v1/_upload"):
         return {"*": echo}
     if path.startswith("/v1/responses/"):
-        return {"POST": _no_response} if path.endswith("/cancel") else {"GET": _no_response}
+        return {"POST": no_such_response} if path.endswith("/cancel") else {"GET": no_such_response}
     return None
-
-
-async def _no_response(request: Request) -> Answer:
-    name = request.path.split("/")[3]
-    message = f"Response with id '{name}' not found."
-    return Answer.json(error_body(message, "invalid_request_error", 404, "response_id"), 404)
 
 
 def _worded(path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -272,32 +269,3 @@ def _worded(path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
     if path.startswith("/v1/messages") and error and error["type"] in ("NotFoundError", "BadRequestError"):
         return {"type": "error", "error": {"type": error["type"], "message": error["message"]}}
     return body
-
-
-def _model_card(served: Served, name: str) -> dict[str, Any]:
-    now = int(time.time())
-    return {
-        "id": name,
-        "object": "model",
-        "created": now,
-        "owned_by": "vllm",
-        "root": served.root,
-        "parent": None,
-        "max_model_len": served.max_model_len,
-        "permission": [
-            {
-                "id": f"modelperm-{secrets.token_hex(8)}",
-                "object": "model_permission",
-                "created": now,
-                "allow_create_engine": False,
-                "allow_sampling": True,
-                "allow_logprobs": True,
-                "allow_search_indices": False,
-                "allow_view": True,
-                "allow_fine_tuning": False,
-                "organization": "*",
-                "group": None,
-                "is_blocking": False,
-            }
-        ],
-    }

@@ -103,6 +103,8 @@ async def _shut_down(terminated: asyncio.Event, grace: float, engine: Engine, se
     mode = f"mode={'drain' if grace else 'abort'} timeout={grace:g}s"
     log("INFO", "[launcher.py:254] [shutdown] API server: shutdown triggered")
     log("INFO", f"[launcher.py:270] [shutdown] API server: stopping engine client {mode}")
+    # vLLM takes no more requests from here on, but goes on listening and saying that it is healthy.
+    engine.core.draining = True
     with suppress(TimeoutError):
         await asyncio.wait_for(engine.idle.wait(), grace)
     engine.core.stop()

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from tests.fake_requests import Job, error_body
+from tests.fake_bodies import error_body
+from tests.fake_requests import Job
 
 FINGERPRINT = "vllm-0.32.0-e72afcae"
 DONE = b"data: [DONE]\n\n"

@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tests.fake_requests import Job, error_body
+from tests.fake_bodies import error_body
+from tests.fake_requests import Job
 from tests.fake_shapes import dump, named_event
 
 

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from tests.fake_requests import Job, Tokenizer
 from tests.fake_scenarios import LiveScenario, Scenario
 
+DRAINING = "cannot schedule new futures after shutdown"
 ENGINE_DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
 WORDS = (
     "The", " quick", " brown", " fox", " doesn't", " know", " that", " naïve", " 日本語", " text", ",", " or",
@@ -38,6 +39,7 @@ class EngineCore:
 
     def __init__(self, kill: Callable[[], None]) -> None:
         self.dead = asyncio.Event()
+        self.draining = False
         self.stopped = False
         self.kill = kill
 

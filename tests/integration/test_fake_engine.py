@@ -344,6 +344,11 @@ class TestEnd:
             if scenario.startswith("crash"):
                 assert await fake.ended() == (0 if "core" in scenario else -signal.SIGKILL)
 
+    async def test_a_whole_answer_that_is_cut(self, tmp_path: Path) -> None:
+        """The connection closes before the answer is complete."""
+        async with running(tmp_path, cut_after_n_chunks=3) as fake:
+            assert (await fake.chat())[1] == b"<cut>"
+
     async def test_a_stream_that_stalls(self, tmp_path: Path) -> None:
         """Some tokens come, and then neither more nor an end."""
         body = {**CHAT, "stream": True}
@@ -387,12 +392,16 @@ class TestEnd:
             assert await fake.ended() == 0
 
     async def test_sigterm_with_a_shutdown_timeout(self, tmp_path: Path) -> None:
-        """The stream is finished first."""
+        """The stream is finished first; meanwhile it is healthy, and a new request fails, as with vLLM."""
         flags = ("--shutdown-timeout", "10")
         async with running(tmp_path, *flags, tokens=20, tokens_per_second=40) as fake:
             request = asyncio.create_task(fake.chat(stream=True))
             await until(lambda: fake.output.count(b"POST /v1/chat") > 0)
             fake.process.terminate()
+            await until(lambda: b"mode=drain" in fake.output)
+            async with fake.session.get("/health") as response:
+                assert response.status == 200
+            assert (await fake.chat())[0] == 500
             _, body = await request
             assert deltas(body) == 20
             assert body.endswith(b"data: [DONE]\n\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 import time
@@ -278,8 +279,6 @@ def test_ask(start: StartProgram) -> None:
 
 def test_json_logs_are_json(start: StartProgram) -> None:
     """With LOG_FORMAT=json every line of the log is one JSON object."""
-    import json
-
     program = start(LOG_FORMAT="json")
     program.until_ready()
     records: list[dict[str, Any]] = [json.loads(line) for line in program.log().splitlines()]

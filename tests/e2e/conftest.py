@@ -1,0 +1,66 @@
+"""One real engine, started once by our own program, serves every end-to-end test."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from openai import OpenAI
+
+from tests.program import Program, running, until
+
+ROOT = Path(__file__).parents[2]
+ENGINE_PYTHON = Path(os.environ.get("ENGINE_PYTHON") or ROOT / ".venv-engine/bin/python")
+CACHE_DIR = Path(os.environ.get("CACHE_DIR") or ROOT / ".cache")
+MODEL = "bundled:smollm2-135m-instruct"
+START_SECONDS = 400.0
+
+
+@dataclass(frozen=True)
+class Served:
+    """The running program, and how soon it first answered."""
+
+    program: Program
+    livez_seconds: float
+    ready_seconds: float
+
+    @property
+    def socket(self) -> Path:
+        """The engine's own socket, behind the gateway."""
+        command = psutil.Process(self.program.engine_pid()).cmdline()
+        return Path(command[command.index("--uds") + 1])
+
+
+@pytest.fixture(scope="session")
+def engine_python() -> Path:
+    """The Python that has the real vLLM; its absence is a failure, not a skip."""
+    assert ENGINE_PYTHON.exists(), f"no engine environment at {ENGINE_PYTHON}: run `make setup`"
+    return ENGINE_PYTHON
+
+
+@pytest.fixture(scope="session")
+def served(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Our program with the real vLLM and the bundled model, ready."""
+    environ = {"ENGINE_PYTHON": str(engine_python), "MODEL_ID": MODEL, "CACHE_DIR": str(CACHE_DIR)}
+    began = time.monotonic()
+    with running(environ, folder=tmp_path_factory.mktemp("served")) as program:
+        until(lambda: _alive(program), "an answer from /livez")
+        livez = time.monotonic() - began
+        program.until_ready(START_SECONDS)
+        yield Served(program, livez, time.monotonic() - began)
+
+
+@pytest.fixture
+def client(served: Served) -> Iterator[OpenAI]:
+    """The OpenAI SDK, as a user points it at us."""
+    with OpenAI(base_url=f"{served.program.url}/v1", api_key="none", max_retries=0) as openai:
+        yield openai
+
+
+def _alive(program: Program) -> bool:
+    return program.health() is not None and program.client.get("/livez").status_code == 200
