@@ -178,7 +178,9 @@ async def main() -> None:
     """Run every round and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rows", type=Path, default=Path("cpu-profile.jsonl"), help="raw rows, one per start")
+    parser.add_argument(
+        "--rows", type=Path, default=Path("cpu-profile.jsonl"), help="raw rows, one per start"
+    )
     parser.add_argument("--port", type=int, default=8123)
     parser.add_argument("--cache", type=Path, default=ROOT / ".cache")
     parser.add_argument("--only", default="", help="variants whose name contains this")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write the generated parts of the documentation from the code; with --check, only say what is stale.
 
-    .venv/bin/python scripts/generate_docs.py [--check]
+.venv/bin/python scripts/generate_docs.py [--check]
 """
 
 from __future__ import annotations
@@ -16,10 +16,21 @@ from vllm_engine.cli import main as cli
 from vllm_engine.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
-CONTRACT = (
-    "MODEL_ID HF_TOKEN PORT HOST DTYPE TENSOR_PARALLEL MAX_MODEL_LEN GPU_MEMORY_UTILIZATION "
-    "BUILD_SHA BUILD_TIME ENABLE_SSHD PUBLIC_KEY SSH_PORT"
-).split()
+CONTRACT = [
+    "MODEL_ID",
+    "HF_TOKEN",
+    "PORT",
+    "HOST",
+    "DTYPE",
+    "TENSOR_PARALLEL",
+    "MAX_MODEL_LEN",
+    "GPU_MEMORY_UTILIZATION",
+    "BUILD_SHA",
+    "BUILD_TIME",
+    "ENABLE_SSHD",
+    "PUBLIC_KEY",
+    "SSH_PORT",
+]
 
 
 def default_of(key: str) -> str:
@@ -32,7 +43,11 @@ def default_of(key: str) -> str:
 
 def settings_table(keys: list[str], *, whole: bool) -> str:
     """Render settings as a Markdown table."""
-    head = ["variable", "default", "what it does"] if not whole else ["variable", "default", "legal", "what it does"]
+    head = (
+        ["variable", "default", "what it does"]
+        if not whole
+        else ["variable", "default", "legal", "what it does"]
+    )
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for key in keys:
         field = Settings.model_fields[key.lower()]

@@ -65,7 +65,7 @@ def settings_command(as_json: bool) -> None:
         settings = load_settings(environment)
         preflight = run_preflight(settings, environment, Path(sys.prefix))
         plan = asyncio.run(resolve_plan(settings, environment, preflight))
-        rows = settings_report(settings, environment, plan, preflight.flags)
+        rows = settings_report(settings, environment, plan, preflight)
         if as_json:
             print(json.dumps([row.__dict__ for row in rows], indent=2))
             return
@@ -77,11 +77,10 @@ def settings_command(as_json: bool) -> None:
 def _print_command(settings: Settings, environment: Environment, preflight: Preflight) -> None:
     plan = asyncio.run(resolve_plan(settings, environment, preflight))
     command = resolve_command(settings, environment, preflight, plan, Path("engine.sock"))
-    inherited = environment.merged
+    print("env -i \\")
     for key, value in sorted(mask_environ(command.environ).items()):
-        if command.environ[key] != inherited.get(key) or environment.source(key) == ".env":
-            print(f"{key}={shlex.quote(value)} \\")
-    print(shlex.join(mask(command.argv)))
+        print(f"  {key}={shlex.quote(value)} \\")
+    print(f"  {shlex.join(mask(command.argv))}")
 
 
 def _configure_logging(settings: Settings, environment: Environment, *, quiet: bool) -> None:

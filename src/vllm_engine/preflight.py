@@ -19,11 +19,18 @@ from vllm_engine.settings import Environment, Settings
 
 @dataclass(frozen=True)
 class Preflight:
-    """What was found: the engine's installation, its device, and the user's own vLLM flags."""
+    """What was found: the engine's installation, its device, and the user's own vLLM flags.
+
+    Attributes:
+        flags: the user's vLLM flags as arguments, checked.
+        flag_variables: the upper-case names by which some of them were given.
+        warnings: doubts, for the log.
+    """
 
     installation: Installation
     device: Device
     flags: tuple[str, ...]
+    flag_variables: tuple[str, ...]
     warnings: tuple[str, ...]
 
     @property
@@ -50,8 +57,8 @@ def run_preflight(settings: Settings, environment: Environment, prefix: Path) ->
     problems += check_device(settings, device)
     problems += _check_model_name(settings)
     problems += _check_frontend(settings, installation)
-    flags, flag_problems, warnings = _check_flags(settings, environ, installation.version)
-    problems += flag_problems
+    checked = _check_flags(settings, environ, installation.version)
+    problems += checked.problems
     if problems:
         raise SettingsError(problems)
     if device.kind == "cuda" and not device.gpus:
@@ -59,7 +66,7 @@ def run_preflight(settings: Settings, environment: Environment, prefix: Path) ->
             "no GPU is visible, and this vLLM needs one; give the container its GPUs "
             "(docker run --gpus all) or use the CPU build"
         )
-    return Preflight(installation, device, tuple(flags), tuple(warnings))
+    return Preflight(installation, device, checked.argv, checked.variables, checked.warnings)
 
 
 def check_cache_dir(cache_dir: Path) -> list[Problem]:
@@ -92,21 +99,35 @@ def _check_frontend(settings: Settings, installation: Installation) -> list[Prob
     return []
 
 
-def _check_flags(
-    settings: Settings, environ: Mapping[str, str], version: str
-) -> tuple[list[str], list[Problem], list[str]]:
+@dataclass(frozen=True)
+class _Flags:
+    argv: tuple[str, ...]
+    variables: tuple[str, ...]
+    problems: tuple[Problem, ...]
+    warnings: tuple[str, ...]
+
+
+def _check_flags(settings: Settings, environ: Mapping[str, str], version: str) -> _Flags:
     catalogue = FlagCatalogue.load(version)
     ours = {name.upper() for name in Settings.model_fields}
     named, errors = catalogue.from_environment(environ, reserved=RESERVED_FLAGS)
     raw, raw_errors = catalogue.check_extra_args(settings.vllm_extra_args, reserved=RESERVED_FLAGS)
     found = [*errors, *raw_errors, *catalogue.near_misses(environ, known=ours)]
-    problems = [_problem(error) for error in found if error.severity == "error"]
-    warnings = [str(error) for error in found if error.severity == "warning"]
-    for key, flag in catalogue.by_env_name().items():
-        owner = RESERVED_FLAGS.get(flag.name)
-        if owner and key not in ours and environ.get(key):
-            problems.append(Problem(key, environ[key], f"is not read; set {owner} instead"))
-    return [*named, *raw], problems, warnings
+    given = {key: flag for key, flag in catalogue.by_env_name().items() if environ.get(key)}
+    owned = {key: RESERVED_FLAGS[flag.name] for key, flag in given.items() if flag.name in RESERVED_FLAGS}
+    return _Flags(
+        argv=(*named, *raw),
+        variables=tuple(key for key in given if key not in owned),
+        problems=(
+            *(_problem(error) for error in found if error.severity == "error"),
+            *(
+                Problem(key, environ[key], f"is not read; set {owner} instead")
+                for key, owner in owned.items()
+                if key not in ours
+            ),
+        ),
+        warnings=tuple(str(error) for error in found if error.severity == "warning"),
+    )
 
 
 def _problem(error: FlagError) -> Problem:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pydantic import SecretStr
 
-from vllm_engine.engine.flags import mask
-from vllm_engine.engine.plan import EnginePlan
+from vllm_engine.engine.plan import Choice, EnginePlan
+from vllm_engine.preflight import Preflight
 from vllm_engine.settings import Environment, Settings
 
 _SECRET_NAME = re.compile(r"TOKEN|API_KEY|SECRET|PASSWORD|CREDENTIAL")
@@ -26,18 +25,29 @@ class Row:
 
 
 def settings_report(
-    settings: Settings, environment: Environment, plan: EnginePlan, flags: Sequence[str]
+    settings: Settings, environment: Environment, plan: EnginePlan, preflight: Preflight
 ) -> list[Row]:
-    """List every setting; where the plan settled a value, that value and why; last the vLLM flags."""
-    settled = plan.choices
+    """List every setting; where it was settled for this machine and model, that value and why."""
+    settled = plan.choices | {
+        "SERVED_MODEL_NAME": Choice(
+            " ".join(settings.served_names), environment.source("SERVED_MODEL_NAME") or "MODEL_ID"
+        ),
+        "ENGINE_PYTHON": Choice(
+            str(preflight.installation.python),
+            environment.source("ENGINE_PYTHON") or f"found; vLLM {preflight.installation.version}",
+        ),
+    }
     rows = []
     for name in Settings.model_fields:
         key = name.upper()
-        choice = settled.pop(key, None)
-        value = choice.value if choice else _shown(getattr(settings, name))
-        rows.append(Row(key, value, choice.source if choice else environment.source(key) or "default"))
+        choice = settled.pop(key, None) or Choice(
+            _shown(getattr(settings, name)), environment.source(key) or "default"
+        )
+        rows.append(Row(key, choice.value, choice.source))
     rows += [Row(key, choice.value, choice.source) for key, choice in settled.items()]
-    rows.append(Row("vLLM flags", shlex.join(mask(flags)), "environment"))
+    for key in preflight.flag_variables:
+        value = "***" if _SECRET_NAME.search(key) else environment.merged[key]
+        rows.append(Row(key, value, environment.source(key) or ""))
     return rows
 
 

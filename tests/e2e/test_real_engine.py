@@ -23,9 +23,13 @@ STORY: ChatCompletionUserMessageParam = {"role": "user", "content": "Tell me a l
 
 def running_requests(served: Served) -> float:
     """Ask the engine itself how many requests it is working on."""
-    with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(served.socket)), base_url="http://engine") as direct:
+    with httpx2.Client(
+        transport=httpx2.HTTPTransport(uds=str(served.socket)), base_url="http://engine"
+    ) as direct:
         text = direct.get("/metrics").text
-    return sum(float(n) for n in re.findall(r"^vllm:num_requests_running\{.*\} ([\d.]+)$", text, re.MULTILINE))
+    return sum(
+        float(n) for n in re.findall(r"^vllm:num_requests_running\{.*\} ([\d.]+)$", text, re.MULTILINE)
+    )
 
 
 def test_alive_at_once(served: Served) -> None:
@@ -92,13 +96,17 @@ def test_several_choices(client: OpenAI) -> None:
 
 def test_completion(client: OpenAI) -> None:
     """The older completions route works too."""
-    done = client.completions.create(model=MODEL, prompt="The capital of France is", max_tokens=4, temperature=0)
+    done = client.completions.create(
+        model=MODEL, prompt="The capital of France is", max_tokens=4, temperature=0
+    )
     assert "Paris" in done.choices[0].text
 
 
 def test_responses(client: OpenAI) -> None:
     """So does the newer responses route."""
-    response = client.responses.create(model=MODEL, input="What is the capital of France?", max_output_tokens=32)
+    response = client.responses.create(
+        model=MODEL, input="What is the capital of France?", max_output_tokens=32
+    )
     assert response.output_text
 
 

@@ -28,7 +28,7 @@ LONG = {"tokens": 10_000, "tokens_per_second": 20}
 
 def metric(program: Program, name: str) -> float:
     """Read one of the fake engine's metrics, through its own socket."""
-    (folder,) = {p for p in map(str, program_sockets(program))}
+    (folder,) = set(map(str, program_sockets(program)))
     with httpx2.Client(transport=httpx2.HTTPTransport(uds=folder), base_url="http://engine") as client:
         text = client.get("/metrics").text
     found = re.search(rf"^{re.escape(name)}(?:{{[^}}]*}})? ([\d.e+]+)$", text, re.MULTILINE)

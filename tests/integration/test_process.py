@@ -123,7 +123,7 @@ async def test_own_session() -> None:
 
 async def test_dies_with_us(tmp_path: Path) -> None:
     """If our program is killed outright, the kernel ends the engine."""
-    code = f"""
+    code = """
 import asyncio, os, sys
 from pathlib import Path
 from vllm_engine.engine.process import EngineProcess

