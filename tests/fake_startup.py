@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -126,8 +127,10 @@ class Replay:
 
 def write(descriptor: int, data: bytes) -> None:
     """Write all of it, unbuffered: a crash must not lose what came before it."""
-    while data:
-        data = data[os.write(descriptor, data) :]
+    # Like Python's logging, and so like vLLM, go on when nobody reads any more.
+    with suppress(BrokenPipeError):
+        while data:
+            data = data[os.write(descriptor, data) :]
 
 
 def log(level: str, message: str) -> None:

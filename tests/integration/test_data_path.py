@@ -87,14 +87,11 @@ def test_stream_is_unbuffered(start: StartProgram) -> None:
     """Events arrive as the engine makes them, not at the end."""
     program = start({"tokens": 20, "tokens_per_second": 10})
     program.until_ready()
-    arrivals = []
     began = time.monotonic()
     with program.client.stream("POST", "/v1/chat/completions", json=STREAM) as answer:
         assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert answer.headers["x-accel-buffering"] == "no"
-        for line in answer.iter_lines():
-            if line:
-                arrivals.append(time.monotonic() - began)
+        arrivals = [time.monotonic() - began for line in answer.iter_lines() if line]
     assert arrivals[0] < arrivals[-1] / 2
     assert len(set(arrivals)) > 10
 

@@ -413,6 +413,21 @@ class TestEnd:
             fake.process.terminate()
             assert (await fake.chat())[0] == 200
 
+    def test_sigterm_when_nobody_reads_its_output(self, tmp_path: Path) -> None:
+        """It ends all the same, as vLLM does when the program that started it was killed."""
+        argv = [str(make_fake_engine_python(tmp_path / "engine")), "-m", "vllm.entrypoints.cli.main", "serve"]
+        with subprocess.Popen(
+            [*argv, "/models/smol", "--uds", str(tmp_path / "engine.sock")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        ) as process:
+            assert process.stdout is not None
+            while b"Application startup complete" not in process.stdout.readline():
+                pass
+            process.stdout.close()
+            process.terminate()
+            assert process.wait(DEADLINE_SECONDS) == 0
+
     async def test_an_orphan_outlives_it(self, tmp_path: Path) -> None:
         """The worker ignores SIGTERM and stays behind in the group until it is killed."""
         async with running(tmp_path, fork_orphan=True) as fake:

@@ -472,7 +472,9 @@ def test_make_lists_its_targets() -> None:
         cwd="/",
     )
     targets = [line.split()[1] for line in answer.stdout.splitlines()]
-    assert targets == ["setup", "run", "test", "check", "fix", "lock", "clean", "distclean", "help"]
+    (phony,) = re.findall(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert sorted(targets) == sorted(phony.split())
+    assert {"setup", "run", "test", "check"} <= set(targets)
 
 
 @pytest.mark.parametrize(
