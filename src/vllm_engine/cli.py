@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -84,7 +85,9 @@ def _print_command(settings: Settings, environment: Environment, preflight: Pref
 
 
 def _configure_logging(settings: Settings, environment: Environment, *, quiet: bool) -> None:
-    secrets = [settings.hf_token.get_secret_value()] if settings.hf_token else []
+    given = (settings.hf_token, settings.api_keys)
+    words = [word for secret in given if secret for word in re.split(r"[\s,]+", secret.get_secret_value())]
+    secrets = [word.rpartition(":")[2] for word in words]
     configure_logging(settings.log_level, settings.log_format, secrets=secrets)
     if quiet and environment.source("LOG_LEVEL") is None:
         logging.getLogger(ENGINE_LOGGER).setLevel(logging.ERROR)

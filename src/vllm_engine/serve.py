@@ -19,8 +19,9 @@ from vllm_engine.engine.state import Phase, StatusBoard, StatusReader
 from vllm_engine.engine.supervisor import Launch, Supervisor
 from vllm_engine.errors import Problem, SettingsError
 from vllm_engine.gateway.app import Gateway
+from vllm_engine.gateway.build import build_gateway
+from vllm_engine.gateway.connection import ConnectionLimits, connection_class
 from vllm_engine.gateway.probes import Build
-from vllm_engine.gateway.proxy import Proxy
 from vllm_engine.models.bundled import ConvertProgress
 from vllm_engine.preflight import Preflight
 from vllm_engine.resolve import resolve_command, resolve_plan
@@ -30,6 +31,9 @@ Companion = Callable[[StatusReader], Awaitable[None]]
 """Something that runs beside the server and may read the status, such as the first question."""
 
 _LAST_ANSWERS_SECONDS = 5
+_CLIENT_KEEP_ALIVE_SECONDS = 75
+"""Longer than the 60 s for which load balancers commonly keep a connection: they close first, not we."""
+
 logger = logging.getLogger("gateway")
 
 
@@ -49,16 +53,16 @@ async def serve(
     board = StatusBoard()
     with _runtime_folder() as folder:
         path = folder / "engine.sock"
-        proxy = Proxy(board, path)
         supervisor = Supervisor(
             board,
             lambda: _prepare(settings, environment, preflight, path, board),
             socket=path,
             startup_timeout_seconds=settings.startup_timeout_seconds,
         )
-        server = _Server(_server_config(Gateway(board, _build(settings, preflight), proxy)))
+        gateway = build_gateway(settings, board, _build(settings, preflight), path)
+        server = _Server(_server_config(settings, gateway))
         async with _running(server, listener):
-            await _until_told_to_stop(settings, supervisor, proxy, companion and companion(board))
+            await _until_told_to_stop(settings, supervisor, gateway, companion and companion(board))
 
 
 async def _prepare(
@@ -115,15 +119,17 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server_config(app: Gateway) -> uvicorn.Config:
+def _server_config(settings: Settings, app: Gateway) -> uvicorn.Config:
+    limits = ConnectionLimits(settings.header_timeout_seconds, settings.max_connections)
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=connection_class(limits),
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=_CLIENT_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_LAST_ANSWERS_SECONDS,
     )
 
@@ -139,7 +145,7 @@ async def _running(server: _Server, listener: socket.socket) -> AsyncIterator[No
 
 
 async def _until_told_to_stop(
-    settings: Settings, supervisor: Supervisor, proxy: Proxy, companion: Awaitable[None] | None
+    settings: Settings, supervisor: Supervisor, gateway: Gateway, companion: Awaitable[None] | None
 ) -> None:
     told, hurried = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -152,9 +158,12 @@ async def _until_told_to_stop(
         await asyncio.wait({engine, stop}, return_when=asyncio.FIRST_COMPLETED)
         if engine.done():
             await engine
-        logger.info("stopping: %d request(s) may take %g s", proxy.in_flight, settings.drain_timeout_seconds)
+        logger.info(
+            "stopping: %d request(s) may take %g s", gateway.in_flight, settings.drain_timeout_seconds
+        )
         supervisor.begin_drain()
-        await _first_of(proxy.until_idle(), hurried.wait(), seconds=settings.drain_timeout_seconds)
+        gateway.begin_drain()
+        await _first_of(gateway.until_idle(), hurried.wait(), seconds=settings.drain_timeout_seconds)
     finally:
         for task in filter(None, (engine, stop, beside)):
             task.cancel()

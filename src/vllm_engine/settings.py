@@ -130,6 +130,66 @@ class Settings(BaseModel):
         "the path of a Python that has vLLM installed",
         "The engine's Python. Default: `/opt/engine`'s, else that of `.venv-engine` beside `.venv`.",
     )
+    api_keys: SecretStr | None = _setting(
+        None,
+        "keys of 8 characters or more, each alone or as name:key, separated by spaces or commas",
+        "API keys that may use the API. With keys set, everything but the probes asks for one.",
+        "access",
+    )
+    api_keys_file: Path | None = _setting(
+        None,
+        "a file with one name:key or name:sha256:HEX a line",
+        "API keys in a file, read again when it changes.",
+        "access",
+    )
+    extra_routes: str = _setting(
+        "",
+        "routes such as POST /v1/load_lora_adapter, separated by commas",
+        "Routes of vLLM's that the allow-list does not name and that shall be reachable all the same.",
+        "access",
+    )
+    metrics_public: bool = _setting(
+        True, "1 or 0", "Whether `/metrics` needs no key although keys are set.", "access"
+    )
+    max_in_flight: int = _setting(
+        512, "a whole number from 1", "Requests at the engine at once; further ones wait.", "admission"
+    )
+    max_queue: int = _setting(
+        1024, "a whole number from 0", "Requests that may wait; further ones get 429.", "admission"
+    )
+    queue_timeout_seconds: float = _setting(
+        30.0, "seconds above 0", "How long a request may wait for its turn before it gets 429.", "admission"
+    )
+    key_max_in_flight: int = _setting(
+        0, "a whole number, 0 for no limit", "Requests of one key at once.", "admission"
+    )
+    key_requests_per_minute: int = _setting(
+        0, "a whole number, 0 for no limit", "Requests of one key in a minute.", "admission"
+    )
+    key_tokens_per_minute: int = _setting(
+        0,
+        "a whole number, 0 for no limit",
+        "Tokens, prompts and answers, of one key in a minute.",
+        "admission",
+    )
+    max_body_bytes: int = _setting(
+        33_554_432, "bytes from 1", "Largest request body; a larger one gets 413.", "admission"
+    )
+    body_idle_timeout_seconds: float = _setting(
+        30.0, "seconds above 0", "How long a client may pause while it sends its body.", "admission"
+    )
+    header_timeout_seconds: float = _setting(
+        30.0, "seconds above 0", "How long a client may take to send its request's headers.", "admission"
+    )
+    max_connections: int = _setting(
+        16_384, "a whole number from 1", "Client connections at once.", "admission"
+    )
+    keep_alive_seconds: float = _setting(
+        15.0,
+        "seconds, 0 for never",
+        "Longest silence on an event stream before a comment is sent, so that no proxy gives up.",
+        "gateway",
+    )
     startup_timeout_seconds: float = _setting(
         1800.0, "seconds above 0", "How long the engine may take to its first token.", "lifecycle"
     )
@@ -168,6 +228,16 @@ class Settings(BaseModel):
     def _is_port(cls, value: int) -> int:
         return _require(value, 1 <= value <= 65535)
 
+    @field_validator("max_in_flight", "max_body_bytes", "max_connections")
+    @classmethod
+    def _is_one_or_more(cls, value: int) -> int:
+        return _require(value, value >= 1)
+
+    @field_validator("max_queue", "key_max_in_flight", "key_requests_per_minute", "key_tokens_per_minute")
+    @classmethod
+    def _is_zero_or_more(cls, value: int) -> int:
+        return _require(value, value >= 0)
+
     @field_validator("tensor_parallel", "max_model_len", "api_server_count")
     @classmethod
     def _is_positive(cls, value: int | str) -> int | str:
@@ -178,12 +248,17 @@ class Settings(BaseModel):
     def _is_fraction(cls, value: float) -> float:
         return _require(value, 0 < value <= 1)
 
-    @field_validator("startup_timeout_seconds")
+    @field_validator(
+        "startup_timeout_seconds",
+        "queue_timeout_seconds",
+        "body_idle_timeout_seconds",
+        "header_timeout_seconds",
+    )
     @classmethod
     def _is_above_zero(cls, value: float) -> float:
         return _require(value, 0 < value < float("inf"))
 
-    @field_validator("drain_timeout_seconds")
+    @field_validator("drain_timeout_seconds", "keep_alive_seconds")
     @classmethod
     def _is_not_negative(cls, value: float) -> float:
         return _require(value, 0 <= value < float("inf"))

@@ -46,6 +46,7 @@ def start(tmp_path: Path, model_folder: Path) -> Iterator[StartProgram]:
                 "ENGINE_PYTHON": str(python),
                 "MODEL_ID": str(model_folder),
                 "SERVED_MODEL_NAME": "fake",
+                "EXTRA_ROUTES": "/v1/_echo, PUT /v1/_echo, /v1/_upload",
             }
             context: AbstractContextManager[Program] = running(
                 environ | variables, folder=tmp_path, arguments=arguments

@@ -204,7 +204,15 @@ def test_unknown_route(start: StartProgram) -> None:
     """What is not ours and not under /v1/ is a 404 in the one error shape; the engine never sees it."""
     program = start()
     program.until_listening()
-    for path in ("/metrics", "/health", "/docs", "/invocations", "/tokenize", "/v1"):
+    for path in (
+        "/docs",
+        "/invocations",
+        "/v1",
+        "/v1/",
+        "/v1/load_lora_adapter",
+        "/sleep",
+        "/v1/chat/completions/",
+    ):
         answer = program.client.get(path)
         assert answer.status_code == 404, path
         assert answer.json()["error"]["type"] == "NotFoundError"

@@ -117,6 +117,8 @@ def engine_environment(
     }
     if installation.kind == "cpu":
         defaults["VLLM_TARGET_DEVICE"] = "cpu"
+        # vLLM keeps a core idle for its front; the model needs it more (docs/cpu-profile.md).
+        defaults["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"
     if settings.engine_frontend == "rust":
         defaults["VLLM_USE_RUST_FRONTEND"] = "1"
     result = {key: str(value) for key, value in defaults.items()} | dict(environ)
@@ -125,6 +127,6 @@ def engine_environment(
         result["PYTHONPATH"] = ":".join(filter(None, (str(alias_folder(cache)), environ.get("PYTHONPATH"))))
     if settings.hf_token is not None:
         result["HF_TOKEN"] = settings.hf_token.get_secret_value()
-    for ours in ("VIRTUAL_ENV", "PYTHONHOME"):
+    for ours in ("VIRTUAL_ENV", "PYTHONHOME", "API_KEYS"):
         result.pop(ours, None)
     return result

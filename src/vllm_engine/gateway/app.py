@@ -1,62 +1,206 @@
-"""The ASGI application: `/v1/*` straight to the engine, everything else to FastAPI."""
+"""The ASGI application: who may ask, what is allowed, when it may go to the engine, and what it came to."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from http import HTTPStatus
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import Protocol
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vllm_engine import __version__
 from vllm_engine.engine.state import StatusReader
 from vllm_engine.errors import error_body
-from vllm_engine.gateway import probes
+from vllm_engine.gateway.admission import Admission
+from vllm_engine.gateway.auth import CREDENTIAL_HEADERS, Keyring
+from vllm_engine.gateway.body import BodyError
+from vllm_engine.gateway.connection import Lane, lane_of
 from vllm_engine.gateway.identity import REQUEST_ID, request_id
-from vllm_engine.gateway.proxy import Proxy
+from vllm_engine.gateway.limits import Rejected
+from vllm_engine.gateway.proxy import Passage, Proxy
+from vllm_engine.gateway.record import Outcome, RequestRecord
+from vllm_engine.gateway.replies import send_error, send_not_ready
+from vllm_engine.gateway.routes import RouteTable
+from vllm_engine.gateway.upstream import UpstreamError
+
+logger = logging.getLogger("gateway")
+
+_NO_CREDENTIALS: frozenset[bytes] = frozenset()
+
+
+class Observer(Protocol):
+    """Told of every request at its end."""
+
+    def finished(self, record: RequestRecord) -> None:
+        """Count it, log it; must not raise."""
 
 
 class Gateway:
-    """Sends a request to the proxy or to FastAPI by its path, at no cost per streamed chunk."""
+    """Takes every request through the same stages: identity, key, route, readiness, admission, engine."""
 
-    def __init__(self, status: StatusReader, build: probes.Build, proxy: Proxy) -> None:
+    def __init__(
+        self,
+        *,
+        status: StatusReader,
+        own: ASGIApp,
+        public_paths: frozenset[str],
+        keyring: Keyring,
+        routes: RouteTable,
+        admission: Admission,
+        proxy: Proxy,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        self._status = status
+        self._own = own
+        self._public_paths = public_paths
+        self._keyring = keyring
+        self._routes = routes
+        self._admission = admission
         self._proxy = proxy
-        self._own = _own_app(status, build, proxy)
+        self._observers = tuple(observers)
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def in_flight(self) -> int:
+        """How many API requests are under way, waiting ones included."""
+        return self._running
+
+    async def until_idle(self) -> None:
+        """Wait until no API request is under way."""
+        await self._idle.wait()
+
+    def begin_drain(self) -> None:
+        """Refuse those who wait and those who come; the engine keeps what it has."""
+        self._admission.close("The server is shutting down")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan."""
-        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
-            await self._proxy(scope, receive, send)
-        else:
+        if scope["type"] != "http":
             await self._own(scope, receive, send)
+            return
+        lane = lane_of(scope)
+        if lane.is_gone:
+            return
+        record = RequestRecord(
+            request_id=request_id(scope["headers"]).decode(), method=scope["method"], path=scope["path"]
+        )
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - uvicorn makes one for each request
+        # The client's leaving ends its request wherever it is: reading, waiting, connecting, streaming.
+        lane.on_gone = task.cancel
+        try:
+            await self._serve(scope, receive, send, record)
+        except asyncio.CancelledError:
+            if not lane_of(scope).is_gone:
+                raise
+            task.uncancel()
+            record.outcome = Outcome.CLIENT_GONE
+        except UpstreamError as error:
+            logger.warning("%s: %s", record.request_id, error)
+            lane.abort()
+        except Exception:
+            # The last resort: a defect of ours must cost one request and be seen, not kill the task silently.
+            logger.exception("%s: a defect of the gateway", record.request_id)
+            record.outcome = Outcome.FAILED
+            await self._fail(send, lane, record)
+        finally:
+            lane.on_gone = None
+            record.ended = time.monotonic()
+            for observer in self._observers:
+                observer.finished(record)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, record: RequestRecord) -> None:
+        identity = record.request_id.encode()
+        is_public = scope["path"] in self._public_paths
+        if not (is_public or self._keyring.is_open):
+            record.key = self._keyring.authenticate(scope["headers"])
+            if record.key is None:
+                _reject(record, 401, "unauthorized")
+                body = error_body("Missing or wrong API key", type="authentication_error", code=401)
+                challenge = [(b"www-authenticate", b"Bearer")]
+                await send_error(send, 401, body, identity, challenge)
+                return
+        route = self._routes.match(scope["raw_path"])
+        if route is None:
+            await self._own(scope, receive, _identified(send, record))
+            return
+        record.route = route.template
+        if scope["method"] not in route.methods:
+            _reject(record, 405, "method")
+            allow = ", ".join(sorted(route.methods)).encode()
+            message = f"{record.method} is not allowed here; allowed: {allow.decode()}"
+            body = error_body(message, type="BadRequestError", code=405)
+            await send_error(send, 405, body, identity, [(b"allow", allow)])
+            return
+        self._running += 1
+        self._idle.clear()
+        try:
+            await self._admit(scope, receive, send, record)
+        finally:
+            self._running -= 1
+            if self._running == 0:
+                self._idle.set()
+
+    async def _admit(self, scope: Scope, receive: Receive, send: Send, record: RequestRecord) -> None:
+        identity = record.request_id.encode()
+        if not self._status.current.is_ready:
+            _reject(record, 503, "not_ready")
+            await send_not_ready(send, self._status.current, identity)
+            return
+        try:
+            ticket = await self._admission.enter(record.key)
+        except Rejected as rejected:
+            _reject(record, rejected.status, rejected.reason)
+            kind = "rate_limit_error" if rejected.status == 429 else "unavailable_error"
+            body = error_body(str(rejected), type=kind, code=rejected.status)
+            retry = [(b"retry-after", str(rejected.retry_after_seconds).encode())]
+            await send_error(send, rejected.status, body, identity, retry)
+            return
+        record.queue_seconds = ticket.queue_seconds
+        try:
+            await self._proxy.pass_on(scope, receive, send, self._passage(scope, record))
+        except BodyError as error:
+            _reject(record, error.status, error.reason)
+            body = error_body(str(error), type="BadRequestError", code=error.status)
+            # What is left of the body is not read: the connection cannot be used again.
+            await send_error(send, error.status, body, identity, [(b"connection", b"close")])
+        finally:
+            ticket.leave()
+            ticket.record_tokens(record.prompt_tokens or 0, record.completion_tokens or 0)
+
+    def _passage(self, scope: Scope, record: RequestRecord) -> Passage:
+        target: bytes = scope["raw_path"]
+        if scope["query_string"]:
+            target += b"?" + scope["query_string"]
+        # With keys of ours, the client's key is nobody else's business; without, it may be vLLM's own.
+        without = _NO_CREDENTIALS if self._keyring.is_open else CREDENTIAL_HEADERS
+        return Passage(record, target, without)
+
+    @staticmethod
+    async def _fail(send: Send, lane: Lane, record: RequestRecord) -> None:
+        if record.status:
+            lane.abort()
+            return
+        record.status = 500
+        body = error_body("The gateway failed on this request", type="internal_error", code=500)
+        await send_error(send, 500, body, record.request_id.encode(), [(b"connection", b"close")])
 
 
-def _own_app(status: StatusReader, build: probes.Build, proxy: Proxy) -> FastAPI:
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await proxy.start()
-        yield
-        await proxy.stop()
-
-    app = FastAPI(title="vllm-engine", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.status = status
-    app.state.build = build
-    app.include_router(probes.router)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(RequestValidationError, _http_error)
-    return app
+def _reject(record: RequestRecord, status: int, reason: str) -> None:
+    record.status, record.reason, record.outcome = status, reason, Outcome.REJECTED
 
 
-async def _http_error(request: Request, error: Exception) -> JSONResponse:
-    status = error.status_code if isinstance(error, HTTPException) else 400
-    if status == HTTPStatus.NOT_FOUND:
-        message, kind = f"No such route: {request.method} {request.url.path}", "NotFoundError"
-    else:
-        message, kind = HTTPStatus(status).phrase, "BadRequestError"
-    headers = dict(getattr(error, "headers", None) or {})
-    headers[REQUEST_ID.decode()] = request_id(request.headers.raw).decode()
-    return JSONResponse(error_body(message, type=kind, code=status), status, headers)
+def _identified(send: Send, record: RequestRecord) -> Send:
+    """Return a `send` that puts the request's id on the answer and notes its status."""
+
+    async def send_identified(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            record.status = message["status"]
+            headers = [pair for pair in message["headers"] if pair[0] != REQUEST_ID]
+            message = {**message, "headers": [*headers, (REQUEST_ID, record.request_id.encode())]}
+        await send(message)
+
+    return send_identified

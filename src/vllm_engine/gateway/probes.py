@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
 from vllm_engine import __version__
@@ -15,6 +15,11 @@ from vllm_engine.engine.state import EngineState, EngineStatus, StatusReader
 from vllm_engine.gateway.replies import RETRY_AFTER_SECONDS, not_ready_body
 
 router = APIRouter()
+
+PUBLIC_PATHS = frozenset(
+    ("/livez", "/healthz", "/readyz", "/health", "/v1/health/live", "/v1/health/ready", "/ping")
+)
+"""Probes: orchestrators cannot send a key, so these never ask for one."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +79,16 @@ Status = Annotated[EngineStatus, Depends(_status)]
 
 
 @router.get("/livez")
+@router.get("/v1/health/live", include_in_schema=False)
 async def livez() -> Live:
     """Say that this program runs; never asks the engine."""
     return Live(status="alive")
 
 
 @router.get("/healthz", response_model=Health)
+@router.get("/readyz", response_model=Health, include_in_schema=False)
+@router.get("/health", response_model=Health, include_in_schema=False)
+@router.get("/v1/health/ready", response_model=Health, include_in_schema=False)
 async def healthz(request: Request, status: Status) -> JSONResponse:
     """Answer 200 when the engine has generated a token and still runs, else 503 and why."""
     build: Build = request.app.state.build
@@ -96,6 +105,14 @@ async def healthz(request: Request, status: Status) -> JSONResponse:
         return JSONResponse(body.model_dump(mode="json"))
     retry = {"Retry-After": str(RETRY_AFTER_SECONDS)}
     return JSONResponse(body.model_dump(mode="json"), status_code=503, headers=retry)
+
+
+@router.get("/ping", status_code=200, responses={204: {}, 503: {}})
+async def ping(status: Status) -> Response:
+    """Answer as Runpod's load balancer wants it: 204 while loading, 200 when ready, 503 otherwise."""
+    if status.is_ready:
+        return Response(status_code=200)
+    return Response(status_code=204 if status.state is EngineState.STARTING else 503)
 
 
 @router.get("/version")

@@ -1,226 +1,144 @@
-"""The data path: a request's bytes to the engine over its Unix socket, the answer's bytes back."""
+"""The data path: one request to the engine, one answer back, byte for byte."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from collections.abc import AsyncIterator, Awaitable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-import aiohttp
-from starlette.types import Message, Receive, Scope, Send
-from yarl import URL
+from starlette.types import Receive, Scope, Send
 
-from vllm_engine.engine.state import StatusReader
 from vllm_engine.errors import error_body
-from vllm_engine.gateway.identity import REQUEST_ID, request_id
-from vllm_engine.gateway.replies import send_error, send_not_ready
+from vllm_engine.gateway.body import BodyReader, wants_stream
+from vllm_engine.gateway.connection import lane_of
+from vllm_engine.gateway.headers import answer_headers, request_head
+from vllm_engine.gateway.identity import REQUEST_ID
+from vllm_engine.gateway.record import Outcome, RequestRecord
+from vllm_engine.gateway.relay import Relay
+from vllm_engine.gateway.replies import RETRY_AFTER_SECONDS, send_error
+from vllm_engine.gateway.upstream import Upstream, UpstreamError
 
-POOL_KEEP_ALIVE_SECONDS = 60.0
-"""Idle connections to the engine are closed by us, long before vLLM would (see `engine.command`)."""
-
-_HOP_BY_HOP = frozenset(
-    (
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    )
-)
-"""RFC 9110, section 7.6.1: these speak of one connection and are not passed on."""
-
-_T = TypeVar("_T")
 logger = logging.getLogger("gateway.proxy")
 
 
-class ClientGone(Exception):
-    """The client closed its connection before it had its answer."""
+@dataclass(frozen=True)
+class Passage:
+    """What the stages before the proxy have settled about one request."""
+
+    record: RequestRecord
+    target: bytes
+    without: frozenset[bytes] = frozenset()
+    extra: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class Proxy:
-    """ASGI app that answers every request with what the engine answers."""
+    """Passes admitted requests to the engine."""
 
-    def __init__(self, status: StatusReader, socket: Path) -> None:
-        self._status = status
-        self._socket = socket
-        self._session: aiohttp.ClientSession | None = None
-        self._in_flight = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+    def __init__(self, socket: Path, bodies: BodyReader, *, keep_alive_seconds: float) -> None:
+        self._upstream = Upstream(socket)
+        self._bodies = bodies
+        self._keep_alive = keep_alive_seconds
+        self._relays: set[Relay] = set()
+        self._ticker: asyncio.Task[None] | None = None
 
-    @property
-    def in_flight(self) -> int:
-        """How many requests are at the engine now."""
-        return self._in_flight
+    def start(self) -> None:
+        """Begin to send keep-alive comments; needs a running event loop."""
+        if self._keep_alive:
+            self._ticker = asyncio.create_task(self._tick())
 
-    async def until_idle(self) -> None:
-        """Wait until no request is at the engine."""
-        await self._idle.wait()
+    def stop(self) -> None:
+        """Close idle connections and end the timer."""
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self._upstream.close()
 
-    async def start(self) -> None:
-        """Open the pool of connections to the engine; needs a running event loop."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.UnixConnector(
-                path=str(self._socket), limit=0, keepalive_timeout=POOL_KEEP_ALIVE_SECONDS
-            ),
-            # A long prefill sends nothing for minutes: only the client decides how long to wait.
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0),
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+    async def pass_on(self, scope: Scope, receive: Receive, send: Send, passage: Passage) -> None:
+        """Pass one request to the engine and its answer to the client.
+
+        Being cancelled, because the client has left, ends the engine's work on it too.
+
+        Raises:
+            BodyError: the request's body cannot be taken.
+            UpstreamError: the engine broke off in an answer that cannot say so any more.
+        """
+        self._bodies.check_announced(scope["headers"])
+        body = await self._bodies.read(receive)
+        lane = lane_of(scope)
+        lane.watch()
+        record = passage.record
+        record.bytes_in = len(body)
+        record.is_stream = wants_stream(body)
+        relay = Relay(lane, send, record)
+        self._relays.add(relay)
+        try:
+            await self._exchange(scope, send, passage, relay, body)
+        finally:
+            self._relays.discard(relay)
+            self._bodies.release(body)
+            relay.abort()
+            record.prompt_tokens, record.completion_tokens = relay.usage.tokens()
+
+    async def _exchange(self, scope: Scope, send: Send, passage: Passage, relay: Relay, body: bytes) -> None:
+        identity = passage.record.request_id.encode()
+        head = request_head(
+            scope["method"],
+            passage.target,
+            scope["headers"],
+            identity=identity,
+            body_bytes=len(body),
+            without=passage.without,
+            extra=passage.extra,
         )
-
-    async def stop(self) -> None:
-        """Close the pool."""
-        if self._session is not None:
-            await self._session.close()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass one request on, or say why not."""
-        identity = request_id(scope["headers"])
-        if not self._status.current.is_ready or self._session is None:
-            await send_not_ready(send, self._status.current, identity)
-            return
-        exchange = _Exchange(self._session, scope, receive, send, identity)
-        self._in_flight += 1
-        self._idle.clear()
-        try:
-            await exchange.run()
-        except ClientGone:
-            logger.debug("%s: the client left before the answer was complete", identity.decode())
-        except (aiohttp.ClientError, OSError) as error:
-            await exchange.upstream_failed(error)
-        finally:
-            self._in_flight -= 1
-            if self._in_flight == 0:
-                self._idle.set()
-
-
-class _Exchange:
-    """One request and its answer."""
-
-    def __init__(
-        self, session: aiohttp.ClientSession, scope: Scope, receive: Receive, send: Send, identity: bytes
-    ) -> None:
-        self._session = session
-        self._scope = scope
-        self._receive = receive
-        self._send = send
-        self._identity = identity
-        self._body_read = asyncio.Event()
-        self._client_gone = False
-        self._started = False
-        self._is_event_stream = False
-
-    async def run(self) -> None:
-        """Relay until the answer is complete or the client has left."""
-        body = await self._request_body()
-        await self._unless_client_leaves(self._relay(body))
-
-    async def upstream_failed(self, error: Exception) -> None:
-        """End an exchange whose upstream broke: an error answer, or one SSE event, or an abort."""
-        if self._client_gone:
-            return  # the HTTP client reports a body that ended early as an upstream failure
-        logger.warning("%s: the engine broke off: %r", self._identity.decode(), error)
-        body = error_body("The engine broke off this request", type="upstream_error", code=502)
-        if not self._started:
-            await send_error(self._send, 502, body, self._identity)
-        elif self._is_event_stream:
-            # No [DONE] follows: a client must be able to tell a broken stream from a whole one.
-            event = b"data: " + json.dumps(body).encode() + b"\n\n"
-            await self._send({"type": "http.response.body", "body": event})
+        opened_early = False
+        for fresh in (False, True):
+            try:
+                connection = await self._upstream.connect(fresh=fresh)
+            except UpstreamError as error:
+                await self._refuse(send, passage.record, error, 503)
+                return
+            relay.attach(connection)
+            connection.start(head, body, relay, is_head_request=scope["method"] == "HEAD")
+            opened_early = await self._until_head(relay, passage.record.is_stream, identity)
+            # An idle connection may have been closed just now. Nothing of an answer has come then, and
+            # once more on a new connection is safe (RFC 9112, section 9.3.1).
+            if relay.error is None or relay.has_begun or opened_early or not connection.reused:
+                break
+        if opened_early:
+            await relay.continue_event_stream()
+        elif relay.status is None:
+            await self._refuse(send, passage.record, relay.error, 502)
         else:
-            raise error
+            await relay.pass_on(
+                answer_headers(relay.status, relay.headers, identity, is_event_stream=relay.is_event_stream)
+            )
 
-    async def _request_body(self) -> bytes | AsyncIterator[bytes] | None:
-        first = await self._receive()
-        self._fail_if_gone(first)
-        if first.get("more_body"):
-            return self._rest_of_body(first["body"])
-        self._body_read.set()
-        return first["body"] or None
-
-    async def _rest_of_body(self, first: bytes) -> AsyncIterator[bytes]:
-        yield first
-        more = True
-        while more:
-            message = await self._receive()
-            self._fail_if_gone(message)
-            more = message.get("more_body", False)
-            if not more:
-                self._body_read.set()
-            yield message["body"]
-
-    async def _relay(self, body: bytes | AsyncIterator[bytes] | None) -> None:
-        target = self._scope["raw_path"].decode("latin-1")
-        if self._scope["query_string"]:
-            target += "?" + self._scope["query_string"].decode("latin-1")
-        async with self._session.request(
-            self._scope["method"],
-            URL("http://engine" + target, encoded=True),
-            headers=_upstream_headers(self._scope["headers"], self._identity),
-            data=body,
-            allow_redirects=False,
-        ) as response:
-            headers = [
-                (name, value)
-                for name, value in _end_to_end(response.raw_headers)
-                if name not in (REQUEST_ID, b"date")  # our server sends its own
-            ]
-            headers.append((REQUEST_ID, self._identity))
-            self._is_event_stream = response.content_type == "text/event-stream"
-            if self._is_event_stream:
-                headers.append((b"x-accel-buffering", b"no"))
-            self._started = True
-            await self._send({"type": "http.response.start", "status": response.status, "headers": headers})
-            async for chunk in response.content.iter_any():
-                await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
-            await self._send({"type": "http.response.body", "body": b""})
-
-    async def _unless_client_leaves(self, work: Awaitable[None]) -> None:
-        relaying = asyncio.ensure_future(work)
-        leaving = asyncio.ensure_future(self._client_leaves())
+    async def _until_head(self, relay: Relay, is_stream: bool, identity: bytes) -> bool:
+        """Wait for the answer's head; returns whether an event stream had to be opened before it came."""
+        if not (is_stream and self._keep_alive):
+            await relay.until_head()
+            return False
         try:
-            await asyncio.wait({relaying, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not relaying.done():
-                raise ClientGone
-            relaying.result()
-        finally:
-            # Cancelling the relay closes its upstream connection: that is how vLLM learns of it.
-            for task in (relaying, leaving):
-                task.cancel()
-            await asyncio.gather(relaying, leaving, return_exceptions=True)
+            async with asyncio.timeout(self._keep_alive):
+                await relay.until_head()
+        except TimeoutError:
+            await relay.open_event_stream((REQUEST_ID, identity))
+            await relay.until_head()
+            return True
+        return False
 
-    async def _client_leaves(self) -> None:
-        await self._body_read.wait()
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+    async def _refuse(
+        self, send: Send, record: RequestRecord, error: UpstreamError | None, status: int
+    ) -> None:
+        logger.warning("%s: %s", record.request_id, error)
+        record.outcome = Outcome.UPSTREAM_BROKEN
+        record.status = status
+        body = error_body("The engine broke off this request", type="upstream_error", code=status)
+        retry = [(b"retry-after", str(RETRY_AFTER_SECONDS).encode())] if status == 503 else []
+        await send_error(send, status, body, record.request_id.encode(), retry)
 
-    def _fail_if_gone(self, message: Message) -> None:
-        if message["type"] == "http.disconnect":
-            self._client_gone = True
-            raise ClientGone
-
-
-def _upstream_headers(headers: list[tuple[bytes, bytes]], identity: bytes) -> list[tuple[str, str]]:
-    kept = [
-        (name.decode("latin-1"), value.decode("latin-1"))
-        for name, value in _end_to_end(headers)
-        if name not in (REQUEST_ID, b"host", b"expect")
-    ]
-    return [("Host", "engine"), *kept, ("X-Request-Id", identity.decode())]
-
-
-def _end_to_end(headers: object) -> list[tuple[bytes, bytes]]:
-    pairs = [(bytes(name).lower(), bytes(value)) for name, value in headers]  # type: ignore[attr-defined]
-    named = {
-        part.strip().lower() for name, value in pairs if name == b"connection" for part in value.split(b",")
-    }
-    return [(name, value) for name, value in pairs if name not in _HOP_BY_HOP and name not in named]
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(self._keep_alive / 2)
+            for relay in self._relays:
+                relay.tick()

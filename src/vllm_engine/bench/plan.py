@@ -1,0 +1,94 @@
+"""What a benchmark shall do: pure data, and the requests that follow from it."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import urlsplit
+
+Arrivals = Literal["poisson", "constant"]
+Metric = Literal["ttft", "tpot", "itl", "e2el"]
+METRICS: tuple[Metric, ...] = ("ttft", "tpot", "itl", "e2el")
+
+_WORDS = (
+    "river",
+    "stone",
+    "cloud",
+    "engine",
+    "paper",
+    "green",
+    "quick",
+    "silent",
+    "metal",
+    "garden",
+    "orbit",
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run; with a `rate` it is open-loop, else `concurrency` requests are kept in flight."""
+
+    base_url: str
+    model: str
+    requests: int
+    concurrency: int = 1
+    rate: float | None = None
+    """Requests per second, sent whether or not earlier ones have been answered."""
+    arrivals: Arrivals = "poisson"
+    max_tokens: int = 128
+    ignore_eos: bool = True
+    prompt_words: int = 64
+    seed: int = 0
+    timeout_seconds: float = 600.0
+    processes: int = 1
+    headers: Mapping[str, str] = field(default_factory=dict)
+    slos_ms: Mapping[Metric, float] = field(default_factory=dict)
+    """A request counts towards goodput when none of its metrics is above these."""
+
+    @property
+    def is_open_loop(self) -> bool:
+        """Whether requests are sent by the clock."""
+        return self.rate is not None
+
+
+def arrival_seconds(plan: Plan) -> Iterator[float]:
+    """Yield when each request of an open-loop run is due, in seconds from its start.
+
+    `poisson` draws the gaps from an exponential distribution, `constant` makes them equal.
+    """
+    if plan.rate is None:
+        return
+    source = random.Random(plan.seed)  # noqa: S311 - arrivals, no secret
+    due = 0.0
+    for _ in range(plan.requests):
+        yield due
+        due += source.expovariate(plan.rate) if plan.arrivals == "poisson" else 1.0 / plan.rate
+
+
+def request_bytes(plan: Plan, number: int) -> bytes:
+    """Return the whole HTTP request; every prompt is another one, so that no prefix cache helps."""
+    body = json.dumps(
+        {
+            "model": plan.model,
+            "messages": [{"role": "user", "content": prompt(plan, number)}],
+            "max_tokens": plan.max_tokens,
+            "ignore_eos": plan.ignore_eos,
+            "temperature": 0.0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+    ).encode()
+    url = urlsplit(plan.base_url)
+    headers = {"Host": url.netloc, "Content-Type": "application/json", "Content-Length": str(len(body))}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in {**headers, **plan.headers}.items())
+    return f"POST {url.path.rstrip('/')}/v1/chat/completions HTTP/1.1\r\n{lines}\r\n".encode() + body
+
+
+def prompt(plan: Plan, number: int) -> str:
+    """Return the prompt of one request, the same in every run with the same seed."""
+    source = random.Random(f"{plan.seed}:{number}")  # noqa: S311 - filler text, no secret
+    return " ".join([f"[{plan.seed}.{number}]", *source.choices(_WORDS, k=plan.prompt_words)])

@@ -1,0 +1,96 @@
+"""Puts the gateway together from the settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vllm_engine import __version__
+from vllm_engine.engine.state import StatusReader
+from vllm_engine.errors import Problem, SettingsError
+from vllm_engine.gateway.admission import Admission
+from vllm_engine.gateway.app import Gateway
+from vllm_engine.gateway.auth import Keyring, KeysError
+from vllm_engine.gateway.body import BodyReader
+from vllm_engine.gateway.limits import Limits
+from vllm_engine.gateway.metrics import GatewayMetrics
+from vllm_engine.gateway.observation import Observation
+from vllm_engine.gateway.own import METRICS_PATHS, own_app
+from vllm_engine.gateway.probes import PUBLIC_PATHS, Build
+from vllm_engine.gateway.proxy import Proxy
+from vllm_engine.gateway.routes import ROUTES, ExtraRouteError, RouteTable, parse_extra_routes
+from vllm_engine.settings import Settings
+
+_BODIES_AT_ONCE = 16
+"""How many bodies of the largest size may be held in memory together."""
+
+
+def build_gateway(settings: Settings, status: StatusReader, build: Build, socket: Path) -> Gateway:
+    """Return the gateway to the engine on `socket`.
+
+    Raises:
+        SettingsError: the keys or the extra routes cannot be used.
+    """
+    bodies = BodyReader(
+        max_bytes=settings.max_body_bytes,
+        idle_timeout_seconds=settings.body_idle_timeout_seconds,
+        max_total_bytes=_BODIES_AT_ONCE * settings.max_body_bytes,
+    )
+    proxy = Proxy(socket, bodies, keep_alive_seconds=settings.keep_alive_seconds)
+    limits = Limits(
+        max_in_flight=settings.max_in_flight,
+        max_queue=settings.max_queue,
+        queue_timeout_seconds=settings.queue_timeout_seconds,
+        key_max_in_flight=settings.key_max_in_flight,
+        key_requests_per_minute=settings.key_requests_per_minute,
+        key_tokens_per_minute=settings.key_tokens_per_minute,
+    )
+    admission = Admission(limits)
+    keyring = load_keyring(settings)
+    metrics = GatewayMetrics(
+        (route.template for route in ROUTES),
+        keyring.names,
+        {"version": __version__, "sha": build.sha, "vllm": build.vllm, "model": build.model_id},
+    )
+    metrics.watch(
+        in_flight=lambda: admission.in_flight,
+        waiting=lambda: admission.waiting,
+        state=lambda: status.current.state,
+    )
+    observation = Observation(metrics, socket)
+    public = PUBLIC_PATHS | (METRICS_PATHS if settings.metrics_public else frozenset())
+    return Gateway(
+        status=status,
+        own=own_app(status, build, observation.render, on_start=proxy.start, on_stop=proxy.stop),
+        public_paths=public,
+        keyring=keyring,
+        routes=load_routes(settings),
+        admission=admission,
+        proxy=proxy,
+        observers=(observation,),
+    )
+
+
+def load_keyring(settings: Settings) -> Keyring:
+    """Return the API keys.
+
+    Raises:
+        SettingsError: they cannot be used; never shows one.
+    """
+    text = settings.api_keys.get_secret_value() if settings.api_keys else None
+    try:
+        return Keyring.load(text, settings.api_keys_file)
+    except KeysError as error:
+        value = "***" if error.setting == "API_KEYS" else str(settings.api_keys_file)
+        raise SettingsError([Problem(error.setting, value, error.problem)]) from error
+
+
+def load_routes(settings: Settings) -> RouteTable:
+    """Return the allow-list.
+
+    Raises:
+        SettingsError: `EXTRA_ROUTES` does not name routes.
+    """
+    try:
+        return RouteTable(parse_extra_routes(settings.extra_routes))
+    except ExtraRouteError as error:
+        raise SettingsError([Problem("EXTRA_ROUTES", error.entry, f"wanted {error.wanted}")]) from error

@@ -1,0 +1,143 @@
+"""How much the gateway takes on, what it says when it refuses, and when to come back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+RejectionReason = Literal[
+    "saturated", "queue_timeout", "key_concurrency", "key_requests", "key_tokens", "draining"
+]
+
+MAX_ESTIMATE_SECONDS = 60
+"""Further ahead an estimate is worth little: who asks again after this long costs next to nothing."""
+
+ROUNDING_SECONDS = 1e-6
+"""Shorter waits come of adding fractions: without it, who comes back on time may be a hair early."""
+
+_LATEST = 32
+"""How many of the latest requests decide what is expected of the next."""
+
+
+class Rejected(Exception):
+    """A request that the gateway answers itself, because a limit is reached or it is draining."""
+
+    def __init__(self, status: int, reason: RejectionReason, retry_after_seconds: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        """429: this client or this instance is over its limit. 503: the instance is not able."""
+        self.reason: RejectionReason = reason
+        self.retry_after_seconds = retry_after_seconds
+        """Whole seconds, at least 1, for the `Retry-After` header."""
+        self.message = message
+        """One sentence that names the limit and the setting that raises it."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many requests may run and wait, in all and for each API key."""
+
+    max_in_flight: int
+    """Requests at the engine at once; 0: no limit, and nothing ever waits."""
+    max_queue: int
+    """Requests that may wait for a place; 0: none waits, each is served or refused at once."""
+    queue_timeout_seconds: float
+    """How long a request may wait for a place; 0: as long as its client does."""
+    key_max_in_flight: int
+    """Requests one key may have open at once, running or waiting; 0: no limit."""
+    key_requests_per_minute: int
+    """Requests of one key that run per minute, of which all may come at once; 0: no limit."""
+    key_tokens_per_minute: int
+    """Prompt and answer tokens of one key per minute, charged once they are known; 0: no limit."""
+
+    def queue_is_full(self, seconds: float) -> Rejected:
+        """Refuse a newcomer that finds neither a place at the engine nor one in the queue."""
+        waits = f" and {self.max_queue} more wait" if self.max_queue else ""
+        return self._over(
+            "saturated",
+            seconds,
+            f"The server works on {self.max_in_flight} requests{waits}, as many as it takes on "
+            f"(MAX_IN_FLIGHT={self.max_in_flight}, MAX_QUEUE={self.max_queue})",
+        )
+
+    def displaced(self, seconds: float) -> Rejected:
+        """Refuse a waiting request whose key had the most of a full queue, for another key's sake."""
+        return self._over(
+            "saturated",
+            seconds,
+            "The queue is full and most of it was this client's, so this request made room for another "
+            f"client's (MAX_QUEUE={self.max_queue})",
+        )
+
+    def waited_too_long(self, seconds: float) -> Rejected:
+        """Refuse a request whose turn did not come in time."""
+        return self._over(
+            "queue_timeout",
+            seconds,
+            f"This request waited {self.queue_timeout_seconds:g} s and its turn did not come "
+            f"(QUEUE_TIMEOUT_SECONDS={self.queue_timeout_seconds:g}, MAX_IN_FLIGHT={self.max_in_flight})",
+        )
+
+    def too_many_open(self, key: str | None, seconds: float) -> Rejected:
+        """Refuse one more request of a key that has its share running or waiting."""
+        limit = self.key_max_in_flight
+        message = f"{_who(key)} {limit} requests running or waiting already (KEY_MAX_IN_FLIGHT={limit})"
+        return self._over("key_concurrency", seconds, message)
+
+    def out_of_requests(self, key: str | None, seconds: float) -> Rejected:
+        """Refuse a key that has used up its requests per minute; they are back in `seconds`."""
+        message = f"{_who(key)} no request left for now"
+        setting = f"KEY_REQUESTS_PER_MINUTE={self.key_requests_per_minute}"
+        return Rejected(429, "key_requests", whole_seconds(seconds), f"{message} ({setting})")
+
+    def out_of_tokens(self, key: str | None, seconds: float) -> Rejected:
+        """Refuse a key that has used up its tokens per minute; they are back in `seconds`."""
+        message = f"{_who(key)} no tokens left for now"
+        setting = f"KEY_TOKENS_PER_MINUTE={self.key_tokens_per_minute}"
+        return Rejected(429, "key_tokens", whole_seconds(seconds), f"{message} ({setting})")
+
+    def _over(self, reason: RejectionReason, estimate: float, message: str) -> Rejected:
+        return Rejected(429, reason, min(MAX_ESTIMATE_SECONDS, whole_seconds(estimate)), message)
+
+
+class Pace:
+    """How long requests hold their places, learnt from those that ended.
+
+    The rate at which places become free follows from it (Little's law): n running requests of
+    mean duration d end at n/d a second. Counting endings instead would mislead: few end where few
+    are sent, and requests that were sent together end together.
+    """
+
+    __slots__ = ("_mean", "_seen", "quiet_since")
+
+    def __init__(self, now: float) -> None:
+        self._mean = 0.0
+        self._seen = 0
+        self.quiet_since = now
+        """Since when all places have been taken and none has become free; monotonic seconds."""
+
+    def ended(self, held_seconds: float, now: float) -> None:
+        """Note that a request has left its place."""
+        if self._seen < _LATEST:
+            self._seen += 1
+        self._mean += (held_seconds - self._mean) / self._seen
+        self.quiet_since = now
+
+    def seconds_until_one(self, running: int) -> float:
+        """Estimate when the first of `running` requests ends."""
+        return self._mean / running
+
+    def seconds_until(self, endings: int, running: int, now: float) -> float:
+        """Estimate when `endings` places have become free, while all `running` are taken."""
+        # An engine that has gone quiet ends nothing to learn from, so its silence has to count.
+        return endings * max(self._mean, now - self.quiet_since) / running
+
+
+def whole_seconds(seconds: float) -> int:
+    """Round up for a `Retry-After`, to 1 at least."""
+    return max(1, math.ceil(seconds - ROUNDING_SECONDS))
+
+
+def _who(key: str | None) -> str:
+    return "All clients without an API key together have" if key is None else "This API key has"

@@ -1,0 +1,200 @@
+"""The gateway's own metrics beside vLLM's, in one answer of Prometheus' text format 0.0.4.
+
+Labels are bounded: routes are the allow-list's templates, keys their configured names, and what is
+neither is counted under one word. No label holds what a client wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+from prometheus_client import (
+    CONTENT_TYPE_PLAIN_0_0_4,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+from prometheus_client.metrics_core import Metric
+
+from vllm_engine.engine.state import EngineState
+from vllm_engine.gateway.record import Outcome, RequestRecord
+
+CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
+"""What `GatewayMetrics.render` returns. vLLM's metrics must be asked for in the same format: send
+`Accept: text/plain;version=0.0.4`, and no `Accept-Encoding`."""
+
+_UNMATCHED = "unmatched"
+_OTHER = "other"
+_MAX_REASONS = 32
+_END_OF_OPENMETRICS = b"# EOF"
+
+# vLLM's own bounds (`vllm/v1/metrics/buckets.py`), so that the two can be laid over each other, and finer
+# ones below 0.3 s, where vLLM has none for durations.
+_TTFT_BUCKETS = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
+)
+_DURATION_BUCKETS = (
+    *(0.005, 0.02, 0.05, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0),
+    *(60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
+)
+_QUEUE_BUCKETS = (
+    *(0.001, 0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0),
+    *(60.0, 120.0, 240.0, 480.0, 960.0),
+)
+
+
+_HELP = {
+    "ttft_seconds": "Time from a request to the first byte of the engine's answer, of streamed answers.",
+    "request_duration_seconds": "Time from a request to its end, of all requests that were not rejected.",
+    "queue_seconds": "Time a request waited in the gateway for its turn, in vain or not.",
+    "requests": "Requests that have ended; status is none where the client left before it had one.",
+    "rejections": "Requests that the gateway answered instead of the engine.",
+    "disconnects": "Requests whose client left before their end.",
+    "tokens": "Tokens by API key; completion_estimate: events of streams that told no usage, a lower bound.",
+    "bytes": "Bytes of bodies, in from clients and out to them.",
+    "in_flight": "Requests at the engine now.",
+    "waiting": "Requests that wait in the gateway for their turn now.",
+    "engine_state": "1 for the state that the engine is in.",
+    "engine_up": "Whether the engine's own metrics could be read just now.",
+    "build_info": "What runs; always 1.",
+}
+
+
+class GatewayMetrics:
+    """Counts requests and renders `/metrics`; has a registry of its own and nothing global."""
+
+    def __init__(self, routes: Iterable[str], key_names: Container[str], build: Mapping[str, str]) -> None:
+        """Make all metrics.
+
+        Args:
+            routes: the allow-list's templates, the only values of `route` beside `unmatched`.
+            key_names: the names of the configured keys; may change while in use.
+            build: labels of `gateway_build_info`, such as version and sha.
+        """
+        self._routes = frozenset(routes)
+        self._key_names = key_names
+        self._registry = own = _Registry()
+        self._ttft = own.histogram("ttft_seconds", _TTFT_BUCKETS, "route")
+        self._duration = own.histogram("request_duration_seconds", _DURATION_BUCKETS, "route")
+        self._queue = own.histogram("queue_seconds", _QUEUE_BUCKETS)
+        self._requests = own.counter("requests", "route", "status", "outcome")
+        self._rejections = own.counter("rejections", "reason")
+        self._disconnects = own.counter("disconnects")
+        self._tokens = own.counter("tokens", "key", "kind")
+        size = own.counter("bytes", "direction")
+        self._bytes_in, self._bytes_out = size.labels("in"), size.labels("out")
+        self._in_flight = own.gauge("in_flight")
+        self._waiting = own.gauge("waiting")
+        self._state = own.gauge("engine_state", "state")
+        self._up = own.gauge("engine_up")
+        own.gauge("build_info", *build).labels(**build).set(1)
+        # Looking a label up costs as much as counting: what was found once is kept.
+        self._requests_of: dict[tuple[str, int, Outcome], Counter] = {}
+        self._times_of: dict[str, tuple[Histogram, Histogram]] = {}
+        self._tokens_of: dict[tuple[str | None, str], Counter] = {}
+        self._rejections_of: dict[str, Counter] = {}
+
+    def watch(
+        self, *, in_flight: Callable[[], int], waiting: Callable[[], int], state: Callable[[], EngineState]
+    ) -> None:
+        """Take the gauges from these, asked at each `render` and never on the data path."""
+        self._in_flight.set_function(in_flight)
+        self._waiting.set_function(waiting)
+        for one in EngineState:
+            self._state.labels(one.value).set_function(lambda one=one: state() is one)  # type: ignore[misc]
+
+    def observe(self, record: RequestRecord, *, is_estimate: bool = False) -> None:
+        """Count one request at its end.
+
+        Args:
+            record: the request, ended.
+            is_estimate: whether its completion tokens are `UsageReader`'s estimate.
+        """
+        route = record.route if record.route in self._routes else _UNMATCHED
+        outcome = record.outcome
+        requests = self._requests_of.get((route, record.status, outcome))
+        (requests or self._new_requests(route, record.status, outcome)).inc()
+        self._bytes_in.inc(record.bytes_in)
+        self._bytes_out.inc(record.bytes_out)
+        if outcome is Outcome.REJECTED:
+            self._reject(record.reason or _OTHER)
+            if record.queue_seconds:
+                self._queue.observe(record.queue_seconds)
+            return
+        if outcome is Outcome.CLIENT_GONE:
+            self._disconnects.inc()
+        self._queue.observe(record.queue_seconds)
+        if route not in self._times_of:
+            self._times_of[route] = self._ttft.labels(route), self._duration.labels(route)
+        ttft, duration = self._times_of[route]
+        duration.observe(record.duration_seconds)
+        if record.is_stream and record.ttft_seconds is not None:
+            ttft.observe(record.ttft_seconds)
+        if record.prompt_tokens:
+            self._count_tokens(record.key, "prompt", record.prompt_tokens)
+        if record.completion_tokens:
+            kind = "completion_estimate" if is_estimate else "completion"
+            self._count_tokens(record.key, kind, record.completion_tokens)
+
+    def render(self, engine_text: bytes | None) -> bytes:
+        """Return the engine's metrics, byte for byte, and ours after them.
+
+        Args:
+            engine_text: what the engine's `/metrics` answered, uncompressed; None if it did not.
+        """
+        self._up.set(engine_text is not None)
+        return _open_ended(engine_text or b"") + generate_latest(self._registry)
+
+    def _new_requests(self, route: str, status: int, outcome: Outcome) -> Counter:
+        shown = str(status) if 100 <= status <= 599 else "none"
+        child = self._requests.labels(route, shown, outcome.value)
+        self._requests_of[route, status, outcome] = child
+        return child
+
+    def _reject(self, reason: str) -> None:
+        child = self._rejections_of.get(reason)
+        if child is None:
+            known = len(self._rejections_of) < _MAX_REASONS
+            child = self._rejections.labels(reason if known else _OTHER)
+            if known:
+                self._rejections_of[reason] = child
+        child.inc()
+
+    def _count_tokens(self, key: str | None, kind: str, count: int) -> None:
+        child = self._tokens_of.get((key, kind))
+        if child is None:
+            known = key is None or key in self._key_names
+            child = self._tokens.labels((key or "") if known else _OTHER, kind)
+            if known:
+                self._tokens_of[key, kind] = child
+        child.inc(count)
+
+
+class _Registry(CollectorRegistry):
+    """Ours: named `gateway_*`, described in `_HELP`, and without the `_created` series nobody asks for."""
+
+    def histogram(self, name: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        return Histogram(f"gateway_{name}", _HELP[name], labels, buckets=buckets, registry=self)
+
+    def counter(self, name: str, *labels: str) -> Counter:
+        return Counter(f"gateway_{name}", _HELP[name], labels, registry=self)
+
+    def gauge(self, name: str, *labels: str) -> Gauge:
+        return Gauge(f"gateway_{name}", _HELP[name], labels, registry=self)
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in super().collect():
+            metric.samples = [one for one in metric.samples if not one.name.endswith("_created")]
+            yield metric
+
+
+def _open_ended(text: bytes) -> bytes:
+    """Return a text that another can follow: `# EOF`, which ends OpenMetrics, is taken off."""
+    body = text.rstrip()
+    if body == _END_OF_OPENMETRICS or body.endswith(b"\n" + _END_OF_OPENMETRICS):
+        text = body.removesuffix(_END_OF_OPENMETRICS)
+    return text if not text or text.endswith(b"\n") else text + b"\n"

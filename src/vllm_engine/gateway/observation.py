@@ -1,0 +1,43 @@
+"""Counts and logs every request at its end, and answers `/metrics`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import aiohttp
+
+from vllm_engine.gateway.access import log_access
+from vllm_engine.gateway.metrics import GatewayMetrics
+from vllm_engine.gateway.record import RequestRecord
+
+_SCRAPE_SECONDS = 5.0
+
+
+class Observation:
+    """Both observers in one: metrics and the access log."""
+
+    def __init__(self, metrics: GatewayMetrics, socket: Path) -> None:
+        self._metrics = metrics
+        self._socket = str(socket)
+
+    def finished(self, record: RequestRecord) -> None:
+        """Count and log a request that has ended."""
+        self._metrics.observe(record)
+        log_access(record)
+
+    async def render(self) -> bytes:
+        """Return vLLM's metrics as they are, then the gateway's; ours alone while vLLM is silent."""
+        return self._metrics.render(await self._engine_metrics())
+
+    async def _engine_metrics(self) -> bytes | None:
+        connector = aiohttp.UnixConnector(path=self._socket, force_close=True)
+        timeout = aiohttp.ClientTimeout(total=_SCRAPE_SECONDS)
+        headers = {"Accept": "text/plain;version=0.0.4"}
+        try:
+            async with (
+                aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+                session.get("http://engine/metrics", headers=headers) as response,
+            ):
+                return await response.read() if response.status == 200 else None
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return None

@@ -1,0 +1,66 @@
+"""The FastAPI application for what the gateway answers itself."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from vllm_engine import __version__
+from vllm_engine.engine.state import StatusReader
+from vllm_engine.errors import error_body
+from vllm_engine.gateway import probes
+from vllm_engine.gateway.metrics import CONTENT_TYPE
+
+METRICS_PATHS = frozenset(("/metrics", "/v1/metrics"))
+
+
+def own_app(
+    status: StatusReader,
+    build: probes.Build,
+    render_metrics: Callable[[], Awaitable[bytes]],
+    *,
+    on_start: Callable[[], None] = lambda: None,
+    on_stop: Callable[[], None] = lambda: None,
+) -> FastAPI:
+    """Return the application that answers probes, `/version` and 404."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        on_start()
+        yield
+        on_stop()
+
+    app = FastAPI(title="vllm-engine", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.router.redirect_slashes = False
+    app.state.status = status
+    app.state.build = build
+    app.include_router(probes.router)
+    for path in sorted(METRICS_PATHS):
+        app.add_api_route(path, _metrics_endpoint(render_metrics), include_in_schema=path == "/metrics")
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _http_error)
+    return app
+
+
+def _metrics_endpoint(render: Callable[[], Awaitable[bytes]]) -> Callable[[], Awaitable[Response]]:
+    async def metrics() -> Response:
+        """Return vLLM's metrics unchanged, then the gateway's own."""
+        return Response(await render(), media_type=CONTENT_TYPE)
+
+    return metrics
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    status = error.status_code if isinstance(error, HTTPException) else 400
+    if status == HTTPStatus.NOT_FOUND:
+        message, kind = f"No such route: {request.method} {request.url.path}", "NotFoundError"
+    else:
+        message, kind = HTTPStatus(status).phrase, "BadRequestError"
+    headers = dict(getattr(error, "headers", None) or {})
+    return JSONResponse(error_body(message, type=kind, code=status), status, headers)

@@ -1,0 +1,59 @@
+"""What is known of one request: filled in along the data path, read once at its end."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """Why a request ended; the label of `gateway_requests_total` and a field of the access log."""
+
+    COMPLETE = "complete"
+    """The engine's whole answer was passed on, whatever its status."""
+    CLIENT_GONE = "client_gone"
+    """The client left first; the engine was told to stop."""
+    UPSTREAM_BROKEN = "upstream_broken"
+    """The engine broke off: the client got a 502, an SSE error event, or a cut connection."""
+    REJECTED = "rejected"
+    """The gateway answered instead of the engine; `reason` says why."""
+    FAILED = "failed"
+    """A defect of ours: the client got a 500 or a cut connection."""
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """One request on its way; times are `time.monotonic` seconds, the rest seconds and bytes."""
+
+    request_id: str
+    method: str
+    path: str
+    route: str = "unmatched"
+    """The allow-list's own name of the route, such as `/v1/responses/{id}`: safe as a metric label."""
+    key: str | None = None
+    """The API key's name, never the key; None where no keys are set."""
+    reason: str | None = None
+    """Why it was rejected: unknown_route, method, unauthorized, not_ready, saturated, queue_timeout, ..."""
+    status: int = 0
+    outcome: Outcome = Outcome.COMPLETE
+    received: float = field(default_factory=time.monotonic)
+    queue_seconds: float = 0.0
+    first_byte: float | None = None
+    """When the first byte of the answer's body came from the engine."""
+    ended: float = 0.0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    is_stream: bool = False
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+    @property
+    def ttft_seconds(self) -> float | None:
+        """Seconds from the request to the first byte of the engine's answer."""
+        return None if self.first_byte is None else self.first_byte - self.received
+
+    @property
+    def duration_seconds(self) -> float:
+        """Seconds from the request to its end."""
+        return self.ended - self.received

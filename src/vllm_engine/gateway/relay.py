@@ -1,0 +1,223 @@
+"""One answer on its way from the engine to a client; a streamed chunk costs no task switch."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+from starlette.types import Send
+
+from vllm_engine.errors import error_body
+from vllm_engine.gateway.connection import Lane
+from vllm_engine.gateway.record import Outcome, RequestRecord
+from vllm_engine.gateway.upstream import UpstreamConnection, UpstreamError
+from vllm_engine.gateway.usage import UsageReader
+
+KEEP_ALIVE = b": keep-alive\n\n"
+_EVENT_STREAM_HEAD = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+_MAX_HELD = 262_144
+"""Bytes of an answer that may wait here for the client before the engine's connection is paused."""
+
+
+class Relay:
+    """Takes one answer from an `UpstreamConnection`, and the client's pace from its `Lane`."""
+
+    def __init__(self, lane: Lane, send: Send, record: RequestRecord) -> None:
+        self._lane = lane
+        self._send = send
+        self._record = record
+        self._connection: UpstreamConnection | None = None
+        self._changed = asyncio.Event()
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._ended = False
+        self._live = False
+        self._opened_early = False
+        self._last = b""
+        self._active = False
+        self.status: int | None = None
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.error: UpstreamError | None = None
+        self.usage = UsageReader()
+
+    @property
+    def is_event_stream(self) -> bool:
+        """Whether the answer is one."""
+        return any(
+            name == b"content-type" and value.startswith(b"text/event-stream") for name, value in self.headers
+        )
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything has come from the engine: then it must not be asked a second time."""
+        return self.status is not None
+
+    def attach(self, connection: UpstreamConnection) -> None:
+        """Take the answer from this connection."""
+        self._connection = connection
+        self.error = None
+
+    # Called by the upstream connection.
+    def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:  # noqa: D102
+        self.status, self.headers = status, headers
+        self._changed.set()
+
+    def on_data(self, data: bytes) -> None:  # noqa: D102
+        record = self._record
+        if record.first_byte is None:
+            record.first_byte = time.monotonic()
+        record.bytes_out += len(data)
+        self.usage.feed(data)
+        self._active = True
+        self._last = data
+        if self._live:
+            self._lane.write_chunk(data)
+            return
+        self._held.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes > _MAX_HELD:
+            self.pause()
+        self._changed.set()
+
+    def on_end(self) -> None:  # noqa: D102
+        self._ended = True
+        self._connection = None
+        self._changed.set()
+
+    def on_broken(self, error: UpstreamError) -> None:  # noqa: D102
+        self.error = error
+        self._connection = None
+        self._changed.set()
+
+    # Called by the client's lane.
+    def pause(self) -> None:
+        """Stop reading from the engine: the client does not keep up."""
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._connection is not None:
+            self._connection.resume()
+
+    def abort(self) -> None:
+        """Give the engine's answer up; it stops generating."""
+        self._live = False
+        if self._connection is not None:
+            self._connection.abort()
+            self._connection = None
+
+    async def until_head(self) -> None:
+        """Wait until the engine's status is known or the connection has broken."""
+        while self.status is None and self.error is None:
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def pass_on(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """Send the answer: its status, these headers, and its body as it comes.
+
+        Raises:
+            UpstreamError: the engine broke off in a body that cannot say so.
+        """
+        assert self.status is not None  # noqa: S101 - until_head has returned
+        self._record.status = self.status
+        await self._send({"type": "http.response.start", "status": self.status, "headers": headers})
+        if any(name == b"content-length" for name, _ in headers):
+            await self._copy()
+        else:
+            await self._stream()
+
+    async def open_event_stream(self, identity: tuple[bytes, bytes]) -> None:
+        """Begin an event stream before the engine has answered, so that nobody gives up waiting."""
+        self._record.status = 200
+        self._opened_early = True
+        headers = [*_EVENT_STREAM_HEAD, identity]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        self._lane.write_chunk(KEEP_ALIVE)
+        self._last = KEEP_ALIVE
+
+    async def continue_event_stream(self) -> None:
+        """Go on with a stream that `open_event_stream` began, whatever the engine has answered."""
+        if self.error is None and self.status == 200:
+            await self._stream()
+            return
+        while not self._ended and self.error is None:
+            self._changed.clear()
+            await self._changed.wait()
+        self._opened_early = False
+        await self._finish_stream(_as_event(b"".join(self._held)))
+
+    def tick(self) -> None:
+        """Send a keep-alive comment if nothing was sent since the last tick; called by a timer."""
+        if (
+            (self._live or self._opened_early)
+            and not self._active
+            and self._last.endswith((b"\n\n", b"\r\n\r\n"))
+        ):
+            self._lane.write_chunk(KEEP_ALIVE)
+        self._active = False
+
+    async def _stream(self) -> None:
+        # From here on `on_data` writes to the client itself.
+        self._opened_early = False
+        for data in self._held:
+            self._lane.write_chunk(data)
+        self._held.clear()
+        self._live = True
+        self._lane.set_stream(self)
+        try:
+            while not self._ended and self.error is None:
+                self._changed.clear()
+                await self._changed.wait()
+        finally:
+            self._live = False
+            self._lane.set_stream(None)
+        if self.error is None:
+            await self._send({"type": "http.response.body", "body": b""})
+            return
+        self._record.outcome = Outcome.UPSTREAM_BROKEN
+        if not (self.is_event_stream or self._record.is_stream):
+            raise self.error
+        await self._finish_stream(_broken_event(self._last))
+
+    async def _finish_stream(self, event: bytes) -> None:
+        # No [DONE] follows: a client must be able to tell a broken stream from a whole one.
+        await self._send({"type": "http.response.body", "body": event})
+
+    async def _copy(self) -> None:
+        while True:
+            pieces, self._held = self._held, []
+            self._held_bytes = 0
+            ended, error = self._ended, self.error
+            if pieces or ended:
+                self.resume()
+                more = not ended
+                await self._send({"type": "http.response.body", "body": b"".join(pieces), "more_body": more})
+            if ended:
+                return
+            if error is not None:
+                self._record.outcome = Outcome.UPSTREAM_BROKEN
+                raise error
+            self._changed.clear()
+            await self._changed.wait()
+
+
+def _broken_event(last: bytes) -> bytes:
+    body = error_body("The engine broke off this stream", type="upstream_error", code=502)
+    # An event that was cut short must end before ours can begin.
+    gap = b"" if not last or last.endswith(b"\n\n") else b"\n\n"
+    return gap + b"data: " + json.dumps(body).encode() + b"\n\n"
+
+
+def _as_event(answer: bytes) -> bytes:
+    """Return the engine's late refusal as an event: the status line has gone out already."""
+    try:
+        body = json.dumps(json.loads(answer))
+    except ValueError:
+        body = json.dumps(error_body("The engine broke off this stream", type="upstream_error", code=502))
+    return b"data: " + body.encode() + b"\n\n"

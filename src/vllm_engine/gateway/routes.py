@@ -1,0 +1,151 @@
+"""The allow-list: which requests may reach the engine, by the exact bytes of their path.
+
+vLLM listens to far more than inference: adapters are loaded and unloaded, the model is put to sleep,
+caches are dropped, engines are scaled; and its own `--api-key` leaves `/invocations`, `/tokenize` and
+everything else outside `/v1`, `/v2`, `/inference` and `/cohere` open. So a path passes only if it is
+named here or in `EXTRA_ROUTES`.
+
+Nothing is decoded, folded or tidied before matching. RFC 3986, section 6.2.2, lets two programs
+normalise one path differently (`//`, `/./`, `%2F`, a trailing slash), and every such difference is a
+way around a list. No path that matches holds a `%`, so decoding it changes nothing either: the bytes
+that were matched are the bytes to send on, and there is no second spelling for the engine to disagree
+about.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+_ID = "{id}"
+_ID_PATTERN = rb"[A-Za-z0-9_-]{1,128}"
+"""vLLM makes `resp_` and 16 hexadecimal digits; a client may choose another with `request_id`."""
+
+_GET = frozenset({"GET"})
+_POST = frozenset({"POST"})
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_METHODS_OF_A_BARE_PATH = _GET | _POST
+"""Every route of vLLM 0.32 and 0.33 answers one of these two or both."""
+
+_PATH = re.compile(r"(/[A-Za-z0-9._~:-]+)+")
+_WANTED_PATH = (
+    "a path like /v1/name: no trailing slash, query, percent escape or placeholder, no segment . or .."
+)
+_WANTED_METHOD = f"METHOD /path or /path, with METHOD one of {', '.join(sorted(_METHODS))}"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One named route: its path, `{id}` standing for an id, and the methods that pass."""
+
+    template: str
+    methods: frozenset[str]
+
+
+class ExtraRouteError(ValueError):
+    """An entry of `EXTRA_ROUTES` is not a route; carries the entry and what was wanted instead."""
+
+    def __init__(self, entry: str, wanted: str) -> None:
+        self.entry = entry
+        self.wanted = wanted
+        super().__init__(f"{entry!r}: wanted {wanted}")
+
+
+ROUTES = (
+    Route("/v1/chat/completions", _POST),
+    Route("/v1/completions", _POST),
+    Route("/v1/responses", _POST),
+    Route("/v1/responses/{id}", _GET),
+    Route("/v1/responses/{id}/cancel", _POST),
+    Route("/v1/messages", _POST),
+    Route("/v1/messages/count_tokens", _POST),
+    Route("/v1/models", _GET),
+    Route("/tokenize", _POST),
+    Route("/detokenize", _POST),
+    # The engine registers these by what its model can do, and answers 404 for the others.
+    Route("/v1/embeddings", _POST),
+    Route("/v2/embed", _POST),
+    Route("/v1/score", _POST),
+    Route("/score", _POST),
+    Route("/v1/rerank", _POST),
+    Route("/v2/rerank", _POST),
+    Route("/rerank", _POST),
+    Route("/classify", _POST),
+    Route("/pooling", _POST),
+    Route("/v1/audio/transcriptions", _POST),
+    Route("/v1/audio/translations", _POST),
+)
+"""Inference and what SDKs ask beside it, with the methods that vLLM answers: it has neither HEAD nor
+DELETE, nor `/v1/models/{model}`. Left out on purpose: `/v1/chat/completions/batch`, many requests that
+admission would count as one."""
+
+
+class RouteTable:
+    """Finds the route that a path names, exactly."""
+
+    def __init__(self, extra: Sequence[Route] = ()) -> None:
+        routes = _merged((*ROUTES, *extra))
+        self._exact = {route.template.encode(): route for route in routes if _ID not in route.template}
+        self._patterns = tuple((_pattern(route), route) for route in routes if _ID in route.template)
+
+    def match(self, raw_path: bytes) -> Route | None:
+        """Return the route whose spelling `raw_path` is byte for byte, or None.
+
+        The caller checks the method, and sends on `raw_path` itself.
+
+        Args:
+            raw_path: the request target's path as it came, undecoded, without the query
+                (ASGI's `raw_path`).
+        """
+        route = self._exact.get(raw_path)
+        if route is not None:
+            return route
+        for pattern, candidate in self._patterns:
+            if pattern.fullmatch(raw_path):
+                return candidate
+        return None
+
+
+def parse_extra_routes(text: str) -> tuple[Route, ...]:
+    """Read `EXTRA_ROUTES`: `METHOD /path` or `/path` (GET and POST), separated by commas or spaces.
+
+    Paths are literal: a placeholder could let a route pass that nobody named.
+
+    Raises:
+        ExtraRouteError: an entry has no path, an unknown method, or a path that is more than
+            plain segments.
+    """
+    routes: list[Route] = []
+    for part in text.split(","):
+        words = iter(part.split())
+        for word in words:
+            if word.startswith("/"):
+                routes.append(_extra(word, word, _METHODS_OF_A_BARE_PATH))
+            else:
+                path = next(words, "")
+                entry = f"{word} {path}".strip()
+                if word.upper() not in _METHODS:
+                    raise ExtraRouteError(entry, _WANTED_METHOD)
+                routes.append(_extra(entry, path, frozenset({word.upper()})))
+    return _merged(routes)
+
+
+def _extra(entry: str, path: str, methods: frozenset[str]) -> Route:
+    if not path.startswith("/"):
+        raise ExtraRouteError(entry, _WANTED_METHOD)
+    if not _PATH.fullmatch(path) or {".", ".."} & set(path.split("/")):
+        raise ExtraRouteError(entry, _WANTED_PATH)
+    return Route(path, methods)
+
+
+def _merged(routes: Iterable[Route]) -> tuple[Route, ...]:
+    methods: dict[str, frozenset[str]] = {}
+    for route in routes:
+        methods[route.template] = methods.get(route.template, frozenset()) | route.methods
+    return tuple(Route(template, allowed) for template, allowed in methods.items())
+
+
+def _pattern(route: Route) -> re.Pattern[bytes]:
+    parts = route.template.encode().split(_ID.encode())
+    return re.compile(_ID_PATTERN.join(re.escape(part) for part in parts))

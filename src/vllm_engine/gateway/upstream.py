@@ -1,0 +1,237 @@
+"""Connections to the engine: HTTP/1.1 over its Unix socket, one exchange at a time, kept for reuse.
+
+Own code where a client library would do, because this is the data path: a library's client wakes a task
+for every chunk, and that costs more than the rest of the gateway together (docs/benchmarks.md). The parsing
+is llhttp's, by httptools.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Protocol, cast
+
+import httptools
+
+POOL_KEEP_ALIVE_SECONDS = 60.0
+"""Idle connections are closed by us, long before vLLM would close them (see `engine.command`)."""
+
+MAX_IDLE = 256
+_CONNECT_SECONDS = 10.0
+
+
+class UpstreamError(Exception):
+    """The engine could not be reached, or broke off."""
+
+
+class ResponseSink(Protocol):
+    """Takes an answer as it comes, called from the event loop; must not block or raise."""
+
+    def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """The status line and all headers are here."""
+
+    def on_data(self, data: bytes) -> None:
+        """A piece of the body is here, freed of its transfer coding; everything that came at once."""
+
+    def on_end(self) -> None:
+        """The answer is complete."""
+
+    def on_broken(self, error: UpstreamError) -> None:
+        """The connection ended before the answer did."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection; `start` begins an exchange, its sink hears of everything else."""
+
+    def __init__(self, pool: Upstream) -> None:
+        self._pool = pool
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._sink: ResponseSink | None = None
+        self._is_head_request = False
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._pieces: list[bytes] = []
+        self._complete = False
+        self._ends_with_connection = False
+        self._is_spoilt = False
+        self.reused = False
+        self.closed = False
+        self.expiry: asyncio.TimerHandle | None = None
+
+    def start(self, head: bytes, body: bytes, sink: ResponseSink, *, is_head_request: bool = False) -> None:
+        """Send one request; the answer goes to `sink`.
+
+        Args:
+            head: request line and headers, with the empty line.
+            body: the whole body.
+            sink: told of the answer.
+            is_head_request: a HEAD's answer has no body whatever its headers say (RFC 9110, 9.3.2).
+        """
+        assert self._transport is not None  # noqa: S101 - the pool hands out connected ones only
+        self._sink = sink
+        self._is_head_request = is_head_request
+        self._transport.write(head + body if len(body) < 65_536 else head)
+        if len(body) >= 65_536:
+            self._transport.write(body)
+
+    def pause(self) -> None:
+        """Read no more for now: the client is slower than the engine."""
+        if self._transport is not None and not self.closed:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._transport is not None and not self.closed:
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """End the exchange now; the closed connection tells vLLM to stop generating."""
+        self._sink = None
+        self.closed = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close(self) -> None:
+        """Close an idle connection."""
+        self.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the event loop."""
+        # uvloop's transports are no subclass of asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the event loop."""
+        if self._sink is None:
+            self.abort()  # nobody asked: what comes now must not become the next request's answer
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._is_spoilt = True
+            if not self._complete:
+                self._broken(UpstreamError(f"the engine's answer is no HTTP: {error}"))
+                return
+        sink = self._sink
+        if self._pieces and sink is not None:
+            pieces, self._pieces = self._pieces, []
+            sink.on_data(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        if self._complete:
+            self._finish()
+
+    def eof_received(self) -> bool:
+        """Called by the event loop."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the event loop."""
+        self.closed = True
+        self._pool.forget(self)
+        if self._ends_with_connection and exc is None:
+            self._finish()
+            return
+        self._broken(UpstreamError(f"the engine closed the connection{f' ({exc})' if exc else ''}"))
+
+    # Called by the parser.
+    def on_message_begin(self) -> None:  # noqa: D102
+        # A second message in one exchange is nobody's.
+        self._is_spoilt = self._is_spoilt or self._complete
+        if not self._complete:
+            self._headers = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:  # noqa: D102
+        if not self._complete:
+            self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:  # noqa: D102
+        status = self._parser.get_status_code()
+        if status >= 200 and self._sink is not None and not self._complete:
+            names = {name for name, _ in self._headers}
+            # RFC 9112, section 6.3: without either, the body ends with the connection.
+            self._ends_with_connection = not names & {b"content-length", b"transfer-encoding"}
+            self._sink.on_head(status, self._headers)
+            # The parser cannot be told that no body follows: it would wait for one.
+            self._complete = self._is_head_request
+
+    def on_body(self, body: bytes) -> None:  # noqa: D102
+        if not self._complete:
+            self._pieces.append(body)
+
+    def on_message_complete(self) -> None:  # noqa: D102
+        self._complete = self._complete or self._parser.get_status_code() >= 200
+
+    def _finish(self) -> None:
+        sink, self._sink = self._sink, None
+        reusable = not (self._is_head_request or self._is_spoilt or self.closed)
+        reusable = reusable and self._parser.should_keep_alive()
+        self._complete = False
+        self._ends_with_connection = False
+        if sink is not None:
+            sink.on_end()
+        if reusable:
+            self._pool.give_back(self)
+        else:
+            self.abort()
+
+    def _broken(self, error: UpstreamError) -> None:
+        sink, self._sink = self._sink, None
+        self.abort()
+        if sink is not None:
+            sink.on_broken(error)
+
+
+class Upstream:
+    """The engine's socket, with a pool of idle connections to it."""
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = str(socket)
+        self._idle: list[UpstreamConnection] = []
+
+    async def connect(self, *, fresh: bool = False) -> UpstreamConnection:
+        """Return a connection: an idle one, or a new one.
+
+        Raises:
+            UpstreamError: the engine does not take connections.
+        """
+        while self._idle and not fresh:
+            connection = self._idle.pop()
+            if connection.expiry is not None:
+                connection.expiry.cancel()
+            if not connection.closed:
+                connection.reused = True
+                return connection
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                _, connection = await loop.create_unix_connection(
+                    lambda: UpstreamConnection(self), self._socket
+                )
+        except OSError as error:  # TimeoutError is one
+            raise UpstreamError(f"the engine does not take connections ({error!r})") from error
+        return connection
+
+    def give_back(self, connection: UpstreamConnection) -> None:
+        """Keep a connection for the next exchange."""
+        if len(self._idle) >= MAX_IDLE:
+            connection.close()
+            return
+        self._idle.append(connection)
+        loop = asyncio.get_running_loop()
+        connection.expiry = loop.call_later(POOL_KEEP_ALIVE_SECONDS, self._expire, connection)
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        """Drop a connection that has been closed."""
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def close(self) -> None:
+        """Close every idle connection."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.expiry is not None:
+                connection.expiry.cancel()
+            connection.close()
+
+    def _expire(self, connection: UpstreamConnection) -> None:
+        self.forget(connection)
+        connection.close()
