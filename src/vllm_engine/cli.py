@@ -18,6 +18,8 @@ from rich.console import Console
 
 from vllm_engine import __version__
 from vllm_engine.ask import QUESTION
+from vllm_engine.bench.plan import Plan
+from vllm_engine.bench.run import parse_slos, run_bench
 from vllm_engine.engine.flags import mask
 from vllm_engine.errors import ExitCode, VllmEngineError
 from vllm_engine.log import ENGINE_LOGGER, configure_logging
@@ -73,6 +75,45 @@ def settings_command(as_json: bool) -> None:
         width = max(len(row.key) for row in rows)
         for row in rows:
             print(f"{row.key:<{width}}  {row.value or '-':<42}  {row.source}")
+
+
+@main.command("bench")
+@click.argument("base_url")
+@click.option("--model", default="", help="Model to ask for. Default: the first the server lists.")
+@click.option("--requests", type=click.IntRange(1), default=256, show_default=True, help="How many to send.")
+@click.option("--concurrency", type=click.IntRange(1), default=16, show_default=True, help="Kept in flight.")
+@click.option(
+    "--rate", type=click.FloatRange(0, min_open=True), help="Requests per second, by the clock instead."
+)
+@click.option("--max-tokens", type=click.IntRange(1), default=128, show_default=True, help="Of each answer.")
+@click.option("--slo", "slos", multiple=True, help="For goodput, in milliseconds: ttft:500. May be repeated.")
+@click.option("--api-key", envvar="BENCH_API_KEY", help="Sent as a bearer key; better by BENCH_API_KEY.")
+@click.option("--rows", type=click.Path(path_type=Path), help="Append one JSON object per request here.")
+def bench_command(
+    base_url: str,
+    model: str,
+    requests: int,
+    concurrency: int,
+    rate: float | None,
+    max_tokens: int,
+    slos: tuple[str, ...],
+    api_key: str | None,
+    rows: Path | None,
+) -> None:
+    """Measure any OpenAI-compatible server: TTFT, ITL, TPOT, E2EL, tokens per second, goodput."""
+    with _ending():
+        plan = Plan(
+            base_url=base_url,
+            model=model,
+            requests=requests,
+            concurrency=concurrency,
+            rate=rate,
+            max_tokens=max_tokens,
+            headers={"authorization": f"Bearer {api_key}"} if api_key else {},
+            slos_ms=parse_slos(slos),
+        )
+        _, text = run_bench(plan, rows)
+        print(text)
 
 
 def _print_command(settings: Settings, environment: Environment, preflight: Preflight) -> None:

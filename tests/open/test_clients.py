@@ -13,7 +13,7 @@ import anthropic
 import pytest
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionToolParam
-from tests.client_tools import node_modules, python_with, run_script
+from tests.open.client_tools import node_modules, python_with, run_script
 from tests.e2e.conftest import CACHE_DIR, MODEL, Served
 
 pytestmark = pytest.mark.e2e

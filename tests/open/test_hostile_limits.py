@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 import pytest
 from tests.fake_engine import change_scenario, scenario_of
 from tests.hostile import CHAT, MAX_BODY_BYTES, MAX_CONNECTIONS, TIMEOUT_SECONDS, Watched, watched_program
-from tests.integration.test_hostile import AMBIGUOUS, OTHER_PROTOCOLS
+from tests.hostile_cases import AMBIGUOUS, OTHER_PROTOCOLS
 from tests.program import until
 from tests.raw_http import ClosedError, Wire, chunk, post_json, request, within
 
