@@ -47,6 +47,9 @@ class Bench:
         self.unavailable: dict[str, str] = {}
         self.versions: dict[str, str] = {}
         self._programs: dict[str, Path] = {}
+        for earlier in options.add:
+            lines = (earlier / "legs.jsonl").read_text().splitlines()
+            self.legs += [Leg(**json.loads(line)) for line in lines]
         self._cores = frozenset(os.sched_getaffinity(0))
 
     def install(self) -> None:
@@ -71,7 +74,7 @@ class Bench:
                 run_load(warm)
             for number in range(rounds):
                 for target in targets if number % 2 == 0 else reversed(targets):
-                    self._keep(self._measure(scenario, target, number))
+                    self._keep(scenario, target, self._measure(scenario, target, number))
 
     def _measure(self, scenario: Scenario, target: Running, number: int) -> Leg:
         """Measure while the machine is quiet; of disturbed attempts the least disturbed counts."""
@@ -142,7 +145,11 @@ class Bench:
         self.unavailable[name] = str(error)
         print(f"{name}: {error}", file=sys.stderr)
 
-    def _keep(self, leg: Leg) -> None:
+    def _keep(self, scenario: Scenario, target: Running, leg: Leg) -> None:
+        if target.process is not None and target.process.poll() is not None:
+            status = target.process.returncode
+            self._give_up(target.name, Unavailable(f"ended with {status} in scenario {scenario.name}"))
+            return
         self.legs.append(leg)
         with (self._folder / "legs.jsonl").open("a") as out:
             out.write(json.dumps(dataclasses.asdict(leg)) + "\n")
@@ -181,6 +188,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="instead of each scenario's own number")
     parser.add_argument(
         "--patience", type=int, default=3, help="how often to try a leg that other programs disturb"
+    )
+    parser.add_argument(
+        "--add", action="append", type=Path, default=[], help="an earlier run's results, into the same tables"
     )
     parser.add_argument("--cache", type=Path, default=HERE.parent / ".cache/bench")
     parser.add_argument("--document", type=Path, default=HERE.parent / "docs/benchmarks.md")

@@ -150,7 +150,7 @@ def test_client_gone(served: Served, stream: bool) -> None:
         if stream:
             with client.stream("POST", "/v1/chat/completions", json=body) as answer:
                 next(answer.iter_lines())
-                until(lambda: running_requests(served) == 1, "the request at the engine", 2.5)
+                until(lambda: running_requests(served) == 1, "the request at the engine", 20)
         else:
             with pytest.raises(httpx2.ReadTimeout):
                 client.post("/v1/chat/completions", json=body)

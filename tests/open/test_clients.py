@@ -12,60 +12,50 @@ from typing import Any
 import anthropic
 import pytest
 from openai import AsyncOpenAI, OpenAI
-from openai.types.chat import ChatCompletionToolParam
-from tests.open.client_tools import node_modules, python_with, run_script
 from tests.e2e.conftest import CACHE_DIR, MODEL, Served
+from tests.open.client_tools import node_modules, python_with, run_script
 
 pytestmark = pytest.mark.e2e
 
 QUESTION = "What is the capital of France?"
-WEATHER: ChatCompletionToolParam = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "description": "Tell the weather of a city",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string", "enum": ["Paris", "Rome"]}},
-            "required": ["city"],
-            "additionalProperties": False,
-        },
+SCHEMA: dict[str, Any] = {
+    "name": "place",
+    "schema": {
+        "type": "object",
+        "properties": {"city": {"type": "string", "enum": ["Paris", "Rome"]}},
+        "required": ["city"],
+        "additionalProperties": False,
     },
 }
+"""What a small model can be held to: it is too small to call tools."""
 
 
 def settings(served: Served) -> dict[str, str]:
     """Return what a client's script is told by its environment."""
-    return {"BASE_URL": served.program.url, "MODEL": MODEL, "WEATHER": json.dumps(WEATHER)}
+    return {"BASE_URL": served.program.url, "MODEL": MODEL, "SCHEMA": json.dumps(SCHEMA)}
 
 
 def assert_answered(said: dict[str, Any]) -> None:
-    """A chat and a stream named Paris, and a forced call named the tool and a city."""
+    """A chat and a stream named Paris, and an answer held to a schema named a city."""
     assert "Paris" in said["chat"], said
     assert "Paris" in said["stream"], said
     assert said["pieces"] > 3, said
-    if "tool" in said:
-        assert said["tool"] == "weather", said
-        assert said["arguments"]["city"] in ("Paris", "Rome"), said
+    assert said["held"]["city"] in ("Paris", "Rome"), said
 
 
-def test_openai_tools(client: OpenAI) -> None:
-    """The OpenAI SDK gets a forced tool call, whole and in a stream."""
-    choice: Any = {"type": "function", "function": {"name": "weather"}}
-    ask: dict[str, Any] = {
+def test_openai_schema(client: OpenAI) -> None:
+    """The OpenAI SDK gets an answer held to a schema, whole and in a stream."""
+    ask: Any = {
         "model": MODEL,
-        "messages": [{"role": "user", "content": "Weather in Paris?"}],
-        "tools": [WEATHER],
-        "tool_choice": choice,
+        "messages": [{"role": "user", "content": QUESTION}],
+        "response_format": {"type": "json_schema", "json_schema": SCHEMA},
         "temperature": 0,
         "max_tokens": 48,
     }
-    (call,) = client.chat.completions.create(**ask).choices[0].message.tool_calls or []
-    assert call.type == "function"
-    assert json.loads(call.function.arguments)["city"] in ("Paris", "Rome")
+    whole = client.chat.completions.create(**ask).choices[0].message.content or ""
+    assert json.loads(whole)["city"] in ("Paris", "Rome")
     with client.chat.completions.stream(**ask) as stream:
-        (streamed,) = stream.get_final_completion().choices[0].message.tool_calls or []
-    assert streamed.function.arguments == call.function.arguments
+        assert stream.get_final_completion().choices[0].message.content == whole
 
 
 def test_openai_async(served: Served) -> None:
@@ -111,7 +101,7 @@ def test_anthropic(served: Served) -> None:
         ask: Any = {
             "model": MODEL,
             "max_tokens": 16,
-            "temperature": 0,
+            "extra_body": {"temperature": 0},
             "messages": [{"role": "user", "content": QUESTION}],
         }
         message = client.messages.create(**ask)
@@ -123,7 +113,7 @@ def test_anthropic(served: Served) -> None:
             assert stream.get_final_message().usage.output_tokens > 3
         assert "".join(pieces) == block.text
         assert len(pieces) > 3
-        del ask["max_tokens"], ask["temperature"]
+        del ask["max_tokens"], ask["extra_body"]
         assert client.messages.count_tokens(**ask).input_tokens > 5
         with pytest.raises(anthropic.NotFoundError):
             client.messages.create(model="nobody/nothing", max_tokens=1, messages=ask["messages"])
@@ -136,10 +126,12 @@ from langchain_openai import ChatOpenAI
 chat = ChatOpenAI(base_url=os.environ["BASE_URL"] + "/v1", api_key="none", model=os.environ["MODEL"],
                   temperature=0, max_tokens=48, max_retries=0)
 pieces = [chunk.content for chunk in chat.stream("What is the capital of France?")]
-(call,) = chat.bind_tools([json.loads(os.environ["WEATHER"])], tool_choice="weather").invoke("Weather?").tool_calls
+schema = json.loads(os.environ["SCHEMA"])
+held = chat.with_structured_output(schema["schema"] | {"title": schema["name"]}, method="json_schema")
 print(json.dumps({
     "chat": chat.invoke("What is the capital of France?").content,
-    "stream": "".join(pieces), "pieces": len(pieces), "tool": call["name"], "arguments": call["args"],
+    "stream": "".join(pieces), "pieces": len(pieces),
+    "held": held.invoke("What is the capital of France?"),
 }))
 """
 LITELLM = """
@@ -153,12 +145,11 @@ question = [{"role": "user", "content": "What is the capital of France?"}]
 chat = litellm.completion(messages=question, **ask)
 chunks = litellm.completion(messages=question, stream=True, **ask)
 pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
-forced = {"type": "function", "function": {"name": "weather"}}
-tools = litellm.completion(messages=question, tools=[json.loads(os.environ["WEATHER"])], tool_choice=forced, **ask)
-(call,) = tools.choices[0].message.tool_calls
+held = {"type": "json_schema", "json_schema": json.loads(os.environ["SCHEMA"])}
+answer = litellm.completion(messages=question, response_format=held, **ask)
 print(json.dumps({
     "chat": chat.choices[0].message.content, "stream": "".join(pieces), "pieces": len(pieces),
-    "tool": call.function.name, "arguments": json.loads(call.function.arguments),
+    "held": json.loads(answer.choices[0].message.content),
 }))
 """
 JAVASCRIPT = """
@@ -173,37 +164,34 @@ const messages = [{ role: "user", content: "What is the capital of France?" }];
   for await (const chunk of await client.chat.completions.create({ ...ask, messages, stream: true })) {
     if (chunk.choices.length) pieces.push(chunk.choices[0].delta.content ?? "");
   }
-  const forced = { type: "function", function: { name: "weather" } };
-  const tools = await client.chat.completions.create({
-    ...ask, messages, tools: [JSON.parse(env.WEATHER)], tool_choice: forced,
-  });
-  const call = tools.choices[0].message.tool_calls[0].function;
+  const response_format = { type: "json_schema", json_schema: JSON.parse(env.SCHEMA) };
+  const held = await client.chat.completions.create({ ...ask, messages, response_format });
   const models = await client.models.list();
   if (models.data[0].id !== env.MODEL) throw new Error(JSON.stringify(models.data));
   const refused = await client.chat.completions.create({ ...ask, messages, temperature: -1 }).catch((e) => e);
   if (refused.status !== 400) throw refused;
   console.log(JSON.stringify({
     chat: chat.choices[0].message.content, stream: pieces.join(""), pieces: pieces.length,
-    tool: call.name, arguments: JSON.parse(call.arguments),
+    held: JSON.parse(held.choices[0].message.content),
   }));
 })();
 """
 
 
 def test_langchain(served: Served, tmp_path: Path) -> None:
-    """LangChain's ChatOpenAI: a chat, a stream and a bound tool."""
+    """LangChain's ChatOpenAI: a chat, a stream and a structured answer."""
     python = python_with("langchain", CACHE_DIR)
     assert_answered(json.loads(run_script([str(python)], LANGCHAIN, tmp_path, **settings(served))))
 
 
 def test_litellm(served: Served, tmp_path: Path) -> None:
-    """LiteLLM with its `hosted_vllm` provider: a chat, a stream and a tool."""
+    """LiteLLM with its `hosted_vllm` provider: a chat, a stream and a schema."""
     python = python_with("litellm", CACHE_DIR)
     assert_answered(json.loads(run_script([str(python)], LITELLM, tmp_path, **settings(served))))
 
 
 def test_javascript(served: Served, tmp_path: Path) -> None:
-    """The OpenAI SDK for JavaScript under Node.js: a chat, a stream, a tool, models and an error."""
+    """The OpenAI SDK for JavaScript under Node.js: a chat, a stream, a schema, models and an error."""
     modules = node_modules(CACHE_DIR)
     said = run_script(["node"], JAVASCRIPT, tmp_path, NODE_PATH=str(modules), **settings(served))
     assert_answered(json.loads(said))
