@@ -66,7 +66,9 @@ def run_preflight(settings: Settings, environment: Environment, prefix: Path) ->
             "no GPU is visible, and this vLLM needs one; give the container its GPUs "
             "(docker run --gpus all) or use the CPU build"
         )
-    return Preflight(installation, device, checked.argv, checked.variables, checked.warnings)
+    return Preflight(
+        installation, device, checked.argv, checked.variables, (*_doubts(settings), *checked.warnings)
+    )
 
 
 def check_cache_dir(cache_dir: Path) -> list[Problem]:
@@ -92,11 +94,23 @@ def _check_model_name(settings: Settings) -> list[Problem]:
     return []
 
 
-def _check_frontend(settings: Settings, installation: Installation) -> list[Problem]:
-    if settings.engine_frontend == "rust" and installation.rust_frontend is None:
-        remedy = "this vLLM lacks the Rust frontend's binary; run `make setup FRONTEND=rust`, or set python"
-        return [Problem("ENGINE_FRONTEND", "rust", remedy)]
+def _doubts(settings: Settings) -> list[str]:
+    if settings.engine_frontend == "rust":
+        return ["ENGINE_FRONTEND=rust is experimental: no n > 1, no /v1/responses, no /v1/messages"]
     return []
+
+
+def _check_frontend(settings: Settings, installation: Installation) -> list[Problem]:
+    if settings.engine_frontend != "rust":
+        return []
+    problems = []
+    if installation.rust_frontend is None:
+        remedy = "this vLLM lacks the Rust frontend's binary; run `make setup FRONTEND=rust`, or set python"
+        problems.append(Problem("ENGINE_FRONTEND", "rust", remedy))
+    if settings.api_server_count not in ("auto", 1):
+        remedy = "the Rust frontend is one process; leave it unset, or set ENGINE_FRONTEND=python"
+        problems.append(Problem("API_SERVER_COUNT", str(settings.api_server_count), remedy))
+    return problems
 
 
 @dataclass(frozen=True)

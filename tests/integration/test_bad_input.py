@@ -111,6 +111,25 @@ def test_cuda_build_without_gpu(tmp_path: Path, model_folder: Path) -> None:
     assert done.stderr.splitlines()[-1].startswith("vllm-engine: no GPU is visible, and this vLLM needs one")
 
 
+def test_rust_frontend_with_api_servers(engine: Path, model_folder: Path) -> None:
+    """The Rust frontend is one process: a number of API servers is refused, not ignored."""
+    site = next(engine.parents[1].glob("lib/*/site-packages/vllm"))
+    (site / "vllm-rs").touch(mode=0o755)
+    code, line = refused(engine, model_folder, ENGINE_FRONTEND="rust", API_SERVER_COUNT="2")
+    assert (code, line.split(";")[0]) == (2, 'API_SERVER_COUNT="2": the Rust frontend is one process')
+
+
+def test_rust_frontend_warns(engine: Path, model_folder: Path) -> None:
+    """What the Rust frontend lacks is said at the start."""
+    site = next(engine.parents[1].glob("lib/*/site-packages/vllm"))
+    (site / "vllm-rs").touch(mode=0o755)
+    environ = {"ENGINE_PYTHON": str(engine), "MODEL_ID": str(model_folder), "ENGINE_FRONTEND": "rust"}
+    done = run_cli(environ, "serve", "--dry-run", cwd=engine.parents[2])
+    assert done.returncode == 0, done.stderr
+    assert "no n > 1, no /v1/responses, no /v1/messages" in done.stderr
+    assert "VLLM_USE_RUST_FRONTEND=1" in done.stdout
+
+
 def test_several_at_once(engine: Path, model_folder: Path) -> None:
     """What is wrong with flags, device and folders is reported together."""
     environ = {
