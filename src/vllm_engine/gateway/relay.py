@@ -168,7 +168,10 @@ class Relay:
         for data in self._held:
             self._lane.write_chunk(data)
         self._held.clear()
+        self._held_bytes = 0
         self._live = True
+        # What was held may have paused the engine; a client that is slow pauses it again at once.
+        self.resume()
         self._lane.set_stream(self)
         try:
             while not self._ended and self.error is None:

@@ -54,6 +54,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._complete = False
         self._ends_with_connection = False
         self._is_spoilt = False
+        self._may_be_kept = False
         self.reused = False
         self.closed = False
         self.expiry: asyncio.TimerHandle | None = None
@@ -158,14 +159,18 @@ class UpstreamConnection(asyncio.Protocol):
             self._pieces.append(body)
 
     def on_message_complete(self) -> None:  # noqa: D102
-        self._complete = self._complete or self._parser.get_status_code() >= 200
+        if not self._complete:
+            self._complete = self._parser.get_status_code() >= 200
+            # The parser knows this here alone: it starts on the next message at once.
+            self._may_be_kept = self._parser.should_keep_alive()
 
     def _finish(self) -> None:
         sink, self._sink = self._sink, None
         reusable = not (self._is_head_request or self._is_spoilt or self.closed)
-        reusable = reusable and self._parser.should_keep_alive()
+        reusable = reusable and self._may_be_kept
         self._complete = False
         self._ends_with_connection = False
+        self._may_be_kept = False
         if sink is not None:
             sink.on_end()
         if reusable:
