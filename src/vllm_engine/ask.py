@@ -14,7 +14,6 @@ from vllm_engine.engine.state import EngineState, EngineStatus, StatusReader
 
 QUESTION = "What is the capital of France?"
 _MAX_TOKENS = 64
-_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -27,16 +26,18 @@ class Answer:
 
 
 async def follow(status: StatusReader) -> AsyncIterator[EngineStatus]:
-    """Yield the status whenever it has changed, until the start is over."""
-    last: EngineStatus | None = None
-    while True:
-        current = status.current
-        if current != last:
+    """Yield the status as it is and after every change, until the start is over."""
+    changes: asyncio.Queue[EngineStatus] = asyncio.Queue()
+    changes.put_nowait(status.current)
+    end = status.watch(changes.put_nowait)
+    try:
+        while True:
+            current = await changes.get()
             yield current
-            last = current
-        if current.state is not EngineState.STARTING:
-            return
-        await asyncio.sleep(_POLL_SECONDS)
+            if current.state is not EngineState.STARTING:
+                return
+    finally:
+        end()
 
 
 async def ask(base_url: str, model: str, question: str, on_text: Callable[[str], None]) -> Answer:

@@ -53,3 +53,15 @@ def test_snapshots_do_not_change() -> None:
 def test_ready_is_only_ready() -> None:
     """No other state counts as ready."""
     assert [state for state in EngineState if board_in(state).current.is_ready] == [EngineState.READY]
+
+
+def test_watchers_miss_nothing() -> None:
+    """A watcher is told of each change in its order, until it ends that."""
+    board = StatusBoard()
+    seen: list[Phase] = []
+    end = board.watch(lambda status: seen.append(status.phase))
+    for phase in (Phase.IMPORTING, Phase.LOADING_WEIGHTS, Phase.WARMING_UP):
+        board.progress(phase)
+    end()
+    board.progress(Phase.READY)
+    assert seen == [Phase.IMPORTING, Phase.LOADING_WEIGHTS, Phase.WARMING_UP]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
@@ -71,6 +71,10 @@ class EngineStatus:
         return time.monotonic() - self.started
 
 
+Watcher = Callable[[EngineStatus], object]
+"""Called with every new snapshot, at once and in order; must not raise."""
+
+
 class StatusReader(Protocol):
     """The read-only side of the status that the gateway sees."""
 
@@ -78,17 +82,26 @@ class StatusReader(Protocol):
     def current(self) -> EngineStatus:
         """The newest snapshot."""
 
+    def watch(self, watcher: Watcher) -> Callable[[], None]:
+        """Tell `watcher` of every change from now on; returns what ends that."""
+
 
 class StatusBoard:
     """Holds the newest snapshot; the supervisor alone writes to it."""
 
     def __init__(self) -> None:
         self._current = EngineStatus()
+        self._watchers: list[Watcher] = []
 
     @property
     def current(self) -> EngineStatus:
         """The newest snapshot."""
         return self._current
+
+    def watch(self, watcher: Watcher) -> Callable[[], None]:
+        """Tell `watcher` of every change from now on; returns what ends that."""
+        self._watchers.append(watcher)
+        return lambda: self._watchers.remove(watcher)
 
     def move(self, state: EngineState, *, error: str | None = None) -> None:
         """Go to another state.
@@ -98,12 +111,17 @@ class StatusBoard:
         """
         if state not in TRANSITIONS[self._current.state]:
             raise ValueError(f"illegal engine transition {self._current.state} -> {state}")
-        self._current = replace(self._current, state=state, error=error, entered=time.monotonic())
+        self._set(replace(self._current, state=state, error=error, entered=time.monotonic()))
 
     def progress(self, phase: Phase, fraction: float | None = None) -> None:
         """Record how far the start has come."""
-        self._current = replace(self._current, phase=phase, fraction=fraction)
+        self._set(replace(self._current, phase=phase, fraction=fraction))
 
     def describe(self, *, model_revision: str | None, dtype: str, pid: int) -> None:
         """Record what is running."""
-        self._current = replace(self._current, model_revision=model_revision, dtype=dtype, pid=pid)
+        self._set(replace(self._current, model_revision=model_revision, dtype=dtype, pid=pid))
+
+    def _set(self, status: EngineStatus) -> None:
+        self._current = status
+        for watcher in tuple(self._watchers):
+            watcher(status)

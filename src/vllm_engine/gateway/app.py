@@ -20,7 +20,7 @@ from vllm_engine.gateway.identity import REQUEST_ID, request_id
 from vllm_engine.gateway.limits import Rejected
 from vllm_engine.gateway.proxy import Passage, Proxy
 from vllm_engine.gateway.record import Outcome, RequestRecord
-from vllm_engine.gateway.replies import send_error, send_not_ready
+from vllm_engine.gateway.replies import RETRY_AFTER_SECONDS, send_error, send_not_ready
 from vllm_engine.gateway.routes import RouteTable
 from vllm_engine.gateway.upstream import UpstreamError
 
@@ -164,9 +164,13 @@ class Gateway:
             await self._proxy.pass_on(scope, receive, send, self._passage(scope, record))
         except BodyError as error:
             _reject(record, error.status, error.reason)
-            body = error_body(str(error), type="BadRequestError", code=error.status)
+            kind = "unavailable_error" if error.status == 503 else "BadRequestError"
+            body = error_body(str(error), type=kind, code=error.status)
             # What is left of the body is not read: the connection cannot be used again.
-            await send_error(send, error.status, body, identity, [(b"connection", b"close")])
+            headers = [(b"connection", b"close")]
+            if error.status == 503:
+                headers.append((b"retry-after", str(RETRY_AFTER_SECONDS).encode()))
+            await send_error(send, error.status, body, identity, headers)
         finally:
             ticket.leave()
             ticket.record_tokens(record.prompt_tokens or 0, record.completion_tokens or 0)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 
 from starlette.types import Message, Receive
 
 _STREAM = re.compile(rb'"stream"\s*:\s*true')
 """Good enough to know whether a client waits for events: only keep-alive comments hang on it."""
+
+_SLOWEST_BYTES_PER_SECOND = 16_384
+"""Who sends a large body slower than this, all in all, holds memory longer than an honest client would."""
+_SMALL_BYTES = 65_536
 
 
 class BodyError(Exception):
@@ -50,7 +55,8 @@ class BodyReader:
         Raises:
             BodyError: it is too large, too slow, or does not fit beside the others.
         """
-        message = await self._next(receive)
+        began = time.monotonic()
+        message = await self._next(receive, self._idle_timeout)
         body: bytes = message.get("body", b"")
         self._take(len(body), 0)
         if not message.get("more_body"):
@@ -59,7 +65,7 @@ class BodyReader:
         size = len(body)
         try:
             while message.get("more_body"):
-                message = await self._next(receive)
+                message = await self._next(receive, self._patience(size, time.monotonic() - began))
                 piece: bytes = message.get("body", b"")
                 self._take(len(piece), size)
                 size += len(piece)
@@ -73,19 +79,29 @@ class BodyReader:
         """Say that a body is no longer held."""
         self._total -= len(body)
 
-    async def _next(self, receive: Receive) -> Message:
+    def _patience(self, size: int, seconds: float) -> float:
+        """Return how long the next piece may take: less for who has been slow on the whole.
+
+        A small body may take its time, as it holds next to nothing.
+        """
+        if size <= _SMALL_BYTES:
+            return self._idle_timeout
+        due = self._idle_timeout + size / _SLOWEST_BYTES_PER_SECOND
+        return max(0.0, min(self._idle_timeout, due - seconds))
+
+    async def _next(self, receive: Receive, seconds: float) -> Message:
         try:
-            async with asyncio.timeout(self._idle_timeout):
+            async with asyncio.timeout(seconds):
                 return await receive()
         except TimeoutError:
-            message = f"No byte of the body came for BODY_IDLE_TIMEOUT_SECONDS={self._idle_timeout:g}"
+            message = f"The body came too slowly; BODY_IDLE_TIMEOUT_SECONDS={self._idle_timeout:g}"
             raise BodyError(408, "body_timeout", message) from None
 
     def _take(self, piece: int, before: int) -> None:
         if before + piece > self._max_bytes:
             raise self._too_large()
         if self._total + piece > self._max_total:
-            raise BodyError(503, "memory", "Too many large requests at once; try again")
+            raise BodyError(503, "memory", "Too many large requests at once; try again later")
         self._total += piece
 
     def _too_large(self) -> BodyError:

@@ -8,19 +8,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import httptools
 from starlette.types import Scope
+from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from vllm_engine.errors import error_body
+from vllm_engine.gateway.heads import MAX_HEADER_BYTES, HeadError, check_head, speaks_http, without_upgrade
 from vllm_engine.gateway.identity import REQUEST_ID, request_id
 
 LANE = "vllm_engine.lane"
 """Key in the scope's extensions under which the application finds its `Lane`."""
-
-MAX_HEADER_BYTES = 65_536
-"""Request line and headers together; vLLM's own limit (h11's) is the same."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,11 @@ class Lane(Protocol):
     on_gone: Callable[[], object] | None
     """Called once when that happens."""
 
+    def open_stream(self) -> None:
+        """Say, before the answer's head is sent, that `write_chunk` will send its body."""
+
     def write_chunk(self, data: bytes) -> None:
-        """Write one chunk of a started chunked answer, at once and without waiting."""
+        """Write one chunk of an answer of open length, at once and without waiting."""
 
     def set_stream(self, owner: StreamOwner | None) -> None:
         """Name who produces the stream; it is paused at once if the client is slow already."""
@@ -82,9 +85,17 @@ class ClientConnection(HttpToolsProtocol):
         self.is_gone = False
         self.on_gone: Callable[[], object] | None = None
         self._owner: StreamOwner | None = None
+        self._answering: RequestResponseCycle | None = None
+        self._without_chunks = False
         self._header_timer: asyncio.TimerHandle | None = None
-        self._header_bytes = 0
-        self._in_headers = True
+        self._in_head = True
+        self._has_begun = False
+        self._head_bytes = 0
+        self._unparsed_bytes = 0
+        self._offers_upgrade = False
+        self._problem: HeadError | None = None
+        self._is_refused = False
+        self._last_words = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Called by the event loop."""
@@ -97,7 +108,8 @@ class ClientConnection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the event loop."""
         self._disarm_header_timer()
-        self.is_gone = True
+        self._leave()
+        self.pipeline.clear()
         super().connection_lost(exc)
         gone, self.on_gone = self.on_gone, None
         if gone is not None:
@@ -105,35 +117,97 @@ class ClientConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Called by the event loop."""
-        if self._in_headers:
-            self._header_bytes += len(data)
-            # A body that came with its headers may make this larger than the headers alone are.
-            if self._header_bytes > MAX_HEADER_BYTES and b"\r\n\r\n" not in data[: MAX_HEADER_BYTES + 4]:
-                self._refuse(431, f"Request headers exceed {MAX_HEADER_BYTES} bytes")
+        self._unset_keepalive_if_required()
+        if self._is_refused:
+            return
+        if self._in_head and not self._has_begun and not speaks_http(data):
+            self._refuse(400, "This is no HTTP/1.1 request")
+            return
+        in_head = self._in_head
+        if in_head:
+            self._unparsed_bytes += len(data)
+        self._feed(data)
+        if in_head and self._in_head and self._unparsed_bytes > MAX_HEADER_BYTES:
+            self._refuse(431, f"The request's headers exceed {MAX_HEADER_BYTES} bytes")
+
+    def _feed(self, data: bytes) -> None:
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                # The parser leaves the body out after an offered upgrade. None is accepted here, so the
+                # request is read once more as if nothing had been offered (RFC 9110, section 7.8).
+                head = without_upgrade(
+                    self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers
+                )
+                data = head + data[offer.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            except httptools.HttpParserError:
+                problem, self._problem = self._problem, None
+                if problem is not None:
+                    self._refuse(problem.status, str(problem))
+                else:
+                    self._refuse(400, "Invalid HTTP request received.")
                 return
-        super().data_received(data)
+            else:
+                return
 
     def on_message_begin(self) -> None:
         """Called by the parser."""
         super().on_message_begin()
-        self._in_headers = True
-        self._header_bytes = 0
+        self._in_head = self._has_begun = True
+        self._offers_upgrade = False
+        self._head_bytes = 0
         if self._header_timer is None:
             self._arm_header_timer()
 
+    def on_url(self, url: bytes) -> None:
+        """Called by the parser, perhaps with a piece."""
+        super().on_url(url)
+        self._count(len(url))
+
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called by the parser, for trailers too: those come after the key was looked at and do not count."""
-        if self._in_headers:
+        if self._in_head:
             super().on_header(name, value)
+            self._count(len(name) + len(value) + 4)
 
     def on_headers_complete(self) -> None:
         """Called by the parser."""
-        self._in_headers = False
+        try:
+            check_head(self.parser.get_method(), self.parser.get_http_version(), self.headers)
+        except HeadError as problem:
+            self._problem = problem
+            raise
+        if self.parser.should_upgrade():
+            self._offers_upgrade = True
+            return
+        self._in_head = self._has_begun = False
+        self._unparsed_bytes = 0
         self._disarm_header_timer()
         super().on_headers_complete()
         # The application's task has been made but does not run before this returns.
         scope: dict[str, Any] = self.scope  # type: ignore[assignment]
         scope["extensions"] = {LANE: self}
+
+    def on_message_complete(self) -> None:
+        """Called by the parser."""
+        if self._offers_upgrade:
+            return
+        super().on_message_complete()
+        self._in_head = True
+
+    def on_response_complete(self) -> None:
+        """Called by uvicorn at an answer's end."""
+        self._without_chunks = False
+        super().on_response_complete()
+        if self._last_words and not self._is_busy():
+            self._say(self._last_words)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def pause_writing(self) -> None:
         """Called by the transport."""
@@ -147,9 +221,22 @@ class ClientConnection(HttpToolsProtocol):
         if self._owner is not None:
             self._owner.resume()
 
+    def open_stream(self) -> None:
+        """Say, before the answer's head is sent, that `write_chunk` will send its body."""
+        cycle = self._answering
+        assert cycle is not None  # noqa: S101 - its application is who calls
+        if cycle.scope["http_version"] == "1.0":
+            # No chunks for HTTP/1.0 (RFC 9112, section 7.1): the body ends with the connection.
+            self._without_chunks = True
+            cycle.chunked_encoding = False
+
     def write_chunk(self, data: bytes) -> None:
-        """Write one chunk of a started chunked answer, at once and without waiting."""
-        if not self.is_gone:
+        """Write one chunk of an answer of open length, at once and without waiting."""
+        if self.is_gone:
+            return
+        if self._without_chunks:
+            self.transport.write(data)
+        else:
             self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
     def set_stream(self, owner: StreamOwner | None) -> None:
@@ -164,26 +251,46 @@ class ClientConnection(HttpToolsProtocol):
 
     def abort(self) -> None:
         """Cut the connection: the only way left to say that an answer is not whole."""
+        self._leave()
         self.transport.abort()
 
-    def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, in the one error shape."""
-        self._refuse(400, msg)
+    def _leave(self) -> None:
+        # uvicorn tells only the request that came last that nobody listens any more.
+        self.is_gone = True
+        cycle = self._answering
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEADER_BYTES:
+            self._problem = HeadError(431, f"The request's headers exceed {MAX_HEADER_BYTES} bytes")
+            raise self._problem
+
+    def _is_busy(self) -> bool:
+        """Whether an answer to an earlier request is under way, or to this one has begun."""
+        cycle = self._answering
+        if cycle is None or cycle.response_complete:
+            return bool(self.pipeline)
+        return cycle.response_started or cycle is not self.cycle
 
     def _refuse(self, status: int, message: str, retry_after: bytes | None = None) -> None:
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._is_refused:
             return
-        kind = "unavailable_error" if status == 503 else "BadRequestError"
-        body = json.dumps(error_body(message, type=kind, code=status)).encode()
-        lines = [
-            STATUS_LINE[status] + b"content-type: application/json",
-            b"content-length: %d" % len(body),
-            REQUEST_ID + b": " + request_id(()),
-            b"connection: close",
-        ]
-        if retry_after is not None:
-            lines.append(b"retry-after: " + retry_after)
-        self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+        self._is_refused = True
+        self._disarm_header_timer()
+        if self.pipeline and self.pipeline[0][0].more_body:
+            self.pipeline.popleft()  # its body will never be whole
+        answer = _refusal(status, message, retry_after)
+        if self._is_busy():
+            self._last_words = answer
+        else:
+            self._say(answer)
+
+    def _say(self, answer: bytes) -> None:
+        self.transport.write(answer)
+        self._leave()
         self.transport.close()
 
     def _arm_header_timer(self) -> None:
@@ -196,10 +303,24 @@ class ClientConnection(HttpToolsProtocol):
 
     def _headers_too_slow(self) -> None:
         self._header_timer = None
-        if self._header_bytes:
+        if self._has_begun or self._unparsed_bytes:
             self._refuse(408, "The request's headers did not arrive in time")
         else:
             self.transport.close()
+
+
+def _refusal(status: int, message: str, retry_after: bytes | None) -> bytes:
+    kind = "unavailable_error" if status == 503 else "BadRequestError"
+    body = json.dumps(error_body(message, type=kind, code=status)).encode()
+    lines = [
+        STATUS_LINE[status] + b"content-type: application/json",
+        b"content-length: %d" % len(body),
+        REQUEST_ID + b": " + request_id(()),
+        b"connection: close",
+    ]
+    if retry_after is not None:
+        lines.append(b"retry-after: " + retry_after)
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
 def connection_class(limits: ConnectionLimits) -> type[ClientConnection]:

@@ -107,7 +107,7 @@ async def healthz(request: Request, status: Status) -> JSONResponse:
     return JSONResponse(body.model_dump(mode="json"), status_code=503, headers=retry)
 
 
-@router.get("/ping", status_code=200, responses={204: {}, 503: {}})
+@router.get("/ping", response_class=Response, responses={204: {}, 503: {}})
 async def ping(status: Status) -> Response:
     """Answer as Runpod's load balancer wants it: 204 while loading, 200 when ready, 503 otherwise."""
     if status.is_ready:

@@ -21,6 +21,8 @@ from vllm_engine.gateway.upstream import Upstream, UpstreamError
 
 logger = logging.getLogger("gateway.proxy")
 
+_ATTEMPTS = 3
+
 
 @dataclass(frozen=True)
 class Passage:
@@ -91,9 +93,9 @@ class Proxy:
             extra=passage.extra,
         )
         opened_early = False
-        for fresh in (False, True):
+        for attempt in range(_ATTEMPTS):
             try:
-                connection = await self._upstream.connect(fresh=fresh)
+                connection = await self._upstream.connect(fresh=attempt > 0)
             except UpstreamError as error:
                 await self._refuse(send, passage.record, error, 503)
                 return
@@ -101,8 +103,10 @@ class Proxy:
             connection.start(head, body, relay, is_head_request=scope["method"] == "HEAD")
             opened_early = await self._until_head(relay, passage.record.is_stream, identity)
             # An idle connection may have been closed just now. Nothing of an answer has come then, and
-            # once more on a new connection is safe (RFC 9112, section 9.3.1).
-            if relay.error is None or relay.has_begun or opened_early or not connection.reused:
+            # once more on a new connection is safe (RFC 9112, section 9.3.1). Nor can the engine have acted
+            # on a body that it has not read: it has refused that, and our writing on has lost its answer.
+            may_repeat = connection.reused or connection.was_cut_short
+            if relay.error is None or relay.has_begun or opened_early or not may_repeat:
                 break
         if opened_early:
             await relay.continue_event_stream()

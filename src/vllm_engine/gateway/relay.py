@@ -126,17 +126,18 @@ class Relay:
         """
         assert self.status is not None  # noqa: S101 - until_head has returned
         self._record.status = self.status
+        has_length = any(name == b"content-length" for name, _ in headers)
+        if not has_length:
+            self._lane.open_stream()
         await self._send({"type": "http.response.start", "status": self.status, "headers": headers})
-        if any(name == b"content-length" for name, _ in headers):
-            await self._copy()
-        else:
-            await self._stream()
+        await (self._copy() if has_length else self._stream())
 
     async def open_event_stream(self, identity: tuple[bytes, bytes]) -> None:
         """Begin an event stream before the engine has answered, so that nobody gives up waiting."""
         self._record.status = 200
         self._opened_early = True
         headers = [*_EVENT_STREAM_HEAD, identity]
+        self._lane.open_stream()
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         self._lane.write_chunk(KEEP_ALIVE)
         self._last = KEEP_ALIVE
@@ -190,7 +191,8 @@ class Relay:
 
     async def _finish_stream(self, event: bytes) -> None:
         # No [DONE] follows: a client must be able to tell a broken stream from a whole one.
-        await self._send({"type": "http.response.body", "body": event})
+        self._lane.write_chunk(event)
+        await self._send({"type": "http.response.body", "body": b""})
 
     async def _copy(self) -> None:
         while True:
@@ -213,7 +215,7 @@ class Relay:
 def _broken_event(last: bytes) -> bytes:
     body = error_body("The engine broke off this stream", type="upstream_error", code=502)
     # An event that was cut short must end before ours can begin.
-    gap = b"" if not last or last.endswith(b"\n\n") else b"\n\n"
+    gap = b"" if not last or last.endswith(b"\n\n") else b"\n" if last.endswith(b"\n") else b"\n\n"
     return gap + b"data: " + json.dumps(body).encode() + b"\n\n"
 
 

@@ -17,7 +17,12 @@ POOL_KEEP_ALIVE_SECONDS = 60.0
 """Idle connections are closed by us, long before vLLM would close them (see `engine.command`)."""
 
 MAX_IDLE = 256
+MAX_HEADER_BYTES = 65_536
+"""Status line and headers of an answer together."""
+
 _CONNECT_SECONDS = 10.0
+_PIECE = 262_144
+"""Bytes of a body that are written at once: more only when the engine has taken these."""
 
 
 class UpstreamError(Exception):
@@ -49,7 +54,11 @@ class UpstreamConnection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._sink: ResponseSink | None = None
         self._is_head_request = False
+        self._unsent = memoryview(b"")
+        self._can_write = True
         self._headers: list[tuple[bytes, bytes]] = []
+        self._header_bytes = 0
+        self._in_head = True
         self._pieces: list[bytes] = []
         self._complete = False
         self._ends_with_connection = False
@@ -57,6 +66,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._may_be_kept = False
         self.reused = False
         self.closed = False
+        self.was_cut_short = False
+        """It broke while the request was still being written: the engine cannot have acted on it."""
         self.expiry: asyncio.TimerHandle | None = None
 
     def start(self, head: bytes, body: bytes, sink: ResponseSink, *, is_head_request: bool = False) -> None:
@@ -71,9 +82,14 @@ class UpstreamConnection(asyncio.Protocol):
         assert self._transport is not None  # noqa: S101 - the pool hands out connected ones only
         self._sink = sink
         self._is_head_request = is_head_request
-        self._transport.write(head + body if len(body) < 65_536 else head)
-        if len(body) >= 65_536:
-            self._transport.write(body)
+        if len(body) <= _PIECE:
+            self._transport.write(head + body)
+            return
+        # Its own copy of all of a large body would be a second one in memory. And an engine that refuses it
+        # unread closes the connection: what is written after that would hide its answer.
+        self._transport.write(head)
+        self._unsent = memoryview(body)
+        self._write_on()
 
     def pause(self) -> None:
         """Read no more for now: the client is slower than the engine."""
@@ -106,19 +122,34 @@ class UpstreamConnection(asyncio.Protocol):
         if self._sink is None:
             self.abort()  # nobody asked: what comes now must not become the next request's answer
             return
+        problem: Exception | None = None
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._is_spoilt = True
-            if not self._complete:
-                self._broken(UpstreamError(f"the engine's answer is no HTTP: {error}"))
-                return
+            problem = error
         sink = self._sink
         if self._pieces and sink is not None:
             pieces, self._pieces = self._pieces, []
             sink.on_data(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         if self._complete:
             self._finish()
+        elif problem is not None:
+            self._broken(UpstreamError(f"the engine's answer is no HTTP: {problem}"))
+        elif self._in_head:
+            # What the parser holds of a header that has no end yet.
+            self._header_bytes += len(data)
+            if self._header_bytes > 4 * MAX_HEADER_BYTES:
+                self._broken(UpstreamError("the engine's headers are too large"))
+
+    def pause_writing(self) -> None:
+        """Called by the transport."""
+        self._can_write = False
+
+    def resume_writing(self) -> None:
+        """Called by the transport."""
+        self._can_write = True
+        self._write_on()
 
     def eof_received(self) -> bool:
         """Called by the event loop."""
@@ -127,6 +158,7 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the event loop."""
         self.closed = True
+        self.was_cut_short = bool(self._unsent)
         self._pool.forget(self)
         if self._ends_with_connection and exc is None:
             self._finish()
@@ -139,14 +171,27 @@ class UpstreamConnection(asyncio.Protocol):
         self._is_spoilt = self._is_spoilt or self._complete
         if not self._complete:
             self._headers = []
+            self._header_bytes = 0
+            self._in_head = True
 
     def on_header(self, name: bytes, value: bytes) -> None:  # noqa: D102
-        if not self._complete:
+        # Trailers come here too: they are nobody's headers.
+        if self._in_head and not self._complete:
             self._headers.append((name.lower(), value))
+            self._header_bytes += len(name) + len(value) + 4
+            if self._header_bytes > MAX_HEADER_BYTES:
+                raise UpstreamError("its headers are too large")
 
     def on_headers_complete(self) -> None:  # noqa: D102
+        self._in_head = False
         status = self._parser.get_status_code()
+        if status == 101 or not 100 <= status <= 599:
+            raise UpstreamError(f"its status is {status}")
         if status >= 200 and self._sink is not None and not self._complete:
+            if self._unsent or (self._transport is not None and self._transport.get_write_buffer_size()):
+                # It has decided without the rest.
+                self._unsent = memoryview(b"")
+                self._is_spoilt = True
             names = {name for name, _ in self._headers}
             # RFC 9112, section 6.3: without either, the body ends with the connection.
             self._ends_with_connection = not names & {b"content-length", b"transfer-encoding"}
@@ -163,6 +208,11 @@ class UpstreamConnection(asyncio.Protocol):
             self._complete = self._parser.get_status_code() >= 200
             # The parser knows this here alone: it starts on the next message at once.
             self._may_be_kept = self._parser.should_keep_alive()
+
+    def _write_on(self) -> None:
+        while self._unsent and self._can_write and self._transport is not None and not self.closed:
+            piece, self._unsent = self._unsent[:_PIECE], self._unsent[_PIECE:]
+            self._transport.write(piece)
 
     def _finish(self) -> None:
         sink, self._sink = self._sink, None

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+
 from tests.fake_engine import change_scenario, scenario_of
 from tests.hostile import CHAT, MAX_BODY_BYTES, Watched, watched_program
 from tests.program import until

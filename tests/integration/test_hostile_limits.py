@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 
 import pytest
+
 from tests.fake_engine import change_scenario, scenario_of
 from tests.hostile import CHAT, MAX_BODY_BYTES, MAX_CONNECTIONS, TIMEOUT_SECONDS, Watched, watched_program
 from tests.hostile_cases import AMBIGUOUS, OTHER_PROTOCOLS

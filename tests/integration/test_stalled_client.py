@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import psutil
 import pytest
+
 from tests.fake_engine import change_scenario, scenario_of
 from tests.hostile import CHAT, Watched, watched_program
 from tests.program import until

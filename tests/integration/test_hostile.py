@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
+
 from tests.hostile import CHAT, Watched, watched_program
 from tests.hostile_cases import AMBIGUOUS, CHUNKED, ECHO, INNER, OTHER_PROTOCOLS, ZERO
 from tests.raw_http import Reply, request, wire

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
+
 from tests.hostile import Watched, watched_program
 from tests.raw_http import ClosedError, Reply, chunk, request
 
