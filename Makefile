@@ -27,7 +27,7 @@ run: setup
 
 ## test       set up with the development tools, then run all tests: unit, integration, e2e
 test:
-	@scripts/setup.sh all
+	@FRONTEND=rust scripts/setup.sh all
 	@.venv/bin/pytest tests/unit tests/integration tests/e2e
 
 ## check      what needs no engine: format, lint, types, import rules, shell scripts

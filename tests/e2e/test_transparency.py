@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.differential import ANSWER_SECONDS, Case, Explained, ask, differences
 from tests.e2e.conftest import CACHE_DIR, MODEL, START_SECONDS, Served
 from tests.hostile import engine_socket

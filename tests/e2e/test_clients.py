@@ -12,8 +12,9 @@ from typing import Any
 import anthropic
 import pytest
 from openai import AsyncOpenAI, OpenAI
+
+from tests.client_tools import node_modules, python_with, run_script
 from tests.e2e.conftest import CACHE_DIR, MODEL, Served
-from tests.open.client_tools import node_modules, python_with, run_script
 
 pytestmark = pytest.mark.e2e
 

@@ -7,8 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.client_tools import python_with
 from tests.hostile import watched_program
-from tests.open.client_tools import python_with
 
 # Read before any fixture hides the machine's environment.
 CACHE_DIR = Path(os.environ.get("CACHE_DIR") or Path(__file__).parents[2] / ".cache")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-LOCKS = Path(__file__).parent / "clients"
+LOCKS = Path(__file__).parent / "data" / "clients"
 NPM_OPENAI = "openai@7.57.0"
 _SECONDS = 300
 # Read before any fixture hides the machine's environment, which says how to reach the network.
