@@ -21,6 +21,7 @@ from vllm_engine.ask import QUESTION
 from vllm_engine.bench.plan import Plan
 from vllm_engine.bench.run import parse_slos, run_bench
 from vllm_engine.engine.flags import mask
+from vllm_engine.environment import Environment, read_environment
 from vllm_engine.errors import ExitCode, VllmEngineError
 from vllm_engine.log import ENGINE_LOGGER, configure_logging
 from vllm_engine.preflight import Preflight, run_preflight
@@ -28,7 +29,7 @@ from vllm_engine.present import Presenter
 from vllm_engine.report import mask_environ, settings_report
 from vllm_engine.resolve import resolve_command, resolve_plan
 from vllm_engine.serve import bind, serve
-from vllm_engine.settings import Environment, Settings, load_settings, read_environment
+from vllm_engine.settings import Settings, load_settings
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

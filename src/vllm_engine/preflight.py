@@ -12,9 +12,10 @@ from vllm_engine.engine.command import RESERVED_FLAGS
 from vllm_engine.engine.flags import FlagCatalogue, FlagError
 from vllm_engine.engine.installation import Installation, find_engine_python, inspect_installation
 from vllm_engine.engine.plan import check_device
+from vllm_engine.environment import Environment
 from vllm_engine.errors import Problem, SettingsError, StartupError
 from vllm_engine.models.bundled import bundled_names, is_bundled
-from vllm_engine.settings import Environment, Settings
+from vllm_engine.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import uvicorn
 
 from vllm_engine.engine.state import Phase, StatusBoard, StatusReader
 from vllm_engine.engine.supervisor import Launch, Supervisor
+from vllm_engine.environment import Environment
 from vllm_engine.errors import Problem, SettingsError
 from vllm_engine.gateway.app import Gateway
 from vllm_engine.gateway.build import build_gateway
@@ -25,7 +26,7 @@ from vllm_engine.gateway.probes import Build
 from vllm_engine.models.bundled import ConvertProgress
 from vllm_engine.preflight import Preflight
 from vllm_engine.resolve import resolve_command, resolve_plan
-from vllm_engine.settings import Environment, Settings
+from vllm_engine.settings import Settings
 
 Companion = Callable[[StatusReader], Awaitable[None]]
 """Something that runs beside the server and may read the status, such as the first question."""

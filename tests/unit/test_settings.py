@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from vllm_engine.environment import Environment, read_environment
 from vllm_engine.errors import ExitCode, SettingsError
-from vllm_engine.settings import Environment, Settings, load_settings, read_environment, wanted
+from vllm_engine.settings import Settings, load_settings, wanted
 
 CONTRACT = {
     "MODEL_ID": "Qwen/Qwen2.5-3B-Instruct",
