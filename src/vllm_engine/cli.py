@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from vllm_engine.bench.run import parse_slos, run_bench
 from vllm_engine.engine.flags import mask
 from vllm_engine.environment import Environment, read_environment
 from vllm_engine.errors import ExitCode, VllmEngineError
+from vllm_engine.gateway.auth import secrets_in, words
 from vllm_engine.log import ENGINE_LOGGER, configure_logging
 from vllm_engine.preflight import Preflight, run_preflight
 from vllm_engine.present import Presenter
@@ -127,9 +127,9 @@ def _print_command(settings: Settings, environment: Environment, preflight: Pref
 
 
 def _configure_logging(settings: Settings, environment: Environment, *, quiet: bool) -> None:
-    given = (settings.hf_token, settings.api_keys)
-    words = [word for secret in given if secret for word in re.split(r"[\s,]+", secret.get_secret_value())]
-    secrets = [word.rpartition(":")[2] for word in words]
+    secrets = [settings.hf_token.get_secret_value()] if settings.hf_token else []
+    if settings.api_keys:
+        secrets += secrets_in(words(settings.api_keys.get_secret_value()))
     configure_logging(settings.log_level, settings.log_format, secrets=secrets)
     if quiet and environment.source("LOG_LEVEL") is None:
         logging.getLogger(ENGINE_LOGGER).setLevel(logging.ERROR)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ def run_preflight(settings: Settings, environment: Environment, prefix: Path) ->
             "(docker run --gpus all) or use the CPU build"
         )
     return Preflight(
-        installation, device, checked.argv, checked.variables, (*_doubts(settings), *checked.warnings)
+        installation, device, checked.argv, checked.variables, (*doubts(settings), *checked.warnings)
     )
 
 
@@ -95,10 +96,24 @@ def _check_model_name(settings: Settings) -> list[Problem]:
     return []
 
 
-def _doubts(settings: Settings) -> list[str]:
+def doubts(settings: Settings) -> list[str]:
+    """Return what is allowed and yet may not be meant, for the log."""
+    found = []
     if settings.engine_frontend == "rust":
-        return ["ENGINE_FRONTEND=rust is experimental: no n > 1, no /v1/responses, no /v1/messages"]
-    return []
+        found.append("ENGINE_FRONTEND=rust is experimental: no n > 1, no /v1/responses, no /v1/messages")
+    if settings.api_keys is None and settings.api_keys_file is None and not _is_loopback(settings.host):
+        found.append(
+            f"whoever reaches HOST={settings.host} may use the model: no key is asked for; "
+            "set API_KEYS or API_KEYS_FILE, or HOST=127.0.0.1"
+        )
+    return found
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _check_frontend(settings: Settings, installation: Installation) -> list[Problem]:

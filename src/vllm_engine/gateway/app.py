@@ -203,6 +203,10 @@ def _identified(send: Send, record: RequestRecord) -> Send:
     async def send_identified(message: Message) -> None:
         if message["type"] == "http.response.start":
             record.status = message["status"]
+            if record.status == 404:
+                _reject(record, 404, "unknown_route")
+            elif record.status == 405:
+                _reject(record, 405, "method")
             headers = [pair for pair in message["headers"] if pair[0] != REQUEST_ID]
             message = {**message, "headers": [*headers, (REQUEST_ID, record.request_id.encode())]}
         await send(message)

@@ -18,6 +18,7 @@ from vllm_engine.gateway.own import METRICS_PATHS, own_app
 from vllm_engine.gateway.probes import PUBLIC_PATHS, Build
 from vllm_engine.gateway.proxy import Proxy
 from vllm_engine.gateway.routes import ROUTES, ExtraRouteError, RouteTable, parse_extra_routes
+from vllm_engine.log import add_secrets
 from vllm_engine.settings import Settings
 
 _BODIES_AT_ONCE = 16
@@ -56,7 +57,7 @@ def build_gateway(settings: Settings, status: StatusReader, build: Build, socket
         waiting=lambda: admission.waiting,
         state=lambda: status.current.state,
     )
-    observation = Observation(metrics, socket)
+    observation = Observation(metrics, socket, settings.served_names[0])
     public = PUBLIC_PATHS | (METRICS_PATHS if settings.metrics_public else frozenset())
     return Gateway(
         status=status,
@@ -78,7 +79,7 @@ def load_keyring(settings: Settings) -> Keyring:
     """
     text = settings.api_keys.get_secret_value() if settings.api_keys else None
     try:
-        return Keyring.load(text, settings.api_keys_file)
+        return Keyring.load(text, settings.api_keys_file, hide=add_secrets)
     except KeysError as error:
         value = "***" if error.setting == "API_KEYS" else str(settings.api_keys_file)
         raise SettingsError([Problem(error.setting, value, error.problem)]) from error

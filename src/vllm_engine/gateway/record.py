@@ -6,6 +6,9 @@ import time
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+UNMATCHED = "unmatched"
+"""The route of a request that the allow-list does not name, our own ones included."""
+
 
 class Outcome(StrEnum):
     """Why a request ended; the label of `gateway_requests_total` and a field of the access log."""
@@ -29,7 +32,7 @@ class RequestRecord:
     request_id: str
     method: str
     path: str
-    route: str = "unmatched"
+    route: str = UNMATCHED
     """The allow-list's own name of the route, such as `/v1/responses/{id}`: safe as a metric label."""
     key: str | None = None
     """The API key's name, never the key; None where no keys are set."""
@@ -47,6 +50,8 @@ class RequestRecord:
     is_stream: bool = False
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    is_estimate: bool = False
+    """Whether the completion tokens are `UsageReader`'s estimate."""
 
     @property
     def ttft_seconds(self) -> float | None:
