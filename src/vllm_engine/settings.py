@@ -22,6 +22,9 @@ from vllm_engine.errors import Problem, SettingsError
 DtypeName = Literal["auto", "bfloat16", "float16", "float32", "half", "float"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
+"""As browsers write one: in lower case (RFC 6454, section 6.2), and of apps too, such as tauri://localhost."""
+
 _T = TypeVar("_T")
 
 
@@ -148,6 +151,12 @@ class Settings(BaseModel):
     metrics_public: bool = _setting(
         True, "1 or 0", "Whether `/metrics` needs no key although keys are set.", "access"
     )
+    cors_origins: Annotated[tuple[str, ...], BeforeValidator(_words)] = _setting(
+        (),
+        "origins such as https://app.example.com, without a path or a slash at the end, or * for all",
+        "Web pages that may call the API from a browser. Unset: none.",
+        "access",
+    )
     max_in_flight: int = _setting(
         512, "a whole number from 1", "Requests at the engine at once; further ones wait.", "admission"
     )
@@ -219,6 +228,11 @@ class Settings(BaseModel):
         if looks_local(value) or value.startswith("bundled:") or _HUB_ID.fullmatch(value):
             return value
         raise ValueError
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _require(value, value == ("*",) or all(map(_ORIGIN.fullmatch, value)))
 
     @field_validator("port", "ssh_port")
     @classmethod

@@ -62,6 +62,11 @@ def test_contract_default(key: str, value: object) -> None:
         ("DRAIN_TIMEOUT_SECONDS", "-1"),
         ("LOG_LEVEL", "loud"),
         ("LOG_FORMAT", "xml"),
+        ("CORS_ORIGINS", "https://a.example/"),
+        ("CORS_ORIGINS", "https://a.example, *"),
+        ("CORS_ORIGINS", "a.example"),
+        ("CORS_ORIGINS", "null"),
+        ("CORS_ORIGINS", "HTTPS://A.example"),
         ("MODEL_ID", "two words"),
         ("MODEL_ID", "a/b/c"),
         ("MODEL_ID", "--trust-remote-code"),
@@ -101,6 +106,12 @@ def test_secret_is_never_shown() -> None:
         ("SERVED_MODEL_NAME", "a, b c", ("a", "b", "c")),
         ("MODEL_ID", " gpt2 ", "gpt2"),
         ("CACHE_DIR", "/x", Path("/x")),
+        ("CORS_ORIGINS", "*", ("*",)),
+        (
+            "CORS_ORIGINS",
+            "https://a.example, http://[::1]:3000 tauri://localhost",
+            ("https://a.example", "http://[::1]:3000", "tauri://localhost"),
+        ),
     ],
 )
 def test_good_value(key: str, text: str, value: object) -> None:

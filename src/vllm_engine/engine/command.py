@@ -27,6 +27,10 @@ RESERVED_FLAGS: Mapping[str, str] = {
     "gpu-memory-utilization": "GPU_MEMORY_UTILIZATION",
     "api-server-count": "API_SERVER_COUNT",
     "uds": "PORT",
+    "allowed-origins": "CORS_ORIGINS",
+    "allowed-methods": "CORS_ORIGINS",
+    "allowed-headers": "CORS_ORIGINS",
+    "allow-credentials": "CORS_ORIGINS",
 }
 """vLLM flags that a setting of ours owns."""
 

@@ -16,8 +16,10 @@ from vllm_engine.gateway.admission import Admission
 from vllm_engine.gateway.auth import CREDENTIAL_HEADERS, Keyring
 from vllm_engine.gateway.body import BodyError
 from vllm_engine.gateway.connection import Lane, lane_of
+from vllm_engine.gateway.cors import Cors
 from vllm_engine.gateway.identity import REQUEST_ID, request_id
 from vllm_engine.gateway.limits import Rejected
+from vllm_engine.gateway.own import OWN_PATHS
 from vllm_engine.gateway.proxy import Passage, Proxy
 from vllm_engine.gateway.record import Outcome, RequestRecord
 from vllm_engine.gateway.replies import RETRY_AFTER_SECONDS, send_error, send_not_ready
@@ -26,6 +28,7 @@ from vllm_engine.gateway.upstream import UpstreamError
 
 logger = logging.getLogger("gateway")
 
+_OWN_METHODS = frozenset(("GET",))
 _NO_CREDENTIALS: frozenset[bytes] = frozenset()
 
 
@@ -49,6 +52,7 @@ class Gateway:
         routes: RouteTable,
         admission: Admission,
         proxy: Proxy,
+        cors: Cors,
         observers: Sequence[Observer] = (),
     ) -> None:
         self._status = status
@@ -58,6 +62,7 @@ class Gateway:
         self._routes = routes
         self._admission = admission
         self._proxy = proxy
+        self._cors = cors
         self._observers = tuple(observers)
         self._running = 0
         self._idle = asyncio.Event()
@@ -91,8 +96,10 @@ class Gateway:
         assert task is not None  # noqa: S101 - uvicorn makes one for each request
         # The client's leaving ends its request wherever it is: reading, waiting, connecting, streaming.
         lane.on_gone = task.cancel
+        send = self._cors.wrap(scope, send)
         try:
-            await self._serve(scope, receive, send, record)
+            if not (self._cors.is_preflight(scope) and await self._preflight(scope, send, record)):
+                await self._serve(scope, receive, send, record)
         except asyncio.CancelledError:
             if not lane_of(scope).is_gone:
                 raise
@@ -111,6 +118,15 @@ class Gateway:
             record.ended = time.monotonic()
             for observer in self._observers:
                 observer.finished(record)
+
+    async def _preflight(self, scope: Scope, send: Send, record: RequestRecord) -> bool:
+        route = self._routes.match(scope["raw_path"])
+        if route is None and scope["path"] not in OWN_PATHS:
+            return False
+        methods = _OWN_METHODS if route is None else route.methods
+        record.status = 204
+        await self._cors.answer_preflight(scope, send, methods, record.request_id.encode())
+        return True
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, record: RequestRecord) -> None:
         identity = record.request_id.encode()

@@ -11,6 +11,7 @@ from vllm_engine.gateway.admission import Admission
 from vllm_engine.gateway.app import Gateway
 from vllm_engine.gateway.auth import Keyring, KeysError
 from vllm_engine.gateway.body import BodyReader
+from vllm_engine.gateway.cors import Cors
 from vllm_engine.gateway.limits import Limits
 from vllm_engine.gateway.metrics import GatewayMetrics
 from vllm_engine.gateway.observation import Observation
@@ -67,6 +68,7 @@ def build_gateway(settings: Settings, status: StatusReader, build: Build, socket
         routes=load_routes(settings),
         admission=admission,
         proxy=proxy,
+        cors=Cors(settings.cors_origins),
         observers=(observation,),
     )
 
