@@ -23,12 +23,13 @@ from vllm_engine.engine.flags import mask
 from vllm_engine.environment import Environment, read_environment
 from vllm_engine.errors import ExitCode, VllmEngineError
 from vllm_engine.gateway.auth import secrets_in, words
+from vllm_engine.listen import listen
 from vllm_engine.log import ENGINE_LOGGER, configure_logging
 from vllm_engine.preflight import Preflight, run_preflight
 from vllm_engine.present import Presenter
 from vllm_engine.report import mask_environ, settings_report
 from vllm_engine.resolve import resolve_command, resolve_plan
-from vllm_engine.serve import bind, serve
+from vllm_engine.serve import serve
 from vllm_engine.settings import Settings, load_settings
 
 
@@ -55,9 +56,9 @@ def serve_command(dry_run: bool, question: str | None) -> None:
         if dry_run:
             _print_command(settings, environment, preflight)
             return
-        listener = bind(settings)
+        listeners = listen(settings)
         presenter = Presenter(settings, question, Console()) if question is not None else None
-        uvloop.run(serve(settings, environment, preflight, listener, presenter))
+        uvloop.run(serve(settings, environment, preflight, listeners, presenter))
 
 
 @main.command("settings")

@@ -13,6 +13,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 
@@ -87,6 +88,21 @@ class Settings(BaseModel):
         "gateway",
     )
     port: int = _setting(8000, "a port number from 1 to 65535", "Port to listen on.", "gateway")
+    health_port: int | None = _setting(
+        None,
+        "a port number from 1 to 65535, other than PORT",
+        "A second port for probes, `/version` and `/metrics` alone: plain HTTP, no key.",
+        "gateway",
+    )
+    tls_cert_file: Path | None = _setting(
+        None,
+        "a PEM file, the server's certificate first",
+        "Serves HTTPS on `PORT`; read again when it changes. Set both this and `TLS_KEY_FILE`.",
+        "gateway",
+    )
+    tls_key_file: Path | None = _setting(
+        None, "a PEM file without a passphrase", "The private key of `TLS_CERT_FILE`.", "gateway"
+    )
     dtype: Annotated[DtypeName, BeforeValidator(_lower)] = _setting(
         "auto",
         "auto, bfloat16, float16 or float32",
@@ -148,8 +164,11 @@ class Settings(BaseModel):
         "Routes of vLLM's that the allow-list does not name and that shall be reachable all the same.",
         "access",
     )
-    metrics_public: bool = _setting(
-        True, "1 or 0", "Whether `/metrics` needs no key although keys are set.", "access"
+    metrics_public: bool | None = _setting(
+        None,
+        "1 or 0",
+        "Whether `/metrics` on `PORT` needs no key although keys are set. Default: 1; with `HEALTH_PORT` 0.",
+        "access",
     )
     cors_origins: Annotated[tuple[str, ...], BeforeValidator(_words)] = _setting(
         (),
@@ -239,6 +258,11 @@ class Settings(BaseModel):
     def _is_port(cls, value: int) -> int:
         return _require(value, 1 <= value <= 65535)
 
+    @field_validator("health_port")
+    @classmethod
+    def _is_another_port(cls, value: int | None, info: ValidationInfo) -> int | None:
+        return _require(value, value is None or (1 <= value <= 65535 and value != info.data.get("port")))
+
     @field_validator("max_in_flight", "max_body_bytes", "max_connections")
     @classmethod
     def _is_one_or_more(cls, value: int) -> int:
@@ -278,6 +302,11 @@ class Settings(BaseModel):
     def served_names(self) -> tuple[str, ...]:
         """The names clients may send as `model`; the first one is what answers carry."""
         return self.served_model_name or (self.model_id,)
+
+    @property
+    def is_metrics_public(self) -> bool:
+        """Whether `/metrics` on `PORT` needs no key although keys are set."""
+        return self.health_port is None if self.metrics_public is None else self.metrics_public
 
     @property
     def is_local_model(self) -> bool:

@@ -45,6 +45,8 @@ def test_contract_default(key: str, value: object) -> None:
         ("PORT", "65536"),
         ("PORT", "http"),
         ("SSH_PORT", "-1"),
+        ("HEALTH_PORT", "8000"),
+        ("HEALTH_PORT", "65536"),
         ("DTYPE", "int4"),
         ("TENSOR_PARALLEL", "0"),
         ("TENSOR_PARALLEL", "two"),

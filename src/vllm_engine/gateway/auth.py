@@ -17,6 +17,8 @@ from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vllm_engine.gateway.files import Fingerprint, fingerprint
+
 CREDENTIAL_HEADERS = frozenset((b"authorization", b"x-api-key"))
 """Where clients put keys; not for the engine to see once the gateway has checked them."""
 
@@ -34,7 +36,6 @@ _KEY = re.compile(r"[!#-&(-~]+")
 _HASH_PREFIX = "sha256:"
 _HASH = re.compile(r"[0-9A-Fa-f]{64}")
 
-_Fingerprint = tuple[int, ...] | None
 logger = logging.getLogger("gateway.auth")
 
 
@@ -112,11 +113,11 @@ class Keyring:
         self._clock = clock
         self._hide = hide
         self._keys = self._fixed
-        self._seen: _Fingerprint = None
+        self._seen: Fingerprint = None
         self._complaint = ""
         self._next_check = clock() + FILE_CHECK_SECONDS
         if file is not None:
-            self._seen = _fingerprint(file)
+            self._seen = fingerprint(file)
             self._keys = self._with_file(file)
 
     @classmethod
@@ -175,8 +176,8 @@ class Keyring:
             return
         self._next_check = now + FILE_CHECK_SECONDS
         # Taken before the file is read: if it changes in between, the next check sees another one.
-        fingerprint = _fingerprint(self._file)
-        if fingerprint == self._seen:
+        found = fingerprint(self._file)
+        if found == self._seen:
             self._complaint = ""
             return
         try:
@@ -187,7 +188,7 @@ class Keyring:
                 self._complaint = str(error)
                 logger.error("%s; the keys of before stay valid", error)
             return
-        self._keys, self._seen, self._complaint = keys, fingerprint, ""
+        self._keys, self._seen, self._complaint = keys, found, ""
         logger.info("%s has changed: %d keys are valid now", _FILE, len(keys))
 
     def _with_file(self, file: Path) -> tuple[Key, ...]:
@@ -230,15 +231,6 @@ def _content(file: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise KeysError(_FILE, "cannot be read (not UTF-8 text)") from None  # the error shows what it read
-
-
-def _fingerprint(file: Path) -> _Fingerprint:
-    """Tell one state of the file from another; follows symlinks, as Kubernetes swaps those."""
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _distinct(entries: Iterable[_Entry], before: tuple[Key, ...] = ()) -> tuple[Key, ...]:

@@ -59,7 +59,7 @@ def build_gateway(settings: Settings, status: StatusReader, build: Build, socket
         state=lambda: status.current.state,
     )
     observation = Observation(metrics, socket, settings.served_names[0])
-    public = PUBLIC_PATHS | (METRICS_PATHS if settings.metrics_public else frozenset())
+    public = PUBLIC_PATHS | (METRICS_PATHS if settings.is_metrics_public else frozenset())
     return Gateway(
         status=status,
         own=own_app(status, build, observation.render, on_start=proxy.start, on_stop=proxy.stop),

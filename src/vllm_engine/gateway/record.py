@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
 UNMATCHED = "unmatched"
 """The route of a request that the allow-list does not name, our own ones included."""
@@ -53,6 +54,10 @@ class RequestRecord:
     is_estimate: bool = False
     """Whether the completion tokens are `UsageReader`'s estimate."""
 
+    def reject(self, status: int, reason: str) -> None:
+        """Note that the gateway answers instead of the engine."""
+        self.status, self.reason, self.outcome = status, reason, Outcome.REJECTED
+
     @property
     def ttft_seconds(self) -> float | None:
         """Seconds from the request to the first byte of the engine's answer."""
@@ -62,3 +67,10 @@ class RequestRecord:
     def duration_seconds(self) -> float:
         """Seconds from the request to its end."""
         return self.ended - self.received
+
+
+class Observer(Protocol):
+    """Told of every request at its end."""
+
+    def finished(self, record: RequestRecord) -> None:
+        """Count it, log it; must not raise."""
