@@ -58,7 +58,7 @@ def configure_logging(
     formatter = _json_formatter() if as_json else _console_formatter()
     handler.setFormatter(Redacting(formatter, secrets))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for noisy in ("asyncio", "aiohttp", "uvicorn"):
+    for noisy in ("asyncio", "aiohttp", "opentelemetry", "urllib3", "uvicorn"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

@@ -13,6 +13,7 @@ from vllm_engine.engine.command import RESERVED_FLAGS
 from vllm_engine.engine.flags import FlagCatalogue, FlagError
 from vllm_engine.engine.installation import Installation, find_engine_python, inspect_installation
 from vllm_engine.engine.plan import check_device
+from vllm_engine.engine.traces import tracing_gap
 from vllm_engine.environment import Environment
 from vllm_engine.errors import Problem, SettingsError, StartupError
 from vllm_engine.models.bundled import bundled_names, is_bundled
@@ -68,9 +69,8 @@ def run_preflight(settings: Settings, environment: Environment, prefix: Path) ->
             "no GPU is visible, and this vLLM needs one; give the container its GPUs "
             "(docker run --gpus all) or use the CPU build"
         )
-    return Preflight(
-        installation, device, checked.argv, checked.variables, (*doubts(settings), *checked.warnings)
-    )
+    warnings = (*doubts(settings), *untraced(settings, installation), *checked.warnings)
+    return Preflight(installation, device, checked.argv, checked.variables, warnings)
 
 
 def check_cache_dir(cache_dir: Path) -> list[Problem]:
@@ -107,6 +107,12 @@ def doubts(settings: Settings) -> list[str]:
             "set API_KEYS or API_KEYS_FILE, or HOST=127.0.0.1"
         )
     return found
+
+
+def untraced(settings: Settings, installation: Installation) -> list[str]:
+    """Return what traces will lack, for the log."""
+    gap = tracing_gap(settings, installation) if settings.otlp_endpoint else None
+    return [f"OTLP_ENDPOINT: traces have the gateway's spans and not the engine's: {gap}"] if gap else []
 
 
 def _is_loopback(host: str) -> bool:

@@ -13,7 +13,7 @@ from vllm_engine.environment import Environment
 from vllm_engine.preflight import Preflight
 from vllm_engine.settings import Settings
 
-_SECRET_NAME = re.compile(r"TOKEN|API_KEY|SECRET|PASSWORD|CREDENTIAL")
+_SECRET_NAME = re.compile(r"TOKEN|API_KEY|SECRET|PASSWORD|CREDENTIAL|OTLP_.*HEADERS")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -227,6 +228,12 @@ class Settings(BaseModel):
     log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(_lower)] = _setting(
         "auto", "auto, console or json", "`auto`: console on a terminal, else json.", "logging"
     )
+    otlp_endpoint: str | None = _setting(
+        None,
+        "an http:// or https:// URL without user and password, such as http://collector:4318",
+        "Collector of traces (OTLP over HTTP), the gateway's and vLLM's as one. Without a path: `/v1/traces`.",
+        "logging",
+    )
     build_sha: str = _setting("dev", "a commit id", "Shown by /version.", "build")
     build_time: str = _setting("dev", "a time stamp", "Shown by /version.", "build")
     enable_sshd: bool = _setting(
@@ -252,6 +259,14 @@ class Settings(BaseModel):
     @classmethod
     def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return _require(value, value == ("*",) or all(map(_ORIGIN.fullmatch, value)))
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_plain_url(cls, value: str | None) -> str | None:
+        url = urlsplit(value or "http://unset")
+        return _require(
+            value, url.scheme in ("http", "https") and bool(url.hostname) and "@" not in url.netloc
+        )
 
     @field_validator("port", "ssh_port")
     @classmethod
@@ -309,6 +324,13 @@ class Settings(BaseModel):
         return self.health_port is None if self.metrics_public is None else self.metrics_public
 
     @property
+    def traces_url(self) -> str | None:
+        """Where spans are sent: vLLM takes its flag literally, so both are given the whole URL."""
+        if self.otlp_endpoint is None or urlsplit(self.otlp_endpoint).path.strip("/"):
+            return self.otlp_endpoint
+        return self.otlp_endpoint.rstrip("/") + "/v1/traces"
+
+    @property
     def is_local_model(self) -> bool:
         """Whether `MODEL_ID` names a folder or file rather than a hub repository."""
         return looks_local(self.model_id)
@@ -349,4 +371,6 @@ def _require(value: _T, legal: bool) -> _T:
 
 
 def _shown(key: str, value: str) -> str:
-    return "***" if Settings.model_fields[key.lower()].annotation == (SecretStr | None) else value
+    if Settings.model_fields[key.lower()].annotation == (SecretStr | None):
+        return "***"
+    return re.sub(r"//.*@", "//***@", value)  # an URL's password

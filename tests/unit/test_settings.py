@@ -44,6 +44,9 @@ def test_contract_default(key: str, value: object) -> None:
         ("PORT", "0"),
         ("PORT", "65536"),
         ("PORT", "http"),
+        ("OTLP_ENDPOINT", "collector:4317"),
+        ("OTLP_ENDPOINT", "grpc://collector:4317"),
+        ("OTLP_ENDPOINT", "http://"),
         ("SSH_PORT", "-1"),
         ("HEALTH_PORT", "8000"),
         ("HEALTH_PORT", "65536"),
@@ -159,3 +162,23 @@ def test_error_shows_odd_values_safely() -> None:
     assert "\x1b" not in line
     assert "\n" not in line
     assert len(line) < 400
+
+
+def test_no_password_in_an_endpoint() -> None:
+    """It would be on the engine's command line; the refusal does not show it either."""
+    with pytest.raises(SettingsError, match=r"OTLP_ENDPOINT=\"http://\*\*\*@host:4318\""):
+        load(OTLP_ENDPOINT="http://me:secret@host:4318")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "url"),
+    [
+        ("http://collector:4318", "http://collector:4318/v1/traces"),
+        ("http://collector:4318/", "http://collector:4318/v1/traces"),
+        ("https://host/otlp/v1/traces", "https://host/otlp/v1/traces"),
+    ],
+)
+def test_where_spans_go(endpoint: str, url: str) -> None:
+    """A bare host gets the standard path; a path is taken as it is."""
+    assert load(OTLP_ENDPOINT=endpoint).traces_url == url
+    assert load().traces_url is None

@@ -24,6 +24,7 @@ from vllm_engine.gateway.proxy import Passage, Proxy
 from vllm_engine.gateway.record import Observer, Outcome, RequestRecord
 from vllm_engine.gateway.replies import RETRY_AFTER_SECONDS, identified, send_error, send_not_ready
 from vllm_engine.gateway.routes import RouteTable
+from vllm_engine.gateway.tracing import Tracer
 from vllm_engine.gateway.upstream import UpstreamError
 
 logger = logging.getLogger("gateway")
@@ -46,6 +47,7 @@ class Gateway:
         admission: Admission,
         proxy: Proxy,
         cors: Cors,
+        tracer: Tracer,
         observers: Sequence[Observer] = (),
     ) -> None:
         self._status = status
@@ -56,6 +58,7 @@ class Gateway:
         self._admission = admission
         self._proxy = proxy
         self._cors = cors
+        self._tracer = tracer
         self._observers = tuple(observers)
         self._running = 0
         self._idle = asyncio.Event()
@@ -73,6 +76,10 @@ class Gateway:
     async def until_idle(self) -> None:
         """Wait until no API request is under way."""
         await self._idle.wait()
+
+    async def close(self) -> None:
+        """Send the last spans."""
+        await asyncio.to_thread(self._tracer.close)
 
     def begin_drain(self) -> None:
         """Refuse those who wait and those who come; the engine keeps what it has."""
@@ -113,6 +120,8 @@ class Gateway:
         finally:
             lane.on_gone = None
             record.ended = time.monotonic()
+            if record.span is not None:
+                record.span.end(record)
             for observer in self._observers:
                 observer.finished(record)
 
@@ -148,6 +157,7 @@ class Gateway:
             body = error_body(message, type="BadRequestError", code=405)
             await send_error(send, 405, body, identity, [(b"allow", allow)])
             return
+        record.span = self._tracer.start(scope["headers"], record)
         self._running += 1
         self._idle.clear()
         try:
@@ -194,7 +204,7 @@ class Gateway:
             target += b"?" + scope["query_string"]
         # With keys of ours, the client's key is nobody else's business; without, it may be vLLM's own.
         without = _NO_CREDENTIALS if self._keyring.is_open else CREDENTIAL_HEADERS
-        return Passage(record, target, without)
+        return Passage(record, target, without, record.span.headers if record.span else ())
 
     @staticmethod
     async def _fail(send: Send, lane: Lane, record: RequestRecord) -> None:

@@ -19,6 +19,7 @@ from vllm_engine.gateway.own import METRICS_PATHS, own_app
 from vllm_engine.gateway.probes import PUBLIC_PATHS, Build
 from vllm_engine.gateway.proxy import Proxy
 from vllm_engine.gateway.routes import ROUTES, ExtraRouteError, RouteTable, parse_extra_routes
+from vllm_engine.gateway.tracing import make_tracer
 from vllm_engine.log import add_secrets
 from vllm_engine.settings import Settings
 
@@ -30,7 +31,7 @@ def build_gateway(settings: Settings, status: StatusReader, build: Build, socket
     """Return the gateway to the engine on `socket`.
 
     Raises:
-        SettingsError: the keys or the extra routes cannot be used.
+        SettingsError: the keys or the extra routes cannot be used, or tracing lacks its packages.
     """
     bodies = BodyReader(
         max_bytes=settings.max_body_bytes,
@@ -69,6 +70,7 @@ def build_gateway(settings: Settings, status: StatusReader, build: Build, socket
         admission=admission,
         proxy=proxy,
         cors=Cors(settings.cors_origins),
+        tracer=make_tracer(settings.traces_url, __version__),
         observers=(observation,),
     )
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from vllm_engine.gateway.tracing import Span
 
 UNMATCHED = "unmatched"
 """The route of a request that the allow-list does not name, our own ones included."""
@@ -51,6 +54,8 @@ class RequestRecord:
     is_stream: bool = False
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    span: Span | None = None
+    """Its part of a trace, from where it is known to be somebody's request for the engine."""
     is_estimate: bool = False
     """Whether the completion tokens are `UsageReader`'s estimate."""
 
