@@ -231,7 +231,7 @@ class Settings(BaseModel):
     otlp_endpoint: str | None = _setting(
         None,
         "an http:// or https:// URL without user and password, such as http://collector:4318",
-        "Collector of traces (OTLP over HTTP), the gateway's and vLLM's as one. Without a path: `/v1/traces`.",
+        "Collector of traces (OTLP over HTTP), the gateway's and vLLM's as one; path `/v1/traces` if none.",
         "logging",
     )
     build_sha: str = _setting("dev", "a commit id", "Shown by /version.", "build")

@@ -11,14 +11,17 @@ import pytest
 from tests.integration.conftest import StartProgram
 from tests.program import Program, until
 
-CHAT = {"model": "fake", "messages": [{"role": "user", "content": "hello"}]}
+PROMPT = "a prompt that nobody logs"
+CHAT = {"model": "fake", "messages": [{"role": "user", "content": PROMPT}]}
 FIRST, SECOND = "sk-first-of-the-file", "sk-second-of-the-file"
 
 
 def access_lines(program: Program) -> list[dict[str, Any]]:
     """Return the records of the access log, from JSON logs."""
     records = [json.loads(line) for line in program.log().splitlines() if line.startswith("{")]
-    return [record for record in records if record["source"] == "gateway.access"]
+    return [
+        record for record in records if record["source"] == "gateway.access" and record["level"] == "INFO"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -50,13 +53,14 @@ def test_keys_of_the_file_are_blanked(start: StartProgram, tmp_path: Path) -> No
 
 
 def test_access_line(start: StartProgram) -> None:
-    """One line names the model and counts the tokens, and says where the count is an estimate."""
-    program = start({"tokens": 5}, LOG_FORMAT="json")
+    """One line names the model and counts the tokens, says which are estimated, and shows no prompt."""
+    program = start({"tokens": 5}, LOG_FORMAT="json", LOG_LEVEL="debug")
     program.until_ready()
     program.client.post("/v1/chat/completions", json=CHAT)
     program.client.post("/v1/chat/completions", json=CHAT | {"stream": True})
     program.client.get("/v1/nothing")
     until(lambda: len(access_lines(program)) == 3, "three lines")
+    assert PROMPT not in program.log()
     whole, streamed, unknown = access_lines(program)
     assert (whole["model"], whole["completion_tokens"], whole["is_estimate"]) == ("fake", 5, False)
     assert (streamed["model"], streamed["is_estimate"]) == ("fake", True)
