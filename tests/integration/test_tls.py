@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import re
 import socket
 import ssl
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx2
+import psutil
 import pytest
 
 from tests.certificates import Certificate
-from tests.integration.conftest import StartProgram
+from tests.integration.conftest import CONFIG, StartProgram
 from tests.program import Program, until
+from tests.raw_http import post_json
 
 CHAT = {"model": "fake", "messages": [{"role": "user", "content": "hello"}]}
 StartTls = Callable[..., Program]
@@ -72,6 +78,37 @@ def test_client_leaves(start_tls: StartTls) -> None:
     with program.client.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as stream:
         next(stream.iter_lines())
     until(lambda: "client_gone" in program.log(), "the client's leaving")
+
+
+def test_stalled_clients(start_tls: StartTls, files: Certificate, model_folder: Path) -> None:
+    """Clients that stop reading make the engine wait, and cost some buffers each."""
+    config = CONFIG | {"max_position_embeddings": 1_000_000}
+    (model_folder / "config.json").write_text(json.dumps(config))
+    # Answers carry the first name: events of 2 kB fill a client's buffers in less time.
+    names = "m" * 2000 + " fake"
+    program = start_tls({"tokens": 900_000}, MAX_MODEL_LEN="1000000", SERVED_MODEL_NAME=names)
+    gateway = psutil.Process(program.pid)
+    before, clients = gateway.memory_info().rss, 20
+    seen: list[tuple[float, float]] = []
+
+    def has_stopped() -> bool:
+        now, text = time.monotonic(), program.client.get("/metrics").text
+        found = re.search(r"^vllm:generation_tokens_total{[^}]*} ([\d.e+]+)$", text, re.MULTILINE)
+        assert found is not None
+        if not seen or float(found[1]) != seen[-1][1]:
+            seen.append((now, float(found[1])))
+        return seen[-1][1] > clients and now - seen[-1][0] > 0.5
+
+    with ExitStack() as stack:
+        for _ in range(clients):
+            raw = stack.enter_context(socket.socket())
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            raw.connect(("127.0.0.1", program.port))
+            wrapped = stack.enter_context(trusting(files).wrap_socket(raw, server_hostname="127.0.0.1"))
+            wrapped.sendall(post_json("/v1/chat/completions", CHAT | {"stream": True, "max_tokens": 900_000}))
+        until(has_stopped, "the engine's wait", 60)
+        assert seen[-1][1] < clients * 10_000
+        assert gateway.memory_info().rss - before < clients * 1_000_000
 
 
 def test_reload_drops_nobody(start_tls: StartTls, files: Certificate) -> None:

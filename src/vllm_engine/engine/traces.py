@@ -14,7 +14,7 @@ SERVICE_NAME = "vllm-engine"
 def tracing_gap(settings: Settings, installation: Installation) -> str | None:
     """Say why vLLM would not start, or not trace, with `--otlp-traces-endpoint`; None if it would."""
     if settings.engine_frontend == "rust":
-        return "the Rust frontend makes no spans"
+        return "the Rust frontend makes no spans"  # and refuses the flag
     if installation.tracing_lacks:
         return f"its environment lacks {', '.join(installation.tracing_lacks)}"
     return None
