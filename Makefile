@@ -60,7 +60,7 @@ NOT_IN_ENGINE := $(addprefix --unsafe-package ,torchaudio torchcodec torchvision
 ## lock       write requirements/*.txt anew (UPGRADE=1: with the newest versions)
 lock:
 	@scripts/setup.sh dev
-	@$(PIP_COMPILE) --allow-unsafe --build-deps-for editable -o requirements/gateway.txt pyproject.toml
+	@$(PIP_COMPILE) --allow-unsafe --build-deps-for editable --extra tracing -o requirements/gateway.txt pyproject.toml
 	@.venv/bin/python -c '$(DEV_GROUP)' | \
 	$(PIP_COMPILE) --allow-unsafe -c requirements/gateway.txt -o requirements/dev.txt -
 	@$(PIP_COMPILE) $(NOT_IN_ENGINE) -o requirements/engine-cpu.txt requirements/engine-cpu.in

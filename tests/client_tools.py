@@ -24,7 +24,7 @@ def python_with(client: str, cache: Path) -> Path:
     lock = LOCKS / f"{client}.txt"
     folder = cache / "clients" / client
     stamp = folder / "installed"
-    wanted = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()
+    wanted = hashlib.sha256(lock.read_bytes() + sys.version.encode() + bytes(folder)).hexdigest()
     if not (stamp.exists() and stamp.read_text() == wanted):
         shutil.rmtree(folder, ignore_errors=True)
         venv.create(folder, with_pip=True)

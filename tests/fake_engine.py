@@ -25,6 +25,8 @@ __all__ = [
 ]
 
 VERSION = "0.32.0"
+_BESIDE_VLLM = (("opentelemetry-exporter-otlp-proto-grpc", "1.45.2"),)
+"""What vLLM brings and the environment of the tests lacks."""
 _REPOSITORY = Path(__file__).parents[1]
 _MAIN = "from tests.fake_main import main\n\nif __name__ == '__main__':\n    main()\n"
 
@@ -53,9 +55,10 @@ def make_fake_engine_python(
     for package in (entry, *entry.parents[:2]):
         (package / "__init__.py").write_text("")
     (entry / "main.py").write_text(_MAIN)
-    metadata = site / f"{distribution.replace('-', '_')}-{version}.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+    for name, number in ((distribution, version), *_BESIDE_VLLM):
+        metadata = site / f"{name.replace('-', '_')}-{number}.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n")
     write_scenario(folder / "scenario.json", scenario)
     return folder / "bin" / "python"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -40,7 +41,13 @@ async def follow(status: StatusReader) -> AsyncIterator[EngineStatus]:
         end()
 
 
-async def ask(base_url: str, model: str, question: str, on_text: Callable[[str], None]) -> Answer:
+async def ask(
+    base_url: str,
+    model: str,
+    question: str,
+    on_text: Callable[[str], None],
+    tls: ssl.SSLContext | None = None,
+) -> Answer:
     """Stream one chat completion over TCP, like any client.
 
     Args:
@@ -48,6 +55,7 @@ async def ask(base_url: str, model: str, question: str, on_text: Callable[[str],
         model: the served name.
         question: what the user says.
         on_text: told each piece of the answer as it comes.
+        tls: whom to trust, where the server speaks HTTPS.
 
     Raises:
         aiohttp.ClientError: the server did not answer with 200.
@@ -64,7 +72,7 @@ async def ask(base_url: str, model: str, question: str, on_text: Callable[[str],
     pieces: list[str] = []
     async with (
         aiohttp.ClientSession(raise_for_status=True) as session,
-        session.post(f"{base_url}/v1/chat/completions", json=body) as response,
+        session.post(f"{base_url}/v1/chat/completions", json=body, ssl=tls or True) as response,
     ):
         async for raw in response.content:
             text = _delta(raw)
@@ -90,12 +98,12 @@ print(chat.choices[0].message.content)
 """
 
 
-def client_url(host: str, port: int) -> str:
+def client_url(host: str, port: int, *, is_tls: bool = False) -> str:
     """Return the URL by which a client on this machine reaches a server that listens on `host`."""
     reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 - a look-up, no binding
     if ":" in reachable and not reachable.startswith("["):
         reachable = f"[{reachable}]"
-    return f"http://{reachable}:{port}"
+    return f"{'https' if is_tls else 'http'}://{reachable}:{port}"
 
 
 def _delta(raw: bytes) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -21,14 +20,17 @@ from vllm_engine.ask import QUESTION
 from vllm_engine.bench.plan import Plan
 from vllm_engine.bench.run import parse_slos, run_bench
 from vllm_engine.engine.flags import mask
+from vllm_engine.environment import Environment, read_environment
 from vllm_engine.errors import ExitCode, VllmEngineError
+from vllm_engine.gateway.auth import secrets_in, words
+from vllm_engine.listen import listen
 from vllm_engine.log import ENGINE_LOGGER, configure_logging
 from vllm_engine.preflight import Preflight, run_preflight
 from vllm_engine.present import Presenter
 from vllm_engine.report import mask_environ, settings_report
 from vllm_engine.resolve import resolve_command, resolve_plan
-from vllm_engine.serve import bind, serve
-from vllm_engine.settings import Environment, Settings, load_settings, read_environment
+from vllm_engine.serve import serve
+from vllm_engine.settings import Settings, load_settings
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -54,9 +56,9 @@ def serve_command(dry_run: bool, question: str | None) -> None:
         if dry_run:
             _print_command(settings, environment, preflight)
             return
-        listener = bind(settings)
+        listeners = listen(settings)
         presenter = Presenter(settings, question, Console()) if question is not None else None
-        uvloop.run(serve(settings, environment, preflight, listener, presenter))
+        uvloop.run(serve(settings, environment, preflight, listeners, presenter))
 
 
 @main.command("settings")
@@ -126,9 +128,9 @@ def _print_command(settings: Settings, environment: Environment, preflight: Pref
 
 
 def _configure_logging(settings: Settings, environment: Environment, *, quiet: bool) -> None:
-    given = (settings.hf_token, settings.api_keys)
-    words = [word for secret in given if secret for word in re.split(r"[\s,]+", secret.get_secret_value())]
-    secrets = [word.rpartition(":")[2] for word in words]
+    secrets = [settings.hf_token.get_secret_value()] if settings.hf_token else []
+    if settings.api_keys:
+        secrets += secrets_in(words(settings.api_keys.get_secret_value()))
     configure_logging(settings.log_level, settings.log_format, secrets=secrets)
     if quiet and environment.source("LOG_LEVEL") is None:
         logging.getLogger(ENGINE_LOGGER).setLevel(logging.ERROR)

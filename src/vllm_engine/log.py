@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
@@ -20,8 +20,14 @@ class Redacting(logging.Formatter):
     def __init__(self, inner: logging.Formatter, secrets: Sequence[str]) -> None:
         super().__init__()
         self._inner = inner
-        # As they are, and as a JSON string spells them.
-        self._secrets = {form for secret in secrets if secret for form in (secret, json.dumps(secret)[1:-1])}
+        self._secrets: set[str] = set()
+        self.add(secrets)
+
+    def add(self, secrets: Iterable[str]) -> None:
+        """Blank these too from now on."""
+        # As they are, and as a JSON string spells them. Never changed in place: threads log as well.
+        forms = {form for secret in secrets if secret for form in (secret, json.dumps(secret)[1:-1])}
+        self._secrets = self._secrets | forms
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line without any secret."""
@@ -52,8 +58,15 @@ def configure_logging(
     formatter = _json_formatter() if as_json else _console_formatter()
     handler.setFormatter(Redacting(formatter, secrets))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for noisy in ("asyncio", "aiohttp", "uvicorn"):
+    for noisy in ("asyncio", "aiohttp", "opentelemetry", "urllib3", "uvicorn"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def add_secrets(secrets: Iterable[str]) -> None:
+    """Blank these values too in every line from now on, such as keys that a file has newly got."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, Redacting):
+            handler.formatter.add(secrets)
 
 
 def _json_formatter() -> logging.Formatter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from vllm_engine.engine.command import RESERVED_FLAGS
 from vllm_engine.engine.flags import FlagCatalogue, FlagError
 from vllm_engine.engine.installation import Installation, find_engine_python, inspect_installation
 from vllm_engine.engine.plan import check_device
+from vllm_engine.engine.traces import tracing_gap
+from vllm_engine.environment import Environment
 from vllm_engine.errors import Problem, SettingsError, StartupError
 from vllm_engine.models.bundled import bundled_names, is_bundled
-from vllm_engine.settings import Environment, Settings
+from vllm_engine.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,8 @@ def run_preflight(settings: Settings, environment: Environment, prefix: Path) ->
             "no GPU is visible, and this vLLM needs one; give the container its GPUs "
             "(docker run --gpus all) or use the CPU build"
         )
-    return Preflight(
-        installation, device, checked.argv, checked.variables, (*_doubts(settings), *checked.warnings)
-    )
+    warnings = (*doubts(settings), *untraced(settings, installation), *checked.warnings)
+    return Preflight(installation, device, checked.argv, checked.variables, warnings)
 
 
 def check_cache_dir(cache_dir: Path) -> list[Problem]:
@@ -94,10 +96,30 @@ def _check_model_name(settings: Settings) -> list[Problem]:
     return []
 
 
-def _doubts(settings: Settings) -> list[str]:
+def doubts(settings: Settings) -> list[str]:
+    """Return what is allowed and yet may not be meant, for the log."""
+    found = []
     if settings.engine_frontend == "rust":
-        return ["ENGINE_FRONTEND=rust is experimental: no n > 1, no /v1/responses, no /v1/messages"]
-    return []
+        found.append("ENGINE_FRONTEND=rust is experimental: no n > 1, no /v1/responses, no /v1/messages")
+    if settings.api_keys is None and settings.api_keys_file is None and not _is_loopback(settings.host):
+        found.append(
+            f"whoever reaches HOST={settings.host} may use the model: no key is asked for; "
+            "set API_KEYS or API_KEYS_FILE, or HOST=127.0.0.1"
+        )
+    return found
+
+
+def untraced(settings: Settings, installation: Installation) -> list[str]:
+    """Return what traces will lack, for the log."""
+    gap = tracing_gap(settings, installation) if settings.otlp_endpoint else None
+    return [f"OTLP_ENDPOINT: traces have the gateway's spans and not the engine's: {gap}"] if gap else []
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _check_frontend(settings: Settings, installation: Installation) -> list[Problem]:

@@ -12,7 +12,13 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from vllm_engine.ask import ask, client_url, follow, recipes
 from vllm_engine.engine.state import EngineStatus, StatusReader
+from vllm_engine.gateway.tls import client_context
 from vllm_engine.settings import Settings
+
+_TRUST = """\
+Clients must trust the certificate in TLS_CERT_FILE (curl: --cacert) and use a name that it is for.
+
+"""
 
 
 @dataclass(frozen=True)
@@ -30,11 +36,14 @@ class Presenter:
         last = await (self._bar(status) if self.console.is_terminal else self._lines(status))
         if not last.is_ready:
             return
-        base_url = client_url(self.settings.host, self.settings.port)
+        cert = self.settings.tls_cert_file
+        base_url = client_url(self.settings.host, self.settings.port, is_tls=cert is not None)
+        # The one who answers is ourselves, so this very certificate is to be trusted, and no other.
+        trusted = client_context(cert) if cert else None
         name = self.settings.served_names[0]
         self.console.print(f"\nQ: {self.question}\nA: ", end="", highlight=False, markup=False)
         try:
-            answer = await ask(base_url, name, self.question, self._piece)
+            answer = await ask(base_url, name, self.question, self._piece, trusted)
         except aiohttp.ClientError as error:
             self.console.print(f"\nThe first question failed: {error}", highlight=False, markup=False)
             return
@@ -42,7 +51,7 @@ class Presenter:
             f"\n\nFirst token after {answer.first_token_seconds:.2f} s, whole answer after "
             f"{answer.seconds:.2f} s; {time.monotonic() - began:.1f} s since the start.\n\n"
             f"Try it from another terminal, with curl or Python:\n\n{recipes(base_url, name)}\n"
-            f"Serving at {base_url} until Ctrl-C.",
+            f"{_TRUST if cert else ''}Serving at {base_url} until Ctrl-C.",
             highlight=False,
             markup=False,
             soft_wrap=True,

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pydantic import SecretStr
 
 from vllm_engine.engine.plan import Choice, EnginePlan
+from vllm_engine.environment import Environment
 from vllm_engine.preflight import Preflight
-from vllm_engine.settings import Environment, Settings
+from vllm_engine.settings import Settings
 
-_SECRET_NAME = re.compile(r"TOKEN|API_KEY|SECRET|PASSWORD|CREDENTIAL")
+_SECRET_NAME = re.compile(r"TOKEN|API_KEY|SECRET|PASSWORD|CREDENTIAL|OTLP_.*HEADERS")
 
 
 @dataclass(frozen=True)

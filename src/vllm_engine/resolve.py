@@ -9,10 +9,11 @@ from vllm_engine.device import free_memory_bytes
 from vllm_engine.engine.command import EngineCommand, build_command, engine_environment
 from vllm_engine.engine.installation import write_alias
 from vllm_engine.engine.plan import EnginePlan, plan_engine
+from vllm_engine.environment import Environment
 from vllm_engine.models.bundled import ConvertProgress
 from vllm_engine.models.source import locate_model
 from vllm_engine.preflight import Preflight
-from vllm_engine.settings import Environment, Settings
+from vllm_engine.settings import Settings
 
 
 async def resolve_plan(

@@ -4,35 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import shutil
 import signal
-import socket
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
-
-import uvicorn
 
 from vllm_engine.engine.state import Phase, StatusBoard, StatusReader
 from vllm_engine.engine.supervisor import Launch, Supervisor
-from vllm_engine.errors import Problem, SettingsError
+from vllm_engine.environment import Environment
 from vllm_engine.gateway.app import Gateway
 from vllm_engine.gateway.build import build_gateway
-from vllm_engine.gateway.connection import ConnectionLimits, connection_class
 from vllm_engine.gateway.probes import Build
+from vllm_engine.listen import Listeners, running
 from vllm_engine.models.bundled import ConvertProgress
 from vllm_engine.preflight import Preflight
 from vllm_engine.resolve import resolve_command, resolve_plan
-from vllm_engine.settings import Environment, Settings
+from vllm_engine.settings import Settings
 
 Companion = Callable[[StatusReader], Awaitable[None]]
 """Something that runs beside the server and may read the status, such as the first question."""
-
-_LAST_ANSWERS_SECONDS = 5
-_CLIENT_KEEP_ALIVE_SECONDS = 75
-"""Longer than the 60 s for which load balancers commonly keep a connection: they close first, not we."""
 
 logger = logging.getLogger("gateway")
 
@@ -41,7 +33,7 @@ async def serve(
     settings: Settings,
     environment: Environment,
     preflight: Preflight,
-    listener: socket.socket,
+    listeners: Listeners,
     companion: Companion | None = None,
 ) -> None:
     """Run the gateway and the engine until a signal; returns after a clean stop.
@@ -60,8 +52,13 @@ async def serve(
             startup_timeout_seconds=settings.startup_timeout_seconds,
         )
         gateway = build_gateway(settings, board, _build(settings, preflight), path)
-        server = _Server(_server_config(settings, gateway))
-        async with _running(server, listener):
+        async with contextlib.AsyncExitStack() as servers:
+            servers.push_async_callback(gateway.close)
+            if listeners.health is not None:
+                # The first to open and the last to close: probes are answered as long as the API is.
+                health = running(settings, gateway.health_app(), listeners.health, lifespan="off")
+                await servers.enter_async_context(health)
+            await servers.enter_async_context(running(settings, gateway, listeners.api, tls=listeners.tls))
             await _until_told_to_stop(settings, supervisor, gateway, companion and companion(board))
 
 
@@ -76,72 +73,6 @@ async def _prepare(
         logger.info("%s", note)
     command = resolve_command(settings, environment, preflight, plan, path)
     return Launch(command, settings.served_names[0], plan.model.revision, plan.dtype.value)
-
-
-def bind(settings: Settings) -> socket.socket:
-    """Open the listening socket before anything is started.
-
-    Raises:
-        SettingsError: the address or the port cannot be had; says which and why.
-    """
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except OSError as error:
-        wanted = f"cannot be resolved ({error.strerror}); wanted an address of this machine, such as 0.0.0.0"
-        raise SettingsError([Problem("HOST", settings.host, wanted)]) from error
-    listener = socket.socket(family, kind, proto)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        raise SettingsError([_bind_problem(settings, error)]) from error
-    listener.setblocking(False)
-    return listener
-
-
-def _bind_problem(settings: Settings, error: OSError) -> Problem:
-    port = str(settings.port)
-    if error.errno == errno.EADDRINUSE:
-        return Problem("PORT", port, "already in use; stop what listens there or set another PORT")
-    if error.errno == errno.EACCES:
-        return Problem("PORT", port, "needs root; set PORT to 1024 or above")
-    return Problem("HOST", settings.host, f"cannot be listened on ({error.strerror}); try HOST=0.0.0.0")
-
-
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        # uvicorn would refuse connections at the first SIGTERM; ours is the order of things.
-        yield
-
-
-def _server_config(settings: Settings, app: Gateway) -> uvicorn.Config:
-    limits = ConnectionLimits(settings.header_timeout_seconds, settings.max_connections)
-    return uvicorn.Config(
-        app,
-        http=connection_class(limits),
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=_CLIENT_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=_LAST_ANSWERS_SECONDS,
-    )
-
-
-@contextlib.asynccontextmanager
-async def _running(server: _Server, listener: socket.socket) -> AsyncIterator[None]:
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        yield
-    finally:
-        server.should_exit = True
-        await task
 
 
 async def _until_told_to_stop(

@@ -1,15 +1,12 @@
-"""Typed settings, read from the environment and `.env`; nothing else reads the environment."""
+"""Typed settings: every variable a user can set, its default, what is legal, and what it does."""
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
-from dotenv import dotenv_values
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -17,14 +14,19 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 
+from vllm_engine.environment import Environment
 from vllm_engine.errors import Problem, SettingsError
 
 DtypeName = Literal["auto", "bfloat16", "float16", "float32", "half", "float"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
+"""As browsers write one: in lower case (RFC 6454, section 6.2), and of apps too, such as tauri://localhost."""
+
 _T = TypeVar("_T")
 
 
@@ -87,6 +89,21 @@ class Settings(BaseModel):
         "gateway",
     )
     port: int = _setting(8000, "a port number from 1 to 65535", "Port to listen on.", "gateway")
+    health_port: int | None = _setting(
+        None,
+        "a port number from 1 to 65535, other than PORT",
+        "A second port for probes, `/version` and `/metrics` alone: plain HTTP, no key.",
+        "gateway",
+    )
+    tls_cert_file: Path | None = _setting(
+        None,
+        "a PEM file, the server's certificate first",
+        "Serves HTTPS on `PORT`; read again when it changes. Set both this and `TLS_KEY_FILE`.",
+        "gateway",
+    )
+    tls_key_file: Path | None = _setting(
+        None, "a PEM file without a passphrase", "The private key of `TLS_CERT_FILE`.", "gateway"
+    )
     dtype: Annotated[DtypeName, BeforeValidator(_lower)] = _setting(
         "auto",
         "auto, bfloat16, float16 or float32",
@@ -148,8 +165,17 @@ class Settings(BaseModel):
         "Routes of vLLM's that the allow-list does not name and that shall be reachable all the same.",
         "access",
     )
-    metrics_public: bool = _setting(
-        True, "1 or 0", "Whether `/metrics` needs no key although keys are set.", "access"
+    metrics_public: bool | None = _setting(
+        None,
+        "1 or 0",
+        "Whether `/metrics` on `PORT` needs no key although keys are set. Default: 1; with `HEALTH_PORT` 0.",
+        "access",
+    )
+    cors_origins: Annotated[tuple[str, ...], BeforeValidator(_words)] = _setting(
+        (),
+        "origins such as https://app.example.com, without a path or a slash at the end, or * for all",
+        "Web pages that may call the API from a browser. Unset: none.",
+        "access",
     )
     max_in_flight: int = _setting(
         512, "a whole number from 1", "Requests at the engine at once; further ones wait.", "admission"
@@ -202,6 +228,12 @@ class Settings(BaseModel):
     log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(_lower)] = _setting(
         "auto", "auto, console or json", "`auto`: console on a terminal, else json.", "logging"
     )
+    otlp_endpoint: str | None = _setting(
+        None,
+        "an http:// or https:// URL without user and password, such as http://collector:4318",
+        "Collector of traces (OTLP over HTTP), the gateway's and vLLM's as one; path `/v1/traces` if none.",
+        "logging",
+    )
     build_sha: str = _setting("dev", "a commit id", "Shown by /version.", "build")
     build_time: str = _setting("dev", "a time stamp", "Shown by /version.", "build")
     enable_sshd: bool = _setting(
@@ -223,10 +255,28 @@ class Settings(BaseModel):
             return value
         raise ValueError
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _require(value, value == ("*",) or all(map(_ORIGIN.fullmatch, value)))
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_plain_url(cls, value: str | None) -> str | None:
+        url = urlsplit(value or "http://unset")
+        return _require(
+            value, url.scheme in ("http", "https") and bool(url.hostname) and "@" not in url.netloc
+        )
+
     @field_validator("port", "ssh_port")
     @classmethod
     def _is_port(cls, value: int) -> int:
         return _require(value, 1 <= value <= 65535)
+
+    @field_validator("health_port")
+    @classmethod
+    def _is_another_port(cls, value: int | None, info: ValidationInfo) -> int | None:
+        return _require(value, value is None or (1 <= value <= 65535 and value != info.data.get("port")))
 
     @field_validator("max_in_flight", "max_body_bytes", "max_connections")
     @classmethod
@@ -269,42 +319,21 @@ class Settings(BaseModel):
         return self.served_model_name or (self.model_id,)
 
     @property
+    def is_metrics_public(self) -> bool:
+        """Whether `/metrics` on `PORT` needs no key although keys are set."""
+        return self.health_port is None if self.metrics_public is None else self.metrics_public
+
+    @property
+    def traces_url(self) -> str | None:
+        """Where spans are sent: vLLM takes its flag literally, so both are given the whole URL."""
+        if self.otlp_endpoint is None or urlsplit(self.otlp_endpoint).path.strip("/"):
+            return self.otlp_endpoint
+        return self.otlp_endpoint.rstrip("/") + "/v1/traces"
+
+    @property
     def is_local_model(self) -> bool:
         """Whether `MODEL_ID` names a folder or file rather than a hub repository."""
         return looks_local(self.model_id)
-
-
-@dataclass(frozen=True)
-class Environment:
-    """The variables this program was given, and where each came from."""
-
-    process: Mapping[str, str]
-    dotenv: Mapping[str, str]
-
-    @property
-    def merged(self) -> dict[str, str]:
-        """Every variable; the process environment wins over `.env`, empty values are unset."""
-        filled = {key: value for key, value in self.dotenv.items() if value}
-        return filled | {key: value for key, value in self.process.items() if value or key not in filled}
-
-    def source(self, key: str) -> str | None:
-        """Say where a variable was set: `environment`, `.env`, or None where it is not."""
-        if self.process.get(key):
-            return "environment"
-        return ".env" if self.dotenv.get(key) else None
-
-
-def read_environment(env_file: Path = Path(".env")) -> Environment:
-    """Read the process environment and `.env`: the only place in the program that does.
-
-    Raises:
-        SettingsError: `.env` is there but cannot be read.
-    """
-    try:
-        dotenv = {key: value for key, value in dotenv_values(env_file).items() if value is not None}
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError([Problem(".env", str(env_file), f"cannot be read ({error})")]) from error
-    return Environment(process=dict(os.environ), dotenv=dotenv)  # noqa: TID251 - the one reader
 
 
 def load_settings(environment: Environment) -> Settings:
@@ -342,4 +371,6 @@ def _require(value: _T, legal: bool) -> _T:
 
 
 def _shown(key: str, value: str) -> str:
-    return "***" if Settings.model_fields[key.lower()].annotation == (SecretStr | None) else value
+    if Settings.model_fields[key.lower()].annotation == (SecretStr | None):
+        return "***"
+    return re.sub(r"//.*@", "//***@", value)  # an URL's password

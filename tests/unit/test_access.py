@@ -57,8 +57,9 @@ def test_json() -> None:
         is_stream=True,
         prompt_tokens=3,
         completion_tokens=4,
+        is_estimate=True,
     )
-    fields = json.loads(logged(record, "json", model="a/model", is_estimate=True))
+    fields = json.loads(logged(record, "json", model="a/model"))
     assert fields.pop("time")
     assert fields == {
         "level": "INFO",

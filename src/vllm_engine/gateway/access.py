@@ -34,13 +34,12 @@ _KEPT = "/:@!$&'()*+,;=~"
 logger = logging.getLogger("gateway.access")
 
 
-def log_access(record: RequestRecord, *, model: str | None = None, is_estimate: bool = False) -> None:
+def log_access(record: RequestRecord, model: str | None = None) -> None:
     """Log one request at its end, at INFO; probes at DEBUG.
 
     Args:
         record: the request, ended.
-        model: what it asked for, where that is known.
-        is_estimate: whether its completion tokens are `UsageReader`'s estimate.
+        model: the name under which the model is served, where the request was for it.
     """
     level = logging.DEBUG if record.path in PROBES else logging.INFO
     if not logger.isEnabledFor(level):
@@ -69,7 +68,7 @@ def log_access(record: RequestRecord, *, model: str | None = None, is_estimate: 
             "bytes_out": record.bytes_out,
             "prompt_tokens": record.prompt_tokens,
             "completion_tokens": record.completion_tokens,
-            "is_estimate": is_estimate,
+            "is_estimate": record.is_estimate,
             "outcome": record.outcome.value,
             "reason": record.reason,
             "stream": record.is_stream,

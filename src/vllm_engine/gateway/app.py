@@ -6,9 +6,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from typing import Protocol
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vllm_engine.engine.state import StatusReader
 from vllm_engine.errors import error_body
@@ -16,24 +15,22 @@ from vllm_engine.gateway.admission import Admission
 from vllm_engine.gateway.auth import CREDENTIAL_HEADERS, Keyring
 from vllm_engine.gateway.body import BodyError
 from vllm_engine.gateway.connection import Lane, lane_of
-from vllm_engine.gateway.identity import REQUEST_ID, request_id
+from vllm_engine.gateway.cors import Cors
+from vllm_engine.gateway.health import HealthApp
+from vllm_engine.gateway.identity import request_id
 from vllm_engine.gateway.limits import Rejected
+from vllm_engine.gateway.own import OWN_PATHS
 from vllm_engine.gateway.proxy import Passage, Proxy
-from vllm_engine.gateway.record import Outcome, RequestRecord
-from vllm_engine.gateway.replies import RETRY_AFTER_SECONDS, send_error, send_not_ready
+from vllm_engine.gateway.record import Observer, Outcome, RequestRecord
+from vllm_engine.gateway.replies import RETRY_AFTER_SECONDS, identified, send_error, send_not_ready
 from vllm_engine.gateway.routes import RouteTable
+from vllm_engine.gateway.tracing import Tracer
 from vllm_engine.gateway.upstream import UpstreamError
 
 logger = logging.getLogger("gateway")
 
+_OWN_METHODS = frozenset(("GET",))
 _NO_CREDENTIALS: frozenset[bytes] = frozenset()
-
-
-class Observer(Protocol):
-    """Told of every request at its end."""
-
-    def finished(self, record: RequestRecord) -> None:
-        """Count it, log it; must not raise."""
 
 
 class Gateway:
@@ -49,6 +46,8 @@ class Gateway:
         routes: RouteTable,
         admission: Admission,
         proxy: Proxy,
+        cors: Cors,
+        tracer: Tracer,
         observers: Sequence[Observer] = (),
     ) -> None:
         self._status = status
@@ -58,6 +57,8 @@ class Gateway:
         self._routes = routes
         self._admission = admission
         self._proxy = proxy
+        self._cors = cors
+        self._tracer = tracer
         self._observers = tuple(observers)
         self._running = 0
         self._idle = asyncio.Event()
@@ -68,9 +69,17 @@ class Gateway:
         """How many API requests are under way, waiting ones included."""
         return self._running
 
+    def health_app(self) -> ASGIApp:
+        """Return the application of `HEALTH_PORT`: probes and metrics, and nothing else."""
+        return HealthApp(self._own, self._observers)
+
     async def until_idle(self) -> None:
         """Wait until no API request is under way."""
         await self._idle.wait()
+
+    async def close(self) -> None:
+        """Send the last spans."""
+        await asyncio.to_thread(self._tracer.close)
 
     def begin_drain(self) -> None:
         """Refuse those who wait and those who come; the engine keeps what it has."""
@@ -91,8 +100,10 @@ class Gateway:
         assert task is not None  # noqa: S101 - uvicorn makes one for each request
         # The client's leaving ends its request wherever it is: reading, waiting, connecting, streaming.
         lane.on_gone = task.cancel
+        send = self._cors.wrap(scope, send)
         try:
-            await self._serve(scope, receive, send, record)
+            if not (self._cors.is_preflight(scope) and await self._preflight(scope, send, record)):
+                await self._serve(scope, receive, send, record)
         except asyncio.CancelledError:
             if not lane_of(scope).is_gone:
                 raise
@@ -109,8 +120,19 @@ class Gateway:
         finally:
             lane.on_gone = None
             record.ended = time.monotonic()
+            if record.span is not None:
+                record.span.end(record)
             for observer in self._observers:
                 observer.finished(record)
+
+    async def _preflight(self, scope: Scope, send: Send, record: RequestRecord) -> bool:
+        route = self._routes.match(scope["raw_path"])
+        if route is None and scope["path"] not in OWN_PATHS:
+            return False
+        methods = _OWN_METHODS if route is None else route.methods
+        record.status = 204
+        await self._cors.answer_preflight(scope, send, methods, record.request_id.encode())
+        return True
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, record: RequestRecord) -> None:
         identity = record.request_id.encode()
@@ -118,23 +140,24 @@ class Gateway:
         if not (is_public or self._keyring.is_open):
             record.key = self._keyring.authenticate(scope["headers"])
             if record.key is None:
-                _reject(record, 401, "unauthorized")
+                record.reject(401, "unauthorized")
                 body = error_body("Missing or wrong API key", type="authentication_error", code=401)
                 challenge = [(b"www-authenticate", b"Bearer")]
                 await send_error(send, 401, body, identity, challenge)
                 return
         route = self._routes.match(scope["raw_path"])
         if route is None:
-            await self._own(scope, receive, _identified(send, record))
+            await self._own(scope, receive, identified(send, record))
             return
         record.route = route.template
         if scope["method"] not in route.methods:
-            _reject(record, 405, "method")
+            record.reject(405, "method")
             allow = ", ".join(sorted(route.methods)).encode()
             message = f"{record.method} is not allowed here; allowed: {allow.decode()}"
             body = error_body(message, type="BadRequestError", code=405)
             await send_error(send, 405, body, identity, [(b"allow", allow)])
             return
+        record.span = self._tracer.start(scope["headers"], record)
         self._running += 1
         self._idle.clear()
         try:
@@ -147,13 +170,13 @@ class Gateway:
     async def _admit(self, scope: Scope, receive: Receive, send: Send, record: RequestRecord) -> None:
         identity = record.request_id.encode()
         if not self._status.current.is_ready:
-            _reject(record, 503, "not_ready")
+            record.reject(503, "not_ready")
             await send_not_ready(send, self._status.current, identity)
             return
         try:
             ticket = await self._admission.enter(record.key)
         except Rejected as rejected:
-            _reject(record, rejected.status, rejected.reason)
+            record.reject(rejected.status, rejected.reason)
             kind = "rate_limit_error" if rejected.status == 429 else "unavailable_error"
             body = error_body(str(rejected), type=kind, code=rejected.status)
             retry = [(b"retry-after", str(rejected.retry_after_seconds).encode())]
@@ -163,7 +186,7 @@ class Gateway:
         try:
             await self._proxy.pass_on(scope, receive, send, self._passage(scope, record))
         except BodyError as error:
-            _reject(record, error.status, error.reason)
+            record.reject(error.status, error.reason)
             kind = "unavailable_error" if error.status == 503 else "BadRequestError"
             body = error_body(str(error), type=kind, code=error.status)
             # What is left of the body is not read: the connection cannot be used again.
@@ -181,7 +204,7 @@ class Gateway:
             target += b"?" + scope["query_string"]
         # With keys of ours, the client's key is nobody else's business; without, it may be vLLM's own.
         without = _NO_CREDENTIALS if self._keyring.is_open else CREDENTIAL_HEADERS
-        return Passage(record, target, without)
+        return Passage(record, target, without, record.span.headers if record.span else ())
 
     @staticmethod
     async def _fail(send: Send, lane: Lane, record: RequestRecord) -> None:
@@ -191,20 +214,3 @@ class Gateway:
         record.status = 500
         body = error_body("The gateway failed on this request", type="internal_error", code=500)
         await send_error(send, 500, body, record.request_id.encode(), [(b"connection", b"close")])
-
-
-def _reject(record: RequestRecord, status: int, reason: str) -> None:
-    record.status, record.reason, record.outcome = status, reason, Outcome.REJECTED
-
-
-def _identified(send: Send, record: RequestRecord) -> Send:
-    """Return a `send` that puts the request's id on the answer and notes its status."""
-
-    async def send_identified(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            record.status = message["status"]
-            headers = [pair for pair in message["headers"] if pair[0] != REQUEST_ID]
-            message = {**message, "headers": [*headers, (REQUEST_ID, record.request_id.encode())]}
-        await send(message)
-
-    return send_identified

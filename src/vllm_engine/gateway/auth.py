@@ -17,6 +17,8 @@ from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vllm_engine.gateway.files import Fingerprint, fingerprint
+
 CREDENTIAL_HEADERS = frozenset((b"authorization", b"x-api-key"))
 """Where clients put keys; not for the engine to see once the gateway has checked them."""
 
@@ -34,7 +36,6 @@ _KEY = re.compile(r"[!#-&(-~]+")
 _HASH_PREFIX = "sha256:"
 _HASH = re.compile(r"[0-9A-Fa-f]{64}")
 
-_Fingerprint = tuple[int, ...] | None
 logger = logging.getLogger("gateway.auth")
 
 
@@ -65,6 +66,11 @@ class _Entry:
         return KeysError(self.setting, f"{self.place}: {problem}")
 
 
+def words(text: str) -> list[str]:
+    """Split `API_KEYS` into its entries."""
+    return text.replace(",", " ").split()
+
+
 def parse_keys(text: str) -> tuple[Key, ...]:
     """Read `API_KEYS`: entries `name:key`, `name:sha256:<hex>` or `key`, split by commas or white space.
 
@@ -75,10 +81,19 @@ def parse_keys(text: str) -> tuple[Key, ...]:
         KeysError: there is no entry, or one has an illegal or repeated name, or a key that is too
             short, repeated, or holds what cannot stand in a header.
     """
-    entries = text.replace(",", " ").split()
+    entries = words(text)
     if not entries:
         raise KeysError(_TEXT, "no key in it")
     return _distinct(_Entry(_TEXT, f"entry {at}", entry) for at, entry in enumerate(entries, 1))
+
+
+def secrets_in(entries: Iterable[str]) -> list[str]:
+    """Return the keys and digests in entries of `API_KEYS` or lines of a keys file, right or wrong ones.
+
+    What is too short to be a key is left out: blanking it would blank half of the log.
+    """
+    found = (_halves(entry)[1].removeprefix(_HASH_PREFIX) for entry in entries)
+    return [secret for secret in found if len(secret) >= MIN_KEY_LENGTH]
 
 
 class Keyring:
@@ -89,21 +104,29 @@ class Keyring:
         fixed: tuple[Key, ...] | None,
         file: Path | None,
         clock: Callable[[], float] = time.monotonic,
+        hide: Callable[[Iterable[str]], None] = lambda _: None,
     ) -> None:
+        """Take the fixed keys, and a file of more; `hide` is told what the logs must not show."""
         self._is_open = fixed is None and file is None
         self._fixed = fixed or ()
         self._file = file
         self._clock = clock
+        self._hide = hide
         self._keys = self._fixed
-        self._seen: _Fingerprint = None
+        self._seen: Fingerprint = None
         self._complaint = ""
         self._next_check = clock() + FILE_CHECK_SECONDS
         if file is not None:
-            self._seen = _fingerprint(file)
-            self._keys = _with_file(self._fixed, file)
+            self._seen = fingerprint(file)
+            self._keys = self._with_file(file)
 
     @classmethod
-    def load(cls, keys_text: str | None, keys_file: Path | None) -> Keyring:
+    def load(
+        cls,
+        keys_text: str | None,
+        keys_file: Path | None,
+        hide: Callable[[Iterable[str]], None] = lambda _: None,
+    ) -> Keyring:
         """Read `API_KEYS` and `API_KEYS_FILE`; the keys of both are valid.
 
         An empty file, or one of comments only, is a list of nobody: everybody is denied.
@@ -111,7 +134,7 @@ class Keyring:
         Raises:
             KeysError: see `parse_keys`; or the file cannot be read.
         """
-        return cls(parse_keys(keys_text) if keys_text else None, keys_file)
+        return cls(parse_keys(keys_text) if keys_text else None, keys_file, hide=hide)
 
     @property
     def is_open(self) -> bool:
@@ -153,20 +176,26 @@ class Keyring:
             return
         self._next_check = now + FILE_CHECK_SECONDS
         # Taken before the file is read: if it changes in between, the next check sees another one.
-        fingerprint = _fingerprint(self._file)
-        if fingerprint == self._seen:
+        found = fingerprint(self._file)
+        if found == self._seen:
             self._complaint = ""
             return
         try:
-            keys = _with_file(self._fixed, self._file)
+            keys = self._with_file(self._file)
         except KeysError as error:
             # Tried again at each check, as what cannot be read now may be readable later; said once.
             if str(error) != self._complaint:
                 self._complaint = str(error)
                 logger.error("%s; the keys of before stay valid", error)
             return
-        self._keys, self._seen, self._complaint = keys, fingerprint, ""
+        self._keys, self._seen, self._complaint = keys, found, ""
         logger.info("%s has changed: %d keys are valid now", _FILE, len(keys))
+
+    def _with_file(self, file: Path) -> tuple[Key, ...]:
+        lines = enumerate(map(str.strip, _content(file).split("\n")), 1)
+        entries = {f"line {at}": line for at, line in lines if line and not line.startswith("#")}
+        self._hide(secrets_in(entries.values()))
+        return _distinct((_Entry(_FILE, *entry) for entry in entries.items()), self._fixed)
 
 
 def _given_digest(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
@@ -188,12 +217,6 @@ def _bearer(value: bytes) -> bytes:
     return key.lstrip(b" ") if scheme.lower() == b"bearer" else b""
 
 
-def _with_file(fixed: tuple[Key, ...], file: Path) -> tuple[Key, ...]:
-    lines = enumerate(map(str.strip, _content(file).split("\n")), 1)
-    entries = (_Entry(_FILE, f"line {at}", line) for at, line in lines if line and not line.startswith("#"))
-    return _distinct(entries, fixed)
-
-
 def _content(file: Path) -> str:
     try:
         if not stat.S_ISREG(file.stat().st_mode):
@@ -208,15 +231,6 @@ def _content(file: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise KeysError(_FILE, "cannot be read (not UTF-8 text)") from None  # the error shows what it read
-
-
-def _fingerprint(file: Path) -> _Fingerprint:
-    """Tell one state of the file from another; follows symlinks, as Kubernetes swaps those."""
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _distinct(entries: Iterable[_Entry], before: tuple[Key, ...] = ()) -> tuple[Key, ...]:
@@ -236,11 +250,16 @@ def _distinct(entries: Iterable[_Entry], before: tuple[Key, ...] = ()) -> tuple[
     return tuple(keys)
 
 
+def _halves(text: str) -> tuple[str | None, str]:
+    if text.startswith(_HASH_PREFIX) or ":" not in text:
+        return None, text
+    name, secret = text.split(":", 1)
+    return name, secret
+
+
 def _key(entry: _Entry, default_name: str) -> Key:
-    if entry.text.startswith(_HASH_PREFIX) or ":" not in entry.text:
-        name, secret = default_name, entry.text
-    else:
-        name, secret = entry.text.split(":", 1)
+    given, secret = _halves(entry.text)
+    name = default_name if given is None else given
     if not _NAME.fullmatch(name):
         raise entry.wrong("wanted a name of up to 64 letters, digits, '.', '_' or '-' before the first ':'")
     if secret.startswith(_HASH_PREFIX):

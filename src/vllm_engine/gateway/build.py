@@ -11,6 +11,7 @@ from vllm_engine.gateway.admission import Admission
 from vllm_engine.gateway.app import Gateway
 from vllm_engine.gateway.auth import Keyring, KeysError
 from vllm_engine.gateway.body import BodyReader
+from vllm_engine.gateway.cors import Cors
 from vllm_engine.gateway.limits import Limits
 from vllm_engine.gateway.metrics import GatewayMetrics
 from vllm_engine.gateway.observation import Observation
@@ -18,6 +19,8 @@ from vllm_engine.gateway.own import METRICS_PATHS, own_app
 from vllm_engine.gateway.probes import PUBLIC_PATHS, Build
 from vllm_engine.gateway.proxy import Proxy
 from vllm_engine.gateway.routes import ROUTES, ExtraRouteError, RouteTable, parse_extra_routes
+from vllm_engine.gateway.tracing import make_tracer
+from vllm_engine.log import add_secrets
 from vllm_engine.settings import Settings
 
 _BODIES_AT_ONCE = 16
@@ -28,7 +31,7 @@ def build_gateway(settings: Settings, status: StatusReader, build: Build, socket
     """Return the gateway to the engine on `socket`.
 
     Raises:
-        SettingsError: the keys or the extra routes cannot be used.
+        SettingsError: the keys or the extra routes cannot be used, or tracing lacks its packages.
     """
     bodies = BodyReader(
         max_bytes=settings.max_body_bytes,
@@ -56,8 +59,8 @@ def build_gateway(settings: Settings, status: StatusReader, build: Build, socket
         waiting=lambda: admission.waiting,
         state=lambda: status.current.state,
     )
-    observation = Observation(metrics, socket)
-    public = PUBLIC_PATHS | (METRICS_PATHS if settings.metrics_public else frozenset())
+    observation = Observation(metrics, socket, settings.served_names[0])
+    public = PUBLIC_PATHS | (METRICS_PATHS if settings.is_metrics_public else frozenset())
     return Gateway(
         status=status,
         own=own_app(status, build, observation.render, on_start=proxy.start, on_stop=proxy.stop),
@@ -66,6 +69,8 @@ def build_gateway(settings: Settings, status: StatusReader, build: Build, socket
         routes=load_routes(settings),
         admission=admission,
         proxy=proxy,
+        cors=Cors(settings.cors_origins),
+        tracer=make_tracer(settings.traces_url, __version__),
         observers=(observation,),
     )
 
@@ -78,7 +83,7 @@ def load_keyring(settings: Settings) -> Keyring:
     """
     text = settings.api_keys.get_secret_value() if settings.api_keys else None
     try:
-        return Keyring.load(text, settings.api_keys_file)
+        return Keyring.load(text, settings.api_keys_file, hide=add_secrets)
     except KeysError as error:
         value = "***" if error.setting == "API_KEYS" else str(settings.api_keys_file)
         raise SettingsError([Problem(error.setting, value, error.problem)]) from error

@@ -23,6 +23,10 @@ LANE = "vllm_engine.lane"
 """Key in the scope's extensions under which the application finds its `Lane`."""
 
 
+_MAX_UNSENT_BYTES = 65_536
+"""What may wait in a connection for a client that does not read, before its stream is paused."""
+
+
 @dataclass(frozen=True)
 class ConnectionLimits:
     """What one client connection may do, and how many there may be."""
@@ -100,6 +104,8 @@ class ClientConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Called by the event loop."""
         super().connection_made(transport)
+        # The event loop's own limit for plain connections; over TLS it is eight times that.
+        transport.set_write_buffer_limits(high=_MAX_UNSENT_BYTES)
         if len(self.connections) > self.limits.max_connections:
             self._refuse(503, f"Too many connections; MAX_CONNECTIONS={self.limits.max_connections}", b"1")
             return

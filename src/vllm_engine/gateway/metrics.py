@@ -16,17 +16,17 @@ from prometheus_client import (
     Gauge,
     Histogram,
     generate_latest,
+    values,
 )
 from prometheus_client.metrics_core import Metric
 
 from vllm_engine.engine.state import EngineState
-from vllm_engine.gateway.record import Outcome, RequestRecord
+from vllm_engine.gateway.record import UNMATCHED, Outcome, RequestRecord
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 """What `GatewayMetrics.render` returns. vLLM's metrics must be asked for in the same format: send
 `Accept: text/plain;version=0.0.4`, and no `Accept-Encoding`."""
 
-_UNMATCHED = "unmatched"
 _OTHER = "other"
 _MAX_REASONS = 32
 _END_OF_OPENMETRICS = b"# EOF"
@@ -107,14 +107,9 @@ class GatewayMetrics:
         for one in EngineState:
             self._state.labels(one.value).set_function(lambda one=one: state() is one)  # type: ignore[misc]
 
-    def observe(self, record: RequestRecord, *, is_estimate: bool = False) -> None:
-        """Count one request at its end.
-
-        Args:
-            record: the request, ended.
-            is_estimate: whether its completion tokens are `UsageReader`'s estimate.
-        """
-        route = record.route if record.route in self._routes else _UNMATCHED
+    def observe(self, record: RequestRecord) -> None:
+        """Count one request at its end."""
+        route = record.route if record.route in self._routes else UNMATCHED
         outcome = record.outcome
         requests = self._requests_of.get((route, record.status, outcome))
         (requests or self._new_requests(route, record.status, outcome)).inc()
@@ -137,7 +132,7 @@ class GatewayMetrics:
         if record.prompt_tokens:
             self._count_tokens(record.key, "prompt", record.prompt_tokens)
         if record.completion_tokens:
-            kind = "completion_estimate" if is_estimate else "completion"
+            kind = "completion_estimate" if record.is_estimate else "completion"
             self._count_tokens(record.key, kind, record.completion_tokens)
 
     def render(self, engine_text: bytes | None) -> bytes:
@@ -176,6 +171,12 @@ class GatewayMetrics:
 
 class _Registry(CollectorRegistry):
     """Ours: named `gateway_*`, described in `_HELP`, and without the `_created` series nobody asks for."""
+
+    def __init__(self) -> None:
+        # PROMETHEUS_MULTIPROC_DIR is for vLLM's processes: our numbers would go into vLLM's files there, and
+        # come out of its /metrics. The library looks at the variable when it is imported and not again.
+        values.ValueClass = values.MutexValue
+        super().__init__()
 
     def histogram(self, name: str, buckets: Sequence[float], *labels: str) -> Histogram:
         return Histogram(f"gateway_{name}", _HELP[name], labels, buckets=buckets, registry=self)

@@ -8,7 +8,7 @@ import aiohttp
 
 from vllm_engine.gateway.access import log_access
 from vllm_engine.gateway.metrics import GatewayMetrics
-from vllm_engine.gateway.record import RequestRecord
+from vllm_engine.gateway.record import UNMATCHED, RequestRecord
 
 _SCRAPE_SECONDS = 5.0
 
@@ -16,14 +16,16 @@ _SCRAPE_SECONDS = 5.0
 class Observation:
     """Both observers in one: metrics and the access log."""
 
-    def __init__(self, metrics: GatewayMetrics, socket: Path) -> None:
+    def __init__(self, metrics: GatewayMetrics, socket: Path, model: str) -> None:
+        """Take what to count with, the engine's socket, and the name under which the model is served."""
         self._metrics = metrics
         self._socket = str(socket)
+        self._model = model
 
     def finished(self, record: RequestRecord) -> None:
         """Count and log a request that has ended."""
         self._metrics.observe(record)
-        log_access(record)
+        log_access(record, None if record.route == UNMATCHED else self._model)
 
     async def render(self) -> bytes:
         """Return vLLM's metrics as they are, then the gateway's; ours alone while vLLM is silent."""

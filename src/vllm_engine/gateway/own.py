@@ -19,6 +19,9 @@ from vllm_engine.gateway.metrics import CONTENT_TYPE
 
 METRICS_PATHS = frozenset(("/metrics", "/v1/metrics"))
 
+OWN_PATHS = probes.PUBLIC_PATHS | METRICS_PATHS | {"/version"}
+"""What the gateway answers itself."""
+
 
 def own_app(
     status: StatusReader,

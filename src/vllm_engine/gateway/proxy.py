@@ -80,6 +80,7 @@ class Proxy:
             self._bodies.release(body)
             relay.abort()
             record.prompt_tokens, record.completion_tokens = relay.usage.tokens()
+            record.is_estimate = relay.usage.is_estimate
 
     async def _exchange(self, scope: Scope, send: Send, passage: Passage, relay: Relay, body: bytes) -> None:
         identity = passage.record.request_id.encode()

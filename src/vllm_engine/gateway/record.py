@@ -5,6 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from vllm_engine.gateway.tracing import Span
+
+UNMATCHED = "unmatched"
+"""The route of a request that the allow-list does not name, our own ones included."""
 
 
 class Outcome(StrEnum):
@@ -29,7 +36,7 @@ class RequestRecord:
     request_id: str
     method: str
     path: str
-    route: str = "unmatched"
+    route: str = UNMATCHED
     """The allow-list's own name of the route, such as `/v1/responses/{id}`: safe as a metric label."""
     key: str | None = None
     """The API key's name, never the key; None where no keys are set."""
@@ -47,6 +54,14 @@ class RequestRecord:
     is_stream: bool = False
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    span: Span | None = None
+    """Its part of a trace, from where it is known to be somebody's request for the engine."""
+    is_estimate: bool = False
+    """Whether the completion tokens are `UsageReader`'s estimate."""
+
+    def reject(self, status: int, reason: str) -> None:
+        """Note that the gateway answers instead of the engine."""
+        self.status, self.reason, self.outcome = status, reason, Outcome.REJECTED
 
     @property
     def ttft_seconds(self) -> float | None:
@@ -57,3 +72,10 @@ class RequestRecord:
     def duration_seconds(self) -> float:
         """Seconds from the request to its end."""
         return self.ended - self.received
+
+
+class Observer(Protocol):
+    """Told of every request at its end."""
+
+    def finished(self, record: RequestRecord) -> None:
+        """Count it, log it; must not raise."""

@@ -6,14 +6,17 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from starlette.types import Send
+from starlette.types import Message, Send
 
 from vllm_engine.engine.state import EngineState, EngineStatus
 from vllm_engine.errors import error_body
 from vllm_engine.gateway.identity import REQUEST_ID
+from vllm_engine.gateway.record import RequestRecord
 
 RETRY_AFTER_SECONDS = 5
 """What clients are told while nothing better is known about when the engine will be ready."""
+
+_REASONS = {404: "unknown_route", 405: "method"}
 
 
 async def send_error(
@@ -53,3 +56,18 @@ def not_ready_body(status: EngineStatus) -> dict[str, Any]:
     else:
         message = f"The engine is {status.state}"
     return error_body(message, type="unavailable_error", code=503)
+
+
+def identified(send: Send, record: RequestRecord) -> Send:
+    """Return a `send` that puts the request's id on an answer of our own and notes its status."""
+
+    async def send_identified(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            record.status = message["status"]
+            if record.status in _REASONS:
+                record.reject(record.status, _REASONS[record.status])
+            headers = [pair for pair in message["headers"] if pair[0] != REQUEST_ID]
+            message = {**message, "headers": [*headers, (REQUEST_ID, record.request_id.encode())]}
+        await send(message)
+
+    return send_identified

@@ -1,0 +1,52 @@
+"""docs/security.md: what it claims and can be tried is so."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+from vllm_engine.gateway.auth import Keyring
+from vllm_engine.gateway.probes import PUBLIC_PATHS
+from vllm_engine.gateway.tls import FILE_CHECK_SECONDS
+from vllm_engine.settings import Settings
+
+TEXT = (Path(__file__).parents[2] / "docs/security.md").read_text()
+NOT_OURS = {"ENABLE_LOG_REQUESTS", "ENABLE_LOG_OUTPUTS"}
+
+
+def block(language: str) -> str:
+    """Return the text's one code block in a language."""
+    [found] = re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+    return str(found)
+
+
+def test_public_paths() -> None:
+    """It lists exactly the paths that need no key."""
+    listed = TEXT.partition("the probes:")[2].partition(". `/metrics`")[0]
+    assert set(re.findall(r"`(/[^`]*)`", listed)) == PUBLIC_PATHS
+
+
+def test_settings_are_there() -> None:
+    """Every setting that it names is one."""
+    named = set(re.findall(r"`([A-Z][A-Z_]{3,})(?:=[^`]*)?`", TEXT)) - NOT_OURS
+    assert named
+    assert named <= {name.upper() for name in Settings.model_fields}
+
+
+def test_recipe_for_a_hashed_key(tmp_path: Path) -> None:
+    """Its lines make a key that opens, and a file that does not have it."""
+    script = block("bash") + 'printf %s "$KEY"'
+    done = subprocess.run(["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    ring = Keyring(None, tmp_path / "keys")
+    assert ring.authenticate([(b"authorization", f"Bearer {done.stdout}".encode())]) == "team-a"
+    assert done.stdout not in (tmp_path / "keys").read_text()
+
+
+def test_numbers() -> None:
+    """Times and sizes are the code's and the defaults'."""
+    assert FILE_CHECK_SECONDS == 2
+    assert f"client_max_body_size {Settings().max_body_bytes >> 20}m;" in block("nginx")
+    seconds = re.search(r"proxy_read_timeout (\d+)s", block("nginx"))
+    assert seconds is not None
+    assert int(seconds[1]) > Settings().keep_alive_seconds
