@@ -22,7 +22,7 @@ from vllm_engine.bench.plan import Plan
 from vllm_engine.bench.run import parse_slos, run_bench
 from vllm_engine.engine.flags import mask
 from vllm_engine.errors import ExitCode, VllmEngineError
-from vllm_engine.log import ENGINE_LOGGER, configure_logging
+from vllm_engine.log import ENGINE_LOGGER, configure_logging, is_console
 from vllm_engine.preflight import Preflight, run_preflight
 from vllm_engine.present import Presenter
 from vllm_engine.report import mask_environ, settings_report
@@ -55,7 +55,8 @@ def serve_command(dry_run: bool, question: str | None) -> None:
             _print_command(settings, environment, preflight)
             return
         listener = bind(settings)
-        presenter = Presenter(settings, question, Console()) if question is not None else None
+        shown = question is not None or (sys.stdout.isatty() and is_console(settings.log_format))
+        presenter = Presenter(settings, question, Console()) if shown else None
         uvloop.run(serve(settings, environment, preflight, listener, presenter))
 
 

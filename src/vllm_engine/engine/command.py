@@ -130,3 +130,13 @@ def engine_environment(
     for ours in ("VIRTUAL_ENV", "PYTHONHOME", "API_KEYS"):
         result.pop(ours, None)
     return result
+
+
+def flag_value(flags: Sequence[str], name: str) -> str | None:
+    """Return the value that the last `--name` among the user's vLLM flags has; None without one."""
+    value = None
+    for token, following in zip(flags, [*flags[1:], None], strict=True):
+        flag, equals, rest = token.partition("=")
+        if flag.replace("_", "-") == f"--{name}":
+            value = rest if equals else following
+    return value

@@ -14,6 +14,7 @@ from typing import Any
 
 from vllm_engine.errors import ModelError
 from vllm_engine.models.bundled import BundledModelError, ConvertProgress, ensure_bundled, is_bundled
+from vllm_engine.models.files import HubFile, Listing
 from vllm_engine.settings import Settings
 
 HUB_TIMEOUT_SECONDS = 90.0
@@ -30,11 +31,13 @@ class Model:
         location: what vLLM gets as its model: a hub id or a folder.
         revision: the hub commit that the configuration came from, where known.
         config: the model's config.json; empty where it has none.
+        listing: what the hub's repository holds; None for local models and offline.
     """
 
     location: str
     revision: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
+    listing: Listing | None = None
 
 
 async def locate_model(
@@ -124,7 +127,15 @@ async def _ask_hub(settings: Settings, engine_python: Path, environ: Mapping[str
         raise ModelError(f'MODEL_ID="{settings.model_id}": the hub client failed: {last}') from None
     if "error" in answer:
         raise ModelError(explain_hub_error(settings, answer["error"], answer["detail"]))
-    return Model(settings.model_id, answer["commit"], answer["config"])
+    return Model(settings.model_id, answer["commit"], answer["config"], _listing(answer.get("listing")))
+
+
+def _listing(answer: Mapping[str, Any] | None) -> Listing | None:
+    if answer is None:
+        return None
+    files = tuple(HubFile(path, size, blob) for path, size, blob in answer["files"])
+    index = answer["index"]
+    return Listing(Path(answer["folder"]), files, None if index is None else tuple(index))
 
 
 def explain_hub_error(settings: Settings, kind: str, detail: str) -> str:
