@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vllm_engine.engine.command import EngineCommand, build_command
+from vllm_engine.engine.command import EngineCommand, build_command, flag_value
 from vllm_engine.engine.installation import Installation
 from vllm_engine.engine.plan import Choice, EnginePlan
 from vllm_engine.models.source import Model
@@ -129,3 +129,18 @@ def test_rust_frontend() -> None:
     assert built.environ["VLLM_USE_RUST_FRONTEND"] == "1"
     assert "--disable-uvicorn-access-log" not in built.argv
     assert "VLLM_USE_RUST_FRONTEND" not in command().environ
+
+
+@pytest.mark.parametrize(
+    ("flags", "value"),
+    [
+        ((), None),
+        (("--load-format", "pt"), "pt"),
+        (("--load_format=pt", "--seed", "1"), "pt"),
+        (("--load-format", "pt", "--load-format", "dummy"), "dummy"),
+        (("--load-format",), None),
+    ],
+)
+def test_flag_value(flags: tuple[str, ...], value: str | None) -> None:
+    """A user's flag is found in either spelling, the last one wins."""
+    assert flag_value(flags, "load-format") == value

@@ -42,9 +42,9 @@ def test_wanted_weights(
 
 
 def test_wanted_beside_the_weights() -> None:
-    """Configuration, tokenizer and template count; pictures, papers and other folders' files do not."""
-    small = ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "merges.txt"]
-    others = ["README.md", ".gitattributes", "onnx/config.json", "figure.png", "training_args.bin"]
+    """vLLM fetches whatever is no weight and no picture or recording; only that may count."""
+    small = ["config.json", "tokenizer.json", "chat_template.jinja", "merges.txt", "README.md", "sub/x.json"]
+    others = ["onnx/model.onnx", "figure.png", "training_args.bin", "x.tar.gz"]
     assert [file.path for file in wanted_files(listing(*small, *others)).beside] == small
 
 

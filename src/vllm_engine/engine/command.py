@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from vllm_engine.engine.installation import Installation, alias_folder
@@ -135,7 +136,7 @@ def engine_environment(
 def flag_value(flags: Sequence[str], name: str) -> str | None:
     """Return the value that the last `--name` among the user's vLLM flags has; None without one."""
     value = None
-    for token, following in zip(flags, [*flags[1:], None], strict=True):
+    for token, following in zip_longest(flags, flags[1:]):
         flag, equals, rest = token.partition("=")
         if flag.replace("_", "-") == f"--{name}":
             value = rest if equals else following

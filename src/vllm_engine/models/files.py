@@ -20,21 +20,12 @@ _PATTERNS = {
     "pt": ("*.pt",),
 }
 _BY_DEFAULT = ("*.safetensors", "*.bin", "*.pt")
-_BESIDE = (
-    "config.json",
-    "params.json",
-    "generation_config.json",
-    "*processor_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "tekken.json",
-    "chat_template*",
-    "*.index.json",
+_NEVER_BESIDE = (
+    *(f"*.{kind}" for kind in ("safetensors", "bin", "pt", "pth", "ckpt", "gguf", "h5", "msgpack")),
+    *(f"*.{kind}" for kind in ("onnx", "onnx_data", "png", "jpg", "jpeg", "gif", "webp", "mp3", "mp4")),
+    *(f"*.{kind}" for kind in ("wav", "flac", "parquet", "arrow", "ipynb", "zip", "tar*")),
 )
-"""Small files: a configuration, a tokenizer, a template. Which of them are fetched depends on the model."""
+"""What vLLM's `_WEIGHT_FILE_PATTERNS` leave out when it fetches a tokenizer with all that is beside it."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +68,9 @@ class WantedFiles:
 def wanted_files(listing: Listing, load_format: str = "auto") -> WantedFiles:
     """Choose the files that vLLM will fetch with this `--load-format`."""
     files, index = listing.files, listing.index
-    top = [file for file in files if "/" not in file.path]
-    return WantedFiles(_weights(files, index, load_format), _matching(top, *_BESIDE))
+    left_out = set(_matching(files, *_NEVER_BESIDE))
+    beside = tuple(file for file in files if file not in left_out)
+    return WantedFiles(_weights(files, index, load_format), beside)
 
 
 def _weights(files: Sequence[HubFile], index: Sequence[str] | None, form: str) -> tuple[HubFile, ...]:
