@@ -16,7 +16,7 @@ from tests.e2e.conftest import CACHE_DIR, START_SECONDS
 from tests.fake_engine import make_fake_engine_python
 from tests.fake_hub import COMMIT, Hub, fake_hub
 from tests.integration.conftest import CONFIG
-from tests.program import Program, running, until
+from tests.program import Program, free_port, run_cli, running, until
 
 pytestmark = pytest.mark.e2e
 
@@ -140,6 +140,41 @@ def test_revision(hub: Hub, engine_python: Path, tmp_path: Path) -> None:
     with downloading(hub, engine_python, tmp_path, MODEL_REVISION=COMMIT) as program:
         program.until_ready(60)
     assert f"GET /api/models/{ID}/revision/{COMMIT}" in hub.requests
+
+
+def diagnosed(hub: Hub, engine_python: Path, folder: Path, **variables: str) -> tuple[int, dict[str, Any]]:
+    """Return the doctor's exit status and its checks by their id."""
+    environ = {"ENGINE_PYTHON": str(engine_python), "MODEL_ID": ID, "HF_ENDPOINT": hub.url}
+    done = run_cli(environ | variables, "doctor", "--json", cwd=folder)
+    assert "hf_" not in done.stdout + done.stderr, "no token is shown"
+    return done.returncode, {check["id"]: check for check in json.loads(done.stdout)}
+
+
+def test_doctor_of_a_hub_model(hub: Hub, engine_python: Path, tmp_path: Path) -> None:
+    """Size, memory and template are known from the hub's metadata; no weight is fetched for that."""
+    hub.files["tokenizer_config.json"] = b'{"chat_template": "x"}'
+    status, checks = diagnosed(hub, engine_python, tmp_path, PORT=str(free_port()))
+    assert (status, checks["model"]["status"]) == (0, "ok")
+    assert COMMIT in checks["model"]["sentence"]
+    assert "135 MB to download" in checks["space"]["sentence"]
+    assert "weights 0.1 GiB" in checks["memory"]["sentence"]
+    assert checks["template"]["sentence"] == "the model has a chat template"
+    assert not [request for request in hub.requests if request.endswith(".safetensors")]
+
+
+@pytest.mark.parametrize(
+    ("token", "mends"), [(None, "set HF_TOKEN"), ("hf_wrong", "ask for it on the model's page")]
+)
+def test_doctor_of_a_gated_model(
+    hub: Hub, engine_python: Path, tmp_path: Path, token: str | None, mends: str
+) -> None:
+    """Without a token, or with a wrong one, it says what to do, and exits with 3."""
+    hub.token = "hf_right"
+    given = {"HF_TOKEN": token} if token else {}
+    status, checks = diagnosed(hub, engine_python, tmp_path, PORT=str(free_port()), **given)
+    assert (status, checks["model"]["status"]) == (3, "fail")
+    assert mends in str(checks["model"]["remedy"])
+    assert checks["token"]["status"] == ("fail" if token else "ok")
 
 
 def test_real_engine_downloads(engine_python: Path, tmp_path: Path) -> None:

