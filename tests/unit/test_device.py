@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pynvml
 import pytest
 
 from vllm_engine import device
@@ -82,10 +83,10 @@ def test_free_memory(tmp_path: Path, files: dict[str, str], expected: int) -> No
 
 def test_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver's version and the newest CUDA it runs, as NVML tells them."""
-    monkeypatch.setattr(device.pynvml, "nvmlInit", lambda: None)
-    monkeypatch.setattr(device.pynvml, "nvmlShutdown", lambda: None)
-    monkeypatch.setattr(device.pynvml, "nvmlSystemGetCudaDriverVersion_v2", lambda: 12080)
-    monkeypatch.setattr(device.pynvml, "nvmlSystemGetDriverVersion", lambda: "570.86.15")
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlSystemGetCudaDriverVersion_v2", lambda: 12080)
+    monkeypatch.setattr(pynvml, "nvmlSystemGetDriverVersion", lambda: "570.86.15")
     assert device.nvidia_driver() == device.Driver("570.86.15", (12, 8))
 
 
@@ -93,7 +94,7 @@ def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without NVML has none."""
 
     def absent() -> None:
-        raise device.pynvml.NVMLError(device.pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
 
-    monkeypatch.setattr(device.pynvml, "nvmlInit", absent)
+    monkeypatch.setattr(pynvml, "nvmlInit", absent)
     assert device.nvidia_driver() is None
