@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vllm_engine.models.memory import kv_cache_bytes, loaded_bytes, most_tokens
+from vllm_engine.models.memory import kv_cache_bytes, kv_value_bytes, loaded_bytes, most_tokens
 
 QWEN: dict[str, Any] = {
     "num_hidden_layers": 36,
@@ -51,6 +51,15 @@ def test_multimodal() -> None:
 def test_eight_bit_cache() -> None:
     """An fp8 cache holds twice the tokens."""
     assert kv_cache_bytes(QWEN, 10, 1) == (kv_cache_bytes(QWEN, 10) or 0) // 2
+
+
+@pytest.mark.parametrize(
+    ("flag", "dtype", "expected"),
+    [(None, "bfloat16", 2), (None, "float32", 4), ("fp8_e4m3", "float32", 1), ("bfloat16", "float32", 2), ("auto", "half", 2)],
+)  # fmt: skip
+def test_kv_value_bytes(flag: str | None, dtype: str, expected: int) -> None:
+    """The cache is as wide as the model unless vLLM's flag says otherwise."""
+    assert kv_value_bytes(flag, dtype) == expected
 
 
 @pytest.mark.parametrize("room", [-5.0, 0.0, 1.0])

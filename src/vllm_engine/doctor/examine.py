@@ -23,7 +23,7 @@ from vllm_engine.engine.command import engine_environment, flag_value
 from vllm_engine.engine.plan import EnginePlan
 from vllm_engine.errors import ModelError, Problem, SettingsError
 from vllm_engine.models.files import HubFile, Listing, WantedFiles, wanted_files
-from vllm_engine.models.memory import loaded_bytes
+from vllm_engine.models.memory import kv_value_bytes, loaded_bytes
 from vllm_engine.models.source import HubAccount, Model, ask_hub_account
 from vllm_engine.preflight import Preflight, survey
 from vllm_engine.resolve import hub_files, resolve_plan
@@ -132,7 +132,7 @@ def _room(settings: Settings, preflight: Preflight, plan: EnginePlan, wanted: Wa
         weight_bytes=None if stored is None else loaded_bytes(stored, plan.model.config, plan.dtype.value),
         config=plan.model.config,
         max_model_len=int(length) if length.isdigit() else None,
-        kv_value_bytes=1 if (flag_value(preflight.flags, "kv-cache-dtype") or "").startswith("fp8") else 2,
+        kv_value_bytes=kv_value_bytes(flag_value(preflight.flags, "kv-cache-dtype"), plan.dtype.value),
         kv_bytes=int(plan.kv_cache_bytes.value) if plan.kv_cache_bytes else None,
         devices=int(plan.tensor_parallel.value),
         most_devices=max(1, len(gpus)),

@@ -25,6 +25,13 @@ def loaded_bytes(stored_bytes: int, config: Mapping[str, Any], dtype: str) -> in
     return int(stored_bytes * (widths[1] or 1) / (widths[0] or 1))
 
 
+def kv_value_bytes(kv_cache_dtype: str | None, dtype: str) -> int:
+    """Return what one number in the KV cache takes; `kv_cache_dtype` is vLLM's flag, None where not given."""
+    if (kv_cache_dtype or "").startswith("fp8"):
+        return 1
+    return _DTYPE_BYTES.get(kv_cache_dtype or "") or _DTYPE_BYTES.get(dtype, 2)
+
+
 def kv_cache_bytes(config: Mapping[str, Any], tokens: int, value_bytes: int = 2) -> int | None:
     """Return what the KV cache of one request of `tokens` takes over all layers; None where unknown.
 
