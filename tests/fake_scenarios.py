@@ -32,6 +32,8 @@ class Scenario:
     """How long the replay takes; its lines keep their real proportions in time."""
     stall_at: str | None = None
     """Go no further once a line of the start holds this text."""
+    fetch_weights: bool = False
+    """Have the hub client fetch the model before the first shard is read; it must be among the packages."""
     never_ready: bool = False
     """Bind the socket but never listen on it, which is how vLLM looks while it loads."""
     die_at_start: int | None = None

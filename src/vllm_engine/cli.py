@@ -19,12 +19,15 @@ from vllm_engine import __version__
 from vllm_engine.ask import QUESTION
 from vllm_engine.bench.plan import Plan
 from vllm_engine.bench.run import parse_slos, run_bench
+from vllm_engine.doctor.check import Status, any_failed
+from vllm_engine.doctor.examine import examine, machine_checks
+from vllm_engine.doctor.show import show
 from vllm_engine.engine.flags import mask
 from vllm_engine.environment import Environment, read_environment
 from vllm_engine.errors import ExitCode, VllmEngineError
 from vllm_engine.gateway.auth import secrets_in, words
 from vllm_engine.listen import listen
-from vllm_engine.log import ENGINE_LOGGER, configure_logging
+from vllm_engine.log import ENGINE_LOGGER, configure_logging, is_console
 from vllm_engine.preflight import Preflight, run_preflight
 from vllm_engine.present import Presenter
 from vllm_engine.report import mask_environ, settings_report
@@ -53,11 +56,15 @@ def serve_command(dry_run: bool, question: str | None) -> None:
         preflight = run_preflight(settings, environment, Path(sys.prefix))
         for warning in preflight.warnings:
             logging.getLogger("gateway").warning("%s", warning)
+        for check in machine_checks(settings, preflight):
+            if check.status is not Status.OK:
+                logging.getLogger("gateway.doctor").warning("%s: %s", check.id, check)
         if dry_run:
             _print_command(settings, environment, preflight)
             return
         listeners = listen(settings)
-        presenter = Presenter(settings, question, Console()) if question is not None else None
+        shown = question is not None or (sys.stdout.isatty() and is_console(settings.log_format))
+        presenter = Presenter(settings, question, Console()) if shown else None
         uvloop.run(serve(settings, environment, preflight, listeners, presenter))
 
 
@@ -77,6 +84,22 @@ def settings_command(as_json: bool) -> None:
         width = max(len(row.key) for row in rows)
         for row in rows:
             print(f"{row.key:<{width}}  {row.value or '-':<42}  {row.source}")
+
+
+@main.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor_command(as_json: bool) -> None:
+    """Check machine, settings and model. Downloads no weights; exits with 3 if a check fails."""
+    with _ending():
+        environment = read_environment()
+        settings = load_settings(environment)
+        checks = asyncio.run(examine(settings, environment, Path(sys.prefix)))
+        if as_json:
+            print(json.dumps([check.as_json() for check in checks], indent=2))
+        else:
+            show(checks, Console())
+        if any_failed(checks):
+            sys.exit(ExitCode.STARTUP_FAILED)
 
 
 @main.command("bench")

@@ -17,11 +17,20 @@ BFLOAT16_CAPABILITY = (8, 0)
 
 @dataclass(frozen=True)
 class Gpu:
-    """One NVIDIA GPU that the engine may use."""
+    """One NVIDIA GPU that the engine may use; `free_bytes` is None where the driver does not tell."""
 
     name: str
     capability: tuple[int, int]
     memory_bytes: int
+    free_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Driver:
+    """The NVIDIA driver, and the newest CUDA it can run."""
+
+    version: str
+    cuda: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,24 @@ def _gpu(index: int) -> Gpu:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
     name = pynvml.nvmlDeviceGetName(handle)
-    return Gpu(str(name), (int(major), int(minor)), int(pynvml.nvmlDeviceGetMemoryInfo(handle).total))
+    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    return Gpu(str(name), (int(major), int(minor)), int(memory.total), int(memory.free))
+
+
+def nvidia_driver() -> Driver | None:
+    """Return the NVIDIA driver; None where there is none."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        # 12080 is CUDA 12.8 (NVML reference, nvmlSystemGetCudaDriverVersion_v2).
+        cuda = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
+        return Driver(str(pynvml.nvmlSystemGetDriverVersion()), (cuda // 1000, cuda % 1000 // 10))
+    except pynvml.NVMLError:
+        return None
+    finally:
+        pynvml.nvmlShutdown()
 
 
 def free_memory_bytes(root: Path = Path("/")) -> int:

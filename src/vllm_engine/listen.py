@@ -31,6 +31,11 @@ class Listeners:
     health: socket.socket | None
     tls: Tls | None
 
+    def close(self) -> None:
+        """Give the addresses back."""
+        for listener in filter(None, (self.api, self.health)):
+            listener.close()
+
 
 def listen(settings: Settings) -> Listeners:
     """Open the sockets and read the certificate.

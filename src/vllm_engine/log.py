@@ -53,9 +53,8 @@ def configure_logging(
         stream: where to write.
     """
     out = stream or sys.stderr
-    handler = logging.StreamHandler(out)
-    as_json = format == "json" or (format == "auto" and not out.isatty())
-    formatter = _json_formatter() if as_json else _console_formatter()
+    handler = _ToStandardError() if stream is None else logging.StreamHandler(stream)
+    formatter = _console_formatter() if is_console(format, out) else _json_formatter()
     handler.setFormatter(Redacting(formatter, secrets))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("asyncio", "aiohttp", "opentelemetry", "urllib3", "uvicorn"):
@@ -67,6 +66,22 @@ def add_secrets(secrets: Iterable[str]) -> None:
     for handler in logging.getLogger().handlers:
         if isinstance(handler.formatter, Redacting):
             handler.formatter.add(secrets)
+
+
+def is_console(format: Literal["auto", "console", "json"], stream: TextIO | None = None) -> bool:
+    """Say whether lines to `stream` (standard error) are for people."""
+    return format == "console" or (format == "auto" and (stream or sys.stderr).isatty())
+
+
+class _ToStandardError(logging.StreamHandler[TextIO]):
+    """Looks standard error up for each line: a live bar puts itself in its place and keeps lines above it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
 
 
 def _json_formatter() -> logging.Formatter:

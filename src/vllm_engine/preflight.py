@@ -50,6 +50,25 @@ def run_preflight(settings: Settings, environment: Environment, prefix: Path) ->
         SettingsError: one or more settings cannot work here; all are listed.
         StartupError: vLLM needs a GPU and none is visible.
     """
+    preflight, problems = survey(settings, environment, prefix)
+    if problems:
+        raise SettingsError(problems)
+    if preflight.device.kind == "cuda" and not preflight.device.gpus:
+        raise StartupError(
+            "no GPU is visible, and this vLLM needs one; give the container its GPUs "
+            "(docker run --gpus all) or use the CPU build"
+        )
+    return preflight
+
+
+def survey(
+    settings: Settings, environment: Environment, prefix: Path
+) -> tuple[Preflight, tuple[Problem, ...]]:
+    """Look at the machine, the installed vLLM and the user's flags; return also what cannot work.
+
+    Raises:
+        SettingsError: there is no vLLM to look at.
+    """
     environ = environment.merged
     problems = check_cache_dir(settings.cache_dir)
     try:
@@ -61,16 +80,9 @@ def run_preflight(settings: Settings, environment: Environment, prefix: Path) ->
     problems += _check_model_name(settings)
     problems += _check_frontend(settings, installation)
     checked = _check_flags(settings, environ, installation.version)
-    problems += checked.problems
-    if problems:
-        raise SettingsError(problems)
-    if device.kind == "cuda" and not device.gpus:
-        raise StartupError(
-            "no GPU is visible, and this vLLM needs one; give the container its GPUs "
-            "(docker run --gpus all) or use the CPU build"
-        )
     warnings = (*doubts(settings), *untraced(settings, installation), *checked.warnings)
-    return Preflight(installation, device, checked.argv, checked.variables, warnings)
+    preflight = Preflight(installation, device, checked.argv, checked.variables, warnings)
+    return preflight, (*problems, *checked.problems)
 
 
 def check_cache_dir(cache_dir: Path) -> list[Problem]:

@@ -1,8 +1,9 @@
-"""What a person sees of `serve --ask`: the start as it goes, one answer, lines to paste."""
+"""What a person sees of `serve`: the start as it goes; with `--ask` one answer and lines to paste."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from dataclasses import dataclass
 
@@ -11,10 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from vllm_engine.ask import ask, client_url, follow, recipes
-from vllm_engine.engine.state import EngineStatus, StatusReader
+from vllm_engine.engine.download import human_seconds
+from vllm_engine.engine.estimate import Estimate, estimate
+from vllm_engine.engine.state import EngineStatus, Phase, StatusReader
 from vllm_engine.gateway.tls import client_context
 from vllm_engine.settings import Settings
 
+_TICK_SECONDS = 0.25
 _TRUST = """\
 Clients must trust the certificate in TLS_CERT_FILE (curl: --cacert) and use a name that it is for.
 
@@ -23,10 +27,10 @@ Clients must trust the certificate in TLS_CERT_FILE (curl: --cacert) and use a n
 
 @dataclass(frozen=True)
 class Presenter:
-    """Follows one start on a console and puts the first question."""
+    """Follows one start on a console and puts the first question, if there is one."""
 
     settings: Settings
-    question: str
+    question: str | None
     console: Console
 
     async def __call__(self, status: StatusReader) -> None:
@@ -38,12 +42,19 @@ class Presenter:
             return
         cert = self.settings.tls_cert_file
         base_url = client_url(self.settings.host, self.settings.port, is_tls=cert is not None)
+        if self.question is None:
+            self.console.print(f"Serving at {base_url} until Ctrl-C.", highlight=False, soft_wrap=True)
+        else:
+            await self._ask(self.question, base_url, began)
+
+    async def _ask(self, question: str, base_url: str, began: float) -> None:
+        cert = self.settings.tls_cert_file
         # The one who answers is ourselves, so this very certificate is to be trusted, and no other.
         trusted = client_context(cert) if cert else None
         name = self.settings.served_names[0]
-        self.console.print(f"\nQ: {self.question}\nA: ", end="", highlight=False, markup=False)
+        self.console.print(f"\nQ: {question}\nA: ", end="", highlight=False, markup=False)
         try:
-            answer = await ask(base_url, name, self.question, self._piece, trusted)
+            answer = await ask(base_url, name, question, self._piece, trusted)
         except aiohttp.ClientError as error:
             self.console.print(f"\nThe first question failed: {error}", highlight=False, markup=False)
             return
@@ -71,18 +82,58 @@ class Presenter:
         return current
 
     async def _bar(self, status: StatusReader) -> EngineStatus:
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description:<16}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[detail]}", markup=False),
+        )
         current = status.current
-        with Progress(*columns, console=self.console, transient=False) as progress:
-            task = progress.add_task(str(current.phase), total=None)
-            async for current in follow(status):
-                fraction = current.fraction
-                progress.update(
-                    task,
-                    description=f"{current.phase:<18}",
-                    total=None if fraction is None else 1.0,
-                    completed=fraction or 0.0,
-                )
-            progress.update(task, total=1.0, completed=1.0)
-            await asyncio.sleep(0)
+        # Log lines go above the bar, but only those that would be on this terminal anyway.
+        above = sys.stderr.isatty()
+        with Progress(*columns, console=self.console, transient=True, redirect_stderr=above) as progress:
+            bar = _Bar(progress, status)
+            ticking = asyncio.create_task(bar.tick())
+            try:
+                async for current in follow(status):
+                    bar.show(current)
+            finally:
+                ticking.cancel()
+        if current.is_ready:
+            self.console.print(f"Ready after {current.elapsed_seconds():.1f} s.", highlight=False)
         return current
+
+
+class _Bar:
+    """The whole start's bar if an earlier start tells how long it takes, else one for each phase."""
+
+    def __init__(self, progress: Progress, status: StatusReader) -> None:
+        self._progress = progress
+        self._status = status
+        self._task = progress.add_task("", total=None, detail="")
+
+    async def tick(self) -> None:
+        """Move on between two changes."""
+        while True:
+            self.show(self._status.current)
+            await asyncio.sleep(_TICK_SECONDS)
+
+    def show(self, status: EngineStatus) -> None:
+        """Draw a snapshot."""
+        forecast = estimate(status, time.monotonic())
+        fraction = forecast.fraction if forecast else status.fraction
+        self._progress.update(
+            self._task,
+            description=status.phase.value,
+            total=None if fraction is None else 1.0,
+            completed=fraction or 0.0,
+            detail=bar_detail(status, forecast),
+        )
+
+
+def bar_detail(status: EngineStatus, forecast: Estimate | None) -> str:
+    """Say beside the bar what is known: the download, or how long the start will still take."""
+    if status.phase is Phase.DOWNLOADING and status.download is not None:
+        return str(status.download)
+    return f"about {human_seconds(forecast.remaining_seconds)} left" if forecast else ""

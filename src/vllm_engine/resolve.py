@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vllm_engine.device import free_memory_bytes
-from vllm_engine.engine.command import EngineCommand, build_command, engine_environment
+from vllm_engine.engine.command import EngineCommand, build_command, engine_environment, flag_value
+from vllm_engine.engine.history import configuration_key
+from vllm_engine.engine.hub_cache import HubCache
 from vllm_engine.engine.installation import write_alias
 from vllm_engine.engine.plan import EnginePlan, plan_engine
 from vllm_engine.environment import Environment
 from vllm_engine.models.bundled import ConvertProgress
+from vllm_engine.models.files import Listing, WantedFiles, wanted_files
 from vllm_engine.models.source import locate_model
 from vllm_engine.preflight import Preflight
 from vllm_engine.settings import Settings
@@ -57,4 +60,34 @@ def resolve_command(
         socket=socket,
         environ=environment.merged,
         flags=preflight.flags,
+    )
+
+
+def hub_files(listing: Listing, preflight: Preflight) -> WantedFiles | None:
+    """Return which of a repository's files vLLM will fetch; None where the hub did not tell."""
+    wanted = wanted_files(listing, flag_value(preflight.flags, "load-format") or "auto")
+    return wanted if wanted.weights else None
+
+
+def resolve_hub_cache(preflight: Preflight, plan: EnginePlan) -> HubCache | None:
+    """Return where the model's files come to; None where nothing is fetched."""
+    listing = plan.model.listing
+    if listing is None:
+        return None
+    chosen = flag_value(preflight.flags, "download-dir")
+    folder = Path(chosen) / listing.folder.name if chosen else listing.folder
+    return HubCache(folder, hub_files(listing, preflight))
+
+
+def start_key(settings: Settings, preflight: Preflight, plan: EnginePlan) -> str:
+    """Return the name under which the durations of such starts are kept."""
+    return configuration_key(
+        model=plan.model.location,
+        revision=plan.model.revision,
+        dtype=plan.dtype.value,
+        vllm=preflight.installation.version,
+        device=preflight.device.name,
+        tensor_parallel=plan.tensor_parallel.value,
+        eager=plan.enforce_eager is not None or "enforce-eager" in preflight.flag_names,
+        frontend=settings.engine_frontend,
     )

@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
 
+from vllm_engine.engine.history import StartHistory
+from vllm_engine.engine.start_log import StartLog
 from vllm_engine.engine.state import Phase, StatusBoard, StatusReader
 from vllm_engine.engine.supervisor import Launch, Supervisor
 from vllm_engine.environment import Environment
@@ -20,7 +22,7 @@ from vllm_engine.gateway.probes import Build
 from vllm_engine.listen import Listeners, running
 from vllm_engine.models.bundled import ConvertProgress
 from vllm_engine.preflight import Preflight
-from vllm_engine.resolve import resolve_command, resolve_plan
+from vllm_engine.resolve import resolve_command, resolve_hub_cache, resolve_plan, start_key
 from vllm_engine.settings import Settings
 
 Companion = Callable[[StatusReader], Awaitable[None]]
@@ -43,11 +45,12 @@ async def serve(
         EngineError: the engine could not start, or died.
     """
     board = StatusBoard()
+    log = StartLog(board, StartHistory(settings.cache_dir / "starts.json"))
     with _runtime_folder() as folder:
         path = folder / "engine.sock"
         supervisor = Supervisor(
             board,
-            lambda: _prepare(settings, environment, preflight, path, board),
+            lambda: _prepare(settings, environment, preflight, path, board, log),
             socket=path,
             startup_timeout_seconds=settings.startup_timeout_seconds,
         )
@@ -63,7 +66,12 @@ async def serve(
 
 
 async def _prepare(
-    settings: Settings, environment: Environment, preflight: Preflight, path: Path, board: StatusBoard
+    settings: Settings,
+    environment: Environment,
+    preflight: Preflight,
+    path: Path,
+    board: StatusBoard,
+    log: StartLog,
 ) -> Launch:
     def converting(progress: ConvertProgress) -> None:
         board.progress(Phase.PREPARING, progress.done / max(1, progress.total))
@@ -71,8 +79,14 @@ async def _prepare(
     plan = await resolve_plan(settings, environment, preflight, converting)
     for note in plan.notes:
         logger.info("%s", note)
-    command = resolve_command(settings, environment, preflight, plan, path)
-    return Launch(command, settings.served_names[0], plan.model.revision, plan.dtype.value)
+    log.begins(start_key(settings, preflight, plan))
+    return Launch(
+        command=resolve_command(settings, environment, preflight, plan, path),
+        served_name=settings.served_names[0],
+        model_revision=plan.model.revision,
+        dtype=plan.dtype.value,
+        hub_cache=resolve_hub_cache(preflight, plan),
+    )
 
 
 async def _until_told_to_stop(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vllm_engine.engine.command import EngineCommand, build_command
+from vllm_engine.engine.command import EngineCommand, build_command, flag_value
 from vllm_engine.engine.installation import Installation
 from vllm_engine.engine.plan import Choice, EnginePlan
 from vllm_engine.environment import Environment
@@ -160,3 +160,18 @@ def test_an_engine_that_cannot_trace(installation: Installation, frontend: str, 
     [warning] = untraced(settings, installation)
     assert gap in warning
     assert untraced(settings.model_copy(update={"otlp_endpoint": None}), installation) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "value"),
+    [
+        ((), None),
+        (("--load-format", "pt"), "pt"),
+        (("--load_format=pt", "--seed", "1"), "pt"),
+        (("--load-format", "pt", "--load-format", "dummy"), "dummy"),
+        (("--load-format",), None),
+    ],
+)
+def test_flag_value(flags: tuple[str, ...], value: str | None) -> None:
+    """A user's flag is found in either spelling, the last one wins."""
+    assert flag_value(flags, "load-format") == value

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pynvml
 import pytest
 
+from vllm_engine import device
 from vllm_engine.device import Gpu, find_device, free_memory_bytes, parse_cpuinfo, visible_gpus
 
 A, B, C = (Gpu(name, (8, 0), 1) for name in "abc")
@@ -77,3 +79,22 @@ def test_free_memory(tmp_path: Path, files: dict[str, str], expected: int) -> No
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     assert free_memory_bytes(tmp_path) == expected
+
+
+def test_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver's version and the newest CUDA it runs, as NVML tells them."""
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlSystemGetCudaDriverVersion_v2", lambda: 12080)
+    monkeypatch.setattr(pynvml, "nvmlSystemGetDriverVersion", lambda: "570.86.15")
+    assert device.nvidia_driver() == device.Driver("570.86.15", (12, 8))
+
+
+def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without NVML has none."""
+
+    def absent() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", absent)
+    assert device.nvidia_driver() is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from vllm_engine.engine.installation import Installation, alias_folder
@@ -141,3 +142,13 @@ def engine_environment(
     for ours in ("VIRTUAL_ENV", "PYTHONHOME", "API_KEYS"):
         result.pop(ours, None)
     return result
+
+
+def flag_value(flags: Sequence[str], name: str) -> str | None:
+    """Return the value that the last `--name` among the user's vLLM flags has; None without one."""
+    value = None
+    for token, following in zip_longest(flags, flags[1:]):
+        flag, equals, rest = token.partition("=")
+        if flag.replace("_", "-") == f"--{name}":
+            value = rest if equals else following
+    return value

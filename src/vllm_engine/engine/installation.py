@@ -20,8 +20,10 @@ spec = u.find_spec("vllm")
 folder = os.path.dirname(spec.origin) if spec and spec.origin else ""
 tracing = ["opentelemetry-" + n for n in ("sdk", "exporter-otlp-proto-grpc", "exporter-otlp-proto-http")]
 torch = next((d.version for d in m.distributions(name="torch")), "")
+runtimes = ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu13", "nvidia-cuda-runtime-cu12")
+cuda = next((d.version for n in runtimes for d in m.distributions(name=n)), None)
 print(json.dumps({"distribution": found[0], "version": found[1], "python": platform.python_version(),
-                  "torch": torch,
+                  "torch": torch, "cuda": cuda,
                   "tracing_lacks": [n for n in tracing if not any(m.distributions(name=n))],
                   "rust": os.path.join(folder, "vllm-rs")}))
 """
@@ -29,7 +31,7 @@ print(json.dumps({"distribution": found[0], "version": found[1], "python": platf
 
 @dataclass(frozen=True)
 class Installation:
-    """The vLLM that will run; `version` is vLLM's, `distribution` the package it came as."""
+    """The vLLM that will run; `version` is vLLM's, `distribution` its package's name, `cuda` its CUDA's."""
 
     python: Path
     python_version: str
@@ -39,6 +41,7 @@ class Installation:
     rust_frontend: Path | None
     tracing_lacks: tuple[str, ...] = ()
     """Packages without which vLLM refuses to trace (`vllm/tracing/otel.py`)."""
+    cuda: str | None = None
 
 
 def find_engine_python(settings: Settings, prefix: Path) -> Path:
@@ -95,6 +98,7 @@ def inspect_installation(python: Path) -> Installation:
         kind="cpu" if is_cpu else "cuda",
         tracing_lacks=tuple(answer["tracing_lacks"]),
         rust_frontend=rust if os.access(rust, os.X_OK) and rust.is_file() else None,
+        cuda=answer["cuda"],
     )
 
 

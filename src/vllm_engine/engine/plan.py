@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from vllm_engine.device import Device
 from vllm_engine.errors import Problem, SettingsError
-from vllm_engine.models.limits import attention_heads, kv_bytes_per_token, longest_context
+from vllm_engine.models.limits import attention_heads, longest_context
+from vllm_engine.models.memory import kv_cache_bytes
 from vllm_engine.models.source import Model
 from vllm_engine.settings import Settings
 
@@ -199,9 +200,9 @@ class _Planner:
         )
         if self._device.kind != "cpu" or chosen_by_user:
             return None
-        per_token = kv_bytes_per_token(self._model.config) or 0
         tokens = int(length.value) if length.value.isdigit() else 0
-        ideal = max(_GIB, _CPU_KV_SEQUENCES * tokens * per_token)
+        longest = kv_cache_bytes(self._model.config, tokens) or 0
+        ideal = max(_GIB, _CPU_KV_SEQUENCES * longest)
         return Choice(
             str(min(ideal, free_bytes // 4)), "on CPU: room for several prompts, a quarter of RAM at most"
         )

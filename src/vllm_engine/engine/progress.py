@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from vllm_engine.engine.download import Weights
 from vllm_engine.engine.state import Phase
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -14,23 +15,28 @@ _PREFIX = re.compile(
     r"(?:\d\d-\d\d \d\d:\d\d:\d\d )?(?:\[[\w./]+(?:\.py|\.rs):\d+\] )?"
 )
 _SHARDS = re.compile(r"checkpoint shards:\s+(?P<percent>\d+)%")
+_GRAPHS = re.compile(r"Capturing CUDA graphs \((?P<kinds>[^)]*)\):\s+(?P<percent>\d+)%")
+_BEGINS_LOADING = re.compile(r"Starting to load model|Loading model from scratch")
+"""vLLM says so before it looks whether the weights are on this machine, and then downloads without a word."""
 
 SIGNS: tuple[tuple[re.Pattern[str], Phase], ...] = tuple(
     (re.compile(pattern), phase)
     for pattern, phase in (
-        (r"Starting to load model|Loading model from scratch", Phase.LOADING_WEIGHTS),
-        (r"checkpoint shards:|Loading weights took", Phase.LOADING_WEIGHTS),
-        (r"Time spent downloading weights|Downloading weights", Phase.DOWNLOADING),
+        (r"checkpoint shards:|Loading weights took|Time spent downloading weights", Phase.LOADING_WEIGHTS),
         (r"torch\.compile took|Dynamo bytecode transform|Using cache directory:", Phase.COMPILING),
         (r"Compiling a graph|Cache the graph|Directly load|Warming up model for", Phase.COMPILING),
         (r"Available KV cache memory|for KV cache on node|KV cache size:", Phase.PROFILING_MEMORY),
         (r"Capturing CUDA graph|Graph capturing", Phase.CAPTURING_GRAPHS),
-        (r"init engine \(profile|[Ss]tarting vLLM server", Phase.WARMING_UP),
+        (r"init engine \(profile|[Ss]tarting (?:vLLM|OpenAI) server", Phase.WARMING_UP),
     )
 )
 """Lines of vLLM 0.26 to 0.33, both frontends, on CUDA and CPU, and the phase that each proves."""
 
-_ORDER = {phase: rank for rank, phase in enumerate(Phase)}
+_LOADING = {
+    Weights.PRESENT: Phase.LOADING_WEIGHTS,
+    Weights.MISSING: Phase.DOWNLOADING,
+    Weights.UNKNOWN: None,
+}
 
 
 @dataclass(frozen=True)
@@ -52,15 +58,34 @@ def parse_line(raw: str) -> LogLine:
     return LogLine(level or "INFO", process, message)
 
 
-def later(reached: Phase, line: str) -> tuple[Phase, float | None] | None:
+def later(reached: Phase, line: str, weights: Weights = Weights.PRESENT) -> tuple[Phase, float | None] | None:
     """Return the phase and its done fraction that `line` proves, if that is news after `reached`.
 
     A start only goes forward: a line of an earlier phase, such as a worker's late one, is no news.
+
+    Args:
+        reached: the phase so far.
+        line: a line of the engine's log.
+        weights: whether the weights are on this machine.
     """
-    for pattern, phase in SIGNS:
-        if pattern.search(line):
-            shards = _SHARDS.search(line)
-            fraction = int(shards["percent"]) / 100 if shards else None
-            ahead = _ORDER[phase] - _ORDER[reached]
-            return (phase, fraction) if ahead > 0 or (ahead == 0 and fraction is not None) else None
+    phase = _proven(line, weights)
+    if phase is None:
+        return None
+    fraction = _fraction(line)
+    ahead = phase.rank - reached.rank
+    return (phase, fraction) if ahead > 0 or (ahead == 0 and fraction is not None) else None
+
+
+def _proven(line: str, weights: Weights) -> Phase | None:
+    if _BEGINS_LOADING.search(line):
+        return _LOADING[weights]
+    return next((phase for pattern, phase in SIGNS if pattern.search(line)), None)
+
+
+def _fraction(line: str) -> float | None:
+    if shards := _SHARDS.search(line):
+        return int(shards["percent"]) / 100
+    if graphs := _GRAPHS.search(line):
+        # vLLM captures the piecewise graphs first, then the full ones.
+        return int(graphs["percent"]) / 200 + (0.5 if "FULL" in graphs["kinds"] else 0.0)
     return None

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
 
+from vllm_engine.engine.download import Download, Weights
+
 
 class EngineState(StrEnum):
     """What the supervisor holds the engine to be."""
@@ -22,17 +24,22 @@ class EngineState(StrEnum):
 
 
 class Phase(StrEnum):
-    """How far a start has come; the order is the order in which vLLM goes through them."""
+    """How far a start has come, in the order in which vLLM goes through it: it downloads after importing."""
 
     PREPARING = "preparing"
-    DOWNLOADING = "downloading"
     IMPORTING = "importing"
+    DOWNLOADING = "downloading"
     LOADING_WEIGHTS = "loading weights"
     COMPILING = "compiling"
     PROFILING_MEMORY = "profiling memory"
     CAPTURING_GRAPHS = "capturing graphs"
     WARMING_UP = "warming up"
     READY = "ready"
+
+    @property
+    def rank(self) -> int:
+        """The phase's place in the order, from 0."""
+        return list(Phase).index(self)
 
 
 _S = EngineState
@@ -49,17 +56,26 @@ TRANSITIONS: Mapping[EngineState, frozenset[EngineState]] = {
 
 @dataclass(frozen=True)
 class EngineStatus:
-    """What is known of the engine at one moment; times are `time.monotonic` seconds."""
+    """What is known of the engine at one moment; times are `time.monotonic` seconds.
+
+    Attributes:
+        fraction: how much of the phase is done, where that is known.
+        download: how far the weights' download is; None where there is nothing to download.
+        expected: seconds that each phase took at an earlier start of the same configuration.
+    """
 
     state: EngineState = EngineState.STARTING
     phase: Phase = Phase.PREPARING
     fraction: float | None = None
+    download: Download | None = None
+    expected: Mapping[Phase, float] = field(default_factory=dict)
     error: str | None = None
     model_revision: str | None = None
     dtype: str | None = None
     pid: int | None = None
     started: float = field(default_factory=time.monotonic)
     entered: float = field(default_factory=time.monotonic)
+    phase_entered: float = field(default_factory=time.monotonic)
 
     @property
     def is_ready(self) -> bool:
@@ -114,8 +130,27 @@ class StatusBoard:
         self._set(replace(self._current, state=state, error=error, entered=time.monotonic()))
 
     def progress(self, phase: Phase, fraction: float | None = None) -> None:
-        """Record how far the start has come."""
-        self._set(replace(self._current, phase=phase, fraction=fraction))
+        """Record how far the start has come; within a phase the fraction never goes back."""
+        now = self._current
+        if phase is not now.phase:
+            now = replace(now, phase=phase, fraction=None, phase_entered=time.monotonic())
+        elif fraction is not None:
+            fraction = max(fraction, now.fraction or 0.0)
+        self._set(replace(now, fraction=fraction))
+
+    def expect(self, seconds: Mapping[Phase, float]) -> None:
+        """Record how long each phase took at an earlier start of the same configuration."""
+        self._set(replace(self._current, expected=dict(seconds)))
+
+    def downloading(self, download: Download) -> None:
+        """Record how far the weights' download is; the phase follows it."""
+        phase, fraction = self._current.phase, self._current.fraction
+        if download.weights is Weights.PRESENT and phase is Phase.DOWNLOADING:
+            phase, fraction = Phase.LOADING_WEIGHTS, None
+        elif phase is Phase.DOWNLOADING or download.is_coming:
+            phase, fraction = max(phase, Phase.DOWNLOADING, key=lambda it: it.rank), download.fraction
+        self._current = replace(self._current, download=download)
+        self.progress(phase, fraction)
 
     def describe(self, *, model_revision: str | None, dtype: str, pid: int) -> None:
         """Record what is running."""

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_engine.engine.command import EngineCommand
+from vllm_engine.engine.download import Weights
+from vllm_engine.engine.hub_cache import HubCache, watch_download
 from vllm_engine.engine.last_error import last_error
 from vllm_engine.engine.probe import EngineProbe, ProbeError
 from vllm_engine.engine.process import EngineProcess, describe_exit
@@ -29,12 +31,13 @@ engine_logger = logging.getLogger(ENGINE_LOGGER)
 
 @dataclass(frozen=True)
 class Launch:
-    """A prepared start of the engine."""
+    """A prepared start of the engine; `hub_cache` is where its weights come to, if from the hub."""
 
     command: EngineCommand
     served_name: str
     model_revision: str | None
     dtype: str
+    hub_cache: HubCache | None = None
 
 
 class Supervisor:
@@ -93,6 +96,7 @@ class Supervisor:
         self._board.describe(model_revision=launch.model_revision, dtype=launch.dtype, pid=self._process.pid)
         exited = asyncio.ensure_future(self._process.wait())
         ready = asyncio.ensure_future(self._until_it_generates(launch.served_name))
+        downloading = asyncio.ensure_future(watch_download(self._board, launch.hub_cache))
         try:
             await asyncio.wait(
                 {exited, ready}, timeout=self._startup_timeout, return_when=asyncio.FIRST_COMPLETED
@@ -110,7 +114,7 @@ class Supervisor:
                 f"(still {phase}); set it higher, or look at the engine's lines above"
             )
         finally:
-            for task in (exited, ready):
+            for task in (exited, ready, downloading):
                 task.cancel()
 
     async def _until_it_generates(self, served_name: str) -> None:
@@ -152,7 +156,8 @@ class Supervisor:
             f"{line.process}: " if line.process else "",
             line.message,
         )
-        if self._board.current.state is EngineState.STARTING:
-            news = later(self._board.current.phase, raw)
+        status = self._board.current
+        if status.state is EngineState.STARTING:
+            news = later(status.phase, raw, status.download.weights if status.download else Weights.PRESENT)
             if news is not None:
                 self._board.progress(*news)

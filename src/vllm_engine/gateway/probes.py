@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
 from vllm_engine import __version__
+from vllm_engine.engine.estimate import estimate
 from vllm_engine.engine.state import EngineState, EngineStatus, StatusReader
 from vllm_engine.gateway.replies import RETRY_AFTER_SECONDS, not_ready_body
 
@@ -42,14 +44,33 @@ class Live(BaseModel):
     status: str
 
 
+class DownloadProgress(BaseModel):
+    """How far the weights' download is; totals are null where the hub did not tell sizes."""
+
+    files_done: int
+    files_total: int | None
+    bytes_done: int
+    bytes_total: int | None
+    bytes_per_second: int | None
+    remaining_seconds: float | None
+
+
 class Health(BaseModel):
-    """Answer of `/healthz`, ready or not."""
+    """Answer of `/healthz`, ready or not.
+
+    `fraction` is of the whole start and comes, as the two estimates do, from an earlier start of the same
+    configuration; `phase_fraction` is of the phase. Each is null where it is not known.
+    """
 
     status: str
     state: EngineState
     phase: str
+    phase_fraction: float | None
     fraction: float | None
     elapsed_seconds: float
+    estimate_seconds: float | None
+    remaining_seconds: float | None
+    download: DownloadProgress | None
     model: str
     error: dict[str, Any] | None = None
 
@@ -92,12 +113,17 @@ async def livez() -> Live:
 async def healthz(request: Request, status: Status) -> JSONResponse:
     """Answer 200 when the engine has generated a token and still runs, else 503 and why."""
     build: Build = request.app.state.build
+    forecast = estimate(status, time.monotonic())
     body = Health(
         status="ready" if status.is_ready else "unavailable",
         state=status.state,
         phase=str(status.phase),
-        fraction=status.fraction,
+        phase_fraction=_rounded(status.fraction, 3),
+        fraction=1.0 if status.is_ready else _rounded(forecast.fraction if forecast else None, 3),
         elapsed_seconds=round(status.elapsed_seconds(), 1),
+        estimate_seconds=_rounded(forecast.total_seconds if forecast else None),
+        remaining_seconds=_rounded(forecast.remaining_seconds if forecast else None),
+        download=_download(status),
         model=build.model_id,
         error=None if status.is_ready else not_ready_body(status)["error"],
     )
@@ -105,6 +131,24 @@ async def healthz(request: Request, status: Status) -> JSONResponse:
         return JSONResponse(body.model_dump(mode="json"))
     retry = {"Retry-After": str(RETRY_AFTER_SECONDS)}
     return JSONResponse(body.model_dump(mode="json"), status_code=503, headers=retry)
+
+
+def _download(status: EngineStatus) -> DownloadProgress | None:
+    download = status.download
+    if download is None or status.is_ready:
+        return None
+    return DownloadProgress(
+        files_done=download.files_done,
+        files_total=download.files_total,
+        bytes_done=download.bytes_done,
+        bytes_total=download.bytes_total,
+        bytes_per_second=None if download.bytes_per_second is None else round(download.bytes_per_second),
+        remaining_seconds=_rounded(download.remaining_seconds),
+    )
+
+
+def _rounded(value: float | None, digits: int = 1) -> float | None:
+    return None if value is None else round(value, digits)
 
 
 @router.get("/ping", response_class=Response, responses={204: {}, 503: {}})

@@ -50,7 +50,8 @@ async def send_not_ready(send: Send, status: EngineStatus, request_id: bytes) ->
 def not_ready_body(status: EngineStatus) -> dict[str, Any]:
     """Say in the error shape why requests cannot be answered now."""
     if status.state is EngineState.STARTING:
-        message = f"Loading model ({status.phase}, {status.elapsed_seconds():.0f} s so far)"
+        done = "" if status.fraction is None else f" {status.fraction:.0%}"
+        message = f"Loading model ({status.phase}{done}, {status.elapsed_seconds():.0f} s so far)"
     elif status.state is EngineState.FAILED:
         message = f"The engine has failed: {status.error}"
     else:

@@ -57,15 +57,3 @@ def _rope_kinds(text: Mapping[str, Any]) -> Iterator[str]:
             nested = [part for part in value.values() if isinstance(part, Mapping)]
             for part in nested or [value]:
                 yield str(part.get("rope_type", part.get("type", "default")))
-
-
-def kv_bytes_per_token(config: Mapping[str, Any]) -> int | None:
-    """Return the bytes one token takes in a 16-bit KV cache with full attention; None where unknown."""
-    text = text_config(config)
-    heads = attention_heads(config)
-    layers, hidden = text.get("num_hidden_layers"), text.get("hidden_size")
-    if not (heads and isinstance(layers, int) and isinstance(hidden, int)):
-        return None
-    kv_heads = text.get("num_key_value_heads") or heads
-    head_dim = text.get("head_dim") or hidden // heads
-    return 2 * 2 * layers * int(kv_heads) * int(head_dim)

@@ -14,12 +14,14 @@ from typing import Any
 
 from vllm_engine.errors import ModelError
 from vllm_engine.models.bundled import BundledModelError, ConvertProgress, ensure_bundled, is_bundled
+from vllm_engine.models.files import HubFile, Listing
 from vllm_engine.settings import Settings
 
 HUB_TIMEOUT_SECONDS = 90.0
 """How long the hub may take to hand over config.json, retries included."""
 
 _HUB_SCRIPT = Path(__file__).with_name("hub_config.py")
+_ACCOUNT_SCRIPT = Path(__file__).with_name("hub_account.py")
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,28 @@ class Model:
         location: what vLLM gets as its model: a hub id or a folder.
         revision: the hub commit that the configuration came from, where known.
         config: the model's config.json; empty where it has none.
+        listing: what the hub's repository holds; None for local models and offline.
     """
 
     location: str
     revision: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
+    listing: Listing | None = None
+
+
+@dataclass(frozen=True)
+class HubAccount:
+    """What the hub says of the token, and of the model's chat template.
+
+    Attributes:
+        name: whose token it is; None without one, or if the hub did not say.
+        refused: whether the hub does not accept it.
+        has_template: whether the model has a chat template; None where unknown.
+    """
+
+    name: str | None
+    refused: bool
+    has_template: bool | None
 
 
 async def locate_model(
@@ -97,10 +116,29 @@ def read_config(folder: Path) -> Mapping[str, Any]:
 
 
 async def _ask_hub(settings: Settings, engine_python: Path, environ: Mapping[str, str]) -> Model:
+    answer = await _ask_hub_client(_HUB_SCRIPT, settings, engine_python, environ)
+    if "error" in answer:
+        raise ModelError(explain_hub_error(settings, answer["error"], answer["detail"]))
+    return Model(settings.model_id, answer["commit"], answer["config"], _listing(answer.get("listing")))
+
+
+async def ask_hub_account(settings: Settings, engine_python: Path, environ: Mapping[str, str]) -> HubAccount:
+    """Ask the hub about the token and the model's chat template.
+
+    Raises:
+        ModelError: the hub client does not run.
+    """
+    answer = await _ask_hub_client(_ACCOUNT_SCRIPT, settings, engine_python, environ)
+    return HubAccount(answer["account"], answer["refused"], answer["template"])
+
+
+async def _ask_hub_client(
+    script: Path, settings: Settings, engine_python: Path, environ: Mapping[str, str]
+) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
         str(engine_python),
         "-I",
-        str(_HUB_SCRIPT),
+        str(script),
         settings.model_id,
         settings.model_revision or "",
         stdin=asyncio.subprocess.DEVNULL,
@@ -118,13 +156,19 @@ async def _ask_hub(settings: Settings, engine_python: Path, environ: Mapping[str
             os.killpg(process.pid, signal.SIGKILL)
     lines = stdout.decode(errors="replace").splitlines()
     try:
-        answer = json.loads(lines[-1])
+        answer: dict[str, Any] = json.loads(lines[-1])
     except (IndexError, ValueError):
         last = (stderr.decode(errors="replace").strip().splitlines() or ["it printed nothing"])[-1]
         raise ModelError(f'MODEL_ID="{settings.model_id}": the hub client failed: {last}') from None
-    if "error" in answer:
-        raise ModelError(explain_hub_error(settings, answer["error"], answer["detail"]))
-    return Model(settings.model_id, answer["commit"], answer["config"])
+    return answer
+
+
+def _listing(answer: Mapping[str, Any] | None) -> Listing | None:
+    if answer is None:
+        return None
+    files = tuple(HubFile(path, size, blob) for path, size, blob in answer["files"])
+    index = answer["index"]
+    return Listing(Path(answer["folder"]), files, None if index is None else tuple(index))
 
 
 def explain_hub_error(settings: Settings, kind: str, detail: str) -> str:

@@ -1,0 +1,163 @@
+"""Gathers the facts and runs the checks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from vllm_engine.device import free_memory_bytes, nvidia_driver
+from vllm_engine.doctor import facts
+from vllm_engine.doctor.check import Check, fail, ok
+from vllm_engine.doctor.machine import (
+    device_check,
+    driver_check,
+    dtype_check,
+    files_check,
+    free_gpu_memory_check,
+    port_check,
+    shm_check,
+)
+from vllm_engine.doctor.model import Room, memory_check, template_check, token_check
+from vllm_engine.doctor.storage import cache_check, space_check
+from vllm_engine.engine.command import engine_environment, flag_value
+from vllm_engine.engine.plan import EnginePlan
+from vllm_engine.environment import Environment
+from vllm_engine.errors import ModelError, Problem, SettingsError
+from vllm_engine.listen import listen
+from vllm_engine.models.files import HubFile, Listing, WantedFiles, wanted_files
+from vllm_engine.models.memory import kv_value_bytes, loaded_bytes
+from vllm_engine.models.source import HubAccount, Model, ask_hub_account
+from vllm_engine.preflight import Preflight, survey
+from vllm_engine.resolve import hub_files, resolve_plan
+from vllm_engine.settings import Settings
+
+_OWN = ("CACHE_DIR", "DTYPE", "TENSOR_PARALLEL")
+"""Settings whose problems are a check's to tell; any other is a bad setting."""
+
+
+async def examine(settings: Settings, environment: Environment, prefix: Path) -> list[Check]:
+    """Run every check; asks the hub, downloads nothing but the model's small files.
+
+    Raises:
+        SettingsError: a setting cannot be used at all.
+    """
+    preflight, problems = survey(settings, environment, prefix)
+    bad = [problem for problem in problems if problem.key not in _OWN]
+    if bad:
+        raise SettingsError(bad)
+    checks = [
+        device_check(preflight.device, problems),
+        dtype_check(settings, preflight.device, problems),
+        *machine_checks(settings, preflight),
+        port_check(settings, _port_problems(settings)),
+        cache_check(settings.cache_dir, problems),
+    ]
+    if problems:
+        return checks
+    return checks + await _model_checks(settings, environment, preflight)
+
+
+def machine_checks(settings: Settings, preflight: Preflight) -> list[Check]:
+    """Run the checks that take no time and no network: what `serve` says before it starts."""
+    device = preflight.device
+    devices = max(1, len(device.gpus)) if settings.tensor_parallel == "auto" else settings.tensor_parallel
+    return [
+        driver_check(device, nvidia_driver() if device.kind == "cuda" else None, preflight.installation.cuda),
+        free_gpu_memory_check(device.gpus[:devices], settings.gpu_memory_utilization),
+        shm_check(facts.shm_bytes(), devices),
+        files_check(facts.open_files_limit(), settings),
+    ]
+
+
+async def _model_checks(settings: Settings, environment: Environment, preflight: Preflight) -> list[Check]:
+    account = await _account(settings, environment, preflight)
+    token = token_check(settings, account)
+    try:
+        plan = await resolve_plan(settings, environment, preflight)
+    except ModelError as error:
+        what, _, remedy = str(error).partition("; ")
+        return [token, fail("model", what, remedy or "correct MODEL_ID")]
+    model = plan.model
+    wanted = _wanted(model, preflight)
+    folder = model.listing.folder if model.listing else None
+    free = facts.free_disk_bytes(settings.cache_dir)
+    return [
+        token,
+        ok(
+            "model",
+            f"{settings.model_id} can be had" + (f", commit {model.revision}" if model.revision else ""),
+        ),
+        space_check(settings.cache_dir, free, _missing_bytes(wanted, folder)),
+        memory_check(_room(settings, preflight, plan, wanted)),
+        template_check(_has_template(model, account, preflight)),
+    ]
+
+
+async def _account(settings: Settings, environment: Environment, preflight: Preflight) -> HubAccount | None:
+    if settings.is_local_model or settings.model_id.startswith("bundled:"):
+        return None
+    environ = engine_environment(settings, preflight.installation, environment.merged)
+    try:
+        return await ask_hub_account(settings, preflight.installation.python, environ)
+    except ModelError:
+        return None  # the check of the model meets the same and tells it
+
+
+def _wanted(model: Model, preflight: Preflight) -> WantedFiles | None:
+    if model.listing is not None:
+        return hub_files(model.listing, preflight)
+    folder = Path(model.location)
+    if not folder.is_dir():
+        return None
+    files = tuple(
+        HubFile(path.name, path.stat().st_size, path.name) for path in folder.iterdir() if path.is_file()
+    )
+    found = wanted_files(Listing(folder, files), flag_value(preflight.flags, "load-format") or "auto")
+    return found if found.weights else None
+
+
+def _missing_bytes(wanted: WantedFiles | None, folder: Path | None) -> int | None:
+    if folder is None:
+        return 0
+    if wanted is None:
+        return None
+    return sum(file.size for file in wanted.weights if not (folder / "blobs" / file.blob).exists())
+
+
+def _room(settings: Settings, preflight: Preflight, plan: EnginePlan, wanted: WantedFiles | None) -> Room:
+    device, length = preflight.device, plan.max_model_len.value
+    stored = wanted.weight_bytes if wanted else None
+    gpus = [gpu.memory_bytes for gpu in device.gpus]
+    return Room(
+        budget_bytes=min(gpus) * settings.gpu_memory_utilization if gpus else free_memory_bytes(),
+        weight_bytes=None if stored is None else loaded_bytes(stored, plan.model.config, plan.dtype.value),
+        config=plan.model.config,
+        max_model_len=int(length) if length.isdigit() else None,
+        kv_value_bytes=kv_value_bytes(flag_value(preflight.flags, "kv-cache-dtype"), plan.dtype.value),
+        kv_bytes=int(plan.kv_cache_bytes.value) if plan.kv_cache_bytes else None,
+        devices=int(plan.tensor_parallel.value),
+        most_devices=max(1, len(gpus)),
+    )
+
+
+def _has_template(model: Model, account: HubAccount | None, preflight: Preflight) -> bool | None:
+    if "chat-template" in preflight.flag_names:
+        return True
+    if account is not None:
+        return account.has_template
+    folder = Path(model.location)
+    if any((folder / name).exists() for name in ("chat_template.jinja", "chat_template.json")):
+        return True
+    try:
+        tokenizer = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        return bool(tokenizer.get("chat_template"))
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _port_problems(settings: Settings) -> tuple[Problem, ...]:
+    try:
+        listen(settings).close()
+    except SettingsError as error:
+        return error.problems
+    return ()
