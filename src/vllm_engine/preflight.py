@@ -12,7 +12,7 @@ from vllm_engine.engine.command import RESERVED_FLAGS
 from vllm_engine.engine.flags import FlagCatalogue, FlagError
 from vllm_engine.engine.installation import Installation, find_engine_python, inspect_installation
 from vllm_engine.engine.plan import check_device
-from vllm_engine.errors import Problem, SettingsError, StartupError
+from vllm_engine.errors import Diagnosis, Problem, SettingsError, StartupError
 from vllm_engine.models.bundled import bundled_names, is_bundled
 from vllm_engine.settings import Environment, Settings
 
@@ -63,8 +63,11 @@ def run_preflight(settings: Settings, environment: Environment, prefix: Path) ->
         raise SettingsError(problems)
     if device.kind == "cuda" and not device.gpus:
         raise StartupError(
-            "no GPU is visible, and this vLLM needs one; give the container its GPUs "
-            "(docker run --gpus all) or use the CPU build"
+            Diagnosis(
+                code="no-gpu",
+                message="no GPU is visible, and this vLLM needs one",
+                remedy="give the container its GPUs (docker run --gpus all) or use the CPU build",
+            )
         )
     return Preflight(
         installation, device, checked.argv, checked.variables, (*_doubts(settings), *checked.warnings)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import uvicorn
 
+from vllm_engine.diagnosis.explainer import Explainer
 from vllm_engine.engine.state import Phase, StatusBoard, StatusReader
 from vllm_engine.engine.supervisor import Launch, Supervisor
 from vllm_engine.errors import Problem, SettingsError
@@ -51,11 +52,13 @@ async def serve(
         EngineError: the engine could not start, or died.
     """
     board = StatusBoard()
+    explainer = Explainer(settings, preflight.device, preflight.installation.version)
     with _runtime_folder() as folder:
         path = folder / "engine.sock"
         supervisor = Supervisor(
             board,
-            lambda: _prepare(settings, environment, preflight, path, board),
+            lambda: _prepare(settings, environment, preflight, path, board, explainer),
+            explainer.explain,
             socket=path,
             startup_timeout_seconds=settings.startup_timeout_seconds,
         )
@@ -66,12 +69,18 @@ async def serve(
 
 
 async def _prepare(
-    settings: Settings, environment: Environment, preflight: Preflight, path: Path, board: StatusBoard
+    settings: Settings,
+    environment: Environment,
+    preflight: Preflight,
+    path: Path,
+    board: StatusBoard,
+    explainer: Explainer,
 ) -> Launch:
     def converting(progress: ConvertProgress) -> None:
         board.progress(Phase.PREPARING, progress.done / max(1, progress.total))
 
     plan = await resolve_plan(settings, environment, preflight, converting)
+    explainer.planned(plan)
     for note in plan.notes:
         logger.info("%s", note)
     command = resolve_command(settings, environment, preflight, plan, path)

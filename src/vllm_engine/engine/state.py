@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
 
+from vllm_engine.errors import Diagnosis
+
 
 class EngineState(StrEnum):
     """What the supervisor holds the engine to be."""
@@ -54,7 +56,7 @@ class EngineStatus:
     state: EngineState = EngineState.STARTING
     phase: Phase = Phase.PREPARING
     fraction: float | None = None
-    error: str | None = None
+    error: Diagnosis | None = None
     model_revision: str | None = None
     dtype: str | None = None
     pid: int | None = None
@@ -103,7 +105,7 @@ class StatusBoard:
         self._watchers.append(watcher)
         return lambda: self._watchers.remove(watcher)
 
-    def move(self, state: EngineState, *, error: str | None = None) -> None:
+    def move(self, state: EngineState, *, error: Diagnosis | None = None) -> None:
         """Go to another state.
 
         Raises:

@@ -43,7 +43,7 @@ class Live(BaseModel):
 
 
 class Health(BaseModel):
-    """Answer of `/healthz`, ready or not."""
+    """Answer of `/healthz`, ready or not; `error` has `code`, `message`, `remedy`, `docs` once it failed."""
 
     status: str
     state: EngineState
@@ -99,12 +99,19 @@ async def healthz(request: Request, status: Status) -> JSONResponse:
         fraction=status.fraction,
         elapsed_seconds=round(status.elapsed_seconds(), 1),
         model=build.model_id,
-        error=None if status.is_ready else not_ready_body(status)["error"],
+        error=None if status.is_ready else _error(status),
     )
     if status.is_ready:
         return JSONResponse(body.model_dump(mode="json"))
     retry = {"Retry-After": str(RETRY_AFTER_SECONDS)}
     return JSONResponse(body.model_dump(mode="json"), status_code=503, headers=retry)
+
+
+def _error(status: EngineStatus) -> dict[str, Any]:
+    if status.error is not None:
+        return dict(status.error.body)
+    error: dict[str, Any] = not_ready_body(status)["error"]
+    return error
 
 
 @router.get("/ping", response_class=Response, responses={204: {}, 503: {}})

@@ -49,7 +49,7 @@ def not_ready_body(status: EngineStatus) -> dict[str, Any]:
     if status.state is EngineState.STARTING:
         message = f"Loading model ({status.phase}, {status.elapsed_seconds():.0f} s so far)"
     elif status.state is EngineState.FAILED:
-        message = f"The engine has failed: {status.error}"
+        message = f"The engine has failed: {status.error or 'no reason is known'}"
     else:
         message = f"The engine is {status.state}"
     return error_body(message, type="unavailable_error", code=503)
