@@ -15,6 +15,8 @@ from vllm_engine.engine.last_error import last_error
 from vllm_engine.errors import Diagnosis
 
 MAX_EVIDENCE_CHARS = 400
+MAX_LINE_CHARS = 1500
+"""Messages begin at the front; what a pattern has to search is bounded, since this runs in the event loop."""
 
 _HARMLESS = re.compile(
     r"^(?:\x1b\[[\d;]*m)*(?:\([\w-]+(?: pid=\d+)?\) )?(?:\x1b\[[\d;]*m)*(?:DEBUG|INFO|WARNING)\b"
@@ -32,20 +34,23 @@ _PROCESS_PREFIX = re.compile(
 
 
 @dataclass(frozen=True)
-class _Finding:
+class Finding:
+    """An entry that fired: on which line, if on any, and what it caught there."""
+
     entry: Signature
     groups: Groups
     line: str | None
 
 
-def diagnose(ending: Ending, facts: Facts) -> Diagnosis:
+def diagnose(whole: Ending, facts: Facts) -> Diagnosis:
     """Explain why an engine ended.
 
     A cause wins over symptoms, whichever came first; of several causes the first in the log wins, since the
     later ones are most often its consequences. What matches nothing is `unknown` and carries the engine's own
-    last error.
+    last error. Takes some hundredths of a second for the longest of logs.
     """
-    finding = next(_causes(ending, facts), None)
+    ending = dataclasses.replace(whole, tail=tuple(line[:MAX_LINE_CHARS] for line in whole.tail))
+    finding = next(findings(ending, facts), None)
     if finding is None:
         return _unknown(ending)
     entry, groups = finding.entry, finding.groups
@@ -56,13 +61,14 @@ def diagnose(ending: Ending, facts: Facts) -> Diagnosis:
         code=entry.code,
         message=_clean(f"{ending}: {entry.sentence(values)}"),
         remedy=_clean(advice.text),
-        retryable=entry.retryable,
+        retryable=entry.retryable or ending.was_ready,
         evidence=_clean(line)[:MAX_EVIDENCE_CHARS] if line is not None else None,
         changes=dict(advice.changes),
     )
 
 
-def _causes(ending: Ending, facts: Facts) -> Iterator[_Finding]:
+def findings(ending: Ending, facts: Facts) -> Iterator[Finding]:
+    """Yield all that fires, the best explanation first."""
     silent = last_error(ending.tail) is None
     for wants_symptom in (False, True):
         entries = [
@@ -71,15 +77,15 @@ def _causes(ending: Ending, facts: Facts) -> Iterator[_Finding]:
             if entry.is_symptom is wants_symptom and entry.applies(ending) and (silent or not entry.is_silent)
         ]
         yield from (
-            _Finding(e, {}, None) for e in entries if e.ended and not e.patterns and e.ended(ending, facts)
+            Finding(e, {}, None) for e in entries if e.ended and not e.patterns and e.ended(ending, facts)
         )
         yield from _by_lines(entries, ending)
         yield from (
-            _Finding(e, {}, None) for e in entries if e.ended and e.patterns and e.ended(ending, facts)
+            Finding(e, {}, None) for e in entries if e.ended and e.patterns and e.ended(ending, facts)
         )
 
 
-def _by_lines(entries: list[Signature], ending: Ending) -> Iterator[_Finding]:
+def _by_lines(entries: list[Signature], ending: Ending) -> Iterator[Finding]:
     for raw in ending.tail:
         line = _PROCESS_PREFIX.sub("", raw)
         if _HARMLESS.match(raw) or _SOURCE.match(line):
@@ -87,7 +93,7 @@ def _by_lines(entries: list[Signature], ending: Ending) -> Iterator[_Finding]:
         for entry in entries:
             groups = entry.match(line)
             if groups is not None:
-                yield _Finding(entry, _hints(entry, ending) | dict(groups), line)
+                yield Finding(entry, _hints(entry, ending) | dict(groups), line)
 
 
 def _hints(entry: Signature, ending: Ending) -> dict[str, str]:

@@ -162,6 +162,7 @@ GPU = (
             r"ncclSystemError|ncclRemoteError|ncclInvalidUsage",
             r"Watchdog caught collective operation timeout",
         ),
+        unless=r"shared memory segment",
         stage=Stage.ANY,
         retryable=True,
     ),

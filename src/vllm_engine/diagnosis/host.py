@@ -91,7 +91,8 @@ HOST = (
         seen="`AF_UNIX path too long`; `No such file or directory` while the engine binds its socket.",
         cause="the engine cannot make its Unix socket",
         advise=always("set TMPDIR to a short path that exists and can be written, such as /tmp"),
-        patterns=(r"AF_UNIX path too long|ipc path .* is longer than",),
+        patterns=(r"AF_UNIX path too long|ipc path .* is longer than", r"in create_server_unix_socket$"),
+        unless=r"\[Errno 98\]",
     ),
     Signature(
         code="compiler-missing",

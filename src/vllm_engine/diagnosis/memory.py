@@ -20,8 +20,9 @@ _CUDA_OOM = (
 )
 _CUDA_FAILURE = r"CUDA error: out of memory|Cuda failure \W?out of memory"
 _PROFILING = r"in (?:profile_run|determine_available_memory|determine_num_available_blocks|profile_cudagraph)"
+_SAMPLING = r"in _dummy_(?:sampler|pooler)_run|out of memory occurred when warming up"
 _WARMING_UP = (
-    r"in (?:_dummy_sampler_run|_dummy_pooler_run|capture_model|_capture_cudagraphs|initialize_kv_cache"
+    rf"{_SAMPLING}|in (?:capture_model|_capture_cudagraphs|initialize_kv_cache"
     r"|_allocate_kv_cache_tensors|initialize_from_config|compile_or_warm_up_model)\b"
 )
 STEP = 0.05
@@ -151,7 +152,6 @@ MEMORY = (
         advise=_host,
         ended=_killed_for_memory,
         stage=Stage.ANY,
-        retryable=True,
     ),
     Signature(
         code="cuda-out-of-memory-serving",
@@ -160,7 +160,17 @@ MEMORY = (
         advise=_serving,
         patterns=(_CUDA_OOM, _CUDA_FAILURE),
         stage=Stage.SERVING,
-        retryable=True,
+    ),
+    Signature(
+        code="cuda-out-of-memory-profiling",
+        seen="`torch.OutOfMemoryError: CUDA out of memory`, with `profile_run` in the traceback.",
+        cause="the weights fit, but the largest batch does not: the GPU ran out of memory while vLLM "
+        "profiled it "
+        "({tried} more were wanted, {free} of {total} free)",
+        advise=_profiling,
+        patterns=(_CUDA_OOM, _CUDA_FAILURE),
+        also=_PROFILING,
+        unless=_SAMPLING,
     ),
     Signature(
         code="cuda-out-of-memory-warming-up",
@@ -173,17 +183,6 @@ MEMORY = (
             _CUDA_FAILURE,
         ),
         also=_WARMING_UP,
-        unless=_PROFILING,
-    ),
-    Signature(
-        code="cuda-out-of-memory-profiling",
-        seen="`torch.OutOfMemoryError: CUDA out of memory`, with `profile_run` in the traceback.",
-        cause="the weights fit, but the largest batch does not: the GPU ran out of memory while vLLM "
-        "profiled it "
-        "({tried} more were wanted, {free} of {total} free)",
-        advise=_profiling,
-        patterns=(_CUDA_OOM, _CUDA_FAILURE),
-        also=_PROFILING,
     ),
     Signature(
         code="cuda-out-of-memory-loading",

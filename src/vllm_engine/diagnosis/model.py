@@ -62,7 +62,7 @@ MODEL = (
             r"Model architectures? \[?'?(?P<name>[\w, ']+?)'?\]? (?:are|is) not supported",
             r"has model type `(?P<name>[\w.-]+)` but Transformers does not recognize",
             r"Model architecture (?P<name>\w+) was supported in vLLM until",
-            r"(?P<name>\w+) has no vLLM implementation",
+            r"\b(?P<name>\w+) has no vLLM implementation",
         ),
     ),
     Signature(
@@ -78,7 +78,7 @@ MODEL = (
         ),
         patterns=(
             r"Unknown quantization method: (?P<name>[\w.-]+?)\.",
-            r"(?P<name>[\w-]+) quantization is currently not supported in",
+            r"\b(?P<name>\w[\w-]*) quantization is currently not supported in",
             r"quantization method (?P<name>[\w-]+) is not supported for the current GPU",
             r"Quantization scheme is not supported for (?:', ')?the current GPU",
         ),

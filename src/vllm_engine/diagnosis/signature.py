@@ -52,7 +52,7 @@ class Signature:
         stage: when it may fire.
         is_symptom: whether it is the consequence of something else, so that any cause wins over it.
         is_silent: whether it may fire only where the engine left no error that could be a cause.
-        retryable: whether the same start may succeed when it is tried again.
+        retryable: whether the same start may succeed when it is tried again; a death after it always may.
         ended: fires without a line, from how the engine ended.
     """
 
