@@ -188,7 +188,8 @@ MODEL = (
         seen="`TypeError: … got multiple values for keyword argument 'disable'`.",
         cause="this vLLM is older than its huggingface_hub: both set the progress bar's argument disable",
         advise=always(
-            "install a newer vLLM, or huggingface_hub below 1; with ours as it comes this is mended at "
+            "install vLLM 0.11.1 or newer, or huggingface_hub below 1; with ours as it comes this is "
+            "mended at "
             "the start, so "
             "check that PYTHONPATH is not replaced"
         ),

