@@ -36,8 +36,7 @@ def _tensor_parallel(groups: Groups, facts: Facts) -> Advice:
 def _nccl(_groups: Groups, facts: Facts) -> Advice:
     return Advice(
         "set NCCL_DEBUG=INFO to see which link fails; NCCL_P2P_DISABLE=1 and NCCL_IB_DISABLE=1 rule out "
-        "broken "
-        f"links between GPUs; TENSOR_PARALLEL=1 does without{_shm(facts)}"
+        f"broken links between GPUs; TENSOR_PARALLEL=1 does without{_shm(facts)}"
     )
 
 
@@ -45,8 +44,7 @@ def _more_shm(groups: Groups, _facts: Facts) -> Advice:
     size = max(8, -(-2 * int(groups.get("required", 0)) // 1024))
     return Advice(
         f"set shm_size: {size}g in compose, --shm-size={size}g or --ipc=host in Docker, an emptyDir of "
-        "medium Memory "
-        "on /dev/shm in Kubernetes"
+        "medium Memory on /dev/shm in Kubernetes"
     )
 
 
@@ -58,8 +56,8 @@ GPU = (
     Signature(
         code="gpu-driver-too-old",
         seen="`The NVIDIA driver on your system is too old (found version 12080)`; `Error 804: forward "
-        "compatibility "
-        "was attempted on non supported HW`; `CUDA driver version is insufficient for CUDA runtime version`.",
+        "compatibility was attempted on non supported HW`; `CUDA driver version is insufficient for CUDA "
+        "runtime version`.",
         cause="the host's NVIDIA driver is too old for the CUDA that this vLLM was built with",
         advise=_driver,
         patterns=(
@@ -73,13 +71,12 @@ GPU = (
     Signature(
         code="no-gpu",
         seen="`Failed to infer device type`; `Found no NVIDIA driver on your system`; `No CUDA GPUs are "
-        "available`; "
-        "`libcuda.so.1: cannot open shared object file`.",
+        "available`; `libcuda.so.1: cannot open shared object file`.",
         cause="no GPU is visible, and this vLLM needs one",
         advise=always(
             "give the container its GPUs: `docker run --gpus all` with the NVIDIA Container Toolkit on "
-            "the host, "
-            "`deploy.resources.reservations.devices` in compose, nvidia.com/gpu in Kubernetes; check "
+            "the host, `deploy.resources.reservations.devices` in compose, nvidia.com/gpu in Kubernetes; "
+            "check "
             "CUDA_VISIBLE_DEVICES; or use the CPU build"
         ),
         patterns=(
@@ -123,8 +120,7 @@ GPU = (
     Signature(
         code="tensor-parallel-invalid",
         seen="`Total number of attention heads (9) must be divisible by tensor parallel size (2)`; `World "
-        "size (4) is "
-        "larger than the number of available GPUs (2)`.",
+        "size (4) is larger than the number of available GPUs (2)`.",
         cause="TENSOR_PARALLEL={asked} does not fit: the model has {heads} attention heads, the machine "
         "{gpus} GPU(s)",
         advise=_tensor_parallel,

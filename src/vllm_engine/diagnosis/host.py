@@ -29,8 +29,7 @@ def _timeout(_groups: Groups, facts: Facts) -> Advice:
     double = f"{facts.startup_timeout_seconds * 2:g}"
     return Advice(
         f"if its lines above show progress set STARTUP_TIMEOUT_SECONDS={double}, else look at the last of "
-        "them; a "
-        "download goes on where it stopped",
+        "them; a download goes on where it stopped",
         {"STARTUP_TIMEOUT_SECONDS": double},
     )
 
@@ -194,8 +193,7 @@ HOST = (
         cause="a native part of it crashed",
         advise=always(
             "if it repeats set ENFORCE_EAGER=1, check /dev/shm (a bus error means that it is full) and "
-            "the versions in "
-            "the engine's environment, and report it to vLLM with the lines above"
+            "the versions in the engine's environment, and report it to vLLM with the lines above"
         ),
         patterns=(
             r"Failed core proc\(s\): \{[^}]*: -(?:6|7|8|11)\b",

@@ -43,8 +43,7 @@ def _disk(groups: Groups, facts: Facts) -> Advice:
 def _writable(_groups: Groups, facts: Facts) -> Advice:
     return Advice(
         f"make CACHE_DIR={facts.cache_dir} writable for the container's user: a volume, or `chown` of the "
-        "mounted "
-        "folder; a read-only cache must hold the whole model and needs HF_HUB_OFFLINE=1"
+        "mounted folder; a read-only cache must hold the whole model and needs HF_HUB_OFFLINE=1"
     )
 
 
@@ -125,8 +124,7 @@ HUB = (
     Signature(
         code="hub-unreachable",
         seen="`We couldn't connect to 'https://huggingface.co' to load the files, and couldn't find them "
-        "in the cached "
-        "files`.",
+        "in the cached files`.",
         cause="the hub cannot be reached, and the model {model} is not in the cache",
         advise=always(
             "check the network, its proxy (HTTPS_PROXY) and HF_ENDPOINT; or use a local folder, or "

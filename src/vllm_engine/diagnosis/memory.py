@@ -71,8 +71,7 @@ def _serving(_groups: Groups, facts: Facts) -> Advice:
     lower = _lower(facts)
     return Advice(
         f"set GPU_MEMORY_UTILIZATION={lower:g}, which leaves more room beside the KV cache; long prompts "
-        "need "
-        "less with a smaller MAX_NUM_BATCHED_TOKENS",
+        "need less with a smaller MAX_NUM_BATCHED_TOKENS",
         {"GPU_MEMORY_UTILIZATION": f"{lower:g}"},
     )
 
@@ -134,8 +133,7 @@ def _host(_groups: Groups, facts: Facts) -> Advice:
     less = ", a smaller KV_CACHE_MEMORY_BYTES" if facts.device == "cpu" else ""
     return Advice(
         f"raise the container's memory limit{limit}: --memory in Docker, resources.limits.memory in "
-        "Kubernetes; "
-        f"or serve a smaller model{less}"
+        f"Kubernetes; or serve a smaller model{less}"
     )
 
 
@@ -165,8 +163,7 @@ MEMORY = (
         code="cuda-out-of-memory-profiling",
         seen="`torch.OutOfMemoryError: CUDA out of memory`, with `profile_run` in the traceback.",
         cause="the weights fit, but the largest batch does not: the GPU ran out of memory while vLLM "
-        "profiled it "
-        "({tried} more were wanted, {free} of {total} free)",
+        "profiled it ({tried} more were wanted, {free} of {total} free)",
         advise=_profiling,
         patterns=(_CUDA_OOM, _CUDA_FAILURE),
         also=_PROFILING,
@@ -222,8 +219,7 @@ MEMORY = (
         seen="`Free memory on device cuda:0 (31.44/47.38 GiB) on startup is less than desired GPU memory "
         "utilization`.",
         cause="GPU_MEMORY_UTILIZATION={share} wants {wanted} GiB, but only {free} of {total} GiB are free "
-        "on the GPU: "
-        "another program uses it",
+        "on the GPU: another program uses it",
         advise=_share_that_is_free,
         patterns=(
             r"Free memory on device \S*\s?\((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\) on startup is less than "

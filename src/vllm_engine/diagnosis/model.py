@@ -13,8 +13,7 @@ def _trust(_groups: Groups, facts: Facts) -> Advice:
     name = facts.model or "the model"
     return Advice(
         f"read the Python files of {name}, and if you trust them set TRUST_REMOTE_CODE=1; pin "
-        "MODEL_REVISION so that "
-        "they stay what you read",
+        "MODEL_REVISION so that they stay what you read",
         {"TRUST_REMOTE_CODE": "1"},
     )
 
@@ -68,8 +67,7 @@ MODEL = (
     Signature(
         code="quantization-not-supported",
         seen="`Unknown quantization method: …`; `bitsandbytes quantization is currently not supported in "
-        "cpu`; `The "
-        "quantization method awq is not supported for the current GPU`.",
+        "cpu`; `The quantization method awq is not supported for the current GPU`.",
         cause="the model's quantisation {name} does not run here",
         advise=lambda _groups, facts: Advice(
             "serve the model unquantised, or in a quantisation that this "
@@ -86,8 +84,7 @@ MODEL = (
     Signature(
         code="quantization-mismatch",
         seen="`Cannot find the config file for awq`; `Quantization method specified in the model config "
-        "(…) does not "
-        "match`.",
+        "(…) does not match`.",
         cause="QUANTIZATION names a method that the model was not quantised with",
         advise=always("unset QUANTIZATION: vLLM reads the method from the model"),
         patterns=(
@@ -98,8 +95,7 @@ MODEL = (
     Signature(
         code="corrupt-weights",
         seen="`SafetensorError: Error while deserializing header`; `MemoryError` while a header is read; "
-        "a file that "
-        "begins with `version https://git-lfs.github.com`.",
+        "a file that begins with `version https://git-lfs.github.com`.",
         cause="a weight file is damaged, cut short, or a Git LFS pointer instead of the file",
         advise=_fetch_again,
         patterns=(
@@ -138,8 +134,7 @@ MODEL = (
         cause="{model} holds no tokenizer that can be read",
         advise=always(
             "add tokenizer.json and tokenizer_config.json to the model's folder, or name a repository "
-            "that has them "
-            "with TOKENIZER"
+            "that has them with TOKENIZER"
         ),
         patterns=(
             r"Couldn't instantiate the backend tokenizer",
@@ -151,8 +146,7 @@ MODEL = (
     Signature(
         code="chat-template-missing",
         seen="`The supplied chat template string (…) appears path-like, but doesn't exist`; later, of a "
-        "request: "
-        "`default chat template is no longer allowed`.",
+        "request: `default chat template is no longer allowed`.",
         cause="the chat template {path} cannot be read",
         advise=always(
             "correct CHAT_TEMPLATE (a file in the container, mounted there), or unset it for the model's own"
@@ -178,8 +172,7 @@ MODEL = (
         cause="this vLLM is older than its transformers, which no longer has all_special_tokens_extended",
         advise=always(
             "install vLLM 0.12 or newer, or transformers below 5; with ours as it comes this is mended at "
-            "the start, so "
-            "check that PYTHONPATH is not replaced"
+            "the start, so check that PYTHONPATH is not replaced"
         ),
         patterns=(r"has no attribute '?all_special_tokens_extended",),
     ),
@@ -189,8 +182,7 @@ MODEL = (
         cause="this vLLM is older than its huggingface_hub: both set the progress bar's argument disable",
         advise=always(
             "install vLLM 0.11.1 or newer, or huggingface_hub below 1; with ours as it comes this is "
-            "mended at "
-            "the start, so "
+            "mended at the start, so "
             "check that PYTHONPATH is not replaced"
         ),
         patterns=(r"got multiple values for keyword argument 'disable'",),

@@ -29,8 +29,7 @@ OWN = (
         cause="no known cause matches",
         advise=always(
             "read the engine's last lines in the log: the last error is theirs; `vllm-engine serve "
-            "--dry-run` prints "
-            "the command to try by hand"
+            "--dry-run` prints the command to try by hand"
         ),
         retryable=True,
     ),
