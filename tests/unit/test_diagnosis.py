@@ -147,9 +147,9 @@ def test_kernel_s_kill_wins() -> None:
         ("cpu-0.32-fail-kv-cache", FACTS, {"MAX_MODEL_LEN": "1280"}, "GPU_MEMORY_UTILIZATION=0.91"),
         (
             "cpu-0.32-fail-kv-cache",
-            Facts(device="cpu", kv_cache_bytes=32 << 20),
+            Facts(device="cpu"),
             None,
-            "KV_CACHE_MEMORY_BYTES=201326592",
+            "KV_CACHE_MEMORY_BYTES=268435456",
         ),
         ("cpu-0.32-fail-max-model-len", FACTS, {"MAX_MODEL_LEN": "8192"}, "MAX_MODEL_LEN=8192 or less"),
         ("gpu-memory-in-use", FACTS, {"GPU_MEMORY_UTILIZATION": "0.66"}, "GPU_MEMORY_UTILIZATION=0.66"),

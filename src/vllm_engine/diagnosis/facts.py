@@ -19,7 +19,6 @@ class Facts:
         api_servers: vLLM API server processes.
         gpus: how many the engine may use.
         gpu_memory_bytes: memory of the smallest of them.
-        kv_cache_bytes: the KV cache's explicit size, on CPU.
         cache_free_bytes: free space where `CACHE_DIR` is.
         shm_bytes: size of /dev/shm.
         memory_limit_bytes: the container's memory limit.
@@ -39,7 +38,6 @@ class Facts:
     device: Literal["cuda", "cpu"] = "cuda"
     gpus: int = 0
     gpu_memory_bytes: int = 0
-    kv_cache_bytes: int | None = None
     cache_dir: str = "/cache"
     cache_free_bytes: int | None = None
     shm_bytes: int | None = None

@@ -42,7 +42,6 @@ def with_plan(facts: Facts, plan: EnginePlan) -> Facts:
         max_model_len=int(length) if length.isdigit() else None,
         tensor_parallel=int(parallel),
         attention_heads=attention_heads(plan.model.config),
-        kv_cache_bytes=int(plan.kv_cache_bytes.value) if plan.kv_cache_bytes is not None else None,
     )
 
 

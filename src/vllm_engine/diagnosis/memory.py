@@ -82,7 +82,8 @@ def _kv_cache(groups: Groups, facts: Facts) -> Advice:
     changes = {"MAX_MODEL_LEN": fits} if fits else {}
     missing = float(groups["needed"]) - float(groups["available"]) if "available" in groups else 0.0
     if facts.device == "cpu":
-        more = math.ceil(((facts.kv_cache_bytes or GIB) + missing * GIB) / (1 << 26)) << 26
+        # vLLM rounds what it says to 0.01 GiB.
+        more = math.ceil((float(groups.get("needed", 1)) + 0.01) * GIB / (1 << 26)) << 26
         return Advice(f"{shorter}, or KV_CACHE_MEMORY_BYTES={more} where there is RAM for it", changes)
     return Advice(f"{shorter}{_more_utilization(facts, missing)}", changes)
 
