@@ -13,6 +13,9 @@ from pathlib import Path
 import click
 
 from vllm_engine.cli import main as cli
+from vllm_engine.diagnosis.facts import Facts
+from vllm_engine.diagnosis.signature import Signature, Stage
+from vllm_engine.diagnosis.signatures import GROUPS
 from vllm_engine.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,6 +71,27 @@ def cli_help() -> str:
     return "\n\n".join(pages)
 
 
+def catalogue() -> str:
+    """Render every cause that a failure can be told by; the heading is the code, and so the anchor."""
+    groups = []
+    for title, entries in GROUPS.items():
+        rows = "\n\n".join(catalogue_entry(entry) for entry in entries)
+        groups.append(f"## {title}\n\n{rows}")
+    return "\n\n".join(groups)
+
+
+def catalogue_entry(entry: Signature) -> str:
+    """Render one cause."""
+    again = "yes" if entry.retryable or entry.stage is Stage.SERVING else "no"
+    return (
+        f"### {entry.code}\n\n"
+        f"- What you see: {entry.seen}\n"
+        f"- Cause: {entry.sentence({})}.\n"
+        f"- Remedy: {entry.advise({}, Facts()).text}.\n"
+        f"- Worth trying again unchanged: {again}."
+    )
+
+
 def parts() -> dict[Path, dict[str, str]]:
     """Return each document's generated parts by the name of their marker."""
     every = [name.upper() for name in Settings.model_fields]
@@ -75,6 +99,7 @@ def parts() -> dict[Path, dict[str, str]]:
         ROOT / "README.md": {"settings": settings_table(CONTRACT, whole=False)},
         ROOT / "docs/configuration.md": {"settings": settings_table(every, whole=True)},
         ROOT / "docs/cli.md": {"help": cli_help()},
+        ROOT / "docs/troubleshooting.md": {"catalogue": catalogue()},
     }
 
 

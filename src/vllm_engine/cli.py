@@ -8,7 +8,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
@@ -19,12 +19,13 @@ from vllm_engine import __version__
 from vllm_engine.ask import QUESTION
 from vllm_engine.bench.plan import Plan
 from vllm_engine.bench.run import parse_slos, run_bench
+from vllm_engine.diagnosis.termination import write_termination_log
 from vllm_engine.doctor.check import Status, any_failed
 from vllm_engine.doctor.examine import examine, machine_checks
 from vllm_engine.doctor.show import show
 from vllm_engine.engine.flags import mask
 from vllm_engine.environment import Environment, read_environment
-from vllm_engine.errors import ExitCode, VllmEngineError
+from vllm_engine.errors import ExitCode, SettingsError, VllmEngineError
 from vllm_engine.gateway.auth import secrets_in, words
 from vllm_engine.listen import listen
 from vllm_engine.log import ENGINE_LOGGER, configure_logging, is_console
@@ -49,7 +50,7 @@ def main() -> None:
 )
 def serve_command(dry_run: bool, question: str | None) -> None:
     """Run the gateway and the engine until Ctrl-C or SIGTERM."""
-    with _ending():
+    with _ending(last_words=True):
         environment = read_environment()
         settings = load_settings(environment)
         _configure_logging(settings, environment, quiet=question is not None)
@@ -160,15 +161,24 @@ def _configure_logging(settings: Settings, environment: Environment, *, quiet: b
 
 
 @contextmanager
-def _ending() -> Iterator[None]:
+def _ending(*, last_words: bool = False) -> Iterator[None]:
     try:
         yield
     except VllmEngineError as error:
+        if last_words:
+            _write_last_words(error)
         for line in str(error).splitlines():
             print(f"vllm-engine: {line}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(ExitCode.CLEAN)
+
+
+def _write_last_words(error: VllmEngineError) -> None:
+    path = Settings.model_fields["termination_log"].default
+    with suppress(SettingsError):  # they may be the error; then the default has to do
+        path = load_settings(read_environment()).termination_log
+    write_termination_log(path, str(error))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, ClassVar
 
@@ -40,16 +40,57 @@ class Problem:
         return f"{self.key}={_quoted(self.value)}: {self.wanted}"
 
 
+@dataclass(frozen=True)
+class Diagnosis:
+    """What went wrong, why, and what to do about it.
+
+    Attributes:
+        code: the catalogue's id; stable, so that programs may act on it.
+        message: what happened and its cause, in one sentence without a full stop.
+        remedy: what to do, naming settings and values; empty where nothing is known.
+        retryable: whether the same start may well succeed when it is tried again.
+        evidence: the engine's line that the cause was read from.
+        changes: settings, by variable, with which a start may succeed; computed for this case.
+    """
+
+    code: str
+    message: str
+    remedy: str = ""
+    retryable: bool = False
+    evidence: str | None = None
+    changes: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return "; ".join(filter(None, (self.message, self.remedy))) + f" [{self.code}]"
+
+    @property
+    def docs(self) -> str:
+        """Where the documentation explains it."""
+        return f"docs/troubleshooting.md#{self.code}"
+
+    @property
+    def body(self) -> dict[str, str]:
+        """What `/healthz` shows of it."""
+        return {"code": self.code, "message": self.message, "remedy": self.remedy, "docs": self.docs}
+
+
 class VllmEngineError(Exception):
     """Anything that ends the program with a sentence for its user."""
 
     exit_code: ClassVar[ExitCode] = ExitCode.CRASH
+    code: ClassVar[str] = "unknown"
+    """The catalogue's id of such an error that was raised without a diagnosis."""
+
+    def __init__(self, told: str | Diagnosis) -> None:
+        super().__init__(str(told))
+        self.diagnosis = told if isinstance(told, Diagnosis) else Diagnosis(self.code, told)
 
 
 class SettingsError(VllmEngineError):
     """One or more settings cannot be used; all of them are reported together."""
 
     exit_code = ExitCode.BAD_SETTINGS
+    code = "bad-settings"
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
@@ -64,14 +105,19 @@ class StartupError(EngineError):
     """The engine cannot start with this configuration."""
 
     exit_code = ExitCode.STARTUP_FAILED
+    code = "cannot-start"
 
 
 class ModelError(StartupError):
     """The model could not be found, fetched or prepared."""
 
+    code = "model-unusable"
+
 
 class StartupTimeoutError(StartupError):
     """The engine did not generate a token within `STARTUP_TIMEOUT_SECONDS`."""
+
+    code = "startup-timeout"
 
 
 def error_body(message: str, *, type: str, code: int | str, param: str | None = None) -> dict[str, Any]:

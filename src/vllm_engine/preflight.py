@@ -15,7 +15,7 @@ from vllm_engine.engine.installation import Installation, find_engine_python, in
 from vllm_engine.engine.plan import check_device
 from vllm_engine.engine.traces import tracing_gap
 from vllm_engine.environment import Environment
-from vllm_engine.errors import Problem, SettingsError, StartupError
+from vllm_engine.errors import Diagnosis, Problem, SettingsError, StartupError
 from vllm_engine.models.bundled import bundled_names, is_bundled
 from vllm_engine.settings import Settings
 
@@ -55,8 +55,11 @@ def run_preflight(settings: Settings, environment: Environment, prefix: Path) ->
         raise SettingsError(problems)
     if preflight.device.kind == "cuda" and not preflight.device.gpus:
         raise StartupError(
-            "no GPU is visible, and this vLLM needs one; give the container its GPUs "
-            "(docker run --gpus all) or use the CPU build"
+            Diagnosis(
+                code="no-gpu",
+                message="no GPU is visible, and this vLLM needs one",
+                remedy="give the container its GPUs (docker run --gpus all) or use the CPU build",
+            )
         )
     return preflight
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from vllm_engine.device import free_memory_bytes
 from vllm_engine.engine.command import EngineCommand, build_command, engine_environment, flag_value
+from vllm_engine.engine.compatibility import write_shims
 from vllm_engine.engine.history import configuration_key
 from vllm_engine.engine.hub_cache import HubCache
-from vllm_engine.engine.installation import write_alias
+from vllm_engine.engine.installation import alias_folder, write_alias
 from vllm_engine.engine.plan import EnginePlan, plan_engine
 from vllm_engine.environment import Environment
 from vllm_engine.models.bundled import ConvertProgress
@@ -53,6 +54,7 @@ def resolve_command(
 ) -> EngineCommand:
     """Return the engine's command for a settled plan, and make what it refers to."""
     write_alias(preflight.installation, settings.cache_dir)
+    write_shims(alias_folder(settings.cache_dir), preflight.installation.needs_shims)
     return build_command(
         settings,
         preflight.installation,

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
 
+from vllm_engine.diagnosis.explainer import Explainer
 from vllm_engine.engine.history import StartHistory
 from vllm_engine.engine.start_log import StartLog
 from vllm_engine.engine.state import Phase, StatusBoard, StatusReader
@@ -46,11 +47,13 @@ async def serve(
     """
     board = StatusBoard()
     log = StartLog(board, StartHistory(settings.cache_dir / "starts.json"))
+    explainer = Explainer(settings, preflight.device, preflight.installation.version)
     with _runtime_folder() as folder:
         path = folder / "engine.sock"
         supervisor = Supervisor(
             board,
-            lambda: _prepare(settings, environment, preflight, path, board, log),
+            lambda: _prepare(settings, environment, preflight, path, board, log, explainer),
+            explainer.explain,
             socket=path,
             startup_timeout_seconds=settings.startup_timeout_seconds,
         )
@@ -72,11 +75,13 @@ async def _prepare(
     path: Path,
     board: StatusBoard,
     log: StartLog,
+    explainer: Explainer,
 ) -> Launch:
     def converting(progress: ConvertProgress) -> None:
         board.progress(Phase.PREPARING, progress.done / max(1, progress.total))
 
     plan = await resolve_plan(settings, environment, preflight, converting)
+    explainer.planned(plan)
     for note in plan.notes:
         logger.info("%s", note)
     log.begins(start_key(settings, preflight, plan))

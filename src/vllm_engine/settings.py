@@ -222,6 +222,12 @@ class Settings(BaseModel):
     drain_timeout_seconds: float = _setting(
         25.0, "seconds from 0", "How long running requests may take to finish at shutdown.", "lifecycle"
     )
+    termination_log: Path = _setting(
+        Path("/dev/termination-log"),
+        "a file that exists and can be written",
+        "Gets the reason of a failure, for Kubernetes; a file that is not there is not made.",
+        "lifecycle",
+    )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = _setting(
         "info", "debug, info, warning or error", "Least severe level that is logged.", "logging"
     )

@@ -15,6 +15,7 @@ from vllm_engine.engine.estimate import estimate
 from vllm_engine.engine.history import MAX_CONFIGURATIONS, StartHistory, configuration_key
 from vllm_engine.engine.start_log import StartLog
 from vllm_engine.engine.state import EngineState, EngineStatus, Phase, StatusBoard
+from vllm_engine.errors import Diagnosis
 
 EXPECTED = {
     Phase.IMPORTING: 10.0,
@@ -158,7 +159,7 @@ def test_failed_start_is_not_remembered(tmp_path: Path) -> None:
     board = StatusBoard()
     StartLog(board, StartHistory(tmp_path / "starts.json")).begins("k")
     board.progress(Phase.IMPORTING)
-    board.move(EngineState.FAILED, error="x")
+    board.move(EngineState.FAILED, error=Diagnosis("unknown", "it fell over"))
     assert not (tmp_path / "starts.json").exists()
 
 

@@ -134,7 +134,7 @@ def engine_environment(
         defaults["VLLM_USE_RUST_FRONTEND"] = "1"
     result = {key: str(value) for key, value in defaults.items()} | dict(environ)
     result["PATH"] = f"{installation.python.parent}:{environ.get('PATH', '/usr/local/bin:/usr/bin:/bin')}"
-    if installation.distribution != "vllm":
+    if installation.distribution != "vllm" or installation.needs_shims:
         result["PYTHONPATH"] = ":".join(filter(None, (str(alias_folder(cache)), environ.get("PYTHONPATH"))))
     result |= trace_environment(settings, environ)
     if settings.hf_token is not None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from vllm_engine.engine.compatibility import needs_shims
 from vllm_engine.errors import Problem, SettingsError
 from vllm_engine.settings import Settings
 
@@ -22,8 +23,9 @@ tracing = ["opentelemetry-" + n for n in ("sdk", "exporter-otlp-proto-grpc", "ex
 torch = next((d.version for d in m.distributions(name="torch")), "")
 runtimes = ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu13", "nvidia-cuda-runtime-cu12")
 cuda = next((d.version for n in runtimes for d in m.distributions(name=n)), None)
+transformers = next((d.version for d in m.distributions(name="transformers")), "")
 print(json.dumps({"distribution": found[0], "version": found[1], "python": platform.python_version(),
-                  "torch": torch, "cuda": cuda,
+                  "torch": torch, "cuda": cuda, "transformers": transformers,
                   "tracing_lacks": [n for n in tracing if not any(m.distributions(name=n))],
                   "rust": os.path.join(folder, "vllm-rs")}))
 """
@@ -31,7 +33,15 @@ print(json.dumps({"distribution": found[0], "version": found[1], "python": platf
 
 @dataclass(frozen=True)
 class Installation:
-    """The vLLM that will run; `version` is vLLM's, `distribution` its package's name, `cuda` its CUDA's."""
+    """The vLLM that will run.
+
+    Attributes:
+        version: vLLM's.
+        distribution: the package it came as.
+        tracing_lacks: packages without which vLLM refuses to trace (`vllm/tracing/otel.py`).
+        cuda: the version of its CUDA runtime.
+        needs_shims: whether it is older than the libraries beside it, see `compatibility.py`.
+    """
 
     python: Path
     python_version: str
@@ -40,8 +50,8 @@ class Installation:
     kind: Literal["cuda", "cpu"]
     rust_frontend: Path | None
     tracing_lacks: tuple[str, ...] = ()
-    """Packages without which vLLM refuses to trace (`vllm/tracing/otel.py`)."""
     cuda: str | None = None
+    needs_shims: bool = False
 
 
 def find_engine_python(settings: Settings, prefix: Path) -> Path:
@@ -99,6 +109,7 @@ def inspect_installation(python: Path) -> Installation:
         tracing_lacks=tuple(answer["tracing_lacks"]),
         rust_frontend=rust if os.access(rust, os.X_OK) and rust.is_file() else None,
         cuda=answer["cuda"],
+        needs_shims=needs_shims(answer["version"], answer["transformers"]),
     )
 
 

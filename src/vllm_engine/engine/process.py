@@ -150,12 +150,3 @@ def _exit_of(popen: subprocess.Popen[bytes]) -> asyncio.Future[int]:
 
     threading.Thread(target=wait, name="engine-wait", daemon=True).start()
     return future
-
-
-def describe_exit(status: int) -> str:
-    """Say in words how a process ended."""
-    if status >= 0:
-        return f"exited with status {status}"
-    name = signal.Signals(-status).name
-    hint = ", perhaps out of memory" if name == "SIGKILL" else ""
-    return f"was killed by {name}{hint}"

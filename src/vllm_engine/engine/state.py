@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from vllm_engine.engine.download import Download, Weights
+from vllm_engine.errors import Diagnosis
 
 
 class EngineState(StrEnum):
@@ -69,7 +70,7 @@ class EngineStatus:
     fraction: float | None = None
     download: Download | None = None
     expected: Mapping[Phase, float] = field(default_factory=dict)
-    error: str | None = None
+    error: Diagnosis | None = None
     model_revision: str | None = None
     dtype: str | None = None
     pid: int | None = None
@@ -119,7 +120,7 @@ class StatusBoard:
         self._watchers.append(watcher)
         return lambda: self._watchers.remove(watcher)
 
-    def move(self, state: EngineState, *, error: str | None = None) -> None:
+    def move(self, state: EngineState, *, error: Diagnosis | None = None) -> None:
         """Go to another state.
 
         Raises:

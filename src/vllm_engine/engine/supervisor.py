@@ -11,13 +11,13 @@ from pathlib import Path
 
 from vllm_engine.engine.command import EngineCommand
 from vllm_engine.engine.download import Weights
+from vllm_engine.engine.ending import Ending
 from vllm_engine.engine.hub_cache import HubCache, watch_download
-from vllm_engine.engine.last_error import last_error
 from vllm_engine.engine.probe import EngineProbe, ProbeError
-from vllm_engine.engine.process import EngineProcess, describe_exit
+from vllm_engine.engine.process import EngineProcess
 from vllm_engine.engine.progress import later, parse_line
 from vllm_engine.engine.state import EngineState, Phase, StatusBoard
-from vllm_engine.errors import EngineError, StartupError, StartupTimeoutError, VllmEngineError
+from vllm_engine.errors import Diagnosis, EngineError, StartupError, StartupTimeoutError, VllmEngineError
 from vllm_engine.log import ENGINE_LOGGER
 
 STOP_GRACE_SECONDS = 10.0
@@ -47,12 +47,14 @@ class Supervisor:
         self,
         board: StatusBoard,
         prepare: Callable[[], Awaitable[Launch]],
+        explain: Callable[[Ending], Diagnosis],
         *,
         socket: Path,
         startup_timeout_seconds: float,
     ) -> None:
         self._board = board
         self._prepare = prepare
+        self._explain = explain
         self._socket = socket
         self._startup_timeout = startup_timeout_seconds
         self._process: EngineProcess | None = None
@@ -68,7 +70,7 @@ class Supervisor:
             await self._start()
             await self._watch()
         except VllmEngineError as error:
-            self._board.move(EngineState.FAILED, error=str(error))
+            self._board.move(EngineState.FAILED, error=error.diagnosis)
             raise
         except asyncio.CancelledError:
             if self._board.current.state is not EngineState.DRAINING:
@@ -107,12 +109,8 @@ class Supervisor:
                 logger.info("ready after %.1f s", self._board.current.elapsed_seconds())
                 return
             if exited.done():
-                raise StartupError(await self._obituary("before it was ready"))
-            phase = self._board.current.phase
-            raise StartupTimeoutError(
-                f"the engine was not ready after STARTUP_TIMEOUT_SECONDS={self._startup_timeout:g} "
-                f"(still {phase}); set it higher, or look at the engine's lines above"
-            )
+                raise StartupError(await self._obituary())
+            raise StartupTimeoutError(self._explain(self._ending(None)))
         finally:
             for task in (exited, ready, downloading):
                 task.cancel()
@@ -137,16 +135,19 @@ class Supervisor:
     async def _watch(self) -> None:
         assert self._process is not None  # noqa: S101 - _start has set it
         await self._process.wait()
-        raise EngineError(await self._obituary("while it was serving"))
+        raise EngineError(await self._obituary())
 
-    async def _obituary(self, when: str) -> str:
+    async def _obituary(self) -> Diagnosis:
         assert self._process is not None  # noqa: S101 - only called for an engine that ran
-        status = await self._process.reap()
-        cause = last_error(self._process.tail)
-        for line in self._process.tail[-25:]:
+        ending = self._ending(await self._process.reap())
+        for line in ending.tail[-25:]:
             logger.error("engine's last lines | %s", line)
-        because = f": {cause}" if cause else "; it left no error: see its last lines above"
-        return f"the engine {describe_exit(status)} {when}{because}"
+        return self._explain(ending)
+
+    def _ending(self, status: int | None) -> Ending:
+        assert self._process is not None  # noqa: S101 - only called for an engine that ran
+        now = self._board.current
+        return Ending(status, self._process.tail, now.state is not EngineState.STARTING, str(now.phase))
 
     def _on_line(self, raw: str) -> None:
         line = parse_line(raw)

@@ -56,7 +56,7 @@ class DownloadProgress(BaseModel):
 
 
 class Health(BaseModel):
-    """Answer of `/healthz`, ready or not.
+    """Answer of `/healthz`, ready or not; `error` has `code`, `message`, `remedy`, `docs` once it failed.
 
     `fraction` is of the whole start and comes, as the two estimates do, from an earlier start of the same
     configuration; `phase_fraction` is of the phase. Each is null where it is not known.
@@ -125,7 +125,7 @@ async def healthz(request: Request, status: Status) -> JSONResponse:
         remaining_seconds=_rounded(forecast.remaining_seconds if forecast else None),
         download=_download(status),
         model=build.model_id,
-        error=None if status.is_ready else not_ready_body(status)["error"],
+        error=None if status.is_ready else _error(status),
     )
     if status.is_ready:
         return JSONResponse(body.model_dump(mode="json"))
@@ -149,6 +149,13 @@ def _download(status: EngineStatus) -> DownloadProgress | None:
 
 def _rounded(value: float | None, digits: int = 1) -> float | None:
     return None if value is None else round(value, digits)
+
+
+def _error(status: EngineStatus) -> dict[str, Any]:
+    if status.error is not None:
+        return dict(status.error.body)
+    error: dict[str, Any] = not_ready_body(status)["error"]
+    return error
 
 
 @router.get("/ping", response_class=Response, responses={204: {}, 503: {}})

@@ -53,7 +53,7 @@ def not_ready_body(status: EngineStatus) -> dict[str, Any]:
         done = "" if status.fraction is None else f" {status.fraction:.0%}"
         message = f"Loading model ({status.phase}{done}, {status.elapsed_seconds():.0f} s so far)"
     elif status.state is EngineState.FAILED:
-        message = f"The engine has failed: {status.error}"
+        message = f"The engine has failed: {status.error or 'no reason is known'}"
     else:
         message = f"The engine is {status.state}"
     return error_body(message, type="unavailable_error", code=503)

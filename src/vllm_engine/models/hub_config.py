@@ -8,11 +8,18 @@ The listing is `{"folder": the model's folder in the cache, "files": [[path, byt
 weights that the safetensors index names, or null}`; without files when the hub did not tell, null offline.
 """
 
+import errno
 import json
 import sys
 import threading
 from pathlib import Path
 
+_DISK = {
+    errno.ENOSPC: "disk_full",
+    errno.EDQUOT: "disk_full",
+    errno.EROFS: "not_writable",
+    errno.EACCES: "not_writable",
+}
 LISTING_SECONDS = 10.0
 """How long the list of files may take; without it a download shows no total."""
 
@@ -59,7 +66,12 @@ def _fetch_config(model_id: str, revision: str | None) -> dict[str, object]:
         return {"error": "offline" if constants.HF_HUB_OFFLINE else "unreachable", "detail": _line(error)}
     except EntryNotFoundError:
         return {"config": {}, "commit": None}
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        return {"error": "token" if status == 401 else "other", "detail": _line(error)}
+    except OSError as error:
+        return {"error": _DISK.get(error.errno or 0, "other"), "detail": _line(error)}
+    except ValueError as error:
         return {"error": "other", "detail": _line(error)}
     # The hub's cache lays a snapshot out as .../snapshots/<commit>/config.json.
     return {"config": json.loads(path.read_text(encoding="utf-8")), "commit": path.parent.name}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vllm_engine.errors import ModelError
+from vllm_engine.errors import Diagnosis, ModelError
 from vllm_engine.models.bundled import BundledModelError, ConvertProgress, ensure_bundled, is_bundled
 from vllm_engine.models.files import HubFile, Listing
 from vllm_engine.settings import Settings
@@ -93,7 +93,10 @@ async def locate_model(
 def _local_model(model_id: str) -> Model:
     folder = Path(model_id).expanduser()
     if not folder.exists():
-        raise ModelError(f'MODEL_ID="{model_id}": no such folder; mount it or correct the path')
+        told = Diagnosis(
+            "model-not-found", f'MODEL_ID="{model_id}": no such folder', "mount it or correct the path"
+        )
+        raise ModelError(told)
     return Model(str(folder.resolve()), None, read_config(folder))
 
 
@@ -171,26 +174,57 @@ def _listing(answer: Mapping[str, Any] | None) -> Listing | None:
     return Listing(Path(answer["folder"]), files, None if index is None else tuple(index))
 
 
-def explain_hub_error(settings: Settings, kind: str, detail: str) -> str:
-    """Turn what the hub client met into one sentence with its remedy."""
+def explain_hub_error(settings: Settings, kind: str, detail: str) -> Diagnosis:
+    """Turn what the hub client met into one sentence with its remedy; the codes are the catalogue's."""
     name = f'MODEL_ID="{settings.model_id}"'
     with_token = settings.hf_token is not None
+    bundled = "use a local folder or MODEL_ID=bundled:smollm2-135m-instruct"
     known = {
-        "gated": "the model is gated; "
-        + (
-            "this HF_TOKEN's account has no access: ask for it on the model's page"
+        "gated": (
+            (
+                "hub-no-access",
+                "the model is gated, and this HF_TOKEN's account has no access",
+                "ask for it on its page",
+            )
             if with_token
-            else "accept its terms on the model's page and set HF_TOKEN"
+            else ("hub-gated", "the model is gated", "accept its terms on the model's page and set HF_TOKEN")
         ),
-        "not_found": "the hub has no such model"
-        + (
-            ", or this HF_TOKEN may not see it; check both"
-            if with_token
-            else "; if it is private set HF_TOKEN"
+        "token": (
+            "hub-wrong-token",
+            "the hub does not accept this HF_TOKEN",
+            "set one that is valid, or unset it for a public model",
         ),
-        "revision": f'the model has no revision "{settings.model_revision}"; correct MODEL_REVISION',
-        "offline": "not in the cache, and HF_HUB_OFFLINE forbids fetching; unset it or fill CACHE_DIR first",
-        "unreachable": "not in the cache, and the hub cannot be reached; check MODEL_ID and the network, "
-        "or use a local folder or bundled:smollm2-135m-instruct",
+        "not_found": (
+            "model-not-found",
+            "the hub has no such model" + (", or this HF_TOKEN may not see it" if with_token else ""),
+            "check both" if with_token else "correct MODEL_ID; if it is private set HF_TOKEN",
+        ),
+        "revision": (
+            "revision-not-found",
+            f'the model has no revision "{settings.model_revision}"',
+            "correct MODEL_REVISION",
+        ),
+        "offline": (
+            "not-cached-and-offline",
+            "not in the cache, and HF_HUB_OFFLINE forbids fetching",
+            "unset it or fill CACHE_DIR first",
+        ),
+        "unreachable": (
+            "hub-unreachable",
+            "not in the cache, and the hub cannot be reached",
+            f"check MODEL_ID and the network, or {bundled}",
+        ),
+        "disk_full": (
+            "disk-full",
+            f"the disk of CACHE_DIR={settings.cache_dir} is full",
+            "make room there, or mount a larger volume",
+        ),
+        "not_writable": (
+            "cache-not-writable",
+            f"CACHE_DIR={settings.cache_dir} cannot be written",
+            "make it writable for this user, or set another CACHE_DIR",
+        ),
     }
-    return f"{name}: {known.get(kind) or f'the hub client failed: {detail}'}"
+    failed = ("model-unusable", f"the hub client failed: {detail}", "")
+    code, cause, remedy = known.get(kind, failed)
+    return Diagnosis(code, f"{name}: {cause}", remedy, retryable=kind == "unreachable", evidence=detail)

@@ -1,0 +1,1 @@
+"""Why an engine ended, in one sentence with a remedy."""

@@ -1,0 +1,133 @@
+"""Pure: the end of an engine and the facts around it, explained."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vllm_engine.diagnosis.facts import Facts, gib
+from vllm_engine.diagnosis.signature import Groups, Signature
+from vllm_engine.diagnosis.signatures import BY_CODE, CATALOGUE
+from vllm_engine.engine.ending import Ending
+from vllm_engine.engine.last_error import last_error
+from vllm_engine.errors import Diagnosis
+
+MAX_EVIDENCE_CHARS = 400
+MAX_LINE_CHARS = 1500
+"""Messages begin at the front; what a pattern has to search is bounded, since this runs in the event loop."""
+
+_HARMLESS = re.compile(
+    r"^(?:\x1b\[[\d;]*m)*(?:\([\w-]+(?: pid=\d+)?\) )?(?:\x1b\[[\d;]*m)*(?:DEBUG|INFO|WARNING)\b"
+)
+"""vLLM's own lines below ERROR: they tell of a start, not of its end. NCCL's and Python's warnings stay."""
+
+_SOURCE = re.compile(r"^\s*raise \w")
+"""A traceback's quotation of the line that raised: its message comes later, and filled in."""
+
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{4,}")
+_PROCESS_PREFIX = re.compile(
+    r"^(?:\x1b\[[\d;]*m)*(?:\([\w-]+(?: rank=\d+)?(?: pid=\d+)?\) ?)?(?:\x1b\[[\d;]*m)*"
+    r"(?:ERROR|CRITICAL)?:?\s*(?:\d\d-\d\d \d\d:\d\d:\d\d )?(?:\[[\w./]+:\d+\] )?"
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An entry that fired: on which line, if on any, and what it caught there."""
+
+    entry: Signature
+    groups: Groups
+    line: str | None
+
+
+def diagnose(whole: Ending, facts: Facts) -> Diagnosis:
+    """Explain why an engine ended.
+
+    A cause wins over symptoms, whichever came first; of several causes the first in the log wins, since the
+    later ones are most often its consequences. What matches nothing is `unknown` and carries the engine's own
+    last error. Takes some hundredths of a second for the longest of logs.
+    """
+    ending = dataclasses.replace(whole, tail=tuple(line[:MAX_LINE_CHARS] for line in whole.tail))
+    finding = next(findings(ending, facts), None)
+    if finding is None:
+        return _unknown(ending)
+    entry, groups = finding.entry, finding.groups
+    values = _values(facts) | {"phase": ending.phase} | dict(groups)
+    advice = entry.advise(groups, facts)
+    line = finding.line
+    return Diagnosis(
+        code=entry.code,
+        message=_clean(f"{ending}: {entry.sentence(values)}"),
+        remedy=_clean(advice.text),
+        retryable=entry.retryable or ending.was_ready,
+        evidence=_clean(line)[:MAX_EVIDENCE_CHARS] if line is not None else None,
+        changes=dict(advice.changes),
+    )
+
+
+def findings(ending: Ending, facts: Facts) -> Iterator[Finding]:
+    """Yield all that fires, the best explanation first."""
+    silent = last_error(ending.tail) is None
+    for wants_symptom in (False, True):
+        entries = [
+            entry
+            for entry in CATALOGUE
+            if entry.is_symptom is wants_symptom and entry.applies(ending) and (silent or not entry.is_silent)
+        ]
+        yield from (
+            Finding(e, {}, None) for e in entries if e.ended and not e.patterns and e.ended(ending, facts)
+        )
+        yield from _by_lines(entries, ending)
+        yield from (
+            Finding(e, {}, None) for e in entries if e.ended and e.patterns and e.ended(ending, facts)
+        )
+
+
+def _by_lines(entries: list[Signature], ending: Ending) -> Iterator[Finding]:
+    for raw in ending.tail:
+        line = _PROCESS_PREFIX.sub("", raw)
+        if _HARMLESS.match(raw) or _SOURCE.match(line):
+            continue
+        for entry in entries:
+            groups = entry.match(line)
+            if groups is not None:
+                yield Finding(entry, _hints(entry, ending) | dict(groups), line)
+
+
+def _hints(entry: Signature, ending: Ending) -> dict[str, str]:
+    if entry.hint is None:
+        return {}
+    found = next((match for line in ending.tail if (match := re.search(entry.hint, line))), None)
+    return found.groupdict() if found else {}
+
+
+def _values(facts: Facts) -> dict[str, object]:
+    values: dict[str, object] = {
+        field.name: getattr(facts, field.name) for field in dataclasses.fields(facts)
+    }
+    return values | {
+        "free": gib(facts.cache_free_bytes) if facts.cache_free_bytes is not None else None,
+        "shm": gib(facts.shm_bytes) if facts.shm_bytes is not None else None,
+        "heads": facts.attention_heads,
+        "gpus": facts.gpus,
+    }
+
+
+def _unknown(ending: Ending) -> Diagnosis:
+    cause = last_error(ending.tail)
+    own = f"its own last error: {cause}" if cause else "it left no error"
+    entry = BY_CODE["unknown"]
+    return Diagnosis(
+        code=entry.code,
+        message=_clean(f"{ending}: {entry.cause}; {own}"),
+        remedy=entry.advise({}, Facts()).text,
+        retryable=entry.retryable,
+        evidence=_clean(cause)[:MAX_EVIDENCE_CHARS] if cause else None,
+    )
+
+
+def _clean(text: str) -> str:
+    """Blank hub tokens, and make it one line."""
+    return _TOKEN.sub("hf_***", " ".join(text.split()))

@@ -1,0 +1,65 @@
+"""What is known of this run beside the engine's own lines: settings, device, limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything a remedy may be computed from; the defaults stand for "not known".
+
+    Attributes:
+        model: `MODEL_ID`.
+        max_model_len: tokens, as settled for this model; None where vLLM chooses.
+        attention_heads: the model's, which `TENSOR_PARALLEL` must divide.
+        api_servers: vLLM API server processes.
+        gpus: how many the engine may use.
+        gpu_memory_bytes: memory of the smallest of them.
+        cache_free_bytes: free space where `CACHE_DIR` is.
+        shm_bytes: size of /dev/shm.
+        memory_limit_bytes: the container's memory limit.
+        oom_kills: how often the kernel killed for want of memory in our cgroup during this run.
+    """
+
+    model: str = ""
+    is_local: bool = False
+    revision: str | None = None
+    has_token: bool = False
+    dtype: str = "auto"
+    max_model_len: int | None = None
+    gpu_memory_utilization: float = 0.9
+    tensor_parallel: int = 1
+    attention_heads: int | None = None
+    api_servers: int = 1
+    device: Literal["cuda", "cpu"] = "cuda"
+    gpus: int = 0
+    gpu_memory_bytes: int = 0
+    cache_dir: str = "/cache"
+    cache_free_bytes: int | None = None
+    shm_bytes: int | None = None
+    memory_limit_bytes: int | None = None
+    oom_kills: int = 0
+    startup_timeout_seconds: float = 1800.0
+    vllm_version: str = ""
+
+    @property
+    def legal_tensor_parallel(self) -> tuple[int, ...]:
+        """The values of `TENSOR_PARALLEL` that fit this model and these GPUs."""
+        heads = self.attention_heads
+        return tuple(n for n in range(1, max(1, self.gpus) + 1) if heads is None or heads % n == 0)
+
+    @property
+    def next_tensor_parallel(self) -> int | None:
+        """The next greater legal value, None where there is none."""
+        return next((n for n in self.legal_tensor_parallel if n > self.tensor_parallel), None)
+
+
+def gib(count: int | None) -> str:
+    """Show bytes as GiB, or as MiB where that is too coarse."""
+    if count is None:
+        return "an unknown amount"
+    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / (1 << 20):.0f} MiB"
