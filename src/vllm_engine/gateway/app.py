@@ -20,12 +20,14 @@ from vllm_engine.gateway.identity import REQUEST_ID, request_id
 from vllm_engine.gateway.limits import Rejected
 from vllm_engine.gateway.proxy import Passage, Proxy
 from vllm_engine.gateway.record import Outcome, RequestRecord
+from vllm_engine.gateway.recovery import Recovery
 from vllm_engine.gateway.replies import RETRY_AFTER_SECONDS, send_error, send_not_ready
 from vllm_engine.gateway.routes import RouteTable
 from vllm_engine.gateway.upstream import UpstreamError
 
 logger = logging.getLogger("gateway")
 
+_SHUTTING_DOWN = "The server is shutting down"
 _NO_CREDENTIALS: frozenset[bytes] = frozenset()
 
 
@@ -49,6 +51,7 @@ class Gateway:
         routes: RouteTable,
         admission: Admission,
         proxy: Proxy,
+        recovery: Recovery,
         observers: Sequence[Observer] = (),
     ) -> None:
         self._status = status
@@ -58,7 +61,9 @@ class Gateway:
         self._routes = routes
         self._admission = admission
         self._proxy = proxy
+        self._recovery = recovery
         self._observers = tuple(observers)
+        self._is_lame_duck = False
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -72,9 +77,17 @@ class Gateway:
         """Wait until no API request is under way."""
         await self._idle.wait()
 
+    def begin_lame_duck(self) -> None:
+        """Go on serving although readiness says no: load balancers are still about to notice."""
+        self._is_lame_duck = True
+
     def begin_drain(self) -> None:
         """Refuse those who wait and those who come; the engine keeps what it has."""
-        self._admission.close("The server is shutting down")
+        self._admission.close(_SHUTTING_DOWN)
+
+    def end_all(self) -> None:
+        """End what is still under way with an error that says why."""
+        self._proxy.end_all(_SHUTTING_DOWN)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan."""
@@ -146,11 +159,13 @@ class Gateway:
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send, record: RequestRecord) -> None:
         identity = record.request_id.encode()
-        if not self._status.current.is_ready:
-            _reject(record, 503, "not_ready")
-            await send_not_ready(send, self._status.current, identity)
-            return
         try:
+            if self._recovery.is_under_way:
+                await self._recovery.until_ready()
+            if not (self._status.current.is_ready or self._is_lame_duck):
+                _reject(record, 503, "not_ready")
+                await send_not_ready(send, self._status.current, identity)
+                return
             ticket = await self._admission.enter(record.key)
         except Rejected as rejected:
             _reject(record, rejected.status, rejected.reason)
