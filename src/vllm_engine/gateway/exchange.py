@@ -14,7 +14,7 @@ from vllm_engine.engine.pulse import Pulse
 from vllm_engine.engine.state import StatusReader
 from vllm_engine.errors import error_body
 from vllm_engine.gateway.headers import answer_headers
-from vllm_engine.gateway.health import ask_health
+from vllm_engine.gateway.liveness import ask_health
 from vllm_engine.gateway.identity import REQUEST_ID
 from vllm_engine.gateway.record import Outcome, RequestRecord
 from vllm_engine.gateway.recovery import Recovery, Verdict
