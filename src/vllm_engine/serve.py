@@ -13,9 +13,11 @@ from pathlib import Path
 
 from vllm_engine.diagnosis.explainer import Explainer
 from vllm_engine.engine.history import StartHistory
+from vllm_engine.engine.pulse import Pulse
 from vllm_engine.engine.start_log import StartLog
 from vllm_engine.engine.state import Phase, StatusBoard, StatusReader
-from vllm_engine.engine.supervisor import Launch, Supervisor
+from vllm_engine.engine.supervisor import Launch, Policy, Supervisor
+from vllm_engine.engine.vitals import VitalLimits
 from vllm_engine.environment import Environment
 from vllm_engine.gateway.app import Gateway
 from vllm_engine.gateway.build import build_gateway
@@ -28,6 +30,8 @@ from vllm_engine.settings import Settings
 
 Companion = Callable[[StatusReader], Awaitable[None]]
 """Something that runs beside the server and may read the status, such as the first question."""
+
+_LAST_ANSWERS_SECONDS = 5.0
 
 logger = logging.getLogger("gateway")
 
@@ -46,6 +50,7 @@ async def serve(
         EngineError: the engine could not start, or died.
     """
     board = StatusBoard()
+    pulse = Pulse()
     log = StartLog(board, StartHistory(settings.cache_dir / "starts.json"))
     explainer = Explainer(settings, preflight.device, preflight.installation.version)
     with _runtime_folder() as folder:
@@ -55,9 +60,10 @@ async def serve(
             lambda: _prepare(settings, environment, preflight, path, board, log, explainer),
             explainer.explain,
             socket=path,
-            startup_timeout_seconds=settings.startup_timeout_seconds,
+            policy=_policy(settings),
+            pulse=pulse,
         )
-        gateway = build_gateway(settings, board, _build(settings, preflight), path)
+        gateway = build_gateway(settings, board, _build(settings, preflight), path, pulse)
         async with contextlib.AsyncExitStack() as servers:
             servers.push_async_callback(gateway.close)
             if listeners.health is not None:
@@ -66,6 +72,15 @@ async def serve(
                 await servers.enter_async_context(health)
             await servers.enter_async_context(running(settings, gateway, listeners.api, tls=listeners.tls))
             await _until_told_to_stop(settings, supervisor, gateway, companion and companion(board))
+
+
+def _policy(settings: Settings) -> Policy:
+    return Policy(
+        startup_timeout_seconds=settings.startup_timeout_seconds,
+        max_restarts=settings.max_restarts,
+        restart_window_seconds=settings.restart_window_seconds,
+        vitals=VitalLimits(settings.hang_timeout_seconds, settings.canary_interval_seconds),
+    )
 
 
 async def _prepare(
@@ -106,14 +121,13 @@ async def _until_told_to_stop(
     stop = asyncio.create_task(told.wait())
     try:
         await asyncio.wait({engine, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if engine.done() and settings.on_fatal == "hold":
+            logger.error("%s", engine.exception())
+            logger.error("ON_FATAL=hold: staying up, not ready, until stopped")
+            await stop
         if engine.done():
             await engine
-        logger.info(
-            "stopping: %d request(s) may take %g s", gateway.in_flight, settings.drain_timeout_seconds
-        )
-        supervisor.begin_drain()
-        gateway.begin_drain()
-        await _first_of(gateway.until_idle(), hurried.wait(), seconds=settings.drain_timeout_seconds)
+        await _drain(settings, supervisor, gateway, hurried)
     finally:
         for task in filter(None, (engine, stop, beside)):
             task.cancel()
@@ -121,6 +135,23 @@ async def _until_told_to_stop(
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
     logger.info("stopped")
+
+
+async def _drain(
+    settings: Settings, supervisor: Supervisor, gateway: Gateway, hurried: asyncio.Event
+) -> None:
+    logger.info("stopping: %d request(s) may take %g s", gateway.in_flight, settings.drain_timeout_seconds)
+    if settings.lame_duck_seconds:
+        gateway.begin_lame_duck()
+    supervisor.begin_drain()
+    if settings.lame_duck_seconds:
+        await _first_of(hurried.wait(), seconds=settings.lame_duck_seconds)
+    gateway.begin_drain()
+    await _first_of(gateway.until_idle(), hurried.wait(), seconds=settings.drain_timeout_seconds)
+    if gateway.in_flight:
+        logger.warning("%d request(s) are ended: DRAIN_TIMEOUT_SECONDS is over", gateway.in_flight)
+        gateway.end_all()
+        await _first_of(gateway.until_idle(), seconds=_LAST_ANSWERS_SECONDS)
 
 
 async def _first_of(*waits: Awaitable[object], seconds: float) -> None:

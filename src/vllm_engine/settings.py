@@ -219,6 +219,51 @@ class Settings(BaseModel):
     startup_timeout_seconds: float = _setting(
         1800.0, "seconds above 0", "How long the engine may take to its first token.", "lifecycle"
     )
+    max_restarts: int = _setting(
+        5,
+        "a whole number from 0",
+        "How often a lost engine is started again within `RESTART_WINDOW_SECONDS`.",
+        "lifecycle",
+    )
+    restart_window_seconds: float = _setting(
+        600.0, "seconds above 0", "The time over which restarts are counted.", "lifecycle"
+    )
+    replay_timeout_seconds: float = _setting(
+        300.0,
+        "seconds, 0 for never",
+        "How long a request that has no answer yet may wait for a lost engine's restart.",
+        "lifecycle",
+    )
+    hang_timeout_seconds: float = _setting(
+        180.0,
+        "seconds, 0 for never",
+        "How long the engine may have work and make no progress before it is restarted.",
+        "lifecycle",
+    )
+    canary_interval_seconds: float = _setting(
+        30.0,
+        "seconds, 0 for never",
+        "How often an idle engine has to generate one token, to prove that it still can.",
+        "lifecycle",
+    )
+    on_fatal: Annotated[Literal["exit", "hold"], BeforeValidator(_lower)] = _setting(
+        "exit",
+        "exit or hold",
+        "When the engine cannot run: exit, or stay up, not ready, and say why on /healthz.",
+        "lifecycle",
+    )
+    auto_fit: bool = _setting(
+        False,
+        "1 or 0",
+        "Whether a start that lacks memory is tried once more with the length or share that fits.",
+        "lifecycle",
+    )
+    lame_duck_seconds: float = _setting(
+        0.0,
+        "seconds from 0",
+        "How long to go on serving after SIGTERM while readiness says no already.",
+        "lifecycle",
+    )
     drain_timeout_seconds: float = _setting(
         25.0, "seconds from 0", "How long running requests may take to finish at shutdown.", "lifecycle"
     )
@@ -289,7 +334,9 @@ class Settings(BaseModel):
     def _is_one_or_more(cls, value: int) -> int:
         return _require(value, value >= 1)
 
-    @field_validator("max_queue", "key_max_in_flight", "key_requests_per_minute", "key_tokens_per_minute")
+    @field_validator(
+        "max_restarts", "max_queue", "key_max_in_flight", "key_requests_per_minute", "key_tokens_per_minute"
+    )
     @classmethod
     def _is_zero_or_more(cls, value: int) -> int:
         return _require(value, value >= 0)
@@ -306,6 +353,7 @@ class Settings(BaseModel):
 
     @field_validator(
         "startup_timeout_seconds",
+        "restart_window_seconds",
         "queue_timeout_seconds",
         "body_idle_timeout_seconds",
         "header_timeout_seconds",
@@ -314,7 +362,14 @@ class Settings(BaseModel):
     def _is_above_zero(cls, value: float) -> float:
         return _require(value, 0 < value < float("inf"))
 
-    @field_validator("drain_timeout_seconds", "keep_alive_seconds")
+    @field_validator(
+        "replay_timeout_seconds",
+        "hang_timeout_seconds",
+        "canary_interval_seconds",
+        "lame_duck_seconds",
+        "drain_timeout_seconds",
+        "keep_alive_seconds",
+    )
     @classmethod
     def _is_not_negative(cls, value: float) -> float:
         return _require(value, 0 <= value < float("inf"))

@@ -51,7 +51,15 @@ def _illegal_instruction(ending: Ending, _facts: Facts) -> bool:
 
 
 def _took_too_long(ending: Ending, _facts: Facts) -> bool:
-    return ending.status is None
+    return ending.status is None and not ending.was_ready
+
+
+def _hangs(ending: Ending, _facts: Facts) -> bool:
+    return ending.is_hang
+
+
+def _is_partly_gone(ending: Ending, _facts: Facts) -> bool:
+    return ending.status is None and ending.was_ready and not ending.is_hang
 
 
 HOST = (
@@ -214,9 +222,22 @@ HOST = (
             r"Engine core proc \S+ died unexpectedly|EngineCore\S* died unexpectedly",
             r"EngineDeadError|Engine core initialization failed\. See root cause above",
         ),
+        ended=_is_partly_gone,
         stage=Stage.ANY,
         is_symptom=True,
         is_silent=True,
+        retryable=True,
+    ),
+    Signature(
+        code="engine-hung",
+        seen="`the engine was lost while it was serving (…)`: it runs, and no token comes.",
+        cause="it was stuck, and vLLM does not notice that itself",
+        advise=always(
+            "if it repeats with long prompts on slow hardware raise HANG_TIMEOUT_SECONDS; else look at its "
+            "lines above, and on several GPUs at NCCL (NCCL_DEBUG=INFO)"
+        ),
+        ended=_hangs,
+        stage=Stage.SERVING,
         retryable=True,
     ),
 )

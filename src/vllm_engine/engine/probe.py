@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 _BASE = "http://engine"
+
+
+class Health(StrEnum):
+    """What `/health` came to."""
+
+    GOOD = "good"
+    BAD = "bad"
+    """It answered, and said that its engine core is dead (vLLM: 503)."""
+    ABSENT = "absent"
+    """Nobody listens on the socket."""
+    SILENT = "silent"
+    """No answer in time."""
 
 
 class ProbeError(Exception):
@@ -29,13 +42,32 @@ class EngineProbe:
     async def __aexit__(self, *exc_info: object) -> None:
         await self._session.close()
 
-    async def is_healthy(self) -> bool:
-        """Ask `/health`; a socket that is not there yet or does not listen is just not healthy."""
+    async def health(self) -> Health:
+        """Ask `/health`, which vLLM answers from its API process: it does not prove that tokens come."""
         try:
             async with self._session.get(f"{_BASE}/health") as response:
-                return response.status == 200
+                return Health.GOOD if response.status == 200 else Health.BAD
+        except TimeoutError:
+            return Health.SILENT
+        except (aiohttp.ClientError, OSError):
+            return Health.ABSENT
+
+    async def is_healthy(self) -> bool:
+        """Ask `/health`; a socket that is not there yet or does not listen is just not healthy."""
+        return await self.health() is Health.GOOD
+
+    async def counters(self) -> int | None:
+        """Return a sum over vLLM's own metrics that changes whenever its engine core works.
+
+        The core sends its numbers with each of its steps, those of a long prefill too (0.32's
+        `v1/engine/core.py`), so they stand still when it does. None where they cannot be had.
+        """
+        try:
+            async with self._session.get(f"{_BASE}/metrics") as response:
+                text = await response.text(errors="replace")
         except (aiohttp.ClientError, TimeoutError, OSError):
-            return False
+            return None
+        return hash(tuple(line for line in text.splitlines() if line.startswith("vllm:")))
 
     async def served_models(self) -> tuple[str, ...]:
         """Return the ids that `/v1/models` lists.

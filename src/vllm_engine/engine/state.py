@@ -74,6 +74,8 @@ class EngineStatus:
     model_revision: str | None = None
     dtype: str | None = None
     pid: int | None = None
+    starts: int = 1
+    """Which start of the engine this is."""
     started: float = field(default_factory=time.monotonic)
     entered: float = field(default_factory=time.monotonic)
     phase_entered: float = field(default_factory=time.monotonic)
@@ -129,6 +131,13 @@ class StatusBoard:
         if state not in TRANSITIONS[self._current.state]:
             raise ValueError(f"illegal engine transition {self._current.state} -> {state}")
         self._set(replace(self._current, state=state, error=error, entered=time.monotonic()))
+
+    def restart(self) -> None:
+        """Begin another start."""
+        self.move(EngineState.STARTING)
+        now = time.monotonic()
+        again = replace(self._current, starts=self._current.starts + 1, started=now, phase_entered=now)
+        self._set(replace(again, phase=Phase.PREPARING, fraction=None, download=None, expected={}))
 
     def progress(self, phase: Phase, fraction: float | None = None) -> None:
         """Record how far the start has come; within a phase the fraction never goes back."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vllm_engine.engine.command import EngineCommand
@@ -16,7 +16,10 @@ from vllm_engine.engine.hub_cache import HubCache, watch_download
 from vllm_engine.engine.probe import EngineProbe, ProbeError
 from vllm_engine.engine.process import EngineProcess
 from vllm_engine.engine.progress import later, parse_line
+from vllm_engine.engine.pulse import Pulse
+from vllm_engine.engine.restarts import RestartBudget
 from vllm_engine.engine.state import EngineState, Phase, StatusBoard
+from vllm_engine.engine.vitals import Loss, LossKind, VitalLimits, Vitals
 from vllm_engine.errors import Diagnosis, EngineError, StartupError, StartupTimeoutError, VllmEngineError
 from vllm_engine.log import ENGINE_LOGGER
 
@@ -24,6 +27,7 @@ STOP_GRACE_SECONDS = 10.0
 """How long vLLM may take to end by itself after SIGTERM before its group is killed."""
 
 _POLL_SECONDS = 0.2
+_HEALTH_SECONDS = 10.0
 
 logger = logging.getLogger("gateway.supervisor")
 engine_logger = logging.getLogger(ENGINE_LOGGER)
@@ -40,8 +44,18 @@ class Launch:
     hub_cache: HubCache | None = None
 
 
+@dataclass(frozen=True)
+class Policy:
+    """What the supervisor may do and how long it waits."""
+
+    startup_timeout_seconds: float
+    max_restarts: int
+    restart_window_seconds: float
+    vitals: VitalLimits
+
+
 class Supervisor:
-    """Runs one engine; the only writer of its status."""
+    """Runs one engine, start after start; the only writer of its status."""
 
     def __init__(
         self,
@@ -50,25 +64,28 @@ class Supervisor:
         explain: Callable[[Ending], Diagnosis],
         *,
         socket: Path,
-        startup_timeout_seconds: float,
+        policy: Policy,
+        pulse: Pulse,
     ) -> None:
         self._board = board
         self._prepare = prepare
         self._explain = explain
         self._socket = socket
-        self._startup_timeout = startup_timeout_seconds
+        self._policy = policy
+        self._pulse = pulse
+        self._budget = RestartBudget(policy.max_restarts, policy.restart_window_seconds)
         self._process: EngineProcess | None = None
 
     async def run(self) -> None:
-        """Start the engine and watch it until it ends; cancel to stop it.
+        """Keep an engine running; cancel to stop it.
 
         Raises:
-            StartupError: it could not be started.
-            EngineError: it had been ready and ended by itself.
+            StartupError: it cannot be started, or was lost too often.
+            EngineError: it was lost and must not be started again.
         """
         try:
-            await self._start()
-            await self._watch()
+            while True:
+                await self._run_once()
         except VllmEngineError as error:
             self._board.move(EngineState.FAILED, error=error.diagnosis)
             raise
@@ -77,8 +94,7 @@ class Supervisor:
                 self._board.move(EngineState.DRAINING)
             raise
         finally:
-            if self._process is not None:
-                await self._process.stop(STOP_GRACE_SECONDS)
+            await self._end_process()
             if self._board.current.state is EngineState.DRAINING:
                 self._board.move(EngineState.STOPPED)
 
@@ -86,9 +102,56 @@ class Supervisor:
         """Admit no more requests; the ones that run go on until `run` is cancelled."""
         self._board.move(EngineState.DRAINING)
 
-    async def _start(self) -> None:
+    async def _run_once(self) -> None:
+        """Start the engine and watch it until it is lost; returns when it may be started again."""
+        try:
+            launch = await self._start()
+            await self._watch(launch)
+        except VllmEngineError as error:
+            if self._board.current.state is EngineState.DRAINING:
+                raise
+            delay = self._delay_after(error)
+            logger.error("%s", error)
+            self._board.move(EngineState.BACKOFF, error=error.diagnosis)
+            await self._end_process()
+            logger.warning(
+                "the engine is started again in %.1f s (restart %d of %d in %g s)",
+                delay,
+                self._budget.used,
+                self._policy.max_restarts,
+                self._policy.restart_window_seconds,
+            )
+            await asyncio.sleep(delay)
+            self._board.restart()
+
+    def _delay_after(self, error: VllmEngineError) -> float:
+        """Return how long to wait before the next start.
+
+        Raises:
+            VllmEngineError: there must not be one.
+        """
+        if not _is_retryable(error):
+            raise error
+        delay = self._budget.take()
+        if delay is not None:
+            return delay
+        if not self._policy.max_restarts:
+            raise error
+        window = self._policy.restart_window_seconds
+        given_up = f"given up after {self._budget.used} restarts within RESTART_WINDOW_SECONDS={window:g}"
+        last = error.diagnosis
+        raise StartupError(replace(last, message=f"{last.message}; {given_up}")) from error
+
+    async def _end_process(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            await process.stop(STOP_GRACE_SECONDS)
+
+    async def _start(self) -> Launch:
         launch = await self._prepare()
         self._board.progress(Phase.IMPORTING)
+        # vLLM leaves its socket behind, and cannot bind one that is there.
+        self._socket.unlink(missing_ok=True)
         try:
             self._process = await EngineProcess.spawn(
                 launch.command.argv, launch.command.environ, on_line=self._on_line, cwd=Path.cwd()
@@ -100,14 +163,13 @@ class Supervisor:
         ready = asyncio.ensure_future(self._until_it_generates(launch.served_name))
         downloading = asyncio.ensure_future(watch_download(self._board, launch.hub_cache))
         try:
-            await asyncio.wait(
-                {exited, ready}, timeout=self._startup_timeout, return_when=asyncio.FIRST_COMPLETED
-            )
+            timeout = self._policy.startup_timeout_seconds
+            await asyncio.wait({exited, ready}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if ready.done() and ready.exception() is None:
                 self._board.progress(Phase.READY)
                 self._board.move(EngineState.READY)
                 logger.info("ready after %.1f s", self._board.current.elapsed_seconds())
-                return
+                return launch
             if exited.done():
                 raise StartupError(await self._obituary())
             raise StartupTimeoutError(self._explain(self._ending(None)))
@@ -132,22 +194,35 @@ class Supervisor:
                         return
                 await asyncio.sleep(_POLL_SECONDS)
 
-    async def _watch(self) -> None:
+    async def _watch(self, launch: Launch) -> None:
         assert self._process is not None  # noqa: S101 - _start has set it
-        await self._process.wait()
-        raise EngineError(await self._obituary())
+        async with EngineProbe(self._socket, timeout_seconds=_HEALTH_SECONDS) as probe:
+            vitals = Vitals(self._process, probe, self._pulse, launch.served_name, self._policy.vitals)
+            loss = await vitals.until_lost()
+        raise EngineError(await self._obituary(loss))
 
-    async def _obituary(self) -> Diagnosis:
+    async def _obituary(self, loss: Loss | None = None) -> Diagnosis:
+        """Read the engine's last lines, end what is left of it, and explain.
+
+        Of an engine that was lost while its leader still ran, it is the loss that counts: the status would be
+        that of our own signal.
+        """
         assert self._process is not None  # noqa: S101 - only called for an engine that ran
-        ending = self._ending(await self._process.reap())
+        lives_on = loss is not None and loss.kind is not LossKind.EXITED
+        ready = self._board.current.state is not EngineState.STARTING
+        if lives_on and self._board.current.state is EngineState.READY:
+            self._board.move(EngineState.UNHEALTHY)
+        status = await self._process.reap()
+        ending = self._ending(None if lives_on else status, ready, loss)
         for line in ending.tail[-25:]:
             logger.error("engine's last lines | %s", line)
         return self._explain(ending)
 
-    def _ending(self, status: int | None) -> Ending:
+    def _ending(self, status: int | None, was_ready: bool = False, loss: Loss | None = None) -> Ending:
         assert self._process is not None  # noqa: S101 - only called for an engine that ran
-        now = self._board.current
-        return Ending(status, self._process.tail, now.state is not EngineState.STARTING, str(now.phase))
+        seen = loss.seen if loss is not None and status is None else ""
+        phase = str(self._board.current.phase)
+        return Ending(status, self._process.tail, was_ready, phase, seen, loss is not None and loss.is_hang)
 
     def _on_line(self, raw: str) -> None:
         line = parse_line(raw)
@@ -162,3 +237,10 @@ class Supervisor:
             news = later(status.phase, raw, status.download.weights if status.download else Weights.PRESENT)
             if news is not None:
                 self._board.progress(*news)
+
+
+def _is_retryable(error: VllmEngineError) -> bool:
+    """An engine that has served can serve again; a start that has failed only where its cause may pass."""
+    return isinstance(error, EngineError) and (
+        error.diagnosis.retryable or not isinstance(error, StartupError)
+    )

@@ -22,6 +22,7 @@ from vllm_engine.gateway.limits import Rejected
 from vllm_engine.gateway.own import OWN_PATHS
 from vllm_engine.gateway.proxy import Passage, Proxy
 from vllm_engine.gateway.record import Observer, Outcome, RequestRecord
+from vllm_engine.gateway.recovery import Recovery
 from vllm_engine.gateway.replies import RETRY_AFTER_SECONDS, identified, send_error, send_not_ready
 from vllm_engine.gateway.routes import RouteTable
 from vllm_engine.gateway.tracing import Tracer
@@ -30,6 +31,7 @@ from vllm_engine.gateway.upstream import UpstreamError
 logger = logging.getLogger("gateway")
 
 _OWN_METHODS = frozenset(("GET",))
+_SHUTTING_DOWN = "The server is shutting down"
 _NO_CREDENTIALS: frozenset[bytes] = frozenset()
 
 
@@ -48,6 +50,7 @@ class Gateway:
         proxy: Proxy,
         cors: Cors,
         tracer: Tracer,
+        recovery: Recovery,
         observers: Sequence[Observer] = (),
     ) -> None:
         self._status = status
@@ -59,7 +62,9 @@ class Gateway:
         self._proxy = proxy
         self._cors = cors
         self._tracer = tracer
+        self._recovery = recovery
         self._observers = tuple(observers)
+        self._is_lame_duck = False
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -81,9 +86,17 @@ class Gateway:
         """Send the last spans."""
         await asyncio.to_thread(self._tracer.close)
 
+    def begin_lame_duck(self) -> None:
+        """Go on serving although readiness says no: load balancers are still about to notice."""
+        self._is_lame_duck = True
+
     def begin_drain(self) -> None:
         """Refuse those who wait and those who come; the engine keeps what it has."""
-        self._admission.close("The server is shutting down")
+        self._admission.close(_SHUTTING_DOWN)
+
+    def end_all(self) -> None:
+        """End what is still under way with an error that says why."""
+        self._proxy.end_all(_SHUTTING_DOWN)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan."""
@@ -169,11 +182,13 @@ class Gateway:
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send, record: RequestRecord) -> None:
         identity = record.request_id.encode()
-        if not self._status.current.is_ready:
-            record.reject(503, "not_ready")
-            await send_not_ready(send, self._status.current, identity)
-            return
         try:
+            if self._recovery.is_under_way:
+                await self._recovery.until_ready()
+            if not (self._status.current.is_ready or self._is_lame_duck):
+                record.reject(503, "not_ready")
+                await send_not_ready(send, self._status.current, identity)
+                return
             ticket = await self._admission.enter(record.key)
         except Rejected as rejected:
             record.reject(rejected.status, rejected.reason)

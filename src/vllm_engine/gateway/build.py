@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vllm_engine import __version__
+from vllm_engine.engine.pulse import Pulse
 from vllm_engine.engine.state import StatusReader
 from vllm_engine.errors import Problem, SettingsError
 from vllm_engine.gateway.admission import Admission
@@ -12,14 +13,17 @@ from vllm_engine.gateway.app import Gateway
 from vllm_engine.gateway.auth import Keyring, KeysError
 from vllm_engine.gateway.body import BodyReader
 from vllm_engine.gateway.cors import Cors
+from vllm_engine.gateway.exchange import Engine
 from vllm_engine.gateway.limits import Limits
 from vllm_engine.gateway.metrics import GatewayMetrics
 from vllm_engine.gateway.observation import Observation
 from vllm_engine.gateway.own import METRICS_PATHS, own_app
 from vllm_engine.gateway.probes import PUBLIC_PATHS, Build
 from vllm_engine.gateway.proxy import Proxy
+from vllm_engine.gateway.recovery import Recovery
 from vllm_engine.gateway.routes import ROUTES, ExtraRouteError, RouteTable, parse_extra_routes
 from vllm_engine.gateway.tracing import make_tracer
+from vllm_engine.gateway.upstream import Upstream
 from vllm_engine.log import add_secrets
 from vllm_engine.settings import Settings
 
@@ -27,8 +31,10 @@ _BODIES_AT_ONCE = 16
 """How many bodies of the largest size may be held in memory together."""
 
 
-def build_gateway(settings: Settings, status: StatusReader, build: Build, socket: Path) -> Gateway:
-    """Return the gateway to the engine on `socket`.
+def build_gateway(
+    settings: Settings, status: StatusReader, build: Build, socket: Path, pulse: Pulse
+) -> Gateway:
+    """Return the gateway to the engine on `socket`, of whose work it keeps `pulse` up to date.
 
     Raises:
         SettingsError: the keys or the extra routes cannot be used, or tracing lacks its packages.
@@ -38,7 +44,11 @@ def build_gateway(settings: Settings, status: StatusReader, build: Build, socket
         idle_timeout_seconds=settings.body_idle_timeout_seconds,
         max_total_bytes=_BODIES_AT_ONCE * settings.max_body_bytes,
     )
-    proxy = Proxy(socket, bodies, keep_alive_seconds=settings.keep_alive_seconds)
+    recovery = Recovery(
+        status, timeout_seconds=settings.replay_timeout_seconds, max_waiting=settings.max_queue
+    )
+    engine = Engine(Upstream(socket), status, recovery, pulse)
+    proxy = Proxy(engine, bodies, keep_alive_seconds=settings.keep_alive_seconds)
     limits = Limits(
         max_in_flight=settings.max_in_flight,
         max_queue=settings.max_queue,
@@ -56,7 +66,7 @@ def build_gateway(settings: Settings, status: StatusReader, build: Build, socket
     )
     metrics.watch(
         in_flight=lambda: admission.in_flight,
-        waiting=lambda: admission.waiting,
+        waiting=lambda: admission.waiting + recovery.waiting,
         state=lambda: status.current.state,
     )
     observation = Observation(metrics, socket, settings.served_names[0])
@@ -71,6 +81,7 @@ def build_gateway(settings: Settings, status: StatusReader, build: Build, socket
         proxy=proxy,
         cors=Cors(settings.cors_origins),
         tracer=make_tracer(settings.traces_url, __version__),
+        recovery=recovery,
         observers=(observation,),
     )
 

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 RejectionReason = Literal[
-    "saturated", "queue_timeout", "key_concurrency", "key_requests", "key_tokens", "draining"
+    "saturated",
+    "queue_timeout",
+    "key_concurrency",
+    "key_requests",
+    "key_tokens",
+    "draining",
+    "restart_timeout",
 ]
 
 MAX_ESTIMATE_SECONDS = 60

@@ -46,6 +46,8 @@ class RequestRecord:
     outcome: Outcome = Outcome.COMPLETE
     received: float = field(default_factory=time.monotonic)
     queue_seconds: float = 0.0
+    replays: int = 0
+    """How often it was sent again because the engine was lost before the answer began."""
     first_byte: float | None = None
     """When the first byte of the answer's body came from the engine."""
     ended: float = 0.0

@@ -8,6 +8,7 @@ import time
 
 from starlette.types import Send
 
+from vllm_engine.engine.pulse import Pulse
 from vllm_engine.errors import error_body
 from vllm_engine.gateway.connection import Lane
 from vllm_engine.gateway.record import Outcome, RequestRecord
@@ -20,6 +21,7 @@ _EVENT_STREAM_HEAD = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+_ERROR_EVENTS = (b'data: {"error"', b"event: error\n")
 _MAX_HELD = 262_144
 """Bytes of an answer that may wait here for the client before the engine's connection is paused."""
 
@@ -27,10 +29,11 @@ _MAX_HELD = 262_144
 class Relay:
     """Takes one answer from an `UpstreamConnection`, and the client's pace from its `Lane`."""
 
-    def __init__(self, lane: Lane, send: Send, record: RequestRecord) -> None:
+    def __init__(self, lane: Lane, send: Send, record: RequestRecord, pulse: Pulse) -> None:
         self._lane = lane
         self._send = send
         self._record = record
+        self._pulse = pulse
         self._connection: UpstreamConnection | None = None
         self._changed = asyncio.Event()
         self._held: list[bytes] = []
@@ -54,8 +57,21 @@ class Relay:
 
     @property
     def has_begun(self) -> bool:
-        """Whether anything has come from the engine: then it must not be asked a second time."""
-        return self.status is not None
+        """Whether there is something to pass on: for an event stream its first event, else the status."""
+        if self.status is None:
+            return False
+        # An engine that dies cuts a stream that has a head and nothing else: that can be asked for again.
+        return self.status != 200 or not self.is_event_stream or bool(self._held) or self._ended
+
+    @property
+    def may_be_obituary(self) -> bool:
+        """Whether the answer may be vLLM's way to say that its engine core has died under the request.
+
+        Its Python frontend answers 500 then, or ends the stream with an error event.
+        """
+        if self.status is None or self.status >= 500:
+            return self.status is not None
+        return self.is_event_stream and self._held[:1] != [] and self._held[0].startswith(_ERROR_EVENTS)
 
     def attach(self, connection: UpstreamConnection) -> None:
         """Take the answer from this connection."""
@@ -65,6 +81,7 @@ class Relay:
     # Called by the upstream connection.
     def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:  # noqa: D102
         self.status, self.headers = status, headers
+        self._pulse.beats += 1
         self._changed.set()
 
     def on_data(self, data: bytes) -> None:  # noqa: D102
@@ -72,6 +89,7 @@ class Relay:
         if record.first_byte is None:
             record.first_byte = time.monotonic()
         record.bytes_out += len(data)
+        self._pulse.beats += 1
         self.usage.feed(data)
         self._active = True
         self._last = data
@@ -112,9 +130,25 @@ class Relay:
             self._connection.abort()
             self._connection = None
 
-    async def until_head(self) -> None:
-        """Wait until the engine's status is known or the connection has broken."""
-        while self.status is None and self.error is None:
+    def fail(self, error: UpstreamError) -> None:
+        """End the answer here as if the engine had broken off."""
+        self.abort()
+        self.on_broken(error)
+
+    def reset(self) -> None:
+        """Forget what has come of an answer of which nothing was passed on, to ask again."""
+        self.abort()
+        self.status, self.headers, self.error = None, [], None
+        self._held.clear()
+        self._held_bytes = 0
+        self._ended = False
+        self.usage = UsageReader()
+        self._record.first_byte = None
+        self._record.bytes_out = 0
+
+    async def until_begun(self) -> None:
+        """Wait until there is something to pass on or the connection has broken."""
+        while not self.has_begun and self.error is None:
             self._changed.clear()
             await self._changed.wait()
 
@@ -133,7 +167,7 @@ class Relay:
         await (self._copy() if has_length else self._stream())
 
     async def open_event_stream(self, identity: tuple[bytes, bytes]) -> None:
-        """Begin an event stream before the engine has answered, so that nobody gives up waiting."""
+        """Begin an event stream before there is an event, so that nobody gives up waiting."""
         self._record.status = 200
         self._opened_early = True
         headers = [*_EVENT_STREAM_HEAD, identity]
@@ -150,8 +184,12 @@ class Relay:
         while not self._ended and self.error is None:
             self._changed.clear()
             await self._changed.wait()
+        await self.end_event_stream(b"".join(self._held))
+
+    async def end_event_stream(self, answer: bytes) -> None:
+        """End a stream that `open_event_stream` began with an error body as its one event."""
         self._opened_early = False
-        await self._finish_stream(_as_event(b"".join(self._held)))
+        await self._finish_stream(_as_event(answer))
 
     def tick(self) -> None:
         """Send a keep-alive comment if nothing was sent since the last tick; called by a timer."""
@@ -187,7 +225,7 @@ class Relay:
         self._record.outcome = Outcome.UPSTREAM_BROKEN
         if not (self.is_event_stream or self._record.is_stream):
             raise self.error
-        await self._finish_stream(_broken_event(self._last))
+        await self._finish_stream(_broken_event(self._last, self.error))
 
     async def _finish_stream(self, event: bytes) -> None:
         # No [DONE] follows: a client must be able to tell a broken stream from a whole one.
@@ -212,8 +250,8 @@ class Relay:
             await self._changed.wait()
 
 
-def _broken_event(last: bytes) -> bytes:
-    body = error_body("The engine broke off this stream", type="upstream_error", code=502)
+def _broken_event(last: bytes, error: UpstreamError) -> bytes:
+    body = error_body(error.told, type="upstream_error", code=502)
     # An event that was cut short must end before ours can begin.
     gap = b"" if not last or last.endswith(b"\n\n") else b"\n" if last.endswith(b"\n") else b"\n\n"
     return gap + b"data: " + json.dumps(body).encode() + b"\n\n"

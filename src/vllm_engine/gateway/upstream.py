@@ -26,7 +26,15 @@ _PIECE = 262_144
 
 
 class UpstreamError(Exception):
-    """The engine could not be reached, or broke off."""
+    """The engine could not be reached, or broke off; `told` is the sentence for the client."""
+
+    def __init__(
+        self, message: str, told: str = "The engine broke off this request", *, is_absence: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.told = told
+        self.is_absence = is_absence
+        """Whether it takes no connections at all."""
 
 
 class ResponseSink(Protocol):
@@ -262,7 +270,8 @@ class Upstream:
                     lambda: UpstreamConnection(self), self._socket
                 )
         except OSError as error:  # TimeoutError is one
-            raise UpstreamError(f"the engine does not take connections ({error!r})") from error
+            message = f"the engine does not take connections ({error!r})"
+            raise UpstreamError(message, is_absence=True) from error
         return connection
 
     def give_back(self, connection: UpstreamConnection) -> None:

@@ -1,0 +1,190 @@
+"""One request's way to an answer: tried, tried again where that is safe, and over a restart of the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.types import Send
+
+from vllm_engine.engine.pulse import Pulse
+from vllm_engine.engine.state import StatusReader
+from vllm_engine.errors import error_body
+from vllm_engine.gateway.headers import answer_headers
+from vllm_engine.gateway.identity import REQUEST_ID
+from vllm_engine.gateway.liveness import ask_health
+from vllm_engine.gateway.record import Outcome, RequestRecord
+from vllm_engine.gateway.recovery import Recovery, Verdict
+from vllm_engine.gateway.relay import Relay
+from vllm_engine.gateway.replies import RETRY_AFTER_SECONDS, send_error
+from vllm_engine.gateway.upstream import Upstream, UpstreamConnection, UpstreamError
+
+logger = logging.getLogger("gateway.proxy")
+
+_CONNECTIONS = 3
+"""How many connections a request may use up at one and the same engine."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What every exchange needs of the engine."""
+
+    upstream: Upstream
+    status: StatusReader
+    recovery: Recovery
+    pulse: Pulse
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request as it is written to the engine."""
+
+    head: bytes
+    body: bytes
+    is_head: bool
+
+
+class Exchange:
+    """Passes one request to the engine and its answer to the client.
+
+    Nothing has reached the client while an exchange is repeated, but for comments in an event stream.
+    """
+
+    def __init__(
+        self, engine: Engine, relay: Relay, send: Send, record: RequestRecord, keep_alive: float
+    ) -> None:
+        self._engine = engine
+        self._relay = relay
+        self._send = send
+        self._record = record
+        self._keep_alive = keep_alive if record.is_stream else 0.0
+        self._identity = record.request_id.encode()
+        self._is_open = False
+
+    async def run(self, request: Request) -> None:
+        """Go through with it.
+
+        Raises:
+            UpstreamError: the engine broke off in an answer that cannot say so any more.
+        """
+        lost = 0
+        while True:
+            start = self._engine.status.current.starts
+            error = await self._try(request)
+            if error is None:
+                return
+            verdict = await self._verdict(start)
+            if verdict is not Verdict.LIVES:
+                lost += 1
+            if lost == 2:
+                await self._refuse_poison()
+                return
+            if verdict is not Verdict.RESTARTED:
+                await self._refuse(error, 503 if error.is_absence else 502)
+                return
+            self._record.replays += 1
+            logger.info("%s: the engine was lost; sent again to the restarted one", self._record.request_id)
+            self._relay.reset()
+
+    async def _try(self, request: Request) -> UpstreamError | None:
+        """Ask the engine that there is; returns why there is no answer, or None once one was passed on."""
+        pulse = self._engine.pulse
+        pulse.running += 1
+        try:
+            error = await self._ask(request)
+            if error is None:
+                error = await self._obituary()
+            if error is None:
+                await self._pass_on()
+            return error
+        finally:
+            pulse.running -= 1
+
+    async def _ask(self, request: Request) -> UpstreamError | None:
+        relay = self._relay
+        for number in range(_CONNECTIONS):
+            try:
+                connection = await self._engine.upstream.connect(fresh=number > 0)
+            except UpstreamError as error:
+                return error
+            relay.attach(connection)
+            connection.start(request.head, request.body, relay, is_head_request=request.is_head)
+            await self._until_begun()
+            if relay.error is None or relay.has_begun or not _may_repeat(connection):
+                break
+        return None if relay.has_begun else relay.error
+
+    async def _until_begun(self) -> None:
+        """Wait for something to pass on; an event stream is opened if that takes long."""
+        if self._keep_alive and not self._is_open:
+            try:
+                async with asyncio.timeout(self._keep_alive):
+                    await self._relay.until_begun()
+            except TimeoutError:
+                await self._open()
+        await self._relay.until_begun()
+
+    async def _verdict(self, start: int) -> Verdict:
+        """Find out whether the engine was lost; a client of a stream hears from us while that takes long."""
+        if await ask_health(self._engine.upstream) and self._engine.status.current.starts == start:
+            return Verdict.LIVES
+        waiting = asyncio.ensure_future(self._engine.recovery.after_failure(start))
+        try:
+            if self._keep_alive and not self._is_open:
+                await asyncio.wait({waiting}, timeout=self._keep_alive)
+                if not waiting.done():
+                    await self._open()
+            return await waiting
+        finally:
+            waiting.cancel()
+
+    async def _open(self) -> None:
+        self._is_open = True
+        await self._relay.open_event_stream((REQUEST_ID, self._identity))
+
+    async def _obituary(self) -> UpstreamError | None:
+        """Say whether what has come is no answer but the sign of the engine's death."""
+        if not self._relay.may_be_obituary:
+            return None
+        # While it reports an error the engine may not have noticed itself that this was its end.
+        return None if await ask_health(self._engine.upstream) else UpstreamError("the engine died under it")
+
+    async def _pass_on(self) -> None:
+        relay = self._relay
+        if self._is_open:
+            await relay.continue_event_stream()
+            return
+        assert relay.status is not None  # noqa: S101 - it has begun
+        headers = answer_headers(
+            relay.status, relay.headers, self._identity, is_event_stream=relay.is_event_stream
+        )
+        await relay.pass_on(headers)
+
+    async def _refuse_poison(self) -> None:
+        logger.warning("%s: the engine died twice with this request; not sent again", self._record.request_id)
+        self._record.reason = "poison"
+        message = "The engine died twice while it worked on this request, so it is not tried again"
+        await self._end(500, error_body(message, type="engine_crash", code=500))
+
+    async def _refuse(self, error: UpstreamError, status: int) -> None:
+        logger.warning("%s: %s", self._record.request_id, error)
+        await self._end(status, error_body(error.told, type="upstream_error", code=status))
+
+    async def _end(self, status: int, body: dict[str, Any]) -> None:
+        self._record.outcome = Outcome.UPSTREAM_BROKEN
+        if self._is_open:
+            await self._relay.end_event_stream(json.dumps(body).encode())
+            return
+        self._record.status = status
+        retry = [(b"retry-after", str(RETRY_AFTER_SECONDS).encode())] if status == 503 else []
+        await send_error(self._send, status, body, self._identity, retry)
+
+
+def _may_repeat(connection: UpstreamConnection) -> bool:
+    # An idle connection may have been closed just now. Nothing of an answer has come then, and once more on
+    # a new connection is safe (RFC 9112, section 9.3.1). Nor can the engine have acted on a body that it has
+    # not read: it has refused that, and our writing on has lost its answer.
+    return connection.reused or connection.was_cut_short
