@@ -65,4 +65,6 @@ def _read(path: Path) -> Failure:
         head = dict(re.findall(r"(\w+): ([^|]+?)(?: \||$)", file.readline().strip().removeprefix("# ")))
     status = None if head["status"] == "None" else int(head["status"])
     ending = Ending(status, lines_of(path), head["stage"] == "serving", "loading weights")
+    if "hang" in head:
+        ending = dataclasses.replace(ending, seen=head["hang"], is_hang=True)
     return Failure(path.stem, head["code"], ending, int(head.get("oom_kills", 0)))

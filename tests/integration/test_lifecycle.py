@@ -198,8 +198,9 @@ def test_silent_death_at_the_start(start: StartProgram) -> None:
 
 @pytest.mark.parametrize("exit_code", [0, 1])
 def test_death_while_serving(start: StartProgram, exit_code: int) -> None:
-    """An engine that ends by itself, even with status 0, ends the program with 1."""
-    program = start({"exit_after_seconds": 1.0, "exit_code": exit_code, "last_lines": ["KeyError: 'x'"]})
+    """An engine that ends by itself, even with status 0, and must not be restarted ends the program with 1."""
+    scenario = {"exit_after_seconds": 1.0, "exit_code": exit_code, "last_lines": ["KeyError: 'x'"]}
+    program = start(scenario, MAX_RESTARTS="0")
     program.until_ready()
     family = program.family()
     assert program.wait() == 1

@@ -75,6 +75,7 @@ class Supervisor:
         self._pulse = pulse
         self._budget = RestartBudget(policy.max_restarts, policy.restart_window_seconds)
         self._process: EngineProcess | None = None
+        self._has_served = False
 
     async def run(self) -> None:
         """Keep an engine running; cancel to stop it.
@@ -130,7 +131,7 @@ class Supervisor:
         Raises:
             VllmEngineError: there must not be one.
         """
-        if not _is_retryable(error):
+        if not self._may_pass(error):
             raise error
         delay = self._budget.take()
         if delay is not None:
@@ -141,6 +142,19 @@ class Supervisor:
         given_up = f"given up after {self._budget.used} restarts within RESTART_WINDOW_SECONDS={window:g}"
         last = error.diagnosis
         raise StartupError(replace(last, message=f"{last.message}; {given_up}")) from error
+
+    def _may_pass(self, error: VllmEngineError) -> bool:
+        """Whether another start may go better.
+
+        An engine that has served can serve again. One that never did has failed for a reason that lasts,
+        unless its cause is known to be of the moment: its user shall read why at once, not after retries.
+        """
+        if not isinstance(error, EngineError):
+            return False
+        if self._has_served:
+            return error.diagnosis.retryable or not isinstance(error, StartupError)
+        lasting = isinstance(error, StartupTimeoutError) or error.diagnosis.code == "unknown"
+        return error.diagnosis.retryable and not lasting
 
     async def _end_process(self) -> None:
         process, self._process = self._process, None
@@ -168,6 +182,7 @@ class Supervisor:
             if ready.done() and ready.exception() is None:
                 self._board.progress(Phase.READY)
                 self._board.move(EngineState.READY)
+                self._has_served = True
                 logger.info("ready after %.1f s", self._board.current.elapsed_seconds())
                 return launch
             if exited.done():
@@ -237,10 +252,3 @@ class Supervisor:
             news = later(status.phase, raw, status.download.weights if status.download else Weights.PRESENT)
             if news is not None:
                 self._board.progress(*news)
-
-
-def _is_retryable(error: VllmEngineError) -> bool:
-    """An engine that has served can serve again; a start that has failed only where its cause may pass."""
-    return isinstance(error, EngineError) and (
-        error.diagnosis.retryable or not isinstance(error, StartupError)
-    )

@@ -54,6 +54,7 @@ _HELP = {
     "requests": "Requests that have ended; status is none where the client left before it had one.",
     "rejections": "Requests that the gateway answered instead of the engine.",
     "disconnects": "Requests whose client left before their end.",
+    "replays": "Requests sent again because the engine was lost before their answer began.",
     "tokens": "Tokens by API key; completion_estimate: events of streams that told no usage, a lower bound.",
     "bytes": "Bytes of bodies, in from clients and out to them.",
     "in_flight": "Requests at the engine now.",
@@ -84,6 +85,7 @@ class GatewayMetrics:
         self._requests = own.counter("requests", "route", "status", "outcome")
         self._rejections = own.counter("rejections", "reason")
         self._disconnects = own.counter("disconnects")
+        self._replays = own.counter("replays")
         self._tokens = own.counter("tokens", "key", "kind")
         size = own.counter("bytes", "direction")
         self._bytes_in, self._bytes_out = size.labels("in"), size.labels("out")
@@ -122,6 +124,8 @@ class GatewayMetrics:
             return
         if outcome is Outcome.CLIENT_GONE:
             self._disconnects.inc()
+        if record.replays:
+            self._replays.inc(record.replays)
         self._queue.observe(record.queue_seconds)
         if route not in self._times_of:
             self._times_of[route] = self._ttft.labels(route), self._duration.labels(route)

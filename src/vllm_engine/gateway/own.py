@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
 from vllm_engine import __version__
@@ -45,7 +45,12 @@ def own_app(
     app.state.build = build
     app.include_router(probes.router)
     for path in sorted(METRICS_PATHS):
-        app.add_api_route(path, _metrics_endpoint(render_metrics), include_in_schema=path == "/metrics")
+        app.add_api_route(
+            path,
+            _metrics_endpoint(render_metrics),
+            include_in_schema=path == "/metrics",
+            response_class=PlainTextResponse,
+        )
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _http_error)
     return app

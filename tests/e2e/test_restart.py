@@ -1,0 +1,84 @@
+"""The real vLLM lost on purpose: noticed, started again, and no request without an answer fails."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+import pytest
+
+from tests.e2e.conftest import CACHE_DIR, MODEL, START_SECONDS
+from tests.program import Program, running, until
+
+pytestmark = pytest.mark.e2e
+
+STORY = [{"role": "user", "content": "Tell me a long story about the sea."}]
+LONG: dict[str, Any] = {"model": MODEL, "messages": STORY, "max_tokens": 400, "ignore_eos": True}
+
+
+@pytest.fixture(scope="module")
+def program(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """Our program with the real vLLM, and short patience with a stuck one."""
+    environ = {
+        "ENGINE_PYTHON": str(engine_python),
+        "MODEL_ID": MODEL,
+        "CACHE_DIR": str(CACHE_DIR),
+        "HANG_TIMEOUT_SECONDS": "20",
+        "CANARY_INTERVAL_SECONDS": "2",
+    }
+    with running(environ, folder=tmp_path_factory.mktemp("restart")) as started:
+        started.until_ready(START_SECONDS)
+        yield started
+
+
+def engine_core(program: Program) -> psutil.Process:
+    """Return vLLM's engine core."""
+    family = psutil.Process(program.engine_pid()).children(recursive=True)
+    (core,) = [process for process in family if process.name().startswith("VLLM::EngineCor")]
+    return core
+
+
+def test_core_killed(program: Program) -> None:
+    """The loss shows within a second and a half; the whole answer comes from the restarted engine."""
+    before = program.engine_pid()
+    answers: list[httpx2.Response] = []
+
+    def ask() -> None:
+        with httpx2.Client(base_url=program.url, timeout=START_SECONDS) as client:
+            answers.append(client.post("/v1/chat/completions", json=LONG))
+
+    asked = threading.Thread(target=ask)
+    asked.start()
+    until(lambda: "gateway_in_flight 1.0" in program.client.get("/metrics").text, "the request's arrival")
+    began = time.monotonic()
+    engine_core(program).kill()
+    until(lambda: (program.health() or {})["status"] != "ready", "an end of readiness", 10)
+    assert time.monotonic() - began < 1.5
+    asked.join(START_SECONDS)
+    assert answers[0].status_code == 200, answers[0].text
+    assert answers[0].json()["usage"]["completion_tokens"] == 400
+    assert program.engine_pid() != before
+    assert not psutil.pid_exists(before)
+
+
+def test_core_stopped_under_a_stream(program: Program) -> None:
+    """A core that stands still, though vLLM says it is healthy, is found out; its stream says that it broke."""
+    before = program.engine_pid()
+    with program.client.stream("POST", "/v1/chat/completions", json=LONG | {"stream": True}) as answer:
+        lines = (line for line in answer.iter_lines() if line.startswith("data: "))
+        next(lines)
+        engine_core(program).send_signal(signal.SIGSTOP)
+        *_, last = lines
+    assert "error" in json.loads(last.removeprefix("data: "))
+    program.until_ready(START_SECONDS)
+    assert program.engine_pid() != before
+    assert "[engine-hung]" in program.log()
+    answer = program.client.post("/v1/chat/completions", json=LONG | {"max_tokens": 4})
+    assert answer.status_code == 200
