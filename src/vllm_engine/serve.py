@@ -8,7 +8,8 @@ import logging
 import shutil
 import signal
 import tempfile
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vllm_engine.diagnosis.explainer import Explainer
@@ -26,7 +27,7 @@ from vllm_engine.listen import Listeners, running
 from vllm_engine.models.bundled import ConvertProgress
 from vllm_engine.preflight import Preflight
 from vllm_engine.resolve import resolve_command, resolve_hub_cache, resolve_plan, start_key
-from vllm_engine.settings import Settings
+from vllm_engine.settings import Settings, load_settings
 
 Companion = Callable[[StatusReader], Awaitable[None]]
 """Something that runs beside the server and may read the status, such as the first question."""
@@ -57,7 +58,7 @@ async def serve(
         path = folder / "engine.sock"
         supervisor = Supervisor(
             board,
-            lambda: _prepare(settings, environment, preflight, path, board, log, explainer),
+            _Preparation(settings, environment, preflight, path, board, log, explainer),
             explainer.explain,
             socket=path,
             policy=_policy(settings),
@@ -79,34 +80,42 @@ def _policy(settings: Settings) -> Policy:
         startup_timeout_seconds=settings.startup_timeout_seconds,
         max_restarts=settings.max_restarts,
         restart_window_seconds=settings.restart_window_seconds,
+        auto_fit=settings.auto_fit,
         vitals=VitalLimits(settings.hang_timeout_seconds, settings.canary_interval_seconds),
     )
 
 
-async def _prepare(
-    settings: Settings,
-    environment: Environment,
-    preflight: Preflight,
-    path: Path,
-    board: StatusBoard,
-    log: StartLog,
-    explainer: Explainer,
-) -> Launch:
-    def converting(progress: ConvertProgress) -> None:
-        board.progress(Phase.PREPARING, progress.done / max(1, progress.total))
+@dataclass(frozen=True)
+class _Preparation:
+    """Makes everything for one start of the engine."""
 
-    plan = await resolve_plan(settings, environment, preflight, converting)
-    explainer.planned(plan)
-    for note in plan.notes:
-        logger.info("%s", note)
-    log.begins(start_key(settings, preflight, plan))
-    return Launch(
-        command=resolve_command(settings, environment, preflight, plan, path),
-        served_name=settings.served_names[0],
-        model_revision=plan.model.revision,
-        dtype=plan.dtype.value,
-        hub_cache=resolve_hub_cache(preflight, plan),
-    )
+    settings: Settings
+    environment: Environment
+    preflight: Preflight
+    socket: Path
+    board: StatusBoard
+    log: StartLog
+    explainer: Explainer
+
+    async def __call__(self, changes: Mapping[str, str]) -> Launch:
+        """Settle the plan, with `changes` in place of what was set."""
+        environment = replace(self.environment, process={**self.environment.process, **changes})
+        settings = load_settings(environment) if changes else self.settings
+        plan = await resolve_plan(settings, environment, self.preflight, self._converting)
+        self.explainer.planned(plan)
+        for note in plan.notes:
+            logger.info("%s", note)
+        self.log.begins(start_key(settings, self.preflight, plan))
+        return Launch(
+            command=resolve_command(settings, environment, self.preflight, plan, self.socket),
+            served_name=settings.served_names[0],
+            model_revision=plan.model.revision,
+            dtype=plan.dtype.value,
+            hub_cache=resolve_hub_cache(self.preflight, plan),
+        )
+
+    def _converting(self, progress: ConvertProgress) -> None:
+        self.board.progress(Phase.PREPARING, progress.done / max(1, progress.total))
 
 
 async def _until_told_to_stop(

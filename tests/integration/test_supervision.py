@@ -205,6 +205,27 @@ def test_no_restarts(start: StartProgram, tmp_path: Path) -> None:
     assert len(start_pids(scenario_of(tmp_path / "engine/bin/python"))) == 1
 
 
+KV_TOO_SMALL = (
+    "ValueError: To serve at least one request with the model's max seq len (2048), (0.18 GiB KV cache is needed, "
+    "which is larger than the available KV cache memory (0.03 GiB). Based on the available memory, the estimated "
+    "maximum model length is 1280. Try increasing `gpu_memory_utilization` or decreasing `max_model_len`."
+)
+
+
+@pytest.mark.parametrize("is_on", [True, False], ids=["on", "off"])
+def test_auto_fit(start: StartProgram, is_on: bool) -> None:
+    """With AUTO_FIT=1 a start that lacks memory is tried once with the length that fits, and says so."""
+    scenario = {"die_at_start": 1, "dies_times": 1, "last_lines": [KV_TOO_SMALL]}
+    program = start(scenario, AUTO_FIT="1" if is_on else "0")
+    if not is_on:
+        assert program.wait() == 3
+        return
+    program.until_ready()
+    assert "NOT AS SET, the engine is started once more with MAX_MODEL_LEN=1280" in program.log()
+    command = psutil.Process(program.engine_pid()).cmdline()
+    assert command[command.index("--max-model-len") + 1] == "1280"
+
+
 def test_hold(start: StartProgram) -> None:
     """With ON_FATAL=hold the gateway stays, not ready, says why, and ends when told with the same status."""
     program = start({"die_at_start": 1, "last_lines": ["ValueError: no such thing"]}, ON_FATAL="hold")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +27,8 @@ STOP_GRACE_SECONDS = 10.0
 """How long vLLM may take to end by itself after SIGTERM before its group is killed."""
 
 _POLL_SECONDS = 0.2
+_FITTING = frozenset(("MAX_MODEL_LEN", "GPU_MEMORY_UTILIZATION"))
+"""What AUTO_FIT may change: less of the same, never another type, device or trust."""
 _HEALTH_SECONDS = 10.0
 
 logger = logging.getLogger("gateway.supervisor")
@@ -51,6 +53,7 @@ class Policy:
     startup_timeout_seconds: float
     max_restarts: int
     restart_window_seconds: float
+    auto_fit: bool
     vitals: VitalLimits
 
 
@@ -60,7 +63,7 @@ class Supervisor:
     def __init__(
         self,
         board: StatusBoard,
-        prepare: Callable[[], Awaitable[Launch]],
+        prepare: Callable[[Mapping[str, str]], Awaitable[Launch]],
         explain: Callable[[Ending], Diagnosis],
         *,
         socket: Path,
@@ -76,6 +79,7 @@ class Supervisor:
         self._budget = RestartBudget(policy.max_restarts, policy.restart_window_seconds)
         self._process: EngineProcess | None = None
         self._has_served = False
+        self._changes: Mapping[str, str] = {}
 
     async def run(self) -> None:
         """Keep an engine running; cancel to stop it.
@@ -111,10 +115,16 @@ class Supervisor:
         except VllmEngineError as error:
             if self._board.current.state is EngineState.DRAINING:
                 raise
-            delay = self._delay_after(error)
+            is_fitted = self._fit(error)
+            delay = 0.0 if is_fitted else self._delay_after(error)
             logger.error("%s", error)
             self._board.move(EngineState.BACKOFF, error=error.diagnosis)
             await self._end_process()
+            if is_fitted:
+                chosen = " ".join(f"{key}={value}" for key, value in self._changes.items())
+                logger.warning("AUTO_FIT=1: NOT AS SET, the engine is started once more with %s", chosen)
+                self._board.restart()
+                return
             logger.warning(
                 "the engine is started again in %.1f s (restart %d of %d in %g s)",
                 delay,
@@ -143,6 +153,14 @@ class Supervisor:
         last = error.diagnosis
         raise StartupError(replace(last, message=f"{last.message}; {given_up}")) from error
 
+    def _fit(self, error: VllmEngineError) -> bool:
+        """Take the diagnosis' own values for the next start, if that is wanted and was not tried yet."""
+        changes = {key: value for key, value in error.diagnosis.changes.items() if key in _FITTING}
+        if not (self._policy.auto_fit and changes) or self._changes or self._has_served:
+            return False
+        self._changes = changes
+        return True
+
     def _may_pass(self, error: VllmEngineError) -> bool:
         """Whether another start may go better.
 
@@ -162,7 +180,7 @@ class Supervisor:
             await process.stop(STOP_GRACE_SECONDS)
 
     async def _start(self) -> Launch:
-        launch = await self._prepare()
+        launch = await self._prepare(self._changes)
         self._board.progress(Phase.IMPORTING)
         # vLLM leaves its socket behind, and cannot bind one that is there.
         self._socket.unlink(missing_ok=True)
