@@ -198,7 +198,11 @@ class Tap:
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         number = self.connections
-        behind_reader, behind_writer = await asyncio.open_unix_connection(self._behind)
+        try:
+            behind_reader, behind_writer = await asyncio.open_unix_connection(self._behind)
+        except (OSError, asyncio.CancelledError):
+            writer.close()
+            return
         ways = [
             asyncio.ensure_future(self._pass_on(reader, behind_writer, number)),
             asyncio.ensure_future(self._pass_on(behind_reader, writer, None)),
@@ -225,7 +229,7 @@ class Tap:
                 await writer.drain()
 
     def _keep(self, number: int, data: bytes) -> None:
-        if data.startswith((b"GET /health ", b"GET /v1/models ")) and b"aiohttp/" in data:
+        if b"\r\nUser-Agent: Python/" in data and b" aiohttp/" in data:
             self._probes.add(number)
         self._taken.append((number, data))
 

@@ -8,6 +8,9 @@ is llhttp's, by httptools.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -63,6 +66,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._sink: ResponseSink | None = None
         self._is_head_request = False
         self._unsent = memoryview(b"")
+        self._spare: socket.socket | None = None
         self._can_write = True
         self._headers: list[tuple[bytes, bytes]] = []
         self._header_bytes = 0
@@ -97,6 +101,8 @@ class UpstreamConnection(asyncio.Protocol):
         # unread closes the connection: what is written after that would hide its answer.
         self._transport.write(head)
         self._unsent = memoryview(body)
+        # The transport drops what it has not read when a write fails; the socket itself does not.
+        self._spare = socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno()))
         self._write_on()
 
     def pause(self) -> None:
@@ -168,6 +174,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.closed = True
         self.was_cut_short = bool(self._unsent)
         self._pool.forget(self)
+        self._read_spare()
         if self._ends_with_connection and exc is None:
             self._finish()
             return
@@ -217,13 +224,26 @@ class UpstreamConnection(asyncio.Protocol):
             # The parser knows this here alone: it starts on the next message at once.
             self._may_be_kept = self._parser.should_keep_alive()
 
+    def _read_spare(self) -> None:
+        """Take what the engine said before it closed the connection under our writing."""
+        spare, self._spare = self._spare, None
+        if spare is None:
+            return
+        with spare, suppress(OSError):
+            said = spare.recv(_PIECE) if self._sink is not None else b""
+            if said:
+                self.data_received(said)
+
     def _write_on(self) -> None:
-        while self._unsent and self._can_write and self._transport is not None and not self.closed:
+        transport = self._transport
+        # A transport that fails says first that it can be written to, and takes what is written to nowhere.
+        while self._unsent and self._can_write and transport is not None and not transport.is_closing():
             piece, self._unsent = self._unsent[:_PIECE], self._unsent[_PIECE:]
-            self._transport.write(piece)
+            transport.write(piece)
 
     def _finish(self) -> None:
         sink, self._sink = self._sink, None
+        self._read_spare()
         reusable = not (self._is_head_request or self._is_spoilt or self.closed)
         reusable = reusable and self._may_be_kept
         self._complete = False
