@@ -163,7 +163,7 @@ def test_doctor_of_a_hub_model(hub: Hub, engine_python: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("token", "mends"), [(None, "set HF_TOKEN"), ("hf_wrong", "ask for it on the model's page")]
+    ("token", "mends"), [(None, "set HF_TOKEN"), ("hf_wrong", "ask for it on its page")]
 )
 def test_doctor_of_a_gated_model(
     hub: Hub, engine_python: Path, tmp_path: Path, token: str | None, mends: str
