@@ -143,7 +143,8 @@ def test_stalled_engine(gateway: Watched) -> None:
             grown = gateway.rss() - before
     finally:
         engine.send_signal(signal.SIGCONT)
-    assert grown < 20 * BODY_BYTES
+    # Sixteen bodies, their pieces while they are put together, and the buffers of sixty connections.
+    assert grown < 30 * BODY_BYTES
     until(lambda: gateway.metric("vllm:num_requests_running") == 0, "the engine's stop", 5)
 
 

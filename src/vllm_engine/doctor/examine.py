@@ -75,7 +75,7 @@ async def _model_checks(settings: Settings, environment: Environment, preflight:
     try:
         plan = await resolve_plan(settings, environment, preflight)
     except ModelError as error:
-        what, _, remedy = str(error).partition("; ")
+        what, remedy = error.diagnosis.message, error.diagnosis.remedy
         return [token, fail("model", what, remedy or "correct MODEL_ID")]
     model = plan.model
     wanted = _wanted(model, preflight)
