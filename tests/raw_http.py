@@ -163,6 +163,7 @@ class Tap:
         self._behind = path.with_suffix(".tapped")
         self._taken: list[tuple[int, bytes]] = []
         self._probes: set[int] = set()
+        self._serving: set[asyncio.Task[None]] = set()
         self.connections = 0
         """How many the gateway has made."""
         self._loop = asyncio.new_event_loop()
@@ -198,6 +199,10 @@ class Tap:
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         number = self.connections
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
         try:
             behind_reader, behind_writer = await asyncio.open_unix_connection(self._behind)
         except (OSError, asyncio.CancelledError):
@@ -236,12 +241,15 @@ class Tap:
     async def _stop(self) -> None:
         self._server.close()
         await self._hang_up()
+        if others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others, timeout=1.0)
 
     async def _hang_up(self) -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
+        # Not all tasks: one that the server has for a connection it is just accepting would leave it open.
+        serving = tuple(self._serving)
+        for task in serving:
             task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.gather(*serving, return_exceptions=True)
 
 
 def within(seconds: float, began: float) -> bool:

@@ -162,9 +162,7 @@ def test_doctor_of_a_hub_model(hub: Hub, engine_python: Path, tmp_path: Path) ->
     assert not [request for request in hub.requests if request.endswith(".safetensors")]
 
 
-@pytest.mark.parametrize(
-    ("token", "mends"), [(None, "set HF_TOKEN"), ("hf_wrong", "ask for it on its page")]
-)
+@pytest.mark.parametrize(("token", "mends"), [(None, "set HF_TOKEN"), ("hf_wrong", "ask for it on its page")])
 def test_doctor_of_a_gated_model(
     hub: Hub, engine_python: Path, tmp_path: Path, token: str | None, mends: str
 ) -> None:

@@ -13,7 +13,7 @@ from vllm_engine.engine.probe import EngineProbe, Health, ProbeError
 from vllm_engine.engine.process import EngineProcess
 from vllm_engine.engine.pulse import Pulse
 
-_TICK_SECONDS = 0.25
+_TICK_SECONDS = 0.5
 _LOOK_SECONDS = 2.0
 """How often the engine's metrics are read while nothing comes from it."""
 _FAILED_CANARIES = 3
