@@ -52,6 +52,7 @@ def slow_reader(port: int, data: bytes) -> Iterator[Wire]:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", port))
         slow = Wire(connection)
+        connection.settimeout(60)
         slow.send(data)
         yield slow
 
