@@ -60,7 +60,7 @@ def one_round(folder: Path) -> Iterator[tuple[str, float]]:
         with started(folder, standby) as (program, seconds):
             yield f"our first start, STANDBY={standby}", seconds
             if standby == "0":
-                leader = engine_core(program).parent()
+                leader = engine_core(program).parent() or psutil.Process()
                 command, environ = leader.cmdline(), leader.environ()
             else:
                 until(lambda: "a standby is ready" in program.log(), "a standby", SECONDS)
