@@ -6,7 +6,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run test check fix docs lock clean distclean
+.PHONY: help setup run test chaos check fix docs lock clean distclean
 
 # What to lint, as far as it exists.
 PYTHON_FILES := src tests scripts
@@ -29,6 +29,11 @@ run: setup
 test:
 	@FRONTEND=rust scripts/setup.sh all
 	@.venv/bin/pytest tests/unit tests/integration tests/e2e
+
+## chaos      do harm to a running program with the real vLLM; writes the table of docs/reliability.md
+chaos: setup
+	@scripts/setup.sh dev
+	@.venv/bin/python scripts/chaos.py --write
 
 ## check      what needs no engine: format, lint, types, import rules, shell scripts
 check:
