@@ -49,6 +49,8 @@ class Scenario:
     exit_code: int = 1
     """The status of that end."""
     ignore_sigterm: bool = False
+    complain_at_stop: bool = False
+    """Say at a stop that the engine core is dead, as vLLM does when it loses that race."""
     fork_orphan: bool = False
     """Have the engine core start a worker that ignores SIGTERM and outlives everybody."""
     chatter: tuple[Chatter, ...] = ()
