@@ -35,7 +35,7 @@ def _setting(default: Any, wanted: str, description: str, group: str = "engine")
     return Field(default, description=description, json_schema_extra={"wanted": wanted, "group": group})
 
 
-def _int_or_auto(value: object) -> object:
+def _or_auto(value: object) -> object:
     if isinstance(value, str) and value.strip().lower() == "auto":
         return "auto"
     return value
@@ -49,7 +49,8 @@ def _words(value: object) -> object:
     return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
 
-IntOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_int_or_auto)]
+BoolOrAuto = Annotated[bool | Literal["auto"], BeforeValidator(_or_auto)]
+IntOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_or_auto)]
 
 
 class Settings(BaseModel):
@@ -256,6 +257,12 @@ class Settings(BaseModel):
         False,
         "1 or 0",
         "Whether a start that lacks memory is tried once more with the length or share that fits.",
+        "lifecycle",
+    )
+    standby: BoolOrAuto = _setting(
+        "auto",
+        "1, 0 or auto",
+        "Whether processes that have imported vLLM wait to be the next engine. `auto`: if 4 GiB stay free.",
         "lifecycle",
     )
     lame_duck_seconds: float = _setting(

@@ -68,6 +68,7 @@ def build_gateway(
         in_flight=lambda: admission.in_flight,
         waiting=lambda: admission.waiting + recovery.waiting,
         state=lambda: status.current.state,
+        standby_bytes=lambda: status.current.standby_bytes,
     )
     observation = Observation(metrics, socket, settings.served_names[0])
     public = PUBLIC_PATHS | (METRICS_PATHS if settings.is_metrics_public else frozenset())
