@@ -181,7 +181,8 @@ class Relay:
         if self.error is None and self.status == 200:
             await self._stream()
             return
-        while not self._ended and self.error is None:
+        # What is longer than may be held is no refusal that a client could read.
+        while not self._ended and self.error is None and self._held_bytes <= _MAX_HELD:
             self._changed.clear()
             await self._changed.wait()
         await self.end_event_stream(b"".join(self._held))
@@ -234,6 +235,8 @@ class Relay:
 
     async def _copy(self) -> None:
         while True:
+            # Before the look at what has come: what comes while a slow client is waited for must wake us.
+            self._changed.clear()
             pieces, self._held = self._held, []
             self._held_bytes = 0
             ended, error = self._ended, self.error
@@ -246,7 +249,6 @@ class Relay:
             if error is not None:
                 self._record.outcome = Outcome.UPSTREAM_BROKEN
                 raise error
-            self._changed.clear()
             await self._changed.wait()
 
 

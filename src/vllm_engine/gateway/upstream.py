@@ -252,6 +252,8 @@ class UpstreamConnection(asyncio.Protocol):
         if sink is not None:
             sink.on_end()
         if reusable:
+            # The last piece may have paused it, and nobody else would undo that.
+            self.resume()
             self._pool.give_back(self)
         else:
             self.abort()
