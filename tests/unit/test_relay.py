@@ -37,6 +37,12 @@ class SlowClient:
     def open_stream(self) -> None:
         pass
 
+    def write_first(self, data: bytes) -> None:
+        self.chunks.append(data)
+
+    def write_last(self, data: bytes) -> None:
+        self.chunks.append(data)
+
     def write_chunk(self, data: bytes) -> None:
         self.chunks.append(data)
 
@@ -72,7 +78,7 @@ async def begin(relay: Relay, client: SlowClient, first: bytes) -> asyncio.Task[
     """Have the first piece of a whole answer on its way to the client, who does not read it yet."""
     headers = [(b"content-length", b"6")]
     relay.on_head(200, headers)
-    relay.on_data(first)
+    relay.on_data(first, is_last=False)
     task = asyncio.create_task(relay.pass_on(headers))
     await asyncio.wait_for(client.started.wait(), 5)
     return task
@@ -81,7 +87,7 @@ async def begin(relay: Relay, client: SlowClient, first: bytes) -> asyncio.Task[
 async def test_a_whole_answer_ends_while_its_client_is_slow(relay: Relay, client: SlowClient) -> None:
     """What comes while a piece waits for the client, the end included, is passed on after it."""
     task = await begin(relay, client, b"abc")
-    relay.on_data(b"def")
+    relay.on_data(b"def", is_last=False)
     relay.on_end()
     client.has_read.set()
     await asyncio.wait_for(task, 5)
@@ -105,7 +111,7 @@ async def test_a_late_refusal_is_no_longer_than_may_be_held(relay: Relay, client
     client.has_read.set()
     await relay.open_event_stream((b"x-request-id", b"id"))
     relay.on_head(400, [(b"content-type", b"application/json")])
-    relay.on_data(b'{"error": "' + b"x" * 300_000)
+    relay.on_data(b'{"error": "' + b"x" * 300_000, is_last=False)
     await asyncio.wait_for(relay.continue_event_stream(), 5)
     event = client.chunks[-1]
     assert len(event) < 1000

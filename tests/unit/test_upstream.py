@@ -25,7 +25,7 @@ class SlowSink:
     def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         pass
 
-    def on_data(self, data: bytes) -> None:
+    def on_data(self, data: bytes, *, is_last: bool) -> None:
         self.data += data
         self.connection.pause()
 
