@@ -36,3 +36,5 @@ export function bytes(count) {
 
 export const percent = (share) => `${number(share * 100, share > 0 && share < 0.1 ? 1 : 0)} %`;
 export const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
+
+export const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;

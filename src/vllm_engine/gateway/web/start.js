@@ -1,11 +1,11 @@
 // The engine's state in words: how far a start has come, and why it failed and what to do.
 
 import { h, setText } from "./dom.js";
-import { bytes, span } from "./format.js";
+import { bytes, sentence, span } from "./format.js";
 
 const WORDS = {
   starting: ["Loading the model", "Requests are answered as soon as it is loaded.", "busy"],
-  ready: ["Ready", "The engine has generated a token and answers requests.", "good"],
+  ready: ["Ready", "The engine answers requests.", "good"],
   unhealthy: ["Unwell", "The engine does not answer as it should; it is being looked at.", "warn"],
   backoff: ["Starting again soon", "The engine was lost. Requests without an answer yet wait for it.", "warn"],
   draining: ["Shutting down", "Running requests are finished; new ones are refused.", "warn"],
@@ -61,16 +61,15 @@ export class StartCard {
     const [title, text, tone] = WORDS[health.state] ?? [health.state, "", "quiet"];
     this.node.dataset.tone = tone;
     setText(this.title, title);
-    setText(this.text, text);
+    setText(this.text, health.state === "ready" ? `${health.model} answers requests.` : text);
     const starting = health.state === "starting";
     this.progress.hidden = this.list.hidden = !starting;
     if (starting) this.start(health);
     const error = health.error?.remedy !== undefined ? health.error : null;
     this.failure.hidden = !error;
     if (error) {
-      setText(this.what, error.message);
-      setText(this.remedy, error.remedy || "Look at the server's log; its last lines say more.");
-      this.remedy.parentElement.hidden = !error.remedy;
+      setText(this.what, sentence(error.message));
+      setText(this.remedy, sentence(error.remedy || "look at the server's log: its last lines say more"));
       setText(this.code, error.code);
     }
   }

@@ -43,7 +43,7 @@ export class StatusView {
   }
 
   showHistory(history) {
-    byId("plots-part").hidden = !history.age_seconds.length;
+    byId("plots-part").hidden = history.running.every((value) => value === null);
     for (const chart of this.charts) chart.update(history);
   }
 
