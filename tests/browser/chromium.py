@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 
 SECONDS = 20.0
 """What anything on the page may take on a busy machine."""
@@ -54,6 +54,7 @@ class Visit:
         self.context.grant_permissions(["clipboard-read", "clipboard-write"])
         self.errors: list[str] = []
         self.requests: list[str] = []
+        self._network_changes = 0
         self.page: Page = self.context.new_page()
         self.page.on("console", lambda message: self._said(message.type, message.text))
         self.page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error}"))
@@ -61,7 +62,9 @@ class Visit:
         self.page.on("dialog", lambda dialog: self._dialog(dialog))
 
     def _said(self, kind: str, text: str) -> None:
-        if kind in ("error", "warning"):
+        if "ERR_NETWORK_CHANGED" in text:
+            self._network_changes += 1
+        elif kind in ("error", "warning"):
             self.errors.append(f"{kind}: {text}")
 
     def _dialog(self, dialog: Any) -> None:
@@ -75,8 +78,18 @@ class Visit:
         self.errors = kept
 
     def open(self, url: str) -> Page:
-        """Load the page."""
-        self.page.goto(url)
+        """Load the page; again if somebody else's containers came or went, as Chromium then drops connections."""
+        for _ in range(3):
+            changes = self._network_changes
+            try:
+                self.page.goto("about:blank")
+                self.page.goto(url)
+            except Error as error:
+                if "ERR_NETWORK_CHANGED" not in error.message:
+                    raise
+                continue
+            if self._network_changes == changes:
+                break
         return self.page
 
     def axe(self) -> list[str]:

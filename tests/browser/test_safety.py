@@ -104,7 +104,7 @@ def test_nothing_executes(visit: Visit, server: Server, kind: str) -> None:
         page.reload()
         until_ready(page)
         audit(page)
-        assert part[0] in page.locator(".messages").text_content()
+        assert part[0] in (page.locator(".messages").text_content() or "")
         page.get_by_role("button", name="New chat").click()
     assert_home_only(visit, server.url)
 
@@ -191,7 +191,7 @@ def test_size_and_origin(visit: Visit, server: Server) -> None:
     assert 0 < received < MAX_BYTES
 
 
-@pytest.mark.parametrize("path", ["/", "/ui", "/ui/"])
+@pytest.mark.parametrize("path", ["/", "/ui/"])
 def test_behind_a_path_prefix(visit: Visit, server: Server, path: str) -> None:
     """Under a prefix that a proxy takes off, everything works and nothing is asked for elsewhere."""
     server.engine(text="From behind.")

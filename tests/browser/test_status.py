@@ -13,9 +13,9 @@ from tests.browser.conftest import MODEL, Server, StartServer
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
 
 
-def test_progress_of_a_start(visit: Visit, start: StartServer) -> None:
+def test_progress_of_a_start(start: StartServer, visit: Visit) -> None:
     """While the model loads the page shows phase and time, and then goes on to ready by itself."""
-    server = start({"startup_seconds": 4})
+    server = start({"startup_seconds": 3})
     server.program.until_listening()
     page = visit.open(server.url)
     expect(page.locator("#pill")).to_contain_text("Loading")
@@ -54,7 +54,7 @@ def test_download_and_estimate(visit: Visit, server: Server) -> None:
     assert page.locator("progress").evaluate("(bar) => bar.value") == pytest.approx(0.1)
 
 
-def test_failure_with_remedy(visit: Visit, start: StartServer) -> None:
+def test_failure_with_remedy(start: StartServer, visit: Visit) -> None:
     """A failed start says what happened and what to do, and the chat says that it cannot go on."""
     server = start(
         {"startup_log": "cpu-0.32-fail-max-model-len.log", "die_at_start": 1},
@@ -104,7 +104,7 @@ def test_plots_survive_a_reload(visit: Visit, server: Server) -> None:
     expect(plot.locator(".tip")).to_have_text(re.compile(r"^generated .*, prompts .* ago$"))
 
 
-def test_key_is_asked_for(visit: Visit, start: StartServer) -> None:
+def test_key_is_asked_for(start: StartServer, visit: Visit) -> None:
     """With keys set the page asks for one, refuses a wrong one, keeps the right one in this tab, and forgets it."""
     server = start({"text": "Hello."}, API_KEYS="sk-the-right-one")
     server.program.until_ready()
@@ -132,13 +132,23 @@ def test_key_is_asked_for(visit: Visit, start: StartServer) -> None:
     assert "sk-the-right-one" not in page.evaluate(
         "JSON.stringify(localStorage) + document.cookie + location.href"
     )
+    page.get_by_role("button", name="Copy as code").click()
+    for name, read in (
+        ("curl", "$API_KEY"),
+        ("Python", 'os.environ["API_KEY"]'),
+        ("JavaScript", "process.env.API_KEY"),
+    ):
+        page.get_by_role("button", name=name, exact=True).click()
+        expect(page.locator("#code")).to_contain_text(read)
+        assert "sk-the-right-one" not in page.locator("#code").inner_text()
+    page.get_by_role("button", name="Close", exact=True).click()
     page.get_by_role("button", name="API key").click()
     page.get_by_role("button", name="Forget it").click()
     assert page.evaluate("sessionStorage.length") == 0
     expect(page.locator("#notice")).to_contain_text("This server asks for an API key.")
 
 
-def test_server_goes_away(visit: Visit, start: StartServer) -> None:
+def test_server_goes_away(start: StartServer, visit: Visit) -> None:
     """A server that stops is said to be out of reach."""
     server = start()
     server.program.until_ready()
