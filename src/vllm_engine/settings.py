@@ -172,6 +172,9 @@ class Settings(BaseModel):
         "Whether `/metrics` on `PORT` needs no key although keys are set. Default: 1; with `HEALTH_PORT` 0.",
         "access",
     )
+    enable_ui: bool = _setting(
+        True, "1 or 0", "Whether there is a page at `/` and `/ui`: the engine's status and a chat.", "gateway"
+    )
     cors_origins: Annotated[tuple[str, ...], BeforeValidator(_words)] = _setting(
         (),
         "origins such as https://app.example.com, without a path or a slash at the end, or * for all",

@@ -292,8 +292,11 @@ class Supervisor:
 
     def _on_line(self, raw: str) -> None:
         line = parse_line(raw)
+        level = logging.getLevelNamesMapping()[line.level]
+        # While it is stopped, vLLM may report its own core's end as a failure.
+        is_stopping = self._process is None
         engine_logger.log(
-            logging.getLevelNamesMapping()[line.level],
+            min(level, logging.INFO) if is_stopping else level,
             "%s%s",
             f"{line.process}: " if line.process else "",
             line.message,
