@@ -13,6 +13,7 @@ from vllm_engine.gateway.app import Gateway
 from vllm_engine.gateway.auth import Keyring, KeysError
 from vllm_engine.gateway.body import BodyReader
 from vllm_engine.gateway.cors import Cors
+from vllm_engine.gateway.disk import Disk
 from vllm_engine.gateway.exchange import Engine
 from vllm_engine.gateway.limits import Limits
 from vllm_engine.gateway.metrics import GatewayMetrics
@@ -69,7 +70,8 @@ def build_gateway(
         waiting=lambda: admission.waiting + recovery.waiting,
         state=lambda: status.current.state,
     )
-    observation = Observation(metrics, socket, settings.served_names[0])
+    metrics.follow(status)
+    observation = Observation(metrics, socket, settings.served_names[0], Disk(settings.cache_dir))
     public = PUBLIC_PATHS | (METRICS_PATHS if settings.is_metrics_public else frozenset())
     return Gateway(
         status=status,
