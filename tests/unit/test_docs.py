@@ -13,9 +13,10 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def test_generated_parts_are_current() -> None:
-    """Tables and help pages are what the code says now."""
-    script = ROOT / "scripts/generate_docs.py"
+@pytest.mark.parametrize("name", ["generate_docs.py", "dashboard.py"])
+def test_generated_parts_are_current(name: str) -> None:
+    """Tables, help pages and the dashboard are what the code says now."""
+    script = ROOT / "scripts" / name
     done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -270,7 +270,8 @@ async def test_the_caches_disk(metrics: GatewayMetrics, tmp_path: Path) -> None:
 
 async def test_a_dead_mount(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A file system that does not answer blocks nobody, is asked once at a time, and may come back."""
-    asked, answer = [], threading.Event()
+    asked: list[None] = []
+    answer = threading.Event()
     usage = shutil.disk_usage(tmp_path)
 
     def blocked(_: Path) -> Any:

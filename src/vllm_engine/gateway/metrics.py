@@ -7,6 +7,7 @@ neither is counted under one word. No label holds what a client wrote.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import nan
 from typing import Final
@@ -68,13 +69,23 @@ _HELP = {
     "engine_state": "1 for the state that the engine is in.",
     "engine_up": "Whether the engine's own metrics could be read just now.",
     "engine_restarts": "Starts of the engine after the first one of this process.",
-    "engine_failures": "Engines lost and starts that failed, by the diagnosis' code (docs/troubleshooting.md).",
+    "engine_failures": "Engines lost and failed starts, by the diagnosis' code (docs/troubleshooting.md).",
     "engine_start_seconds": "How long the engine's last start took, up to its first token; 0 before that.",
     "cache_free_bytes": "Free space where CACHE_DIR is; NaN while that is not known.",
     "cache_size_bytes": "Size of the file system where CACHE_DIR is; NaN while that is not known.",
     "start_time_seconds": "When the gateway started, in seconds since 1970.",
     "build_info": "What runs; always 1.",
 }
+
+
+@dataclass(frozen=True)
+class Described:
+    """One metric as the documentation tells of it."""
+
+    name: str
+    type: str
+    labels: tuple[str, ...]
+    help: str
 
 
 class GatewayMetrics:
@@ -117,6 +128,11 @@ class GatewayMetrics:
         self._times_of: dict[str, tuple[Histogram, Histogram]] = {}
         self._tokens_of: dict[tuple[str | None, str], Counter] = {}
         self._rejections_of: dict[str, Counter] = {}
+
+    @property
+    def described(self) -> Sequence[Described]:
+        """What there is, by name, type, labels and meaning."""
+        return tuple(self._registry.described)
 
     def watch(
         self, *, in_flight: Callable[[], int], waiting: Callable[[], int], state: Callable[[], EngineState]
@@ -220,15 +236,24 @@ class _Registry(CollectorRegistry):
         # come out of its /metrics. The library looks at the variable when it is imported and not again.
         values.ValueClass = values.MutexValue
         super().__init__()
+        self.described: list[Described] = []
 
     def histogram(self, name: str, buckets: Sequence[float], *labels: str) -> Histogram:
-        return Histogram(f"gateway_{name}", _HELP[name], labels, buckets=buckets, registry=self)
+        full, text = self._describe(name, "histogram", labels)
+        return Histogram(full, text, labels, buckets=buckets, registry=self)
 
     def counter(self, name: str, *labels: str) -> Counter:
-        return Counter(f"gateway_{name}", _HELP[name], labels, registry=self)
+        full, text = self._describe(name, "counter", labels)
+        return Counter(full, text, labels, registry=self)
 
     def gauge(self, name: str, *labels: str) -> Gauge:
-        return Gauge(f"gateway_{name}", _HELP[name], labels, registry=self)
+        full, text = self._describe(name, "gauge", labels)
+        return Gauge(full, text, labels, registry=self)
+
+    def _describe(self, name: str, kind: str, labels: tuple[str, ...]) -> tuple[str, str]:
+        full = f"gateway_{name}_total" if kind == "counter" else f"gateway_{name}"
+        self.described.append(Described(full, kind, labels, _HELP[name]))
+        return full, _HELP[name]
 
     def collect(self) -> Iterator[Metric]:
         for metric in super().collect():
