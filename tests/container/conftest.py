@@ -68,7 +68,8 @@ def start(docker: Docker, fake_image: str) -> Iterator[StartBox]:
 
     yield start_box
     for box in boxes:
-        print(docker("logs", "--tail", "60", box.name, check=False))
+        lines = docker("logs", box.name, check=False).splitlines()
+        print(*(line for line in lines if '"source": "engine"' not in line), sep="\n")
         docker("rm", "--force", "--volumes", box.name, check=False)
 
 
