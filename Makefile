@@ -9,7 +9,7 @@ SHELL := /bin/sh
 .PHONY: help setup run test check fix docs lock clean distclean
 
 # What to lint, as far as it exists.
-PYTHON_FILES := src tests scripts
+PYTHON_FILES := src tests scripts docker
 
 ## setup      make .venv (the gateway) and .venv-engine (vLLM and the bundled model)
 setup:
@@ -37,7 +37,8 @@ check:
 	@.venv/bin/ruff check $(PYTHON_FILES)
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
-	@.venv/bin/shellcheck scripts/*.sh .ci/run
+	@.venv/bin/shellcheck scripts/*.sh .ci/run docker/entrypoint docker/sshd tests/container/*.sh
+	@.venv/bin/hadolint docker/Dockerfile
 
 ## fix        format, and repair what the linter can
 fix:

@@ -1,7 +1,7 @@
-"""Fetch MODEL_ID into a folder of the image, while it is built. Run by the engine's Python, which has the hub client.
+"""Fetch MODEL_ID into a folder of the image, while it is built.
 
-The folder is made in any case, so that the Dockerfile can copy it. The token comes from a build secret and
-stays there: it is in no layer, no argument and no history.
+Run by the engine's Python, which has the hub client. The folder is made in any case, to be copied.
+The token comes from a build secret and stays there: it is in no layer, no argument and no history.
 """
 
 import os

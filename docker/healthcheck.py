@@ -1,4 +1,4 @@
-"""Docker's health check: exit 0 if /healthz says ready, else 1 with what it says. Reads the server's own variables."""
+"""Docker's health check: exit 0 if /healthz says ready, else 1 with what it says."""
 
 import json
 import os

@@ -136,9 +136,7 @@ def rewritten(text: str, marker: str, content: str) -> str:
     """
     if not marker:
         return content
-    pattern = re.compile(
-        rf"((?:<!--|#) {marker}:begin(?: -->)?\n).*?( *(?:<!--|#) {marker}:end)", re.DOTALL
-    )
+    pattern = re.compile(rf"((?:<!--|#) {marker}:begin(?: -->)?\n).*?( *(?:<!--|#) {marker}:end)", re.DOTALL)
     if not pattern.search(text):
         raise ValueError(f"no {marker}:begin ... {marker}:end in comments")
     return pattern.sub(lambda match: match[1] + content + "\n" + match[2], text)

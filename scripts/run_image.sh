@@ -80,10 +80,10 @@ fi
 
 # What must pass before the engine is stopped, and 5 s more: docs/lifecycle.md.
 seconds=$(awk -v a="${LAME_DUCK_SECONDS:-0}" -v b="${DRAIN_TIMEOUT_SECONDS:-25}" 'BEGIN { print int(a + b + 20.999) }')
-set -- --detach --name "$name" --stop-timeout "$seconds" --ulimit nofile=65536:65536
+set -- --detach --name "$name" --stop-timeout "$seconds"
 set -- "$@" --security-opt no-new-privileges --publish "$HOST:$port:$port" --volume "${CACHE_VOLUME:-model_cache}:/cache"
 if [ "$TARGET" = cuda ]; then
-    set -- "$@" --gpus "${GPUS:-all}" --shm-size "${SHM_SIZE:-8g}" --ulimit memlock=-1
+    set -- "$@" --gpus "${GPUS:-all}" --shm-size "${SHM_SIZE:-8g}"
 else
     set -- "$@" --shm-size "${SHM_SIZE:-1g}"
 fi
@@ -106,7 +106,9 @@ mount_here() { # variable target
     value=$(printenv "$1" || true)
     case $value in
         '' | *://*) return 1 ;;
-        /* | ./* | ../*) [ -e "$value" ] || die "$1=$value: there is no such file or folder" ;;
+        # What is not here may be in the image.
+        /*) [ -e "$value" ] || return 1 ;;
+        ./* | ../*) [ -e "$value" ] || die "$1=$value: there is no such file or folder" ;;
         *) [ -e "$value" ] && [ "$1" != MODEL_ID ] || return 1 ;;
     esac
     from=$(cd "$(dirname "$value")" && pwd -P)/$(basename "$value")

@@ -44,18 +44,19 @@ class Docker:
 class Box:
     """One container, running or ended."""
 
-    def __init__(self, docker: Docker, name: str) -> None:
+    def __init__(self, docker: Docker, name: str, port: int = 8000) -> None:
         self.docker = docker
         self.name = name
+        self._port = port
 
-    def port(self, inside: int = 8000) -> int:
+    def port(self, inside: int) -> int:
         """Return the port of this machine behind which one of the container's is."""
         return int(self.docker("port", self.name, f"{inside}/tcp").splitlines()[0].rpartition(":")[2])
 
     @property
     def url(self) -> str:
         """Where it serves."""
-        return f"http://127.0.0.1:{self.port()}"
+        return f"http://127.0.0.1:{self.port(self._port)}"
 
     @property
     def state(self) -> dict[str, Any]:

