@@ -6,7 +6,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run test check fix docs lock clean distclean
+.PHONY: help setup run test check fix docs lock image clean distclean
 
 # What to lint, as far as it exists.
 PYTHON_FILES := src tests scripts docker
@@ -25,10 +25,15 @@ run: setup
 	if unsaid HOST; then export HOST=127.0.0.1; fi; \
 	exec .venv/bin/vllm-engine serve --ask
 
-## test       set up with the development tools, then run all tests: unit, integration, e2e
+# What the container tests take, beside a Docker engine that runs already.
+DEBIAN_DOCKER := dockerd:docker.io debootstrap:debootstrap iptables:iptables ssh:openssh-client \
+	docker-compose:docker-compose
+
+## test       set up with the development tools, then run all tests: unit, integration, container, e2e
 test:
 	@FRONTEND=rust scripts/setup.sh all
-	@.venv/bin/pytest tests/unit tests/integration tests/e2e
+	@scripts/debian.sh $(DEBIAN_DOCKER)
+	@.venv/bin/pytest tests/unit tests/integration tests/container tests/e2e
 
 ## check      what needs no engine: format, lint, types, import rules, shell scripts
 check:
@@ -65,6 +70,10 @@ lock:
 	@.venv/bin/python -c '$(DEV_GROUP)' | \
 	$(PIP_COMPILE) --allow-unsafe -c requirements/gateway.txt -o requirements/dev.txt -
 	@$(PIP_COMPILE) $(NOT_IN_ENGINE) -o requirements/engine-cpu.txt requirements/engine-cpu.in
+
+## image      build the image (TARGET=cuda or cpu; scripts/build_image.sh --help)
+image:
+	@scripts/build_image.sh
 
 ## clean      remove what the tools cached
 clean:
