@@ -18,7 +18,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from bench.machine import describe  # noqa: E402
 from tests.chaos import harm  # noqa: E402
 from tests.chaos.case import Case, Result, play, play_sigterm  # noqa: E402
 from tests.chaos.harm import Rig  # noqa: E402
-from tests.program import running  # noqa: E402
+from tests.program import running, until  # noqa: E402
 
 MODEL = "bundled:smollm2-135m-instruct"
 START_SECONDS = 400.0
@@ -67,7 +66,7 @@ def main() -> None:
         results.append(result)
         if arguments.rows:
             with arguments.rows.open("a") as rows:
-                rows.write(json.dumps(asdict(result)) + "\n")
+                rows.write(json.dumps(vars(result)) + "\n")
     if arguments.write:
         write(results)
     sys.exit(any(result.faults for result in results))
@@ -83,7 +82,7 @@ def every_result(standby: str, only: list[str] | None) -> Iterator[Result]:
     if cases := [case for case in CASES if chosen(case.name)]:
         with rig(cache, standby) as one:
             for case in cases:
-                yield guarded(case, one)
+                yield guarded(case, one, standby)
     for case in DISK_CASES:
         if chosen(case.name):
             with small_disk(cache) as disk:
@@ -91,15 +90,20 @@ def every_result(standby: str, only: list[str] | None) -> Iterator[Result]:
                     print(f"NOT TESTED: {case.name}: a tmpfs cannot be mounted here")
                     continue
                 with rig(disk, standby) as one:
-                    yield guarded(case, one)
+                    yield guarded(case, one, standby)
     if chosen("SIGTERM under 64 streams"):
         with rig(cache, standby, DRAIN_TIMEOUT_SECONDS="120") as one:
             yield play_sigterm(one, 64, 32, 8, START_SECONDS)
 
 
-def guarded(case: Case, one: Rig) -> Result:
-    """Play a case; one that comes to no end has that for its fault."""
+def guarded(case: Case, one: Rig, standby: str) -> Result:
+    """Play a case, once the standby waits; one that comes to no end has that for its fault."""
+
+    def is_settled() -> bool:
+        return f"gateway_standby_ready {standby}" in one.program.client.get("/metrics").text
+
     try:
+        until(is_settled, f"gateway_standby_ready {standby}", START_SECONDS)
         return play(case, one, START_SECONDS)
     except AssertionError as error:
         return Result(case.name, faults=[str(error)[-2000:]])
