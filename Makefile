@@ -29,11 +29,11 @@ run: setup
 DEBIAN_DOCKER := dockerd:docker.io debootstrap:debootstrap iptables:iptables ssh:openssh-client \
 	docker-compose:docker-compose
 
-## test       set up with the development tools, then run all tests: unit, integration, container, e2e
+## test       set up with the development tools, then run all tests: unit, integration, browser, container, e2e
 test:
 	@FRONTEND=rust scripts/setup.sh all
-	@scripts/debian.sh $(DEBIAN_DOCKER)
-	@.venv/bin/pytest tests/unit tests/integration tests/container tests/e2e
+	@scripts/debian.sh chromium:chromium $(DEBIAN_DOCKER)
+	@.venv/bin/pytest tests/unit tests/integration tests/browser tests/container tests/e2e
 
 ## check      what needs no engine: format, lint, types, import rules, shell scripts
 check:
