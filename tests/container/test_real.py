@@ -18,12 +18,14 @@ from tests.container.box import Box, Docker, is_whole, options, stream_of
 from tests.container.conftest import ROOT
 from tests.container.test_image import HARDENED, copied, copy_of_checkout, kill_engine
 from tests.container.test_lifecycle import STREAMS, in_flight
+from tests.fake_hub import Hub, fake_hub
 from tests.program import until
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("CONTAINER_E2E") != "1", reason="NOT TESTED: the real cpu image: set CONTAINER_E2E=1"
 )
 
+TOKEN = "hf_a_secret_of_the_build"
 MODEL = "bundled:smollm2-135m-instruct"
 IMAGE_BYTES = 2.6e9
 START_SECONDS = 400.0
@@ -170,3 +172,36 @@ def test_a_change_of_code_is_built_quickly(
     print(f"\nMEASURED rebuild: {seconds:.1f} s, pushes {pushed / 1e6:.2f} MB")
     assert before[:-1] == after[:-1]
     assert pushed < 5e6
+
+
+def test_a_model_in_the_image(docker: Docker, cpu_image: str, base_image: str) -> None:
+    """BAKE_MODEL=1: a gated model is fetched with a secret that stays out of the image, and is then served."""
+    gateway = docker.inspect("bridge")["IPAM"]["Config"][0]["Gateway"]
+    hub = Hub(
+        "org/model",
+        {"config.json": b'{"model_type": "llama"}', "model.safetensors": b"x" * 200_000},
+        token=TOKEN,
+    )
+    with fake_hub(hub, gateway):
+        environ = docker.environ | {"TARGET": "cpu", "IMAGE_TAG": "cpu-baked", "BASE_IMAGE": base_image}
+        environ |= {"BAKE_MODEL": "1", "MODEL_ID": "org/model", "HF_TOKEN": TOKEN, "HF_ENDPOINT": hub.url}
+        done = subprocess.run([ROOT / "scripts/build_image.sh"], env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    image = "vllm-engine:cpu-baked"
+    try:
+        assert (
+            TOKEN
+            not in docker("history", "--no-trunc", image)
+            + docker("inspect", image)
+            + done.stdout
+            + done.stderr
+        )
+        offline = ("run", "--rm", "--network=none")
+        served = docker(*offline, image, "sh", "-c", "echo $MODEL_ID $SERVED_MODEL_NAME; ls -A /opt/model")
+        assert served.split() == ["/opt/model", "org/model", ".model-id", "config.json", "model.safetensors"]
+        other = docker(
+            *offline, "--env=MODEL_ID=org/other", image, "sh", "-c", "echo $MODEL_ID $SERVED_MODEL_NAME"
+        )
+        assert other == "org/other"
+    finally:
+        docker("rmi", image, check=False)
