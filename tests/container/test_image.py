@@ -187,7 +187,7 @@ def test_health_states(start: StartBox) -> None:
 
 def kill_engine(box: Box) -> int:
     """Kill the engine's leader; returns its pid."""
-    (pid,) = box.named("vllm.entrypoints.cli.main serve")
+    (pid,) = box.named("--served-model-name")
     box.run("/opt/gateway/bin/python", "-c", f"import os; os.kill({pid}, 9)")
     return pid
 
