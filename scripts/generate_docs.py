@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -16,6 +18,7 @@ from vllm_engine.cli import main as cli
 from vllm_engine.diagnosis.facts import Facts
 from vllm_engine.diagnosis.signature import Signature, Stage
 from vllm_engine.diagnosis.signatures import GROUPS
+from vllm_engine.gateway.metrics import GatewayMetrics
 from vllm_engine.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,6 +97,31 @@ def catalogue_entry(entry: Signature) -> str:
     )
 
 
+def own_metrics() -> str:
+    """Render the gateway's metrics as a Markdown table."""
+    build = dict.fromkeys(("version", "sha", "vllm", "model"), "")
+    rows = [
+        (one.name, one.type, one.labels, one.help) for one in GatewayMetrics((), frozenset(), build).described
+    ]
+    return metrics_table(rows)
+
+
+def vllm_metrics() -> str:
+    """Render vLLM's metrics, as a run of the pinned vLLM showed them."""
+    known = json.loads((ROOT / "deploy/observability/vllm-metrics.json").read_text(encoding="utf-8"))
+    rows = [(name, one["type"], one["labels"], one["help"]) for name, one in known["metrics"].items()]
+    return f"Those of vLLM {known['vllm']}.\n\n{metrics_table(rows)}"
+
+
+def metrics_table(rows: Iterable[tuple[str, str, Iterable[str], str]]) -> str:
+    """Render metrics as a Markdown table."""
+    lines = ["| metric | type | labels | meaning |", "| --- | --- | --- | --- |"]
+    for name, kind, labels, text in rows:
+        text = " ".join(text.split()).replace("|", "\\|")
+        lines.append(f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {text} |")
+    return "\n".join(lines)
+
+
 def env_example(keys: list[str]) -> str:
     """Render every setting as a line of `.env`, all of them commented out."""
     lines = ["# Copy to .env and uncomment what you want to change. Written by scripts/generate_docs.py."]
@@ -122,6 +150,7 @@ def parts() -> dict[Path, dict[str, str]]:
         ROOT / "README.md": {"settings": settings_table(CONTRACT, whole=False)},
         ROOT / "docs/configuration.md": {"settings": settings_table(every, whole=True)},
         ROOT / "docs/cli.md": {"help": cli_help()},
+        ROOT / "docs/metrics.md": {"gateway": own_metrics(), "vllm": vllm_metrics()},
         ROOT / "docs/troubleshooting.md": {"catalogue": catalogue()},
         ROOT / ".env.example": {"": env_example(every)},
         ROOT / "compose.yaml": {"settings": compose_environment(every)},

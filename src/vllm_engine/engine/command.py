@@ -21,6 +21,7 @@ RESERVED_FLAGS: Mapping[str, str] = {
     "served-model-name": "SERVED_MODEL_NAME",
     "revision": "MODEL_REVISION",
     "hf-token": "HF_TOKEN",
+    "api-key": "API_KEYS",
     "host": "HOST",
     "port": "PORT",
     "dtype": "DTYPE",

@@ -13,6 +13,7 @@ from vllm_engine.gateway.app import Gateway
 from vllm_engine.gateway.auth import Keyring, KeysError
 from vllm_engine.gateway.body import BodyReader
 from vllm_engine.gateway.cors import Cors
+from vllm_engine.gateway.disk import Disk
 from vllm_engine.gateway.exchange import Engine
 from vllm_engine.gateway.history import Recorder
 from vllm_engine.gateway.limits import Limits
@@ -76,7 +77,8 @@ def build_gateway(
         state=lambda: status.current.state,
         standby_bytes=lambda: status.current.standby_bytes,
     )
-    observation = Observation(metrics, socket, settings.served_names[0])
+    metrics.follow(status)
+    observation = Observation(metrics, socket, settings.served_names[0], Disk(settings.cache_dir))
     recorder = Recorder(status, observation.engine_metrics, queued)
     page = Page(recorder, needs_key=not keyring.is_open) if settings.enable_ui else None
     public = PUBLIC_PATHS | (METRICS_PATHS if settings.is_metrics_public else frozenset())
