@@ -108,7 +108,7 @@ def test_users_and_rights(start: StartBox, words: tuple[str, ...]) -> None:
         assert "--user 10001:0" in box.logs()
         return
     box.until_ready()
-    box.docker("stop", box.name)
+    box.stop()
     assert box.state["ExitCode"] == 0, box.logs()
 
 
@@ -138,7 +138,7 @@ def test_a_volume_outlives_its_container(start: StartBox, volume: str) -> None:
     """A second container, of another uid even, finds what the first has left and can write there."""
     first = start(f"--volume={volume}:/cache")
     first.until_ready()
-    first.docker("stop", first.name)
+    first.stop()
     second = start(f"--volume={volume}:/cache", "--user=1000730000:0")
     second.until_ready()
     assert "estimate" in second.logs() or len(json.loads(second.run("cat", "/cache/starts.json"))) >= 1

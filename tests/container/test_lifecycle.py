@@ -32,7 +32,7 @@ def test_stop_under_streams(start: StartBox) -> None:
     with ThreadPoolExecutor(STREAMS) as pool:
         streams = [pool.submit(stream_of, url, "fake", 60, CONTAINER_SECONDS) for _ in range(STREAMS)]
         until(lambda: in_flight(url) == STREAMS, "sixteen streams", CONTAINER_SECONDS)
-        box.docker("stop", "--time", "45", box.name)
+        box.stop()
         answers = [stream.result() for stream in streams]
     assert [status for status, text in answers if not is_whole(text)] == []
     assert box.state["ExitCode"] == 0, box.logs()

@@ -110,7 +110,7 @@ def test_hardened_it_answers_and_stops_without_a_truncated_stream(real: Box) -> 
         until(lambda: in_flight(url) == STREAMS, "sixteen streams", 60)
         print(f"MEASURED memory under {STREAMS} streams: {memory(real)}")
         began = time.monotonic()
-        real.docker("stop", "--time", "90", real.name)
+        real.stop()
         print(f"MEASURED stop under {STREAMS} streams: {time.monotonic() - began:.1f} s")
         answers = [stream.result() for stream in streams]
     assert [text[-300:] for _, text in answers if not is_whole(text)] == []
