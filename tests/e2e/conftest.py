@@ -32,6 +32,11 @@ class Served:
     ready_seconds: float
 
     @property
+    def is_elsewhere(self) -> bool:
+        """Whether nobody here has started it."""
+        return isinstance(self.program, Elsewhere)
+
+    @property
     def socket(self) -> Path:
         """The engine's own socket, behind the gateway."""
         command = psutil.Process(self.program.engine_pid()).cmdline()
