@@ -197,7 +197,7 @@ def render_metrics(engine: Engine, model: str) -> str:
     for name, kind, text, value in (
         ("num_requests_running", "gauge", "Number of requests in model execution batches.", engine.running),
         ("num_requests_waiting", "gauge", "Number of requests waiting to be processed.", engine.waiting),
-        ("kv_cache_usage_perc", "gauge", "KV-cache usage. 1 means 100 percent usage.", engine.running / 1024),
+        ("kv_cache_usage_perc", "gauge", "KV-cache usage. 1 means 100 percent usage.", min(1.0, engine.running / 32)),
         ("prompt_tokens_total", "counter", "Number of prefill tokens processed.", counts["prompt_tokens"]),
         ("generation_tokens_total", "counter", "Number of generation tokens processed.",
          counts["generation_tokens"]),

@@ -22,9 +22,9 @@ function showView() {
   const wanted = location.hash === "#status" || location.hash === "#chat" ? location.hash.slice(1) : null;
   if (!wanted && !known.health) return;
   const view = wanted ?? (known.health.state === "ready" ? "chat" : "status");
-  const changed = byId(view).hidden;
+  const changed = byId(`view-${view}`).hidden;
   for (const name of ["chat", "status"]) {
-    byId(name).hidden = name !== view;
+    byId(`view-${name}`).hidden = name !== view;
     if (name === view) byId(`to-${name}`).setAttribute("aria-current", "page");
     else byId(`to-${name}`).removeAttribute("aria-current");
   }
@@ -74,7 +74,7 @@ async function learn(health) {
   }
   known.version ??= await getJson("version");
   if (health.state === "ready" && !known.model) known.model = (await getJson("v1/models")).data[0];
-  if (!byId("status").hidden) {
+  if (!byId("view-status").hidden) {
     known.history = await getJson("ui/history");
     status.showHistory(known.history);
   }
@@ -88,15 +88,16 @@ function learnNothing() {
 
 function show() {
   const { health } = known;
+  const name = known.model?.id ?? health.model ?? "";
   const { text, tone } = short(health);
   byId("key-button").hidden = !known.needsKey;
   const pill = byId("pill");
   pill.dataset.tone = tone;
   setText(pill.querySelector("span"), text);
-  document.title = health.model ? `${health.model} – ${text}` : "vllm-engine";
-  status.showState(health);
+  document.title = name ? `${name} – ${text}` : "vllm-engine";
+  status.showState(health, name);
   status.showFacts({ ...known, needsKey: lacksKey() });
-  chat.setReady({ isReady: health.state === "ready" && Boolean(known.model), model: known.model?.id ?? health.model ?? "", note: note(health) });
+  chat.setReady({ isReady: health.state === "ready" && Boolean(known.model), model: name, note: note(health) });
   showView();
 }
 

@@ -213,7 +213,7 @@ export class ChatView {
     for (const name of ["input", "reset"]) form.addEventListener(name, () => setTimeout(() => this.take(form)));
     const button = byId("options-button");
     const show = (open) => {
-      byId("chat").classList.toggle("with-options", open);
+      byId("view-chat").classList.toggle("with-options", open);
       button.setAttribute("aria-expanded", String(open));
       (open ? byId("system") : button).focus();
     };

@@ -57,11 +57,11 @@ export class StartCard {
     node.append(h("div", { class: "said" }, h("div", { class: "headline" }, h("i", { "aria-hidden": "true" }), h("div", {}, this.title, this.text)), this.progress, this.failure), this.list);
   }
 
-  update(health) {
+  update(health, name) {
     const [title, text, tone] = WORDS[health.state] ?? [health.state, "", "quiet"];
     this.node.dataset.tone = tone;
     setText(this.title, title);
-    setText(this.text, health.state === "ready" ? `${health.model} answers requests.` : text);
+    setText(this.text, health.state === "ready" ? `${name} answers requests.` : text);
     const starting = health.state === "starting";
     this.progress.hidden = this.list.hidden = !starting;
     if (starting) this.start(health);

@@ -38,8 +38,8 @@ export class StatusView {
     this.shown = "";
   }
 
-  showState(health) {
-    this.card.update(health);
+  showState(health, name) {
+    this.card.update(health, name);
   }
 
   showHistory(history) {
@@ -49,8 +49,8 @@ export class StatusView {
 
   /** Show what is known; `version`, `model` and `history` may be null. */
   showFacts({ health, version, model, history, needsKey }) {
-    const facts = [["Model", health?.model]];
-    if (model && model.id !== health?.model) facts.push(["Served as", model.id]);
+    const facts = [["Model", model?.id ?? health?.model]];
+    if (model && model.id !== health?.model) facts.push(["Loaded from", health?.model]);
     if (version) {
       const build = [version.build_sha, version.build_time].filter((part) => part && part !== "dev").join(", ");
       facts.push(
