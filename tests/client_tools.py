@@ -15,6 +15,7 @@ import pytest
 LOCKS = Path(__file__).parent / "data" / "clients"
 NPM_OPENAI = "openai@7.57.0"
 _SECONDS = 300
+_FILES = {"node": "client.mjs", "bash": "client.sh"}
 # Read before any fixture hides the machine's environment, which says how to reach the network.
 _ENVIRON = dict(os.environ)
 
@@ -28,8 +29,10 @@ def python_with(client: str, cache: Path) -> Path:
     if not (stamp.exists() and stamp.read_text() == wanted):
         shutil.rmtree(folder, ignore_errors=True)
         venv.create(folder, with_pip=True)
-        pip = [folder / "bin/python", "-m", "pip", "install", "--no-deps", "--disable-pip-version-check"]
-        _install(client, [*map(str, pip), "-r", str(lock)], folder)
+        # What is imported is compiled then; most of it never is.
+        options = ("--no-deps", "--no-compile", "--disable-pip-version-check", "--quiet")
+        pip = [str(folder / "bin/python"), "-m", "pip", "install", *options]
+        _install(client, [*pip, "-r", str(lock)], folder)
         stamp.write_text(wanted)
     return folder / "bin" / "python"
 
@@ -67,7 +70,7 @@ def _install(client: str, command: list[str], folder: Path) -> None:
 
 def run_script(command: list[str], script: str, folder: Path, **variables: str) -> str:
     """Run a client's script from a file and return what it prints; a failure shows all it said."""
-    file = folder / ("client.cjs" if command[0] == "node" else "client.py")
+    file = folder / _FILES.get(command[0], "client.py")
     file.write_text(script)
     environ = {"PATH": _ENVIRON["PATH"], "HOME": str(folder), "NO_PROXY": "*"} | variables
     done = subprocess.run(
@@ -81,3 +84,8 @@ def run_script(command: list[str], script: str, folder: Path, **variables: str) 
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def bin_path(python: Path) -> str:
+    """Return a PATH on which the commands of a client's environment come first."""
+    return f"{python.parent}:{_ENVIRON['PATH']}"

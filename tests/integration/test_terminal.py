@@ -119,9 +119,7 @@ def test_ctrl_c_stops_the_answer(start: StartProgram, tmp_path: Path) -> None:
 
 def running_requests(program: Program) -> int:
     """Return how many requests are on their way."""
-    found = re.search(
-        r"^gateway_in_flight\S* (\S+)", program.client.get("/metrics").text, re.MULTILINE
-    )
+    found = re.search(r"^gateway_in_flight\S* (\S+)", program.client.get("/metrics").text, re.MULTILINE)
     assert found, "the gauge is there"
     return int(float(found[1]))
 
