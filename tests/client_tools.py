@@ -28,10 +28,11 @@ def python_with(client: str, cache: Path) -> Path:
     wanted = hashlib.sha256(lock.read_bytes() + sys.version.encode() + bytes(folder)).hexdigest()
     if not (stamp.exists() and stamp.read_text() == wanted):
         shutil.rmtree(folder, ignore_errors=True)
-        venv.create(folder, with_pip=True)
+        venv.create(folder, with_pip=False)
         # What is imported is compiled then; most of it never is.
         options = ("--no-deps", "--no-compile", "--disable-pip-version-check", "--quiet")
-        pip = [str(folder / "bin/python"), "-m", "pip", "install", *options]
+        # Our own pip installs into it: a pip of its own would cost some seconds for each client.
+        pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin/python"), "install", *options]
         _install(client, [*pip, "-r", str(lock)], folder)
         stamp.write_text(wanted)
     return folder / "bin" / "python"
