@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,12 @@ from openai import AsyncOpenAI, OpenAI
 
 from tests.client_tools import LOCKS, bin_path, node_modules, python_with, run_script
 from tests.doc_blocks import ROOT, Block, blocks
-from tests.e2e.conftest import CACHE_DIR, MODEL, Served
+from tests.e2e.conftest import CACHE_DIR, MODEL, START_SECONDS, Served
+from tests.program import running
 
 pytestmark = pytest.mark.e2e
 
+WITH_TOOLS = os.environ.get("TEST_TOOLS") == "1"
 PAGE_URL = "http://127.0.0.1:8000"
 """What the page calls the server."""
 
@@ -136,10 +140,29 @@ def test_javascript_errors(served: Served, tmp_path: Path) -> None:
 RECIPES = [block for block in blocks(ROOT / "docs/clients.md") if block.kind == "run"]
 
 
+@pytest.fixture(scope="session")
+def served_with_tools(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """An engine that takes requests with tools."""
+    if not WITH_TOOLS:
+        pytest.skip("NOT TESTED: calls of tools; TEST_TOOLS=1 starts another engine for them")
+    environ = {
+        "ENGINE_PYTHON": str(engine_python),
+        "MODEL_ID": MODEL,
+        "CACHE_DIR": str(CACHE_DIR),
+        "ENABLE_AUTO_TOOL_CHOICE": "1",
+        "TOOL_CALL_PARSER": "hermes",
+    }
+    with running(environ, folder=tmp_path_factory.mktemp("tools")) as program:
+        program.until_ready(START_SECONDS)
+        yield Served(program, 0.0, 0.0)
+
+
 @pytest.mark.parametrize("recipe", [each for each in RECIPES if "; says: " in each.said], ids=str)
-def test_recipe(served: Served, tmp_path: Path, recipe: Block) -> None:
+def test_recipe(request: pytest.FixtureRequest, tmp_path: Path, recipe: Block) -> None:
     """Each recipe of the page runs as it stands there, but for the port, and says what it shall."""
     client, _, expected = recipe.said.partition("; says: ")
+    client, _, needs = client.partition(" with ")
+    served: Served = request.getfixturevalue("served_with_tools" if needs == "tools" else "served")
     for block in RECIPES:
         if block.said.startswith(f"{client} as "):
             (tmp_path / block.said.rpartition(" ")[2]).write_text(at_port(block.text, served))
@@ -163,7 +186,7 @@ def at_port(text: str, served: Served) -> str:
 
 def test_recipes_have_locks() -> None:
     """Every lock of a client that is there for the page is used by it."""
-    used = {re.split("; | as ", recipe.said)[0] for recipe in RECIPES}
+    used = {re.split("; | as | with ", recipe.said)[0] for recipe in RECIPES}
     assert used == {"curl", "terminal", "js", *(path.stem for path in LOCKS.glob("*.txt"))} - {"schemathesis"}
 
 
