@@ -14,7 +14,7 @@ import pytest
 
 LOCKS = Path(__file__).parent / "data" / "clients"
 NPM_OPENAI = "openai@7.57.0"
-_SECONDS = 300
+_SECONDS = 600
 _FILES = {"node": "client.mjs", "bash": "client.sh"}
 # Read before any fixture hides the machine's environment, which says how to reach the network.
 _ENVIRON = dict(os.environ)
