@@ -32,6 +32,8 @@ class Hub:
     """Whether the model's page can be had; without it nobody knows sizes."""
     token: str | None = None
     """Asked of everyone, as for a gated model."""
+    garbles: str = ""
+    """A file whose content arrives changed, at its right size."""
     requests: list[str] = field(default_factory=list)
     url: str = ""
 
@@ -112,6 +114,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(HTTPStatus.NOT_FOUND, "EntryNotFound")
             return
         content = self.hub.files[name]
+        if name == self.hub.garbles:
+            content = bytes(len(content))
         self.send_response(HTTPStatus.OK)
         self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("ETag", f'"{self.hub.blob(name)}"')

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_engine.engine.command import engine_environment, flag_value
-from vllm_engine.engine.download import Download, human_bytes
+from vllm_engine.engine.download import Download, Weights, human_bytes
 from vllm_engine.engine.hub_cache import SCAN_SECONDS, HubCache
 from vllm_engine.environment import Environment
 from vllm_engine.errors import Diagnosis, ModelError, SettingsError
@@ -141,8 +141,8 @@ class Prefetch:
             await process.wait()
 
     async def _watch(self, cache: HubCache) -> None:
-        while True:
-            self._show(await asyncio.to_thread(cache.scan))
+        while (seen := await asyncio.to_thread(cache.scan)).weights is not Weights.PRESENT:
+            self._show(seen)
             await asyncio.sleep(SCAN_SECONDS)
 
     async def _listen(self, process: asyncio.subprocess.Process, files: list[HubFile]) -> Path:

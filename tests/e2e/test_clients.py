@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +17,16 @@ import anthropic
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from tests.client_tools import node_modules, python_with, run_script
-from tests.e2e.conftest import CACHE_DIR, MODEL, Served
+from tests.client_tools import LOCKS, bin_path, node_modules, python_with, run_script
+from tests.doc_blocks import ROOT, Block, blocks
+from tests.e2e.conftest import CACHE_DIR, MODEL, START_SECONDS, Served
+from tests.program import running
 
 pytestmark = pytest.mark.e2e
+
+WITH_TOOLS = os.environ.get("TEST_TOOLS") == "1"
+PAGE_URL = "http://127.0.0.1:8000"
+"""What the page calls the server."""
 
 QUESTION = "What is the capital of France?"
 SCHEMA: dict[str, Any] = {
@@ -29,19 +39,6 @@ SCHEMA: dict[str, Any] = {
     },
 }
 """What a small model can be held to: it is too small to call tools."""
-
-
-def settings(served: Served) -> dict[str, str]:
-    """Return what a client's script is told by its environment."""
-    return {"BASE_URL": served.program.url, "MODEL": MODEL, "SCHEMA": json.dumps(SCHEMA)}
-
-
-def assert_answered(said: dict[str, Any]) -> None:
-    """A chat and a stream named Paris, and an answer held to a schema named a city."""
-    assert "Paris" in said["chat"], said
-    assert "Paris" in said["stream"], said
-    assert said["pieces"] > 3, said
-    assert said["held"]["city"] in ("Paris", "Rome"), said
 
 
 def test_openai_schema(client: OpenAI) -> None:
@@ -120,82 +117,77 @@ def test_anthropic(served: Served) -> None:
             client.messages.create(model="nobody/nothing", max_tokens=1, messages=ask["messages"])
 
 
-LANGCHAIN = """
-import json, os
-from langchain_openai import ChatOpenAI
-
-chat = ChatOpenAI(base_url=os.environ["BASE_URL"] + "/v1", api_key="none", model=os.environ["MODEL"],
-                  temperature=0, max_tokens=48, max_retries=0)
-pieces = [chunk.content for chunk in chat.stream("What is the capital of France?")]
-schema = json.loads(os.environ["SCHEMA"])
-held = chat.with_structured_output(schema["schema"] | {"title": schema["name"]}, method="json_schema")
-print(json.dumps({
-    "chat": chat.invoke("What is the capital of France?").content,
-    "stream": "".join(pieces), "pieces": len(pieces),
-    "held": held.invoke("What is the capital of France?"),
-}))
-"""
-LITELLM = """
-import json, os
-os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-import litellm
-
-ask = {"model": "hosted_vllm/" + os.environ["MODEL"], "api_base": os.environ["BASE_URL"] + "/v1", "api_key": "none",
-       "temperature": 0, "max_tokens": 48}
-question = [{"role": "user", "content": "What is the capital of France?"}]
-chat = litellm.completion(messages=question, **ask)
-chunks = litellm.completion(messages=question, stream=True, **ask)
-pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
-held = {"type": "json_schema", "json_schema": json.loads(os.environ["SCHEMA"])}
-answer = litellm.completion(messages=question, response_format=held, **ask)
-print(json.dumps({
-    "chat": chat.choices[0].message.content, "stream": "".join(pieces), "pieces": len(pieces),
-    "held": json.loads(answer.choices[0].message.content),
-}))
-"""
 JAVASCRIPT = """
-const { OpenAI } = require("openai");
+import OpenAI from "openai";
+
 const env = process.env;
 const client = new OpenAI({ baseURL: env.BASE_URL + "/v1", apiKey: "none", maxRetries: 0 });
-const ask = { model: env.MODEL, temperature: 0, max_tokens: 48 };
-const messages = [{ role: "user", content: "What is the capital of France?" }];
-(async () => {
-  const chat = await client.chat.completions.create({ ...ask, messages });
-  const pieces = [];
-  for await (const chunk of await client.chat.completions.create({ ...ask, messages, stream: true })) {
-    if (chunk.choices.length) pieces.push(chunk.choices[0].delta.content ?? "");
-  }
-  const response_format = { type: "json_schema", json_schema: JSON.parse(env.SCHEMA) };
-  const held = await client.chat.completions.create({ ...ask, messages, response_format });
-  const models = await client.models.list();
-  if (models.data[0].id !== env.MODEL) throw new Error(JSON.stringify(models.data));
-  const refused = await client.chat.completions.create({ ...ask, messages, temperature: -1 }).catch((e) => e);
-  if (refused.status !== 400) throw refused;
-  console.log(JSON.stringify({
-    chat: chat.choices[0].message.content, stream: pieces.join(""), pieces: pieces.length,
-    held: JSON.parse(held.choices[0].message.content),
-  }));
-})();
+const models = await client.models.list();
+const messages = [{ role: "user", content: "Hi" }];
+const refused = await client.chat.completions.create({ model: env.MODEL, messages, temperature: -1 }).catch((e) => e);
+console.log(JSON.stringify({ model: models.data[0].id, status: refused.status, message: refused.message }));
 """
 
 
-def test_langchain(served: Served, tmp_path: Path) -> None:
-    """LangChain's ChatOpenAI: a chat, a stream and a structured answer."""
-    python = python_with("langchain", CACHE_DIR)
-    assert_answered(json.loads(run_script([str(python)], LANGCHAIN, tmp_path, **settings(served))))
+def test_javascript_errors(served: Served, tmp_path: Path) -> None:
+    """The OpenAI SDK for JavaScript reads the list of models, and an error as one."""
+    (tmp_path / "node_modules").symlink_to(node_modules(CACHE_DIR))
+    said = json.loads(run_script(["node"], JAVASCRIPT, tmp_path, BASE_URL=served.program.url, MODEL=MODEL))
+    assert (said["model"], said["status"]) == (MODEL, 400)
+    assert "temperature" in said["message"]
 
 
-def test_litellm(served: Served, tmp_path: Path) -> None:
-    """LiteLLM with its `hosted_vllm` provider: a chat, a stream and a schema."""
-    python = python_with("litellm", CACHE_DIR)
-    assert_answered(json.loads(run_script([str(python)], LITELLM, tmp_path, **settings(served))))
+RECIPES = [block for block in blocks(ROOT / "docs/clients.md") if block.kind == "run"]
 
 
-def test_javascript(served: Served, tmp_path: Path) -> None:
-    """The OpenAI SDK for JavaScript under Node.js: a chat, a stream, a schema, models and an error."""
-    modules = node_modules(CACHE_DIR)
-    said = run_script(["node"], JAVASCRIPT, tmp_path, NODE_PATH=str(modules), **settings(served))
-    assert_answered(json.loads(said))
+@pytest.fixture(scope="session")
+def served_with_tools(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """An engine that takes requests with tools."""
+    if not WITH_TOOLS:
+        pytest.skip("NOT TESTED: calls of tools; TEST_TOOLS=1 starts another engine for them")
+    environ = {
+        "ENGINE_PYTHON": str(engine_python),
+        "MODEL_ID": MODEL,
+        "CACHE_DIR": str(CACHE_DIR),
+        "ENABLE_AUTO_TOOL_CHOICE": "1",
+        "TOOL_CALL_PARSER": "hermes",
+    }
+    with running(environ, folder=tmp_path_factory.mktemp("tools")) as program:
+        program.until_ready(START_SECONDS)
+        yield Served(program, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("recipe", [each for each in RECIPES if "; says: " in each.said], ids=str)
+def test_recipe(request: pytest.FixtureRequest, tmp_path: Path, recipe: Block) -> None:
+    """Each recipe of the page runs as it stands there, but for the port, and says what it shall."""
+    client, _, expected = recipe.said.partition("; says: ")
+    client, _, needs = client.partition(" with ")
+    served: Served = request.getfixturevalue("served_with_tools" if needs == "tools" else "served")
+    for block in RECIPES:
+        if block.said.startswith(f"{client} as "):
+            (tmp_path / block.said.rpartition(" ")[2]).write_text(at_port(block.text, served))
+    variables = {"LLM_USER_PATH": str(tmp_path), "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    command = [{"javascript": "node", "bash": "bash"}.get(recipe.language, "")]
+    if client == "js":
+        (tmp_path / "node_modules").symlink_to(node_modules(CACHE_DIR))
+    elif client == "terminal":
+        variables["PATH"] = bin_path(Path(sys.executable))
+    elif client != "curl":
+        python = python_with(client, CACHE_DIR)
+        variables["PATH"] = bin_path(python)
+        command = command if recipe.language == "bash" else [str(python)]
+    assert expected in run_script(command, at_port(recipe.text, served), tmp_path, **variables)
+
+
+def at_port(text: str, served: Served) -> str:
+    """Return a recipe's text with the address of the server under test."""
+    return text.replace(PAGE_URL, served.program.url)
+
+
+def test_recipes_have_locks() -> None:
+    """Every lock of a client that is there for the page is used by it."""
+    used = {re.split("; | as | with ", recipe.said)[0] for recipe in RECIPES}
+    assert used == {"curl", "terminal", "js", *(path.stem for path in LOCKS.glob("*.txt"))} - {"schemathesis"}
 
 
 @pytest.mark.parametrize("version", ["--http1.1", "--http1.0", "--http2"])

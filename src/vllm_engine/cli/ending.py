@@ -7,12 +7,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from vllm_engine.errors import ExitCode, SettingsError, VllmEngineError
+from vllm_engine.errors import SettingsError, VllmEngineError
+
+INTERRUPTED = 130
+"""As shells have it for a program that SIGINT ended."""
 
 
 @contextmanager
-def ending(*, last_words: bool = False) -> Iterator[None]:
-    """Turn our errors into words and an exit status; `last_words` go to `TERMINATION_LOG` too."""
+def ending(*, last_words: bool = False, interrupted: int = INTERRUPTED) -> Iterator[None]:
+    """Turn our errors into words and an exit status; `last_words` go to `TERMINATION_LOG` too.
+
+    `interrupted` is the status after Ctrl-C: what was to be done is not.
+    """
     try:
         yield
     except VllmEngineError as error:
@@ -22,7 +28,7 @@ def ending(*, last_words: bool = False) -> Iterator[None]:
             print(f"vllm-engine: {line}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        sys.exit(ExitCode.CLEAN)
+        sys.exit(interrupted)
 
 
 def print_json(value: object) -> None:

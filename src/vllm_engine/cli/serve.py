@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vllm_engine.cli.ending import ending
+from vllm_engine.errors import ExitCode
 
 if TYPE_CHECKING:
     from vllm_engine.environment import Environment
@@ -42,7 +43,7 @@ def serve_command(dry_run: bool, question: str | None) -> None:
     from vllm_engine.serve import serve
     from vllm_engine.settings import load_settings
 
-    with ending(last_words=True):
+    with ending(last_words=True, interrupted=ExitCode.CLEAN):
         environment = read_environment()
         settings = load_settings(environment)
         set_up_logging(settings, environment, quiet=question is not None)
