@@ -25,10 +25,11 @@ run: setup
 	if unsaid HOST; then export HOST=127.0.0.1; fi; \
 	exec .venv/bin/vllm-engine serve --ask
 
-## test       set up with the development tools, then run all tests: unit, integration, e2e
+## test       set up with the development tools, then run all tests: unit, integration, browser, e2e
 test:
 	@FRONTEND=rust scripts/setup.sh all
-	@.venv/bin/pytest tests/unit tests/integration tests/e2e
+	@scripts/debian.sh chromium:chromium
+	@.venv/bin/pytest tests/unit tests/integration tests/browser tests/e2e
 
 ## check      what needs no engine: format, lint, types, import rules, shell scripts
 check:

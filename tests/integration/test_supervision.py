@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -48,9 +49,10 @@ def engine_core(program: Program) -> psutil.Process:
     return core
 
 
-def running(program: Program) -> Callable[[], bool]:
-    """Say whether a request is at the engine, as the gateway's metrics see it."""
-    return lambda: "gateway_in_flight 1.0" in program.client.get("/metrics").text
+def running(program: Program) -> Callable[[], object]:
+    """Say whether a request is at the engine, as the engine itself sees it: the gateway counts it sooner."""
+    at_engine = re.compile(r"^vllm:num_requests_running\{[^}]*\} 1\.0$", re.MULTILINE)
+    return lambda: at_engine.search(program.client.get("/metrics").text)
 
 
 def kill_leader(program: Program) -> None:

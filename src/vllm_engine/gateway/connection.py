@@ -54,10 +54,16 @@ class Lane(Protocol):
     """Called once when that happens."""
 
     def open_stream(self) -> None:
-        """Say, before the answer's head is sent, that `write_chunk` will send its body."""
+        """Say, before the answer's head is sent, that what follows will come by the next three."""
+
+    def write_first(self, data: bytes) -> None:
+        """Write the head, which was held back until now, and the first chunk if there is one."""
 
     def write_chunk(self, data: bytes) -> None:
         """Write one chunk of an answer of open length, at once and without waiting."""
+
+    def write_last(self, data: bytes) -> None:
+        """Write the last chunk and the end; an empty body sent by ASGI must follow."""
 
     def set_stream(self, owner: StreamOwner | None) -> None:
         """Name who produces the stream; it is paused at once if the client is slow already."""
@@ -67,6 +73,16 @@ class Lane(Protocol):
 
     def abort(self) -> None:
         """Cut the connection: the only way left to say that an answer is not whole."""
+
+
+class _Head:
+    """Stands in for the transport while uvicorn writes an answer's head, to write it with what follows."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def write(self, data: bytes) -> None:
+        self.data = data
 
 
 class ClientConnection(HttpToolsProtocol):
@@ -91,6 +107,7 @@ class ClientConnection(HttpToolsProtocol):
         self._owner: StreamOwner | None = None
         self._answering: RequestResponseCycle | None = None
         self._without_chunks = False
+        self._head = _Head()
         self._header_timer: asyncio.TimerHandle | None = None
         self._in_head = True
         self._has_begun = False
@@ -228,22 +245,42 @@ class ClientConnection(HttpToolsProtocol):
             self._owner.resume()
 
     def open_stream(self) -> None:
-        """Say, before the answer's head is sent, that `write_chunk` will send its body."""
+        """Say, before the answer's head is sent, that what follows will come by the next three."""
         cycle = self._answering
         assert cycle is not None  # noqa: S101 - its application is who calls
+        self._head = cycle.transport = _Head()  # type: ignore[assignment]
         if cycle.scope["http_version"] == "1.0":
             # No chunks for HTTP/1.0 (RFC 9112, section 7.1): the body ends with the connection.
             self._without_chunks = True
             cycle.chunked_encoding = False
 
+    def write_first(self, data: bytes) -> None:
+        """Write the head, which was held back until now, and the first chunk if there is one."""
+        cycle = self._answering
+        assert cycle is not None  # noqa: S101 - its application is who calls
+        cycle.transport = self.transport
+        if not self.is_gone:
+            self.transport.write(self._head.data + self._framed(data) if data else self._head.data)
+
     def write_chunk(self, data: bytes) -> None:
         """Write one chunk of an answer of open length, at once and without waiting."""
-        if self.is_gone:
+        if not self.is_gone:
+            self.transport.write(self._framed(data))
+
+    def write_last(self, data: bytes) -> None:
+        """Write the last chunk and the end; an empty body sent by ASGI must follow."""
+        cycle = self._answering
+        if self.is_gone or cycle is None:
             return
         if self._without_chunks:
             self.transport.write(data)
-        else:
-            self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+            return
+        self.transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
+        # It is written: nothing is left for uvicorn to say.
+        cycle.chunked_encoding = False
+
+    def _framed(self, data: bytes) -> bytes:
+        return data if self._without_chunks else b"%x\r\n%b\r\n" % (len(data), data)
 
     def set_stream(self, owner: StreamOwner | None) -> None:
         """Name who produces the stream; it is paused at once if the client is slow already."""

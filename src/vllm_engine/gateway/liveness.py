@@ -18,7 +18,7 @@ class _HealthSink:
     def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:  # noqa: ARG002
         self._settle(status == 200)
 
-    def on_data(self, data: bytes) -> None:
+    def on_data(self, data: bytes, *, is_last: bool) -> None:
         pass
 
     def on_end(self) -> None:

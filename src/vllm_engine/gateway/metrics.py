@@ -67,6 +67,8 @@ _HELP = {
     "in_flight": "Requests at the engine now.",
     "waiting": "Requests that wait in the gateway for their turn now.",
     "engine_state": "1 for the state that the engine is in.",
+    "standby_ready": "Whether a standby is ready to be the next engine.",
+    "standby_bytes": "Memory that the standby takes, shared pages counted once; 0 without one.",
     "engine_up": "Whether the engine's own metrics could be read just now.",
     "engine_restarts": "Starts of the engine after the first one of this process.",
     "engine_failures": "Engines lost and failed starts, by the diagnosis' code (docs/troubleshooting.md).",
@@ -115,6 +117,8 @@ class GatewayMetrics:
         self._in_flight = own.gauge("in_flight")
         self._waiting = own.gauge("waiting")
         self._state = own.gauge("engine_state", "state")
+        self._standby_ready = own.gauge("standby_ready")
+        self._standby_bytes = own.gauge("standby_bytes")
         self._up = own.gauge("engine_up")
         self._restarts = own.counter("engine_restarts")
         self._failures = own.counter("engine_failures", "code")
@@ -135,11 +139,18 @@ class GatewayMetrics:
         return tuple(self._registry.described)
 
     def watch(
-        self, *, in_flight: Callable[[], int], waiting: Callable[[], int], state: Callable[[], EngineState]
+        self,
+        *,
+        in_flight: Callable[[], int],
+        waiting: Callable[[], int],
+        state: Callable[[], EngineState],
+        standby_bytes: Callable[[], int | None] = lambda: None,
     ) -> None:
         """Take the gauges from these, asked at each `render` and never on the data path."""
         self._in_flight.set_function(in_flight)
         self._waiting.set_function(waiting)
+        self._standby_ready.set_function(lambda: standby_bytes() is not None)
+        self._standby_bytes.set_function(lambda: standby_bytes() or 0)
         for one in EngineState:
             self._state.labels(one.value).set_function(lambda one=one: state() is one)  # type: ignore[misc]
 

@@ -32,9 +32,10 @@ class Observation:
 
     async def render(self) -> bytes:
         """Return vLLM's metrics as they are, then the gateway's; ours alone while vLLM is silent."""
-        return self._metrics.render(*await asyncio.gather(self._engine_metrics(), self._cache.space()))
+        return self._metrics.render(*await asyncio.gather(self.engine_metrics(), self._cache.space()))
 
-    async def _engine_metrics(self) -> bytes | None:
+    async def engine_metrics(self) -> bytes | None:
+        """Return vLLM's metrics as they are; None while it is silent."""
         connector = aiohttp.UnixConnector(path=self._socket, force_close=True)
         timeout = aiohttp.ClientTimeout(total=_SCRAPE_SECONDS)
         headers = {"Accept": "text/plain;version=0.0.4"}

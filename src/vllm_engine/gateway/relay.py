@@ -84,7 +84,7 @@ class Relay:
         self._pulse.beats += 1
         self._changed.set()
 
-    def on_data(self, data: bytes) -> None:  # noqa: D102
+    def on_data(self, data: bytes, *, is_last: bool) -> None:  # noqa: D102
         record = self._record
         if record.first_byte is None:
             record.first_byte = time.monotonic()
@@ -94,7 +94,8 @@ class Relay:
         self._active = True
         self._last = data
         if self._live:
-            self._lane.write_chunk(data)
+            write = self._lane.write_last if is_last else self._lane.write_chunk
+            write(data)
             return
         self._held.append(data)
         self._held_bytes += len(data)
@@ -173,7 +174,7 @@ class Relay:
         headers = [*_EVENT_STREAM_HEAD, identity]
         self._lane.open_stream()
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-        self._lane.write_chunk(KEEP_ALIVE)
+        self._lane.write_first(KEEP_ALIVE)
         self._last = KEEP_ALIVE
 
     async def continue_event_stream(self) -> None:
@@ -181,7 +182,8 @@ class Relay:
         if self.error is None and self.status == 200:
             await self._stream()
             return
-        while not self._ended and self.error is None:
+        # What is longer than may be held is no refusal that a client could read.
+        while not self._ended and self.error is None and self._held_bytes <= _MAX_HELD:
             self._changed.clear()
             await self._changed.wait()
         await self.end_event_stream(b"".join(self._held))
@@ -203,9 +205,12 @@ class Relay:
 
     async def _stream(self) -> None:
         # From here on `on_data` writes to the client itself.
+        held = b"".join(self._held)
+        if not self._opened_early:
+            self._lane.write_first(held)
+        elif held:
+            self._lane.write_chunk(held)
         self._opened_early = False
-        for data in self._held:
-            self._lane.write_chunk(data)
         self._held.clear()
         self._held_bytes = 0
         self._live = True
@@ -234,6 +239,8 @@ class Relay:
 
     async def _copy(self) -> None:
         while True:
+            # Before the look at what has come: what comes while a slow client is waited for must wake us.
+            self._changed.clear()
             pieces, self._held = self._held, []
             self._held_bytes = 0
             ended, error = self._ended, self.error
@@ -246,7 +253,6 @@ class Relay:
             if error is not None:
                 self._record.outcome = Outcome.UPSTREAM_BROKEN
                 raise error
-            self._changed.clear()
             await self._changed.wait()
 
 

@@ -46,8 +46,11 @@ class ResponseSink(Protocol):
     def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """The status line and all headers are here."""
 
-    def on_data(self, data: bytes) -> None:
-        """A piece of the body is here, freed of its transfer coding; everything that came at once."""
+    def on_data(self, data: bytes, *, is_last: bool) -> None:
+        """A piece of the body is here, freed of its transfer coding; everything that came at once.
+
+        `is_last`: `on_end` follows at once. The end may also come by itself.
+        """
 
     def on_end(self) -> None:
         """The answer is complete."""
@@ -145,7 +148,8 @@ class UpstreamConnection(asyncio.Protocol):
         sink = self._sink
         if self._pieces and sink is not None:
             pieces, self._pieces = self._pieces, []
-            sink.on_data(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            sink.on_data(data, is_last=self._complete)
         if self._complete:
             self._finish()
         elif problem is not None:
@@ -252,6 +256,8 @@ class UpstreamConnection(asyncio.Protocol):
         if sink is not None:
             sink.on_end()
         if reusable:
+            # The last piece may have paused it, and nobody else would undo that.
+            self.resume()
             self._pool.give_back(self)
         else:
             self.abort()

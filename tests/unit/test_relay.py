@@ -1,0 +1,118 @@
+"""One answer on its way: nothing of it is lost or waited for in vain, whenever its pieces come."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+
+import pytest
+from starlette.types import Message
+
+from vllm_engine.engine.pulse import Pulse
+from vllm_engine.gateway.connection import StreamOwner
+from vllm_engine.gateway.record import Outcome, RequestRecord
+from vllm_engine.gateway.relay import Relay
+from vllm_engine.gateway.upstream import UpstreamError
+
+
+class SlowClient:
+    """A client's connection; what is sent on it waits until `read` says that the client has read."""
+
+    is_gone = False
+    on_gone: Callable[[], object] | None = None
+
+    def __init__(self) -> None:
+        self.chunks: list[bytes] = []
+        self.body = b""
+        self.started = asyncio.Event()
+        self.has_read = asyncio.Event()
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.body":
+            self.started.set()
+            await self.has_read.wait()
+            self.body += message["body"]
+
+    def open_stream(self) -> None:
+        pass
+
+    def write_first(self, data: bytes) -> None:
+        self.chunks.append(data)
+
+    def write_last(self, data: bytes) -> None:
+        self.chunks.append(data)
+
+    def write_chunk(self, data: bytes) -> None:
+        self.chunks.append(data)
+
+    def set_stream(self, owner: StreamOwner | None) -> None:
+        pass
+
+    def watch(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
+
+
+@pytest.fixture
+async def client() -> SlowClient:
+    """One that has read nothing yet."""
+    return SlowClient()
+
+
+@pytest.fixture
+def record() -> RequestRecord:
+    """Of a chat request."""
+    return RequestRecord("id", "POST", "/v1/chat/completions")
+
+
+@pytest.fixture
+def relay(client: SlowClient, record: RequestRecord) -> Relay:
+    """Between that client and an engine that the tests play."""
+    return Relay(client, client.send, record, Pulse())
+
+
+async def begin(relay: Relay, client: SlowClient, first: bytes) -> asyncio.Task[None]:
+    """Have the first piece of a whole answer on its way to the client, who does not read it yet."""
+    headers = [(b"content-length", b"6")]
+    relay.on_head(200, headers)
+    relay.on_data(first, is_last=False)
+    task = asyncio.create_task(relay.pass_on(headers))
+    await asyncio.wait_for(client.started.wait(), 5)
+    return task
+
+
+async def test_a_whole_answer_ends_while_its_client_is_slow(relay: Relay, client: SlowClient) -> None:
+    """What comes while a piece waits for the client, the end included, is passed on after it."""
+    task = await begin(relay, client, b"abc")
+    relay.on_data(b"def", is_last=False)
+    relay.on_end()
+    client.has_read.set()
+    await asyncio.wait_for(task, 5)
+    assert client.body == b"abcdef"
+
+
+async def test_a_whole_answer_breaks_while_its_client_is_slow(
+    relay: Relay, client: SlowClient, record: RequestRecord
+) -> None:
+    """The same with an engine that breaks off."""
+    task = await begin(relay, client, b"abc")
+    relay.on_broken(UpstreamError("gone"))
+    client.has_read.set()
+    with pytest.raises(UpstreamError, match="gone"):
+        await asyncio.wait_for(task, 5)
+    assert record.outcome is Outcome.UPSTREAM_BROKEN
+
+
+async def test_a_late_refusal_is_no_longer_than_may_be_held(relay: Relay, client: SlowClient) -> None:
+    """An endless refusal after a stream was opened early ends as one error event, not as a wait for ever."""
+    client.has_read.set()
+    await relay.open_event_stream((b"x-request-id", b"id"))
+    relay.on_head(400, [(b"content-type", b"application/json")])
+    relay.on_data(b'{"error": "' + b"x" * 300_000, is_last=False)
+    await asyncio.wait_for(relay.continue_event_stream(), 5)
+    event = client.chunks[-1]
+    assert len(event) < 1000
+    assert json.loads(event.removeprefix(b"data: "))["error"]["code"] == 502
