@@ -6,10 +6,10 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run test check fix docs site lock clean distclean
+.PHONY: help setup run test check fix docs site lock image clean distclean
 
 # What to lint, as far as it exists.
-PYTHON_FILES := src tests scripts
+PYTHON_FILES := src tests scripts docker
 
 ## setup      make .venv (the gateway) and .venv-engine (vLLM and the bundled model)
 setup:
@@ -25,11 +25,15 @@ run: setup
 	if unsaid HOST; then export HOST=127.0.0.1; fi; \
 	exec .venv/bin/vllm-engine serve --ask
 
-## test       set up with the development tools, then run all tests: unit, integration, browser, e2e
+# What some tests take from Debian, beside a Docker engine that runs already.
+DEBIAN := chromium:chromium promtool:prometheus dockerd:docker.io debootstrap:debootstrap iptables:iptables \
+	ssh:openssh-client docker-compose:docker-compose
+
+## test       set up with the development tools, then run all tests: unit, integration, browser, container, e2e
 test:
 	@FRONTEND=rust scripts/setup.sh all
-	@scripts/debian.sh chromium:chromium
-	@.venv/bin/pytest tests/unit tests/integration tests/browser tests/e2e
+	@scripts/debian.sh $(DEBIAN)
+	@.venv/bin/pytest tests/unit tests/integration tests/browser tests/container tests/e2e
 
 ## check      what needs no engine: format, lint, types, import rules, shell scripts
 check:
@@ -38,7 +42,8 @@ check:
 	@.venv/bin/ruff check $(PYTHON_FILES)
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
-	@.venv/bin/shellcheck scripts/*.sh .ci/run
+	@.venv/bin/shellcheck scripts/*.sh .ci/run docker/entrypoint docker/sshd tests/container/*.sh
+	@.venv/bin/hadolint docker/Dockerfile
 
 ## fix        format, and repair what the linter can
 fix:
@@ -78,6 +83,10 @@ lock:
 	$(PIP_COMPILE) --allow-unsafe -c requirements/gateway.txt -o requirements/dev.txt -
 	@.venv/bin/python -c '$(GROUP)' docs | $(PIP_COMPILE) --allow-unsafe -o requirements/docs.txt -
 	@$(PIP_COMPILE) $(NOT_IN_ENGINE) -o requirements/engine-cpu.txt requirements/engine-cpu.in
+
+## image      build the image (TARGET=cuda or cpu; scripts/build_image.sh --help)
+image:
+	@scripts/build_image.sh
 
 ## clean      remove what the tools cached
 clean:
