@@ -70,7 +70,7 @@ site: docs
 		rm -rf $(SITE) && .venv/bin/python -m venv $(SITE) && \
 		$(SITE)/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/docs.txt && \
 		cp requirements/docs.txt $(SITE)/installed.txt; }
-	@NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict
 
 # Versions stay as they are unless pyproject.toml or engine-cpu.in moved, or UPGRADE=1 is given.
 PIP_COMPILE := CUSTOM_COMPILE_COMMAND="make lock" .venv/bin/pip-compile --quiet --generate-hashes --strip-extras \

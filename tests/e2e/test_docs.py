@@ -23,7 +23,7 @@ def ran(command: list[str], served: Served, language: str, word: str) -> str:
     [text] = [text for found, text in BLOCKS if found == language and word in text]
     assert "http://127.0.0.1:8000" in text
     script = text.replace("http://127.0.0.1:8000", served.program.url)
-    done = subprocess.run([*command, script], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([*command, script], capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

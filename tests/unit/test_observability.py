@@ -180,6 +180,7 @@ def test_compose() -> None:
     """Images are pinned, ports are this machine's alone, files are there, and services find each other."""
     composed = load(ROOT / "compose.observability.yaml")
     services = composed["services"]
+    assert services.keys() & load(ROOT / "compose.yaml")["services"].keys() == {"vllm-engine"}
     engine = services.pop("vllm-engine")
     assert engine["environment"]["OTLP_ENDPOINT"] == "http://otel-collector:4318"
     for service in services.values():
