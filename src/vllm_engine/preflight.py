@@ -16,6 +16,7 @@ from vllm_engine.engine.plan import check_device
 from vllm_engine.engine.traces import tracing_gap
 from vllm_engine.environment import Environment
 from vllm_engine.errors import Diagnosis, Problem, SettingsError, StartupError
+from vllm_engine.migration import ELSEWHERE, unread
 from vllm_engine.models.bundled import bundled_names, is_bundled
 from vllm_engine.settings import Settings
 
@@ -83,7 +84,13 @@ def survey(
     problems += _check_model_name(settings)
     problems += _check_frontend(settings, installation)
     checked = _check_flags(settings, environ, installation.version)
-    warnings = (*doubts(settings), *untraced(settings, installation), *checked.warnings)
+    problems += _check_engine_key(environ)
+    warnings = (
+        *doubts(settings),
+        *untraced(settings, installation),
+        *unread(environ),
+        *checked.warnings,
+    )
     preflight = Preflight(installation, device, checked.argv, checked.variables, warnings)
     return preflight, (*problems, *checked.problems)
 
@@ -109,6 +116,13 @@ def _check_model_name(settings: Settings) -> list[Problem]:
     if is_bundled(settings.model_id) and settings.model_id not in known:
         return [Problem("MODEL_ID", settings.model_id, f"no such bundled model; there is {', '.join(known)}")]
     return []
+
+
+def _check_engine_key(environ: Mapping[str, str]) -> list[Problem]:
+    """A key of vLLM's own would keep out our probes, and leaves some of its routes open."""
+    return (
+        [Problem("VLLM_API_KEY", "***", "is not read; set API_KEYS")] if environ.get("VLLM_API_KEY") else []
+    )
 
 
 def doubts(settings: Settings) -> list[str]:
@@ -161,9 +175,10 @@ class _Flags:
 def _check_flags(settings: Settings, environ: Mapping[str, str], version: str) -> _Flags:
     catalogue = FlagCatalogue.load(version)
     ours = {name.upper() for name in Settings.model_fields}
+    known = ours | ELSEWHERE.keys()
     named, errors = catalogue.from_environment(environ, reserved=RESERVED_FLAGS)
     raw, raw_errors = catalogue.check_extra_args(settings.vllm_extra_args, reserved=RESERVED_FLAGS)
-    found = [*errors, *raw_errors, *catalogue.near_misses(environ, known=ours)]
+    found = [*errors, *raw_errors, *catalogue.near_misses(environ, known=known)]
     given = {key: flag for key, flag in catalogue.by_env_name().items() if environ.get(key)}
     owned = {key: RESERVED_FLAGS[flag.name] for key, flag in given.items() if flag.name in RESERVED_FLAGS}
     return _Flags(

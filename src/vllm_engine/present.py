@@ -7,15 +7,16 @@ import sys
 import time
 from dataclasses import dataclass
 
-import aiohttp
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from vllm_engine.ask import ask, client_url, follow, recipes
+from vllm_engine.ask import ask, follow, recipes
+from vllm_engine.client import ServerError
 from vllm_engine.engine.download import human_seconds
 from vllm_engine.engine.estimate import Estimate, estimate
 from vllm_engine.engine.state import EngineStatus, Phase, StatusReader
 from vllm_engine.gateway.tls import client_context
+from vllm_engine.local import client_url, first_key
 from vllm_engine.settings import Settings
 
 _TICK_SECONDS = 0.25
@@ -36,8 +37,7 @@ class Presenter:
     async def __call__(self, status: StatusReader) -> None:
         """Show the start; once ready, ask and print what to do next."""
         began = time.monotonic()
-        self.console.print(f"Starting {self.settings.model_id} …", highlight=False)
-        last = await (self._bar(status) if self.console.is_terminal else self._lines(status))
+        last = await self.follow_start(status)
         if not last.is_ready:
             return
         cert = self.settings.tls_cert_file
@@ -47,6 +47,11 @@ class Presenter:
         else:
             await self._ask(self.question, base_url, began)
 
+    async def follow_start(self, status: StatusReader) -> EngineStatus:
+        """Show the start to its end; returns how it ended."""
+        self.console.print(f"Starting {self.settings.model_id} …", highlight=False)
+        return await (self._bar(status) if self.console.is_terminal else self._lines(status))
+
     async def _ask(self, question: str, base_url: str, began: float) -> None:
         cert = self.settings.tls_cert_file
         # The one who answers is ourselves, so this very certificate is to be trusted, and no other.
@@ -54,8 +59,8 @@ class Presenter:
         name = self.settings.served_names[0]
         self.console.print(f"\nQ: {question}\nA: ", end="", highlight=False, markup=False)
         try:
-            answer = await ask(base_url, name, question, self._piece, trusted)
-        except aiohttp.ClientError as error:
+            answer = await ask(base_url, name, question, self._piece, first_key(self.settings), trusted)
+        except ServerError as error:
             self.console.print(f"\nThe first question failed: {error}", highlight=False, markup=False)
             return
         self.console.print(

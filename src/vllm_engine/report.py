@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import SecretStr
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from vllm_engine.engine.plan import Choice, EnginePlan
 from vllm_engine.environment import Environment
@@ -65,3 +68,18 @@ def _shown(value: object) -> str:
     if isinstance(value, tuple):
         return " ".join(value)
     return "" if value is None else str(value)
+
+
+def show_settings(rows: Sequence[Row], console: Console) -> None:
+    """Print a table on a terminal, a line a setting elsewhere."""
+    if not console.is_terminal:
+        width = max(len(row.key) for row in rows)
+        for row in rows:
+            line = f"{row.key:<{width}}  {row.value or '-':<42}  {row.source}"
+            console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        return
+    table = Table("setting", "value", "source")
+    for row in rows:
+        style = "dim" if row.source == "default" else "bold"
+        table.add_row(Text(row.key), Text(row.value or "-", style=style), Text(row.source, style="dim"))
+    console.print(table)

@@ -63,6 +63,7 @@ async def serve(
             socket=path,
             policy=_policy(settings),
             pulse=pulse,
+            standby=settings.standby,
         )
         gateway = build_gateway(settings, board, _build(settings, preflight), path, pulse)
         async with contextlib.AsyncExitStack() as servers:

@@ -35,7 +35,7 @@ def _setting(default: Any, wanted: str, description: str, group: str = "engine")
     return Field(default, description=description, json_schema_extra={"wanted": wanted, "group": group})
 
 
-def _int_or_auto(value: object) -> object:
+def _or_auto(value: object) -> object:
     if isinstance(value, str) and value.strip().lower() == "auto":
         return "auto"
     return value
@@ -49,7 +49,8 @@ def _words(value: object) -> object:
     return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
 
-IntOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_int_or_auto)]
+BoolOrAuto = Annotated[bool | Literal["auto"], BeforeValidator(_or_auto)]
+IntOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_or_auto)]
 
 
 class Settings(BaseModel):
@@ -171,6 +172,9 @@ class Settings(BaseModel):
         "Whether `/metrics` on `PORT` needs no key although keys are set. Default: 1; with `HEALTH_PORT` 0.",
         "access",
     )
+    enable_ui: bool = _setting(
+        True, "1 or 0", "Whether there is a page at `/` and `/ui`: the engine's status and a chat.", "gateway"
+    )
     cors_origins: Annotated[tuple[str, ...], BeforeValidator(_words)] = _setting(
         (),
         "origins such as https://app.example.com, without a path or a slash at the end, or * for all",
@@ -256,6 +260,12 @@ class Settings(BaseModel):
         False,
         "1 or 0",
         "Whether a start that lacks memory is tried once more with the length or share that fits.",
+        "lifecycle",
+    )
+    standby: BoolOrAuto = _setting(
+        "auto",
+        "1, 0 or auto",
+        "Whether processes that have imported vLLM wait to be the next engine. `auto`: if 4 GiB stay free.",
         "lifecycle",
     )
     lame_duck_seconds: float = _setting(

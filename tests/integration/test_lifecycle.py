@@ -116,6 +116,16 @@ def test_signal_stops_both(start: StartProgram, number: signal.Signals, when: st
     until(lambda: gone(family), "the end of every process")
 
 
+def test_clean_stop_shows_no_error(start: StartProgram) -> None:
+    """What vLLM says of itself while it is stopped is no error of anybody's."""
+    program = start({"complain_at_stop": True})
+    program.until_ready()
+    program.send(signal.SIGTERM)
+    assert program.wait() == 0
+    until(lambda: "output_handler failed" in program.log(), "the engine's last words")
+    assert " ERROR " not in program.log()
+
+
 def test_engine_that_ignores_sigterm(start: StartProgram) -> None:
     """An engine that does not listen, and a worker that hides, are killed."""
     program = start({"ignore_sigterm": True, "fork_orphan": True})

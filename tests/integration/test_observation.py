@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from tests.integration.conftest import StartProgram
 from tests.program import Program, until
 
 PROMPT = "a prompt that nobody logs"
 CHAT = {"model": "fake", "messages": [{"role": "user", "content": PROMPT}]}
+SCHEMA = Draft202012Validator(
+    json.loads((Path(__file__).parents[2] / "deploy/observability/log.schema.json").read_text())
+)
 FIRST, SECOND = "sk-first-of-the-file", "sk-second-of-the-file"
 
 
@@ -61,6 +65,10 @@ def test_access_line(start: StartProgram) -> None:
     program.client.get("/v1/nothing")
     until(lambda: len(access_lines(program)) == 3, "three lines")
     assert PROMPT not in program.log()
+    lines = [json.loads(line) for line in program.log().splitlines()]
+    assert {line["source"] for line in lines} >= {"engine", "gateway", "gateway.access", "gateway.supervisor"}
+    for line in lines:
+        SCHEMA.validate(line)
     whole, streamed, unknown = access_lines(program)
     assert (whole["model"], whole["completion_tokens"], whole["is_estimate"]) == ("fake", 5, False)
     assert (streamed["model"], streamed["is_estimate"]) == ("fake", True)

@@ -175,3 +175,15 @@ def test_an_engine_that_cannot_trace(installation: Installation, frontend: str, 
 def test_flag_value(flags: tuple[str, ...], value: str | None) -> None:
     """A user's flag is found in either spelling, the last one wins."""
     assert flag_value(flags, "load-format") == value
+
+
+def test_what_makes_the_next_start_warm() -> None:
+    """On CPU the cache that cannot be read is off; on GPUs processes are forked; the user's word counts."""
+    assert command(CPU).environ["VLLM_USE_AOT_COMPILE"] == "0"
+    assert "VLLM_WORKER_MULTIPROC_METHOD" not in command(CPU).environ
+    assert "VLLM_USE_AOT_COMPILE" not in command().environ
+    assert command().environ["VLLM_WORKER_MULTIPROC_METHOD"] == "fork"
+    said = {"VLLM_USE_AOT_COMPILE": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+    for installation in (CPU, CUDA):
+        environ = command(installation, environ=said).environ
+        assert {key: environ[key] for key in said} == said

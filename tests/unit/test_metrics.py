@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import shutil
+import threading
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.fake_scenarios import LiveScenario, Scenario, write_scenario
 from tests.fake_state import Engine, EngineCore, render_metrics
-from vllm_engine.engine.state import EngineState
-from vllm_engine.gateway.metrics import CONTENT_TYPE, GatewayMetrics
+from vllm_engine.diagnosis.signatures import CATALOGUE
+from vllm_engine.engine.state import EngineState, Phase, StatusBoard
+from vllm_engine.errors import Diagnosis
+from vllm_engine.gateway.disk import Disk
+from vllm_engine.gateway.metrics import CONTENT_TYPE, HUNG, GatewayMetrics
 from vllm_engine.gateway.record import Outcome, RequestRecord
 
 CHAT = "/v1/chat/completions"
@@ -212,3 +218,74 @@ def test_counting_keeps_nothing(metrics: GatewayMetrics) -> None:
     finally:
         tracemalloc.stop()
     assert held < 16 * 1024
+
+
+def test_the_engines_life(metrics: GatewayMetrics) -> None:
+    """Restarts and failures are counted once each, a hang from 0; a drain is neither."""
+    board = StatusBoard()
+    metrics.follow(board)
+    assert HUNG in {entry.code for entry in CATALOGUE}
+    assert value(metrics, "engine_failures_total", code=HUNG) == 0
+    board.progress(Phase.READY)
+    board.move(EngineState.READY)
+    took = value(metrics, "engine_start_seconds")
+    assert took is not None
+    assert took > 0
+    for code in (HUNG, HUNG, "engine-crashed"):
+        board.move(EngineState.UNHEALTHY)
+        board.move(EngineState.BACKOFF, error=Diagnosis(code, "it was lost"))
+        board.restart()
+        board.progress(Phase.IMPORTING, 0.5)
+        board.move(EngineState.READY)
+    board.move(EngineState.DRAINING)
+    board.move(EngineState.STOPPED)
+    assert value(metrics, "engine_restarts_total") == 3
+    assert value(metrics, "engine_failures_total", code=HUNG) == 2
+    assert value(metrics, "engine_failures_total", code="engine-crashed") == 1
+
+
+def test_a_failed_start(metrics: GatewayMetrics) -> None:
+    """A start that fails for good is a failure and no restart."""
+    board = StatusBoard()
+    metrics.follow(board)
+    board.move(EngineState.FAILED, error=Diagnosis("gated-model", "it is gated"))
+    assert value(metrics, "engine_failures_total", code="gated-model") == 1
+    assert value(metrics, "engine_restarts_total") == 0
+    assert value(metrics, "engine_start_seconds") == 0
+
+
+async def test_the_caches_disk(metrics: GatewayMetrics, tmp_path: Path) -> None:
+    """Free space and size of the folder's file system; of what does not answer neither is told as 0."""
+    space = await Disk(tmp_path).space()
+    assert space is not None
+    assert 0 < space.free <= space.size == shutil.disk_usage(tmp_path).total
+    samples = parsed(metrics.render(None, space))
+    assert samples["gateway_cache_free_bytes", frozenset()] == space.free
+    assert samples["gateway_cache_size_bytes", frozenset()] == space.size
+    unknown = value(metrics, "cache_free_bytes")
+    assert unknown is not None
+    assert math.isnan(unknown)
+    assert await Disk(tmp_path / "nothing").space() is None
+
+
+async def test_a_dead_mount(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A file system that does not answer blocks nobody, is asked once at a time, and may come back."""
+    asked: list[None] = []
+    answer = threading.Event()
+    usage = shutil.disk_usage(tmp_path)
+
+    def blocked(_: Path) -> Any:
+        asked.append(None)
+        answer.wait(20)
+        return usage
+
+    monkeypatch.setattr("vllm_engine.gateway.disk._SECONDS", 0.01)
+    monkeypatch.setattr("vllm_engine.gateway.disk.shutil.disk_usage", blocked)
+    disk = Disk(tmp_path)
+    assert [await disk.space() for _ in range(3)] == [None] * 3
+    assert len(asked) == 1
+    answer.set()
+    monkeypatch.setattr("vllm_engine.gateway.disk._SECONDS", 20)
+    space = await disk.space()
+    assert space is not None
+    assert space.size == usage.total

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from vllm_engine.bench.plan import METRICS, Metric
 from vllm_engine.bench.rows import Row
@@ -56,6 +57,19 @@ class Summary:
     def request_goodput(self) -> float | None:
         """Requests within every SLO, per second."""
         return None if self.good is None or not self.duration_s else self.good / self.duration_s
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as a JSON-able object; null where there is nothing to say."""
+        figures = {
+            "request_throughput": self.request_throughput,
+            "output_throughput": self.output_throughput,
+            "request_goodput": self.request_goodput,
+        }
+        latencies = {
+            metric: {name: None if math.isnan(value) else value for name, value in asdict(found).items()}
+            for metric, found in self.latencies_ms.items()
+        }
+        return {**asdict(self), **figures, "latencies_ms": latencies, "errors": dict(self.errors)}
 
 
 def summarise(rows: Sequence[Row], slos_ms: Mapping[Metric, float] | None = None) -> Summary:

@@ -6,9 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
-import aiohttp
 import uvloop
 
 from vllm_engine.bench.cpu import usage
@@ -16,9 +14,8 @@ from vllm_engine.bench.load import run_load
 from vllm_engine.bench.plan import METRICS, Metric, Plan
 from vllm_engine.bench.report import Summary, render, summarise
 from vllm_engine.bench.rows import write_rows
-from vllm_engine.errors import Problem, SettingsError, VllmEngineError
-
-_LIST_SECONDS = 30.0
+from vllm_engine.client import Client, Server, base_url
+from vllm_engine.errors import Problem, SettingsError
 
 
 def run_bench(plan: Plan, rows_path: Path | None = None, cpu_of: Sequence[int] = ()) -> tuple[Summary, str]:
@@ -32,9 +29,9 @@ def run_bench(plan: Plan, rows_path: Path | None = None, cpu_of: Sequence[int] =
 
     Raises:
         SettingsError: the base URL is none.
-        VllmEngineError: the server does not say which model it serves.
+        ServerError: the server does not say which model it serves.
     """
-    plan = replace(plan, base_url=_checked(plan.base_url))
+    plan = replace(plan, base_url=base_url(plan.base_url))
     if not plan.model:
         plan = replace(plan, model=uvloop.run(_first_model(plan)))
     before = [usage(pid).cpu_seconds for pid in cpu_of]
@@ -70,23 +67,7 @@ def parse_slos(words: Sequence[str]) -> dict[Metric, float]:
     return slos
 
 
-def _checked(base_url: str) -> str:
-    url = urlsplit(base_url)
-    if url.scheme not in ("http", "https") or not url.hostname:
-        raise SettingsError([Problem("BASE_URL", base_url, "wanted http://HOST:PORT or https://HOST")])
-    return base_url.rstrip("/").removesuffix("/v1").rstrip("/")
-
-
 async def _first_model(plan: Plan) -> str:
-    url = f"{plan.base_url}/v1/models"
-    try:
-        async with (
-            aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(_LIST_SECONDS), raise_for_status=True
-            ) as session,
-            session.get(url, headers=dict(plan.headers)) as response,
-        ):
-            answer = await response.json()
-        return str(answer["data"][0]["id"])
-    except (aiohttp.ClientError, TimeoutError, OSError, ValueError, LookupError, TypeError) as error:
-        raise VllmEngineError(f"{url} does not list a model: {type(error).__name__} {error}") from error
+    key = plan.headers.get("authorization", "").removeprefix("Bearer ")
+    async with Client(Server(plan.base_url, key or None)) as client:
+        return await client.first_model()

@@ -21,6 +21,7 @@ RESERVED_FLAGS: Mapping[str, str] = {
     "served-model-name": "SERVED_MODEL_NAME",
     "revision": "MODEL_REVISION",
     "hf-token": "HF_TOKEN",
+    "api-key": "API_KEYS",
     "host": "HOST",
     "port": "PORT",
     "dtype": "DTYPE",
@@ -130,6 +131,13 @@ def engine_environment(
         defaults["VLLM_TARGET_DEVICE"] = "cpu"
         # vLLM keeps a core idle for its front; the model needs it more (docs/cpu-profile.md).
         defaults["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"
+        # Its ahead-of-time cache cannot be read on CPU: what torch's own compiler made lacks the method that
+        # the reader calls (0.32, `_try_load_aot_compiled_fn`). Without it inductor's cache serves.
+        defaults["VLLM_USE_AOT_COMPILE"] = "0"
+    else:
+        # Saves each process of vLLM's the import of what its parent has imported. vLLM itself falls back to
+        # spawn where there is a CUDA context already, and in WSL; on CPU it allows nothing but spawn.
+        defaults["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
     if settings.engine_frontend == "rust":
         defaults["VLLM_USE_RUST_FRONTEND"] = "1"
     result = {key: str(value) for key, value in defaults.items()} | dict(environ)

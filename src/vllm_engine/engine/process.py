@@ -43,7 +43,13 @@ class EngineProcess:
 
     @classmethod
     async def spawn(
-        cls, argv: Sequence[str], environ: Mapping[str, str], *, on_line: Callable[[str], None], cwd: Path
+        cls,
+        argv: Sequence[str],
+        environ: Mapping[str, str],
+        *,
+        on_line: Callable[[str], None],
+        cwd: Path,
+        stdin: int = subprocess.DEVNULL,
     ) -> EngineProcess:
         """Start `argv` in a new session, so that signals to our terminal do not reach it.
 
@@ -54,6 +60,7 @@ class EngineProcess:
             environ: its whole environment.
             on_line: called with every line of its standard output and error, without line end.
             cwd: its working directory.
+            stdin: the descriptor of its standard input; stays open here.
 
         Raises:
             OSError: the command cannot be started.
@@ -68,7 +75,7 @@ class EngineProcess:
             # gh-119710), so that one orphan with the pipe open would hide the engine's death.
             popen = subprocess.Popen(  # noqa: ASYNC220 - fork and exec take milliseconds
                 [sys.executable, "-IS", str(_LAUNCHER), str(os.getpid()), *argv],
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=writable,
                 stderr=writable,
                 env=dict(environ),

@@ -76,6 +76,8 @@ class EngineStatus:
     pid: int | None = None
     starts: int = 1
     """Which start of the engine this is."""
+    standby_bytes: int | None = None
+    """What a standby takes that is ready to become the next engine; None while there is none."""
     started: float = field(default_factory=time.monotonic)
     entered: float = field(default_factory=time.monotonic)
     phase_entered: float = field(default_factory=time.monotonic)
@@ -165,6 +167,10 @@ class StatusBoard:
     def describe(self, *, model_revision: str | None, dtype: str, pid: int) -> None:
         """Record what is running."""
         self._set(replace(self._current, model_revision=model_revision, dtype=dtype, pid=pid))
+
+    def standing_by(self, size: int | None) -> None:
+        """Record whether there is a standby, and what memory it takes."""
+        self._set(replace(self._current, standby_bytes=size))
 
     def _set(self, status: EngineStatus) -> None:
         self._current = status

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from vllm_engine.engine.command import EngineCommand
 from vllm_engine.engine.download import Weights
@@ -18,6 +19,7 @@ from vllm_engine.engine.process import EngineProcess
 from vllm_engine.engine.progress import later, parse_line
 from vllm_engine.engine.pulse import Pulse
 from vllm_engine.engine.restarts import RestartBudget
+from vllm_engine.engine.standby import Standby
 from vllm_engine.engine.state import EngineState, Phase, StatusBoard
 from vllm_engine.engine.vitals import Loss, LossKind, VitalLimits, Vitals
 from vllm_engine.errors import Diagnosis, EngineError, StartupError, StartupTimeoutError, VllmEngineError
@@ -30,6 +32,8 @@ _POLL_SECONDS = 0.2
 _FITTING = frozenset(("MAX_MODEL_LEN", "GPU_MEMORY_UTILIZATION"))
 """What AUTO_FIT may change: less of the same, never another type, device or trust."""
 _HEALTH_SECONDS = 10.0
+_LEAST_PATIENCE_SECONDS = 60.0
+"""What a standby that has become the engine gets to be ready, and at least twice what a new one took."""
 
 logger = logging.getLogger("gateway.supervisor")
 engine_logger = logging.getLogger(ENGINE_LOGGER)
@@ -69,6 +73,7 @@ class Supervisor:
         socket: Path,
         policy: Policy,
         pulse: Pulse,
+        standby: bool | Literal["auto"] = False,
     ) -> None:
         self._board = board
         self._prepare = prepare
@@ -77,6 +82,10 @@ class Supervisor:
         self._policy = policy
         self._pulse = pulse
         self._budget = RestartBudget(policy.max_restarts, policy.restart_window_seconds)
+        record = socket.with_name("spawned")
+        self._standby = Standby(record, standby, on_line=self._on_line, tell=board.standing_by)
+        self._was_standby = False
+        self._start_seconds = 0.0
         self._process: EngineProcess | None = None
         self._has_served = False
         self._changes: Mapping[str, str] = {}
@@ -99,6 +108,7 @@ class Supervisor:
                 self._board.move(EngineState.DRAINING)
             raise
         finally:
+            await self._standby.close()
             await self._end_process()
             if self._board.current.state is EngineState.DRAINING:
                 self._board.move(EngineState.STOPPED)
@@ -116,10 +126,15 @@ class Supervisor:
             if self._board.current.state is EngineState.DRAINING:
                 raise
             is_fitted = self._fit(error)
-            delay = 0.0 if is_fitted else self._delay_after(error)
+            is_spoilt = self._was_standby and isinstance(error, StartupError)
+            delay = 0.0 if is_fitted or is_spoilt else self._delay_after(error)
             logger.error("%s", error)
             self._board.move(EngineState.BACKOFF, error=error.diagnosis)
             await self._end_process()
+            if is_spoilt:
+                logger.warning("that was the standby: the engine is started anew")
+                self._board.restart()
+                return
             if is_fitted:
                 chosen = " ".join(f"{key}={value}" for key, value in self._changes.items())
                 logger.warning("AUTO_FIT=1: NOT AS SET, the engine is started once more with %s", chosen)
@@ -184,24 +199,23 @@ class Supervisor:
         self._board.progress(Phase.IMPORTING)
         # vLLM leaves its socket behind, and cannot bind one that is there.
         self._socket.unlink(missing_ok=True)
-        try:
-            self._process = await EngineProcess.spawn(
-                launch.command.argv, launch.command.environ, on_line=self._on_line, cwd=Path.cwd()
-            )
-        except OSError as error:
-            raise StartupError(f"the engine cannot be started: {error}") from error
+        self._process = await self._process_for(self._standby.entry(launch.command))
         self._board.describe(model_revision=launch.model_revision, dtype=launch.dtype, pid=self._process.pid)
         exited = asyncio.ensure_future(self._process.wait())
         ready = asyncio.ensure_future(self._until_it_generates(launch.served_name))
         downloading = asyncio.ensure_future(watch_download(self._board, launch.hub_cache))
         try:
             timeout = self._policy.startup_timeout_seconds
+            if self._was_standby:
+                timeout = min(timeout, max(_LEAST_PATIENCE_SECONDS, 2 * self._start_seconds))
             await asyncio.wait({exited, ready}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if ready.done() and ready.exception() is None:
                 self._board.progress(Phase.READY)
                 self._board.move(EngineState.READY)
                 self._has_served = True
-                logger.info("ready after %.1f s", self._board.current.elapsed_seconds())
+                seconds = self._board.current.elapsed_seconds()
+                self._start_seconds = max(self._start_seconds, seconds)
+                logger.info("ready after %.1f s%s", seconds, ", from the standby" * self._was_standby)
                 return launch
             if exited.done():
                 raise StartupError(await self._obituary())
@@ -209,6 +223,18 @@ class Supervisor:
         finally:
             for task in (exited, ready, downloading):
                 task.cancel()
+
+    async def _process_for(self, command: EngineCommand) -> EngineProcess:
+        standby = await self._standby.take(command)
+        self._was_standby = standby is not None
+        if standby is not None:
+            return standby
+        try:
+            return await EngineProcess.spawn(
+                command.argv, command.environ, on_line=self._on_line, cwd=Path.cwd()
+            )
+        except OSError as error:
+            raise StartupError(f"the engine cannot be started: {error}") from error
 
     async def _until_it_generates(self, served_name: str) -> None:
         said = 0.0
@@ -231,8 +257,15 @@ class Supervisor:
         assert self._process is not None  # noqa: S101 - _start has set it
         async with EngineProbe(self._socket, timeout_seconds=_HEALTH_SECONDS) as probe:
             vitals = Vitals(self._process, probe, self._pulse, launch.served_name, self._policy.vitals)
-            loss = await vitals.until_lost()
-        raise EngineError(await self._obituary(loss))
+            command = self._standby.entry(launch.command)
+            keeping = asyncio.ensure_future(self._standby.keep(command, self._process.pid))
+            try:
+                loss = await vitals.until_lost()
+            finally:
+                keeping.cancel()
+        error = EngineError(await self._obituary(loss))
+        await asyncio.gather(keeping, return_exceptions=True)
+        raise error
 
     async def _obituary(self, loss: Loss | None = None) -> Diagnosis:
         """Read the engine's last lines, end what is left of it, and explain.
@@ -259,8 +292,11 @@ class Supervisor:
 
     def _on_line(self, raw: str) -> None:
         line = parse_line(raw)
+        level = logging.getLevelNamesMapping()[line.level]
+        # While it is stopped, vLLM may report its own core's end as a failure.
+        is_stopping = self._process is None
         engine_logger.log(
-            logging.getLevelNamesMapping()[line.level],
+            min(level, logging.INFO) if is_stopping else level,
             "%s%s",
             f"{line.process}: " if line.process else "",
             line.message,

@@ -22,9 +22,11 @@ PROBES = frozenset(
         "/v1/health/live",
         "/v1/health/ready",
         "/v1/metrics",
+        "/ui/history",
+        "/ui/state",
     )
 )
-"""What machines ask every few seconds: logged at DEBUG, so that requests stay visible."""
+"""What machines and the page ask every few seconds: logged at DEBUG, so that requests stay visible."""
 
 _MAX_PATH = 256
 _PLAIN = re.compile(r"[\w/.:~-]{1,256}", re.ASCII)

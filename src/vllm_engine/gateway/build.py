@@ -13,11 +13,14 @@ from vllm_engine.gateway.app import Gateway
 from vllm_engine.gateway.auth import Keyring, KeysError
 from vllm_engine.gateway.body import BodyReader
 from vllm_engine.gateway.cors import Cors
+from vllm_engine.gateway.disk import Disk
 from vllm_engine.gateway.exchange import Engine
+from vllm_engine.gateway.history import Recorder
 from vllm_engine.gateway.limits import Limits
 from vllm_engine.gateway.metrics import GatewayMetrics
 from vllm_engine.gateway.observation import Observation
 from vllm_engine.gateway.own import METRICS_PATHS, own_app
+from vllm_engine.gateway.page import Page
 from vllm_engine.gateway.probes import PUBLIC_PATHS, Build
 from vllm_engine.gateway.proxy import Proxy
 from vllm_engine.gateway.recovery import Recovery
@@ -59,6 +62,10 @@ def build_gateway(
     )
     admission = Admission(limits)
     keyring = load_keyring(settings)
+
+    def queued() -> int:
+        return admission.waiting + recovery.waiting
+
     metrics = GatewayMetrics(
         (route.template for route in ROUTES),
         keyring.names,
@@ -66,14 +73,20 @@ def build_gateway(
     )
     metrics.watch(
         in_flight=lambda: admission.in_flight,
-        waiting=lambda: admission.waiting + recovery.waiting,
+        waiting=queued,
         state=lambda: status.current.state,
+        standby_bytes=lambda: status.current.standby_bytes,
     )
-    observation = Observation(metrics, socket, settings.served_names[0])
+    metrics.follow(status)
+    observation = Observation(metrics, socket, settings.served_names[0], Disk(settings.cache_dir))
+    recorder = Recorder(status, observation.engine_metrics, queued)
+    page = Page(recorder, needs_key=not keyring.is_open) if settings.enable_ui else None
     public = PUBLIC_PATHS | (METRICS_PATHS if settings.is_metrics_public else frozenset())
+    if page is not None:
+        public |= page.public_paths
     return Gateway(
         status=status,
-        own=own_app(status, build, observation.render, on_start=proxy.start, on_stop=proxy.stop),
+        own=own_app(status, build, observation.render, page, on_start=proxy.start, on_stop=proxy.stop),
         public_paths=public,
         keyring=keyring,
         routes=load_routes(settings),

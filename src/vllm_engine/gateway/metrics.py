@@ -7,6 +7,9 @@ neither is counted under one word. No label holds what a client wrote.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import nan
 from typing import Final
 
 from prometheus_client import (
@@ -20,12 +23,16 @@ from prometheus_client import (
 )
 from prometheus_client.metrics_core import Metric
 
-from vllm_engine.engine.state import EngineState
+from vllm_engine.engine.state import EngineState, EngineStatus, StatusReader
+from vllm_engine.gateway.disk import Space
 from vllm_engine.gateway.record import UNMATCHED, Outcome, RequestRecord
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 """What `GatewayMetrics.render` returns. vLLM's metrics must be asked for in the same format: send
 `Accept: text/plain;version=0.0.4`, and no `Accept-Encoding`."""
+
+HUNG: Final = "engine-hung"
+"""The diagnosis of an engine that runs and makes no progress; counted from 0, so that its first is a rise."""
 
 _OTHER = "other"
 _MAX_REASONS = 32
@@ -60,9 +67,27 @@ _HELP = {
     "in_flight": "Requests at the engine now.",
     "waiting": "Requests that wait in the gateway for their turn now.",
     "engine_state": "1 for the state that the engine is in.",
+    "standby_ready": "Whether a standby is ready to be the next engine.",
+    "standby_bytes": "Memory that the standby takes, shared pages counted once; 0 without one.",
     "engine_up": "Whether the engine's own metrics could be read just now.",
+    "engine_restarts": "Starts of the engine after the first one of this process.",
+    "engine_failures": "Engines lost and failed starts, by the diagnosis' code (docs/troubleshooting.md).",
+    "engine_start_seconds": "How long the engine's last start took, up to its first token; 0 before that.",
+    "cache_free_bytes": "Free space where CACHE_DIR is; NaN while that is not known.",
+    "cache_size_bytes": "Size of the file system where CACHE_DIR is; NaN while that is not known.",
+    "start_time_seconds": "When the gateway started, in seconds since 1970.",
     "build_info": "What runs; always 1.",
 }
+
+
+@dataclass(frozen=True)
+class Described:
+    """One metric as the documentation tells of it."""
+
+    name: str
+    type: str
+    labels: tuple[str, ...]
+    help: str
 
 
 class GatewayMetrics:
@@ -92,7 +117,15 @@ class GatewayMetrics:
         self._in_flight = own.gauge("in_flight")
         self._waiting = own.gauge("waiting")
         self._state = own.gauge("engine_state", "state")
+        self._standby_ready = own.gauge("standby_ready")
+        self._standby_bytes = own.gauge("standby_bytes")
         self._up = own.gauge("engine_up")
+        self._restarts = own.counter("engine_restarts")
+        self._failures = own.counter("engine_failures", "code")
+        self._failures.labels(HUNG)
+        self._start_seconds = own.gauge("engine_start_seconds")
+        self._cache_free, self._cache_size = own.gauge("cache_free_bytes"), own.gauge("cache_size_bytes")
+        own.gauge("start_time_seconds").set(datetime.now(UTC).timestamp())
         own.gauge("build_info", *build).labels(**build).set(1)
         # Looking a label up costs as much as counting: what was found once is kept.
         self._requests_of: dict[tuple[str, int, Outcome], Counter] = {}
@@ -100,14 +133,44 @@ class GatewayMetrics:
         self._tokens_of: dict[tuple[str | None, str], Counter] = {}
         self._rejections_of: dict[str, Counter] = {}
 
+    @property
+    def described(self) -> Sequence[Described]:
+        """What there is, by name, type, labels and meaning."""
+        return tuple(self._registry.described)
+
     def watch(
-        self, *, in_flight: Callable[[], int], waiting: Callable[[], int], state: Callable[[], EngineState]
+        self,
+        *,
+        in_flight: Callable[[], int],
+        waiting: Callable[[], int],
+        state: Callable[[], EngineState],
+        standby_bytes: Callable[[], int | None] = lambda: None,
     ) -> None:
         """Take the gauges from these, asked at each `render` and never on the data path."""
         self._in_flight.set_function(in_flight)
         self._waiting.set_function(waiting)
+        self._standby_ready.set_function(lambda: standby_bytes() is not None)
+        self._standby_bytes.set_function(lambda: standby_bytes() or 0)
         for one in EngineState:
             self._state.labels(one.value).set_function(lambda one=one: state() is one)  # type: ignore[misc]
+
+    def follow(self, status: StatusReader) -> None:
+        """Count the engine's restarts and failures from now on."""
+        last = status.current
+
+        def changed(now: EngineStatus) -> None:
+            nonlocal last
+            was, last = last, now
+            if now.starts > was.starts:
+                self._restarts.inc()
+            if now.state is was.state:
+                return
+            if now.error is not None:
+                self._failures.labels(now.error.code).inc()
+            if now.is_ready and was.state is EngineState.STARTING:
+                self._start_seconds.set(now.elapsed_seconds())
+
+        status.watch(changed)
 
     def observe(self, record: RequestRecord) -> None:
         """Count one request at its end."""
@@ -139,13 +202,16 @@ class GatewayMetrics:
             kind = "completion_estimate" if record.is_estimate else "completion"
             self._count_tokens(record.key, kind, record.completion_tokens)
 
-    def render(self, engine_text: bytes | None) -> bytes:
+    def render(self, engine_text: bytes | None, cache: Space | None = None) -> bytes:
         """Return the engine's metrics, byte for byte, and ours after them.
 
         Args:
             engine_text: what the engine's `/metrics` answered, uncompressed; None if it did not.
+            cache: the disk space where CACHE_DIR is, as far as known.
         """
         self._up.set(engine_text is not None)
+        self._cache_free.set(cache.free if cache else nan)
+        self._cache_size.set(cache.size if cache else nan)
         return _open_ended(engine_text or b"") + generate_latest(self._registry)
 
     def _new_requests(self, route: str, status: int, outcome: Outcome) -> Counter:
@@ -181,15 +247,24 @@ class _Registry(CollectorRegistry):
         # come out of its /metrics. The library looks at the variable when it is imported and not again.
         values.ValueClass = values.MutexValue
         super().__init__()
+        self.described: list[Described] = []
 
     def histogram(self, name: str, buckets: Sequence[float], *labels: str) -> Histogram:
-        return Histogram(f"gateway_{name}", _HELP[name], labels, buckets=buckets, registry=self)
+        full, text = self._describe(name, "histogram", labels)
+        return Histogram(full, text, labels, buckets=buckets, registry=self)
 
     def counter(self, name: str, *labels: str) -> Counter:
-        return Counter(f"gateway_{name}", _HELP[name], labels, registry=self)
+        full, text = self._describe(name, "counter", labels)
+        return Counter(full, text, labels, registry=self)
 
     def gauge(self, name: str, *labels: str) -> Gauge:
-        return Gauge(f"gateway_{name}", _HELP[name], labels, registry=self)
+        full, text = self._describe(name, "gauge", labels)
+        return Gauge(full, text, labels, registry=self)
+
+    def _describe(self, name: str, kind: str, labels: tuple[str, ...]) -> tuple[str, str]:
+        full = f"gateway_{name}_total" if kind == "counter" else f"gateway_{name}"
+        self.described.append(Described(full, kind, labels, _HELP[name]))
+        return full, _HELP[name]
 
     def collect(self) -> Iterator[Metric]:
         for metric in super().collect():

@@ -16,27 +16,33 @@ from vllm_engine.engine.state import StatusReader
 from vllm_engine.errors import error_body
 from vllm_engine.gateway import probes
 from vllm_engine.gateway.metrics import CONTENT_TYPE
+from vllm_engine.gateway.page import Page
 
 METRICS_PATHS = frozenset(("/metrics", "/v1/metrics"))
 
 OWN_PATHS = probes.PUBLIC_PATHS | METRICS_PATHS | {"/version"}
-"""What the gateway answers itself."""
+"""What the gateway answers itself, the page and what is its alone excepted."""
 
 
 def own_app(
     status: StatusReader,
     build: probes.Build,
     render_metrics: Callable[[], Awaitable[bytes]],
+    page: Page | None,
     *,
     on_start: Callable[[], None] = lambda: None,
     on_stop: Callable[[], None] = lambda: None,
 ) -> FastAPI:
-    """Return the application that answers probes, `/version` and 404."""
+    """Return the application that answers probes, `/version`, the page if there is one, and 404."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         on_start()
+        if page is not None:
+            page.recorder.start()
         yield
+        if page is not None:
+            page.recorder.stop()
         on_stop()
 
     app = FastAPI(title="vllm-engine", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
@@ -51,6 +57,8 @@ def own_app(
             include_in_schema=path == "/metrics",
             response_class=PlainTextResponse,
         )
+    if page is not None:
+        app.include_router(page.router)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _http_error)
     return app

@@ -112,9 +112,17 @@ async def livez() -> Live:
 @router.get("/v1/health/ready", response_model=Health, include_in_schema=False)
 async def healthz(request: Request, status: Status) -> JSONResponse:
     """Answer 200 when the engine has generated a token and still runs, else 503 and why."""
-    build: Build = request.app.state.build
+    body = health_of(request.app.state.build, status)
+    if status.is_ready:
+        return JSONResponse(body.model_dump(mode="json"))
+    retry = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    return JSONResponse(body.model_dump(mode="json"), status_code=503, headers=retry)
+
+
+def health_of(build: Build, status: EngineStatus) -> Health:
+    """Say how the engine is."""
     forecast = estimate(status, time.monotonic())
-    body = Health(
+    return Health(
         status="ready" if status.is_ready else "unavailable",
         state=status.state,
         phase=str(status.phase),
@@ -127,10 +135,6 @@ async def healthz(request: Request, status: Status) -> JSONResponse:
         model=build.model_id,
         error=None if status.is_ready else _error(status),
     )
-    if status.is_ready:
-        return JSONResponse(body.model_dump(mode="json"))
-    retry = {"Retry-After": str(RETRY_AFTER_SECONDS)}
-    return JSONResponse(body.model_dump(mode="json"), status_code=503, headers=retry)
 
 
 def _download(status: EngineStatus) -> DownloadProgress | None:

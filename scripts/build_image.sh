@@ -1,0 +1,114 @@
+#!/bin/sh
+# Build the image.
+#
+#   scripts/build_image.sh [--help]
+#
+#   TARGET=cuda|cpu          which vLLM (cuda)
+#   IMAGE_REPO, IMAGE_TAG    the image's name (vllm-engine, and the target's name)
+#   PUSH=1                   push it, when it is built
+#   TARGET_PLATFORM          linux/amd64 by default; linux/arm64 for TARGET=cpu alone
+#   BASE_IMAGE               a Debian image with Python 3.11 to 3.14 (python:3.12-slim-bookworm); by digest for releases
+#   TORCH_INDEX              where PyTorch's CPU build comes from, unless its wheel lies in wheels/
+#   EXTRA_PACKAGES           further Debian packages, such as g++ in a cpu image that shall compile
+#   BAKE_MODEL=1             put MODEL_ID (and MODEL_REVISION) into the image; HF_TOKEN goes along as a build secret
+#   PIP_CONF                 a pip configuration file for the build, if packages come from a mirror; not in the image
+#   BUILD_SHA, BUILD_TIME    what /version tells (this checkout's commit, and now; SOURCE_DATE_EPOCH counts)
+#   SOURCE_URL               where the sources are, for the label
+#   DOCKER                   the client to use (docker)
+#
+# Uses buildx where it is installed and plain BuildKit (Docker 20.10 to 22) else.
+set -eu
+
+die() {
+    printf 'build_image: error: %s\n' "$*" >&2
+    exit 2
+}
+
+case ${1:-} in
+    '') ;;
+    -h | --help) sed -n '2,/^set -eu$/s/^# \{0,1\}//p' "$0" && exit ;;
+    *) die "unknown argument $1; everything is set by variables, see --help" ;;
+esac
+
+root=$(cd "$(dirname "$0")/.." && pwd -P)
+TARGET=${TARGET:-cuda}
+IMAGE_REPO=${IMAGE_REPO:-vllm-engine}
+IMAGE_TAG=${IMAGE_TAG:-$TARGET}
+TARGET_PLATFORM=${TARGET_PLATFORM:-linux/amd64}
+image=$IMAGE_REPO:$IMAGE_TAG
+
+case $TARGET in
+    cuda | cpu | fake) ;;
+    *) die "TARGET=$TARGET: it is cuda or cpu" ;;
+esac
+case $TARGET:$TARGET_PLATFORM in
+    cuda:linux/amd64) ;;
+    cuda:*) die "TARGET_PLATFORM=$TARGET_PLATFORM: the cuda image is built for linux/amd64 alone; build with" \
+        "TARGET_PLATFORM=linux/amd64 (Docker emulates it on arm64, slowly), or with TARGET=cpu" ;;
+    *:linux/amd64 | *:linux/arm64) ;;
+    *) die "TARGET_PLATFORM=$TARGET_PLATFORM: it is linux/amd64 or linux/arm64" ;;
+esac
+
+# The first client that can build with BuildKit. Docker 23 and later need the buildx plugin for that.
+find_client() {
+    for client in ${DOCKER:-docker /usr/bin/docker}; do
+        command -v "$client" >/dev/null 2>&1 || continue
+        if "$client" buildx version >/dev/null 2>&1; then
+            build='buildx build --load'
+            return
+        fi
+        case $("$client" --version) in
+            *' version 20.'* | *' version 2[0-2].'*)
+                build=build
+                return
+                ;;
+        esac
+    done
+    die 'no Docker client that can build with BuildKit; install Docker and its plugin buildx (package docker-buildx' \
+        'or docker-buildx-plugin)'
+}
+find_client
+"$client" info >/dev/null 2>&1 ||
+    die "no answer from Docker's engine; is it running, and may $(id -un) use it? Try: $client info"
+
+# Values that must not show in a list of processes travel by name.
+export DOCKER_BUILDKIT=1 BUILDKIT_PROGRESS="${BUILDKIT_PROGRESS:-plain}"
+export MODEL_ID="${MODEL_ID:-}" MODEL_REVISION="${MODEL_REVISION:-}" BAKE_MODEL="${BAKE_MODEL:-0}"
+export SOURCE_URL="${SOURCE_URL:-}" EXTRA_PACKAGES="${EXTRA_PACKAGES:-}" HF_ENDPOINT="${HF_ENDPOINT:-}"
+if [ -z "${BUILD_SHA:-}" ]; then
+    BUILD_SHA=$(git -C "$root" rev-parse HEAD 2>/dev/null || echo dev)
+    [ -z "$(git -C "$root" status --porcelain 2>/dev/null)" ] || BUILD_SHA=$BUILD_SHA-dirty
+fi
+if [ -z "${BUILD_TIME:-}" ]; then
+    BUILD_TIME=$(date -u ${SOURCE_DATE_EPOCH:+-d "@$SOURCE_DATE_EPOCH"} +%Y-%m-%dT%H:%M:%SZ)
+fi
+export BUILD_SHA BUILD_TIME
+
+set -- --file "$root/docker/Dockerfile" --target "$TARGET" --platform "$TARGET_PLATFORM" --tag "$image"
+for name in BUILD_SHA BUILD_TIME; do set -- "$@" --build-arg "$name"; done
+case $TARGET in
+    cpu | cuda)
+        set -- "$@" --build-arg SOURCE_URL --build-arg EXTRA_PACKAGES
+        if [ "$BAKE_MODEL" = 1 ]; then
+            for name in BAKE_MODEL MODEL_ID MODEL_REVISION HF_ENDPOINT; do set -- "$@" --build-arg "$name"; done
+            if [ -n "${HF_TOKEN:-}" ]; then set -- "$@" --secret id=hf_token,env=HF_TOKEN; fi
+        fi
+        ;;
+esac
+if [ "$TARGET" = cpu ] && [ -n "${TORCH_INDEX:-}" ]; then set -- "$@" --build-arg TORCH_INDEX; fi
+if [ -n "${BASE_IMAGE:-}" ]; then set -- "$@" --build-arg BASE_IMAGE; fi
+if [ -n "${PIP_CONF:-}" ]; then
+    [ -r "$PIP_CONF" ] || die "PIP_CONF=$PIP_CONF cannot be read"
+    set -- "$@" --secret "id=pip_conf,src=$PIP_CONF"
+fi
+
+printf 'build_image: %s for %s (target %s, %s)\n' "$image" "$TARGET_PLATFORM" "$TARGET" "$BUILD_SHA"
+began=$(date +%s)
+# shellcheck disable=SC2086  # a word is an argument
+"$client" $build "$@" "$root"
+size=$("$client" image inspect --format '{{.Size}}' "$image")
+printf 'build_image: %s is ready: %s MB, %s s\n' "$image" "$((size / 1000000))" "$(($(date +%s) - began))"
+if [ "${PUSH:-0}" = 1 ]; then
+    "$client" push "$image"
+    "$client" image inspect --format '{{range .RepoDigests}}build_image: pushed {{.}}{{"\n"}}{{end}}' "$image"
+fi

@@ -1,0 +1,147 @@
+#!/bin/sh
+# Start the image in the background, on this machine's GPUs if it has any.
+#
+#   scripts/run_image.sh [--help]
+#
+#   TARGET=cuda|cpu          which image (cuda where nvidia-smi shows a GPU, else cpu)
+#   IMAGE_REPO, IMAGE_TAG    its name (vllm-engine, and the target's name)
+#   NAME                     the container's name (vllm-engine)
+#   HOST                     address to publish the ports on: 127.0.0.1, or 0.0.0.0 once API_KEYS or API_KEYS_FILE is set
+#   PORT                     8000
+#   CACHE_VOLUME             volume or absolute folder for /cache (model_cache)
+#   SHM_SIZE                 shared memory (8g, or 1g on CPU)
+#   MEMORY                   memory limit, such as 6g (none)
+#   GPUS                     which GPUs: all, or what docker run --gpus takes (all)
+#   SSH_HOST_PORT            where SSH is published, if PUBLIC_KEY or ENABLE_SSHD=1 is set (2222)
+#   DOCKER                   the client to use (docker)
+#
+# Every setting of the server (docs/configuration.md) and every vLLM flag by its upper-case name goes into the container,
+# from the environment or else from .env here. Keys, certificates and a model that are files here are mounted.
+# On CPU and without MODEL_ID the bundled model is served.
+set -eu
+
+die() {
+    printf 'run_image: error: %s\n' "$*" >&2
+    exit 2
+}
+say() { printf 'run_image: %s\n' "$*"; }
+
+case ${1:-} in
+    '') ;;
+    -h | --help) sed -n '2,/^set -eu$/s/^# \{0,1\}//p' "$0" && exit ;;
+    *) die "unknown argument $1; everything is set by variables, see --help" ;;
+esac
+
+root=$(cd "$(dirname "$0")/.." && pwd -P)
+docker=${DOCKER:-docker}
+
+# .env: NAME=value lines, perhaps with export and quotes. The environment wins.
+if [ -f .env ]; then
+    while IFS= read -r line || [ -n "$line" ]; do
+        line=$(printf '%s\n' "$line" | sed -E 's/^[[:space:]]*(export[[:space:]]+)?//; s/[[:space:]]+$//')
+        name=${line%%=*}
+        case $name in '' | [!A-Za-z_]* | *[!A-Za-z0-9_]*) continue ;; esac
+        [ "$name" != "$line" ] || continue
+        value=$(printf '%s\n' "${line#*=}" | sed -E "s/^\"(.*)\"\$/\\1/; t; s/^'(.*)'\$/\\1/; t; s/[[:space:]]+#.*\$//")
+        if [ -n "$value" ] && [ -z "$(printenv "$name" || true)" ]; then export "$name=$value"; fi
+    done <.env
+fi
+
+has_gpu() { command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q '^GPU '; }
+
+if [ -z "${TARGET:-}" ]; then
+    if has_gpu; then
+        TARGET=cuda
+    else
+        TARGET=cpu
+        say 'nvidia-smi shows no GPU here: this is the cpu image (TARGET=cuda insists on the other)'
+    fi
+fi
+image=${IMAGE_REPO:-vllm-engine}:${IMAGE_TAG:-$TARGET}
+name=${NAME:-vllm-engine}
+port=${PORT:-8000}
+"$docker" info >/dev/null 2>&1 || die "no answer from Docker's engine; is it running, and may $(id -un) use it?"
+"$docker" image inspect "$image" >/dev/null 2>&1 || "$docker" pull --quiet "$image" >/dev/null 2>&1 ||
+    die "there is no image $image; build it: TARGET=$TARGET scripts/build_image.sh"
+case $("$docker" container inspect --format '{{.State.Status}}' "$name" 2>/dev/null || true) in
+    '') ;;
+    running | restarting | paused) die "$name runs already; stop it (docker stop $name) or choose another NAME" ;;
+    *) "$docker" rm "$name" >/dev/null ;;
+esac
+
+if [ -z "${HOST:-}" ]; then
+    HOST=127.0.0.1
+    if [ -n "${API_KEYS:-}${API_KEYS_FILE:-}" ]; then HOST=0.0.0.0; fi
+fi
+if [ "$TARGET" = cpu ] && [ -z "${MODEL_ID:-}" ]; then
+    export MODEL_ID=bundled:smollm2-135m-instruct
+    say "no MODEL_ID: serving $MODEL_ID"
+fi
+
+# What must pass before the engine is stopped, and 5 s more: docs/lifecycle.md.
+seconds=$(awk -v a="${LAME_DUCK_SECONDS:-0}" -v b="${DRAIN_TIMEOUT_SECONDS:-25}" 'BEGIN { print int(a + b + 20.999) }')
+set -- --detach --name "$name" --stop-timeout "$seconds"
+set -- "$@" --security-opt no-new-privileges --publish "$HOST:$port:$port" --volume "${CACHE_VOLUME:-model_cache}:/cache"
+if [ "$TARGET" = cuda ]; then
+    set -- "$@" --gpus "${GPUS:-all}" --shm-size "${SHM_SIZE:-8g}"
+else
+    set -- "$@" --shm-size "${SHM_SIZE:-1g}"
+fi
+if [ -n "${MEMORY:-}" ]; then set -- "$@" --memory "$MEMORY"; fi
+if [ -n "${HEALTH_PORT:-}" ]; then set -- "$@" --publish "$HOST:$HEALTH_PORT:$HEALTH_PORT"; fi
+
+ssh=
+if [ -n "${PUBLIC_KEY:-}" ] || [ "${ENABLE_SSHD:-0}" = 1 ]; then ssh=1; fi
+set -- "$@" --cap-drop ALL
+if [ -n "$ssh" ]; then
+    set -- "$@" --publish "$HOST:${SSH_HOST_PORT:-2222}:${SSH_PORT:-22}"
+    for cap in AUDIT_WRITE SYS_CHROOT; do set -- "$@" --cap-add "$cap"; done
+fi
+# Started as root it takes over a cache that root owns, starts sshd, and goes on as appuser; these are what that needs.
+for cap in CHOWN DAC_OVERRIDE FOWNER SETGID SETUID; do set -- "$@" --cap-add "$cap"; done
+
+# A file or folder here becomes one there; its variable then names that.
+mounted=' '
+mount_here() { # variable target
+    value=$(printenv "$1" || true)
+    case $value in
+        '' | *://*) return 1 ;;
+        # What is not here may be in the image.
+        /*) [ -e "$value" ] || return 1 ;;
+        ./* | ../*) [ -e "$value" ] || die "$1=$value: there is no such file or folder" ;;
+        *) [ -e "$value" ] && [ "$1" != MODEL_ID ] || return 1 ;;
+    esac
+    from=$(cd "$(dirname "$value")" && pwd -P)/$(basename "$value")
+    mounted="$mounted$1 "
+}
+for file in API_KEYS_FILE TLS_CERT_FILE TLS_KEY_FILE CHAT_TEMPLATE; do
+    if mount_here "$file"; then
+        # The folder, not the file: a file that is replaced, as certificates are, stays the old one in a file's mount.
+        set -- "$@" --volume "$(dirname "$from"):/run/host/$file:ro" --env "$file=/run/host/$file/$(basename "$from")"
+    fi
+done
+if mount_here MODEL_ID; then
+    set -- "$@" --volume "$from:/model:ro" --env MODEL_ID=/model
+    if [ -z "${SERVED_MODEL_NAME:-}" ]; then set -- "$@" --env "SERVED_MODEL_NAME=$(basename "$from")"; fi
+fi
+
+# Names only: values, the secret ones among them, stay off the command line.
+flags=$(cat "$root"/src/vllm_engine/engine/flags/*.json)
+is_ours() {
+    case $1 in
+        HOST | CACHE_DIR | ENGINE_PYTHON | BUILD_SHA | BUILD_TIME | CONFIG | SEED | TOKENIZER) return 1 ;;
+        VLLM_* | HF_* | NCCL_* | OTEL_* | TORCH_* | CUDA_VISIBLE_DEVICES) return 0 ;;
+    esac
+    case $mounted in *" $1 "*) return 1 ;; esac
+    grep -Eq "^#? ?$1=" "$root/.env.example" && return 0
+    case $flags in *"\"name\": \"$(printf '%s' "$1" | tr 'A-Z_' 'a-z-')\""*) return 0 ;; esac
+    return 1
+}
+for variable in $(env | sed -n 's/^\([A-Z][A-Z0-9_]*\)=..*/\1/p'); do
+    if is_ours "$variable"; then set -- "$@" --env "$variable"; fi
+done
+
+"$docker" run "$@" "$image" >/dev/null || die "docker could not start $image; its message is above"
+say "$name runs $image; http://$HOST:$port (docker logs -f $name, docker stop $name)"
+if [ -n "$ssh" ]; then say "SSH: ssh -p ${SSH_HOST_PORT:-2222} appuser@$HOST"; fi
+say 'when is it ready, and does it answer? scripts/smoke_test.sh'

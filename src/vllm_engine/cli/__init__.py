@@ -1,0 +1,37 @@
+"""The command line: reads arguments, prints, exits; everything it does is done elsewhere.
+
+Commands import what they do when they do it: `--help` and completion come at once.
+"""
+
+from __future__ import annotations
+
+import click
+
+from vllm_engine import __version__
+from vllm_engine.cli.bench import bench_command
+from vllm_engine.cli.chat import chat_command
+from vllm_engine.cli.completion import completion_command
+from vllm_engine.cli.doctor import doctor_command
+from vllm_engine.cli.download import download_command
+from vllm_engine.cli.serve import serve_command
+from vllm_engine.cli.settings import settings_command
+from vllm_engine.cli.smoke import smoke_command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="vllm-engine")
+def main() -> None:
+    """Serve one model with vLLM behind a gateway. Configured by environment variables and .env."""
+
+
+for command in (
+    bench_command,
+    chat_command,
+    completion_command,
+    doctor_command,
+    download_command,
+    serve_command,
+    settings_command,
+    smoke_command,
+):
+    main.add_command(command)

@@ -1,0 +1,37 @@
+"""`vllm-engine doctor`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from vllm_engine.cli.ending import ending, print_json
+from vllm_engine.errors import ExitCode
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor_command(as_json: bool) -> None:
+    """Check machine, settings and model. Downloads no weights; exits with 3 if a check fails."""
+    import asyncio
+
+    from rich.console import Console
+
+    from vllm_engine.doctor.check import any_failed
+    from vllm_engine.doctor.examine import examine
+    from vllm_engine.doctor.show import show
+    from vllm_engine.environment import read_environment
+    from vllm_engine.settings import load_settings
+
+    with ending():
+        environment = read_environment()
+        settings = load_settings(environment)
+        checks = asyncio.run(examine(settings, environment, Path(sys.prefix)))
+        if as_json:
+            print_json([check.as_json() for check in checks])
+        else:
+            show(checks, Console())
+        if any_failed(checks):
+            sys.exit(ExitCode.STARTUP_FAILED)

@@ -1,0 +1,85 @@
+"""`vllm-engine serve`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vllm_engine.cli.ending import ending
+
+if TYPE_CHECKING:
+    from vllm_engine.environment import Environment
+    from vllm_engine.preflight import Preflight
+    from vllm_engine.settings import Settings
+
+_QUESTION = "What is the capital of France?"
+
+
+@click.command("serve")
+@click.option("--dry-run", is_flag=True, help="Print the engine's command and environment; start nothing.")
+@click.option(
+    "--ask",
+    "question",
+    is_flag=False,
+    flag_value=_QUESTION,
+    help="When ready, ask this and print the answer.",
+)
+def serve_command(dry_run: bool, question: str | None) -> None:
+    """Run the gateway and the engine until Ctrl-C or SIGTERM."""
+    import uvloop
+    from rich.console import Console
+
+    from vllm_engine.cli.logs import set_up_logging
+    from vllm_engine.environment import read_environment
+    from vllm_engine.listen import listen
+    from vllm_engine.log import is_console
+    from vllm_engine.preflight import run_preflight
+    from vllm_engine.present import Presenter
+    from vllm_engine.serve import serve
+    from vllm_engine.settings import load_settings
+
+    with ending(last_words=True):
+        environment = read_environment()
+        settings = load_settings(environment)
+        set_up_logging(settings, environment, quiet=question is not None)
+        preflight = run_preflight(settings, environment, Path(sys.prefix))
+        _log_doubts(settings, preflight)
+        if dry_run:
+            _print_command(settings, environment, preflight)
+            return
+        listeners = listen(settings)
+        shown = question is not None or (sys.stdout.isatty() and is_console(settings.log_format))
+        presenter = Presenter(settings, question, Console()) if shown else None
+        uvloop.run(serve(settings, environment, preflight, listeners, presenter))
+
+
+def _log_doubts(settings: Settings, preflight: Preflight) -> None:
+    import logging
+
+    from vllm_engine.doctor.check import Status
+    from vllm_engine.doctor.examine import machine_checks
+
+    for warning in preflight.warnings:
+        logging.getLogger("gateway").warning("%s", warning)
+    for check in machine_checks(settings, preflight):
+        if check.status is not Status.OK:
+            logging.getLogger("gateway.doctor").warning("%s: %s", check.id, check)
+
+
+def _print_command(settings: Settings, environment: Environment, preflight: Preflight) -> None:
+    import asyncio
+
+    from vllm_engine.engine.flags import mask
+    from vllm_engine.report import mask_environ
+    from vllm_engine.resolve import resolve_command, resolve_plan
+
+    plan = asyncio.run(resolve_plan(settings, environment, preflight))
+    command = resolve_command(settings, environment, preflight, plan, Path("engine.sock"))
+    print("env -i \\")
+    for key, value in sorted(mask_environ(command.environ).items()):
+        print(f"  {key}={shlex.quote(value)} \\")
+    print(f"  {shlex.join(mask(command.argv))}")

@@ -1,0 +1,47 @@
+"""The arguments that name a server to talk to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from vllm_engine.client import Server
+
+KEY_VARIABLE = "VLLM_ENGINE_API_KEY"
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def takes_server(command: _F) -> _F:
+    """Give a command BASE_URL, --model and --api-key."""
+    for decorate in (
+        click.option(
+            "--api-key",
+            envvar=KEY_VARIABLE,
+            help=f"Sent as a bearer key; better by {KEY_VARIABLE}, which no list of processes shows.",
+        ),
+        click.option("--model", default="", help="Model to ask for. Default: the first the server lists."),
+        click.argument("base_url", required=False),
+    ):
+        command = decorate(command)
+    return command
+
+
+def server_at(url: str | None, api_key: str | None) -> Server:
+    """Return the server at a URL; without one, that of these settings, HOST and PORT.
+
+    Raises:
+        SettingsError: the URL is none, or a setting is wrong.
+    """
+    from vllm_engine.client import Server, base_url
+
+    if url:
+        return Server(base_url(url), api_key)
+    from vllm_engine.environment import read_environment
+    from vllm_engine.local import local_server
+    from vllm_engine.settings import load_settings
+
+    return local_server(load_settings(read_environment()), api_key)

@@ -1,0 +1,286 @@
+"""Runs in the engine's Python: is vLLM's command, at once or as a standby that waits to become it.
+
+`python -P warm.py serve MODEL ...` is `python -P -m vllm.entrypoints.cli.main serve MODEL ...`, and notes in
+which environments vLLM starts processes of its own. `python -P warm.py --standby` starts as many, each in the
+very environment that was noted for it, has all of them import vLLM in threads of low priority, and waits on
+its standard input for the arguments. It then is the engine, and each process that vLLM wants to start is one
+of those that wait, if the environment that it would get is the one that this one has; else it is a new one.
+
+Nothing of vLLM is changed: what stands aside is the place where multiprocessing starts a Python
+(`multiprocessing.util.spawnv_passfds`), and it does what it always did whenever anything is not as expected.
+With vLLM's `fork` there is nothing to stand in for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import importlib
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import util
+from pathlib import Path
+from typing import Any, NoReturn
+
+RECORD = "ENGINE_SPAWN_RECORD"
+"""Names the file that takes a line of JSON for every process that vLLM starts."""
+
+_MAIN = "vllm.entrypoints.cli.main"
+_IMPORTS = (
+    _MAIN,
+    "vllm.entrypoints.cli.serve",
+    "vllm.entrypoints.cli.openai",
+    "vllm.entrypoints.cli.benchmark.main",
+    "vllm.entrypoints.openai.api_server",
+    "vllm.v1.engine.async_llm",
+    "vllm.v1.engine.core",
+    "vllm.v1.executor.multiproc_executor",
+)
+"""What a start imports anyway, as far as this vLLM has it. None of these makes a CUDA context."""
+_WORKERS = {"cpu": "vllm.v1.worker.cpu_worker", "cuda": "vllm.v1.worker.gpu_worker"}
+
+_PR_SET_PDEATHSIG = 1
+_LOW_PRIORITY = 19
+_FIRST_DESCRIPTOR = 400
+"""Ours are moved above what vLLM's processes hand to each other."""
+_ANSWER_SECONDS = 2.0
+_MAX_MESSAGE = 1 << 16
+
+_environ = os.environ  # noqa: TID251 - this is the engine's process, not ours
+_initial = dict(_environ)
+_start_new = util.spawnv_passfds
+
+
+class Waiting:
+    """A process that waits to be one of vLLM's."""
+
+    def __init__(self, node: dict[str, Any]) -> None:
+        """Start it in the environment that `node` says, with those that `node` has below it."""
+        self.environ = {**_initial, **node["set"]}
+        for name in node["unset"]:
+            self.environ.pop(name, None)
+        self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        number = _above(theirs.detach())
+        os.set_inheritable(number, True)
+        argv = [
+            sys.executable,
+            "-P",
+            str(Path(__file__).absolute()),
+            "--child",
+            str(number),
+            str(os.getpid()),
+        ]
+        try:
+            self.pid = os.posix_spawn(sys.executable, argv, self.environ)
+        finally:
+            os.close(number)
+        self._link.send(json.dumps(node["children"]).encode())
+
+    def until_ready(self) -> None:
+        """Wait until it and those below it have imported everything; raises OSError if they never will."""
+        if self._link.recv(64) != b"ready":
+            raise OSError("a waiting process has ended")
+
+    def take(self, argv: Sequence[str], descriptors: Sequence[int]) -> bool:
+        """Have it be what `argv` would be with these descriptors; False if it cannot."""
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        order = {"argv": argv, "descriptors": descriptors, "files": limits, "cwd": str(Path.cwd())}
+        self._link.settimeout(_ANSWER_SECONDS)
+        try:
+            socket.send_fds(self._link, [json.dumps(order).encode()], list(descriptors))
+            return self._link.recv(64) == b"taken"
+        except OSError:
+            return False
+        finally:
+            self._link.close()
+
+    def end(self) -> None:
+        """End it and take note of that."""
+        self._link.close()
+        with contextlib.suppress(OSError):
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+
+
+_waiting: list[Waiting] = []
+
+
+def start_process(path: Any, args: Sequence[Any], descriptors: Sequence[int]) -> int:
+    """Stand in for `multiprocessing.util.spawnv_passfds`; returns the process id."""
+    argv = [os.fsdecode(arg) for arg in args]
+    if "--multiprocessing-fork" not in argv:
+        return _start_new(path, args, descriptors)
+    pid = None
+    if os.fsdecode(path) == sys.executable:
+        pid = _taken(argv, sorted(set(map(int, descriptors))))
+    if pid is None:
+        _dismiss()
+        pid = int(_start_new(path, args, descriptors))
+    _note(pid)
+    return pid
+
+
+def _taken(argv: list[str], descriptors: list[int]) -> int | None:
+    environ = dict(_environ)
+    for one in [one for one in _waiting if one.environ == environ]:
+        _waiting.remove(one)
+        if one.take(argv, descriptors):
+            return one.pid
+        one.end()
+    return None
+
+
+def _dismiss() -> None:
+    """End those that still wait: this start goes another way than the one that they were made for."""
+    while _waiting:
+        _waiting.pop().end()
+
+
+def _note(pid: int) -> None:
+    """Write down how the environment of a process that was just started differs from our own first one."""
+    path = _initial.get(RECORD)
+    if not path:
+        return
+    now = dict(_environ)
+    note = {
+        "pid": pid,
+        "parent": os.getpid(),
+        "set": {name: value for name, value in now.items() if _initial.get(name) != value},
+        "unset": sorted(_initial.keys() - now.keys()),
+    }
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb", 0) as record:
+            record.write(json.dumps(note).encode() + b"\n")
+
+
+def run_vllm(arguments: Sequence[str]) -> NoReturn:
+    """Be `python -m vllm.entrypoints.cli.main ARGUMENTS`."""
+    main = importlib.import_module(_MAIN)
+    sys.argv = [str(main.__file__), *arguments]
+    sys.exit(main.main())
+
+
+def stand_by() -> NoReturn:
+    """Import all there is, say so on standard input's socket, wait there for the arguments, and be vLLM."""
+    link = socket.socket(fileno=_above(os.dup(0)))
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    lines = _lines(link)
+    _prepare(json.loads(next(lines)), lambda: link.sendall(b"ready\n"))
+    order = json.loads(next(lines))
+    link.sendall(b"going\n")
+    link.close()
+    run_vllm(order["arguments"])
+
+
+def wait_as_child(number: int, parent: int) -> NoReturn:
+    """The same for a process of vLLM's: be what multiprocessing would have started."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit(1)
+    link = socket.socket(fileno=number)
+    os.set_inheritable(number, False)
+    _prepare(json.loads(link.recv(_MAX_MESSAGE)), lambda: link.send(b"ready"))
+    message, received, _, _ = socket.recv_fds(link, _MAX_MESSAGE, 253)
+    if not message:
+        os._exit(0)
+    order = json.loads(message)
+    if not _placed(received, order["descriptors"]):
+        link.send(b"refused")
+        os._exit(1)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, tuple(order["files"]))
+    os.chdir(order["cwd"])
+    link.send(b"taken")
+    link.close()
+    argv: list[str] = order["argv"]
+    code = argv.index("-c") + 1
+    sys.argv = ["-c", *argv[code + 1 :]]
+    exec(argv[code], {"__name__": "__main__"})  # noqa: S102 - what multiprocessing itself has `python -c` run
+    sys.exit(0)
+
+
+def _prepare(nodes: list[dict[str, Any]], tell: Callable[[], object]) -> None:
+    _waiting.extend(map(Waiting, nodes))
+    failed: list[BaseException] = []
+    importing = threading.Thread(target=_import_all, args=(failed,), name="import")
+    importing.start()
+    importing.join()
+    if failed:
+        raise failed[0]
+    for one in _waiting:
+        one.until_ready()
+    tell()
+
+
+def _import_all(failed: list[BaseException]) -> None:
+    # A thread's priority is its own, in Linux. That of a whole process could not be raised again without a
+    # privilege that containers lack.
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY)
+    worker = _WORKERS["cpu" if _environ.get("VLLM_TARGET_DEVICE") == "cpu" else "cuda"]
+    for name in (*_IMPORTS, worker):
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError:
+            continue  # another version of vLLM
+        except BaseException as error:  # noqa: BLE001 - told by the main thread, which ends with it
+            failed.append(error)
+            return
+
+
+def _placed(received: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Give descriptors the numbers that they have in the parent, if those are free here."""
+    if len(received) != len(wanted):
+        return False
+    moved = [_above(number) for number in received]
+    if any(_is_open(number) for number in wanted):
+        return False
+    for number, place in zip(moved, wanted, strict=True):
+        os.dup2(number, place)
+        os.close(number)
+    return True
+
+
+def _above(number: int) -> int:
+    """Move a descriptor out of the way."""
+    moved = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, _FIRST_DESCRIPTOR)
+    os.close(number)
+    return moved
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
+def _lines(link: socket.socket) -> Iterator[bytes]:
+    pending = b""
+    while chunk := link.recv(_MAX_MESSAGE):
+        *lines, pending = (pending + chunk).split(b"\n")
+        yield from lines
+    os._exit(0)  # whoever would have told us is gone
+
+
+if __name__ in ("__main__", "__mp_main__"):  # in the engine, and in each process that vLLM starts
+    util.spawnv_passfds = start_process  # type: ignore[assignment]
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--standby"]:
+        stand_by()
+    elif sys.argv[1:2] == ["--child"]:
+        wait_as_child(int(sys.argv[2]), int(sys.argv[3]))
+    else:
+        run_vllm(sys.argv[1:])

@@ -1,0 +1,170 @@
+// Puts the page together: which view is shown, what is asked of the server and how often, theme and key.
+
+import { ApiError, getJson, keyring } from "./api.js";
+import { ChatView } from "./chat.js";
+import { announce, byId, setText } from "./dom.js";
+import { short } from "./start.js";
+import { StatusView } from "./status.js";
+
+const SOON = 1000;
+const LATER = 5000;
+const THEMES = { auto: "as the system", light: "light", dark: "dark" };
+
+const known = { health: null, version: null, model: null, history: null, needsKey: false };
+const lacksKey = () => known.needsKey && !keyring.has;
+
+const status = new StatusView({ askForKey });
+const chat = new ChatView({ onUnauthorized: () => askForKey("The server refused this key."), needsKey: () => known.needsKey });
+
+// --- views
+
+function showView() {
+  const wanted = location.hash === "#status" || location.hash === "#chat" ? location.hash.slice(1) : null;
+  if (!wanted && !known.health) return;
+  const view = wanted ?? (known.health.state === "ready" ? "chat" : "status");
+  const changed = byId(view).hidden;
+  for (const name of ["chat", "status"]) {
+    byId(name).hidden = name !== view;
+    if (name === view) byId(`to-${name}`).setAttribute("aria-current", "page");
+    else byId(`to-${name}`).removeAttribute("aria-current");
+  }
+  if (changed && view === "status") poll.soon();
+}
+addEventListener("hashchange", showView);
+
+// --- what the server says
+
+const poll = {
+  timer: null,
+  busy: false,
+  soon() {
+    clearTimeout(this.timer);
+    if (!this.busy) this.now();
+  },
+  async now() {
+    this.busy = true;
+    let wait = LATER;
+    try {
+      const { health, needs_key: needsKey } = await getJson("ui/state");
+      known.needsKey = needsKey;
+      await learn(health);
+      if (health.state !== "ready") wait = SOON;
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      if (error.status === 401) askForKey("The server refused this key.");
+      else if (error.status === 0) learnNothing();
+    } finally {
+      this.busy = false;
+      // Hidden pages ask nothing; they ask at once when they are looked at again.
+      if (!document.hidden) this.timer = setTimeout(() => this.now(), wait);
+    }
+  },
+};
+document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(poll.timer) : poll.soon()));
+
+async function learn(health) {
+  const before = known.health?.state;
+  known.health = health;
+  if (before !== health.state) known.version = known.model = null;
+  show();
+  if (before && before !== health.state) announce(`The engine's state: ${short(health).text}`);
+  if (lacksKey()) {
+    if (!before) askForKey();
+    return;
+  }
+  known.version ??= await getJson("version");
+  if (health.state === "ready" && !known.model) known.model = (await getJson("v1/models")).data[0];
+  if (!byId("status").hidden) {
+    known.history = await getJson("ui/history");
+    status.showHistory(known.history);
+  }
+  show();
+}
+
+function learnNothing() {
+  known.health = { ...known.health, state: "offline", error: null };
+  show();
+}
+
+function show() {
+  const { health } = known;
+  const { text, tone } = short(health);
+  byId("key-button").hidden = !known.needsKey;
+  const pill = byId("pill");
+  pill.dataset.tone = tone;
+  setText(pill.querySelector("span"), text);
+  document.title = health.model ? `${health.model} – ${text}` : "vllm-engine";
+  status.showState(health);
+  status.showFacts({ ...known, needsKey: lacksKey() });
+  chat.setReady({ isReady: health.state === "ready" && Boolean(known.model), model: known.model?.id ?? health.model ?? "", note: note(health) });
+  showView();
+}
+
+function note(health) {
+  if (health.state === "ready") return lacksKey() ? "This server asks for an API key." : null;
+  return { starting: "The model is still loading.", failed: "The engine cannot run.", offline: "The server cannot be reached." }[health.state] ??
+    "The engine cannot answer just now.";
+}
+
+// --- key
+
+const dialog = byId("key-dialog");
+
+function askForKey(problem = "") {
+  byId("key-problem").textContent = problem;
+  byId("key-forget").hidden = !keyring.has;
+  if (!dialog.open) dialog.showModal();
+}
+
+byId("key-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const before = keyring.has;
+  keyring.set(byId("key").value.trim());
+  try {
+    known.version = await getJson("version");
+  } catch (error) {
+    if (!before || error.status === 401) keyring.set("");
+    byId("key-problem").textContent = error.status === 401 ? "The server refused this key." : error.title;
+    return;
+  }
+  byId("key").value = "";
+  dialog.close();
+  poll.soon();
+});
+byId("key-cancel").addEventListener("click", () => dialog.close());
+byId("key-forget").addEventListener("click", () => {
+  keyring.set("");
+  known.version = known.model = known.history = null;
+  dialog.close();
+  show();
+});
+byId("key-button").addEventListener("click", () => askForKey());
+
+// --- theme
+
+const themeButton = byId("theme-button");
+
+function setTheme(theme) {
+  if (theme === "auto") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = theme;
+  const label = `Theme: ${THEMES[theme]}`;
+  themeButton.setAttribute("aria-label", label);
+  themeButton.title = label;
+}
+
+themeButton.addEventListener("click", () => {
+  const names = Object.keys(THEMES);
+  const next = names[(names.indexOf(document.documentElement.dataset.theme ?? "auto") + 1) % names.length];
+  setTheme(next);
+  try {
+    localStorage.setItem("vllm-engine.theme", next);
+  } catch {
+    // Then it is for this page only.
+  }
+});
+setTheme(document.documentElement.dataset.theme ?? "auto");
+
+// --- begin
+
+showView();
+poll.now();

@@ -1,0 +1,71 @@
+// Nodes are built one by one and text is only ever text: nothing here, or anywhere else, takes markup.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function fill(node, properties, children) {
+  for (const [name, value] of Object.entries(properties)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+export const h = (tag, properties = {}, ...children) => fill(document.createElement(tag), properties, children);
+
+export const svg = (tag, properties = {}, ...children) =>
+  fill(document.createElementNS(SVG, tag), properties, children);
+
+export const byId = (id) => document.getElementById(id);
+
+/** Change text only where it differs: nothing is read out twice, and no selection is lost. */
+export function setText(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+export function announce(text) {
+  byId("announcer").textContent = text;
+}
+
+/** Copy, and say so on the button for a moment. */
+export async function copy(text, button) {
+  const said = button.textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    if (!copyOldWay(text)) return;
+  }
+  button.textContent = "Copied";
+  announce("Copied");
+  setTimeout(() => (button.textContent = said), 1500);
+}
+
+// Without HTTPS, and elsewhere than on localhost, browsers have no navigator.clipboard.
+function copyOldWay(text) {
+  const field = h("textarea", { class: "unseen", "aria-hidden": "true" });
+  field.value = text;
+  (document.querySelector("dialog[open]") ?? document.body).append(field);
+  field.select();
+  const done = document.execCommand("copy");
+  field.remove();
+  return done;
+}
+
+/** Storage that may be forbidden, full, or hold what an older page wrote. */
+export const store = {
+  get(key, fallback) {
+    try {
+      return JSON.parse(localStorage.getItem(key)) ?? fallback;
+    } catch {
+      return fallback;
+    }
+  },
+  set(key, value) {
+    try {
+      localStorage.setItem(key, JSON.stringify(value));
+    } catch {
+      // What cannot be kept is lost on reload, and only then.
+    }
+  },
+};

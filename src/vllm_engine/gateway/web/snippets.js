@@ -1,0 +1,56 @@
+// The next request as a program that others can run. No key is ever put into it: it is read from the environment.
+
+const json = (value) => JSON.stringify(value, null, 2);
+const shell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+
+function curl(url, body, needsKey) {
+  const key = needsKey ? ` \\\n  -H "Authorization: Bearer $API_KEY"` : "";
+  return `curl ${shell(url)} \\\n  -H 'Content-Type: application/json'${key} \\\n  -d ${shell(json(body))}`;
+}
+
+// JSON's texts and numbers are Python's too; its three words are not.
+function python(value, indent = "") {
+  const inner = `${indent}    `;
+  if (value === true) return "True";
+  if (value === false) return "False";
+  if (value === null) return "None";
+  if (Array.isArray(value)) return value.length ? `[\n${value.map((one) => `${inner}${python(one, inner)},\n`).join("")}${indent}]` : "[]";
+  if (typeof value === "object") {
+    const lines = Object.entries(value).map(([name, one]) => `${inner}${JSON.stringify(name)}: ${python(one, inner)},\n`);
+    return `{\n${lines.join("")}${indent}}`;
+  }
+  return JSON.stringify(value);
+}
+
+function openai(url, body, needsKey) {
+  const base = url.replace(/\/chat\/completions$/, "");
+  const key = needsKey ? 'os.environ["API_KEY"]' : '"none"';
+  const options = Object.entries(body).map(([name, value]) => `    ${name}=${python(value, "    ")},\n`);
+  return `${needsKey ? "import os\n\n" : ""}from openai import OpenAI  # pip install openai
+
+client = OpenAI(base_url=${JSON.stringify(base)}, api_key=${key})
+answer = client.chat.completions.create(
+${options.join("")})
+print(answer.choices[0].message.content)`;
+}
+
+function javascript(url, body, needsKey) {
+  const key = needsKey ? "\n    Authorization: `Bearer ${process.env.API_KEY}`," : "";
+  return `const response = await fetch(${JSON.stringify(url)}, {
+  method: "POST",
+  headers: {
+    "Content-Type": "application/json",${key}
+  },
+  body: JSON.stringify(${json(body).replaceAll("\n", "\n  ")}),
+});
+if (!response.ok) throw new Error(await response.text());
+const answer = await response.json();
+console.log(answer.choices[0].message.content);`;
+}
+
+/** Each takes the URL of chat completions, the request's body, and whether the server asks for a key. */
+export const snippets = {
+  curl: { make: curl, language: "sh" },
+  Python: { make: openai, language: "python" },
+  JavaScript: { make: javascript, language: "js" },
+};

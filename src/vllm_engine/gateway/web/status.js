@@ -1,0 +1,80 @@
+// The status view: the state's card, plots, and what runs.
+
+import { Chart } from "./chart.js";
+import { byId, h } from "./dom.js";
+import { duration, number, percent, span } from "./format.js";
+import { StartCard } from "./start.js";
+
+const CHARTS = [
+  {
+    title: "Tokens per second", format: (value) => number(value), least: 1,
+    lines: [{ name: "generated", column: "generated_per_second" }, { name: "prompts", column: "prompt_per_second" }],
+  },
+  {
+    title: "Requests", format: (value) => number(value, 0), least: 4,
+    lines: [{ name: "running", column: "running" }, { name: "waiting", column: "waiting" }],
+  },
+  {
+    title: "KV cache in use", about: "share of the cache's blocks", format: percent, top: 1,
+    lines: [{ name: "in use", column: "kv_cache" }],
+  },
+  {
+    title: "Time to first token", format: duration, least: 0.01,
+    lines: [{ name: "mean", column: "ttft_mean" }, { name: "95th percentile", column: "ttft_p95" }],
+  },
+  {
+    title: "Time between tokens", format: duration, least: 0.01,
+    lines: [{ name: "mean", column: "itl_mean" }, { name: "95th percentile", column: "itl_p95" }],
+  },
+];
+
+export class StatusView {
+  constructor({ askForKey }) {
+    this.card = new StartCard(byId("state"));
+    this.charts = CHARTS.map((one) => new Chart(one));
+    byId("plots").append(...this.charts.map(({ node }) => node));
+    this.facts = byId("facts");
+    this.askForKey = askForKey;
+    this.shown = "";
+  }
+
+  showState(health) {
+    this.card.update(health);
+  }
+
+  showHistory(history) {
+    byId("plots-part").hidden = history.running.every((value) => value === null);
+    for (const chart of this.charts) chart.update(history);
+  }
+
+  /** Show what is known; `version`, `model` and `history` may be null. */
+  showFacts({ health, version, model, history, needsKey }) {
+    const facts = [["Model", health?.model]];
+    if (model && model.id !== health?.model) facts.push(["Served as", model.id]);
+    if (version) {
+      const build = [version.build_sha, version.build_time].filter((part) => part && part !== "dev").join(", ");
+      facts.push(
+        ["Revision", version.model_revision],
+        ["Context", model?.max_model_len ? `${model.max_model_len.toLocaleString("en")} tokens` : null],
+        ["Data type", version.dtype],
+        ["Device", version.device],
+        ["Frontend", version.frontend],
+        ["vLLM", version.vllm],
+        ["vllm-engine", build ? `${version.version} (${build})` : version.version],
+        ["Python", `${version.python}, engine ${version.engine_python}`],
+      );
+    }
+    if (history) {
+      facts.push(["Up for", span(history.uptime_seconds)], ["Starts of the engine", String(history.starts)]);
+    }
+    const known = facts.filter(([, value]) => value);
+    const digest = JSON.stringify([known, needsKey]);
+    if (digest === this.shown) return;
+    this.shown = digest;
+    this.facts.replaceChildren(...known.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+    if (needsKey) {
+      this.facts.append(h("div", {}, h("dt", {}, "More"), h("dd", {},
+        h("button", { type: "button", class: "plain", onclick: () => this.askForKey() }, "Enter the API key"))));
+    }
+  }
+}

@@ -1,0 +1,52 @@
+"""Starts the engine once and stops it, so that what it compiles lies in the cache for the next start."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+from vllm_engine.engine.state import StatusReader
+from vllm_engine.environment import Environment
+from vllm_engine.listen import listen
+from vllm_engine.preflight import run_preflight
+from vllm_engine.present import Presenter
+from vllm_engine.serve import serve
+from vllm_engine.settings import Settings
+
+_LOOPBACK = "127.0.0.1"
+
+
+async def warm(settings: Settings, environment: Environment, prefix: Path, presenter: Presenter) -> None:
+    """Serve on a free port of loopback until ready, then stop.
+
+    Raises:
+        SettingsError: a setting cannot work.
+        EngineError: the engine does not start.
+    """
+    settings = settings.model_copy(
+        update={
+            "host": _LOOPBACK,
+            "port": _free_port(),
+            "health_port": None,
+            "tls_cert_file": None,
+            "tls_key_file": None,
+            "on_fatal": "exit",
+            "lame_duck_seconds": 0.0,
+        }
+    )
+    preflight = run_preflight(settings, environment, prefix)
+
+    async def stop_when_ready(status: StatusReader) -> None:
+        if (await presenter.follow_start(status)).is_ready:
+            os.kill(os.getpid(), signal.SIGTERM)  # as any process manager stops it
+
+    await serve(settings, environment, preflight, listen(settings), stop_when_ready)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((_LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port

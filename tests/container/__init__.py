@@ -1,0 +1,1 @@
+"""The image, with a real Docker engine."""

@@ -1,0 +1,40 @@
+"""The page with the real engine: a chat, its options, and plots of what it really did."""
+
+from __future__ import annotations
+
+import re
+
+from playwright.sync_api import expect
+
+from tests.browser.chromium import Visit, chromium
+from tests.e2e.conftest import MODEL, Served
+
+SECONDS = 120
+
+
+def test_chat_and_plots(served: Served) -> None:
+    """A person chats with the real model, stops it, and sees the work on the plots; nothing is wrong on the page."""
+    with chromium() as browser:
+        visit = Visit(browser, viewport={"width": 1280, "height": 800})
+        page = visit.open(served.program.url)
+        expect(page.locator("#pill")).to_have_text("Ready")
+        expect(page.locator("#chat-model")).to_have_text(MODEL)
+        page.get_by_role("button", name="Options").click()
+        page.get_by_label("Temperature").fill("0")
+        page.get_by_label("Max tokens").fill("24")
+        page.get_by_label("Message", exact=True).fill("What is the capital of France?")
+        page.keyboard.press("Enter")
+        expect(page.locator(".stats")).to_contain_text("tokens/s", timeout=SECONDS * 1000)
+        expect(page.locator(".assistant > .markdown")).to_contain_text("Paris")
+        page.get_by_label("Max tokens").fill("2000")
+        page.get_by_label("Message", exact=True).fill("Tell me a very long story.")
+        page.keyboard.press("Enter")
+        expect(page.locator(".assistant > .markdown").last).to_contain_text(" ", timeout=SECONDS * 1000)
+        page.get_by_role("button", name="Stop", exact=True).click()
+        expect(page.locator(".stats").last).to_contain_text("stopped")
+        page.get_by_role("link", name="Status", exact=True).click()
+        for name in ("Tokens per second", "Time to first token", "Time between tokens"):
+            picture = page.get_by_role("img", name=re.compile(rf"^{name}: .*at most .*[1-9]"))
+            expect(picture).to_be_visible(timeout=SECONDS * 1000)
+        expect(page.locator("#facts")).to_contain_text("2,048 tokens")
+        visit.close()

@@ -1,0 +1,78 @@
+"""docs/migration.md: what it maps to exists, and nothing that it maps from is ignored in silence."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from vllm_engine.engine.command import RESERVED_FLAGS
+from vllm_engine.engine.flags import FlagCatalogue
+from vllm_engine.migration import ELSEWHERE, unread
+from vllm_engine.preflight import _check_engine_key, _check_flags
+from vllm_engine.settings import Settings
+
+TEXT = (Path(__file__).parents[2] / "docs/migration.md").read_text()
+ROWS = re.findall(r"^\| (.*?) \| (.*?) \| .*\|$", TEXT, re.MULTILINE)
+OURS = {name.upper() for name in Settings.model_fields}
+STILL_READ = {"HF_HOME", "HUGGINGFACE_HUB_CACHE"}
+"""By the hub's own library."""
+
+
+def names(cell: str) -> list[str]:
+    """Return the variables in a cell."""
+    return re.findall(r"`([A-Z][A-Z0-9_]+)`", cell)
+
+
+def test_targets_exist() -> None:
+    """Every setting of ours that it names is one."""
+    right = {name for _, cell in ROWS for name in names(cell)}
+    assert right <= OURS
+    assert set(ELSEWHERE.values()) <= OURS
+    assert not ELSEWHERE.keys() & OURS
+    assert "MODEL_ID" in right
+
+
+def test_the_same_mapping() -> None:
+    """The page and the program agree."""
+    documented = {name: names(right) for left, right in ROWS for name in names(left) if name not in OURS}
+    assert ELSEWHERE.keys() <= documented.keys()
+    for theirs, ours in ELSEWHERE.items():
+        assert ours in documented[theirs], theirs
+
+
+@pytest.mark.parametrize(
+    "name", sorted({name for left, _ in ROWS for name in names(left)} - OURS - STILL_READ)
+)
+def test_nothing_is_ignored_in_silence(name: str) -> None:
+    """A variable of another engine's is warned of or refused."""
+    environ = {name: "1"}
+    told = [*unread(environ), *(map(str, _check_flags(Settings(), environ, "0.33.0").problems))]
+    told += map(str, _check_engine_key(environ))
+    assert len([line for line in told if name in line]) == 1
+    assert not _check_flags(Settings(), environ, "0.33.0").warnings
+
+
+def test_who_has_migrated_is_left_alone() -> None:
+    """No word of a variable whose counterpart is set, and never a value."""
+    assert unread({"MODEL_NAME": "a", "MODEL_ID": "b"}) == []
+    assert "secret" not in "".join(unread({"API_KEY": "secret"}))
+
+
+def test_flags() -> None:
+    """Every flag that the page names is vLLM's, and is refused with the setting that it names, or has none."""
+    flags = FlagCatalogue.load("0.33.0").by_env_name().values()
+    known = {flag.name for flag in flags} | {
+        "model",
+        "host",
+        "port",
+        "revision",
+        "api-key",
+        "served-model-name",
+    }
+    for left, right in ROWS:
+        for flag in re.findall(r"`--([a-z-]+)`", left):
+            assert flag in known, flag
+            if flag in RESERVED_FLAGS:
+                assert RESERVED_FLAGS[flag] in names(right), flag
