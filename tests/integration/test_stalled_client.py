@@ -21,8 +21,8 @@ from tests.raw_http import Wire, post_json, request, wire
 STREAM = CHAT | {"stream": True, "max_tokens": 900_000}
 BODY_BYTES = 8_000_000
 STALLED_BYTES = 600_000
-"""What a client that reads nothing may cost: 64 KiB unsent, and the engine's last piece, of 256 KiB at most,
-on a busy machine in two copies for a moment."""
+"""What a client that reads nothing may cost: 64 KiB unsent, the engine's last piece, which is of up to 256 KiB
+on a busy machine, and what the allocator keeps of that piece's copies."""
 LIMITS = {
     "MAX_MODEL_LEN": "1000000",
     "MAX_BODY_BYTES": str(BODY_BYTES),
