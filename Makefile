@@ -6,7 +6,11 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
+<<<<<<< HEAD
+.PHONY: help setup run test chaos check fix docs lock clean distclean
+=======
 .PHONY: help setup run test check fix docs site lock image clean distclean
+>>>>>>> main
 
 # What to lint, as far as it exists.
 PYTHON_FILES := src tests scripts docker
@@ -35,6 +39,11 @@ test:
 	@scripts/debian.sh $(DEBIAN)
 	@.venv/bin/pytest -n 3 --dist loadfile tests/unit tests/integration
 	@.venv/bin/pytest tests/browser tests/container tests/e2e
+
+## chaos      do harm to a running program with the real vLLM; writes the table of docs/reliability.md
+chaos: setup
+	@scripts/setup.sh dev
+	@.venv/bin/python scripts/chaos.py --write
 
 ## check      what needs no engine: format, lint, types, import rules, shell scripts
 check:

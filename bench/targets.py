@@ -182,6 +182,7 @@ def start_gateway(name: str, source: Path, pace: float, folder: Path) -> Running
         "LOG_FORMAT": "json",
         # The others have no such limit.
         "MAX_IN_FLIGHT": "16384",
+        "STANDBY": "0",
         "PYTHONPATH": str(source),
         PACE_VARIABLE: str(pace),
     } | {key: value for key, value in os.environ.items() if key.startswith("GATEWAY_")}

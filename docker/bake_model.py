@@ -5,6 +5,7 @@ The token comes from a build secret and stays there: it is in no layer, no argum
 """
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def main(folder: Path) -> None:
         # As vLLM does: safetensors where there are any, and no second copy of the weights in another format.
         ignore_patterns=["*.bin", "*.pth", "*.pt", "*.gguf", "*.onnx", "original/*", "*.h5", "*.msgpack"],
     )
+    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the hub client's notes on the download
     (folder / ".model-id").write_text(model + "\n")
 
 

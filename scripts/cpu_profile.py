@@ -78,6 +78,7 @@ async def measure(variant: Variant, round_: int, port: int, cache: Path) -> Row:
         "HOST": "127.0.0.1",
         "PORT": str(port),
         "LOG_LEVEL": "warning",
+        "STANDBY": "0",
     }
     began = time.monotonic()
     with tempfile.TemporaryFile() as log:

@@ -151,12 +151,12 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def fake_hub(hub: Hub) -> Iterator[Hub]:
-    """Run a hub; its `url` is what `HF_ENDPOINT` shall say."""
+def fake_hub(hub: Hub, address: str = "127.0.0.1") -> Iterator[Hub]:
+    """Run a hub on an address of this machine; its `url` is what `HF_ENDPOINT` shall say."""
     handler = type("Handler", (_Handler,), {"hub": hub})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = ThreadingHTTPServer((address, 0), handler)
     server.daemon_threads = True
-    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+    hub.url = f"http://{address}:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx2
 import psutil
+import pytest
 
 DEADLINE = 60.0
 """Seconds that anything but a real engine's start may take, on a slow and busy machine."""
@@ -104,6 +105,30 @@ class Program:
 
     def _running(self) -> bool:
         assert self._process.poll() is None, f"it ended with {self._process.returncode}:\n{self.log()}"
+        return True
+
+
+class Elsewhere(Program):
+    """A server that somebody else runs: it can be asked, and a test that would look into it is skipped."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self.client = httpx2.Client(base_url=self.url, timeout=60.0)
+
+    @property
+    def pid(self) -> int:
+        """Nobody's here."""
+        pytest.skip("NOT TESTED: the server runs elsewhere (E2E_BASE_URL)")
+
+    def log(self) -> str:
+        """Cannot be read from here."""
+        pytest.skip("NOT TESTED: the server runs elsewhere (E2E_BASE_URL)")
+
+    def close(self) -> None:
+        """Leave it running."""
+        self.client.close()
+
+    def _running(self) -> bool:
         return True
 
 

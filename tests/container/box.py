@@ -76,6 +76,10 @@ class Box:
         """Wait until the engine generates."""
         until(lambda: self._runs() and self.health().get("status") == "ready", "readiness", seconds)
 
+    def stop(self) -> None:
+        """Stop it as an orchestrator does, with all the time that a busy machine may take."""
+        self.docker("stop", "--time", "90", self.name)
+
     def wait(self, seconds: float = CONTAINER_SECONDS) -> int:
         """Wait for its end; returns the exit status."""
         return int(self.docker("wait", self.name, seconds=seconds))

@@ -93,7 +93,7 @@ def test_run_and_smoke(environ: dict[str, str], docker: Docker, tmp_path: Path) 
     again = script("run_image.sh", given, tmp_path)
     assert again.returncode == 2
     assert "runs already" in again.stderr
-    docker("stop", box.name)
+    box.stop()
     assert box.state["ExitCode"] == 0
 
 

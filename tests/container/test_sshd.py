@@ -127,7 +127,7 @@ def test_the_host_key_stays(start: StartBox, key: Path, volume: str) -> None:
         box.until_logged("Server listening")
         fingerprint = box.run("ssh-keygen", "-l", "-f", "/cache/ssh/ssh_host_ed25519_key.pub", user="0")
         assert box.run("stat", "-c", "%u %a", "/cache/ssh/ssh_host_ed25519_key", user="0") == "0 600"
-        box.docker("stop", box.name)
+        box.stop()
         fingerprints = {*locals().get("fingerprints", ()), fingerprint}
     assert len(fingerprints) == 1
 

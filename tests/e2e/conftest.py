@@ -12,13 +12,15 @@ import psutil
 import pytest
 from openai import OpenAI
 
-from tests.program import Program, running, until
+from tests.program import Elsewhere, Program, running, until
 
 ROOT = Path(__file__).parents[2]
 ENGINE_PYTHON = Path(os.environ.get("ENGINE_PYTHON") or ROOT / ".venv-engine/bin/python")
 CACHE_DIR = Path(os.environ.get("CACHE_DIR") or ROOT / ".cache")
 MODEL = "bundled:smollm2-135m-instruct"
 START_SECONDS = 400.0
+BASE_URL = os.environ.get("E2E_BASE_URL")
+"""A server that runs already with the bundled model, such as a container; tests that look into it are skipped."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,11 @@ class Served:
     program: Program
     livez_seconds: float
     ready_seconds: float
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether nobody here has started it."""
+        return isinstance(self.program, Elsewhere)
 
     @property
     def socket(self) -> Path:
@@ -46,6 +53,12 @@ def engine_python() -> Path:
 @pytest.fixture(scope="session")
 def served(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Our program with the real vLLM and the bundled model, ready."""
+    if BASE_URL:
+        elsewhere = Elsewhere(BASE_URL)
+        elsewhere.until_ready(START_SECONDS)
+        yield Served(elsewhere, 0.0, 0.0)
+        elsewhere.close()
+        return
     environ = {"ENGINE_PYTHON": str(engine_python), "MODEL_ID": MODEL, "CACHE_DIR": str(CACHE_DIR)}
     began = time.monotonic()
     with running(environ, folder=tmp_path_factory.mktemp("served")) as program:

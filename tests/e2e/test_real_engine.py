@@ -34,6 +34,8 @@ def running_requests(served: Served) -> float:
 
 def test_alive_at_once(served: Served) -> None:
     """/livez answered long before vLLM was even imported; a second on an idle machine, two on a busy one."""
+    if served.is_elsewhere:
+        pytest.skip("NOT TESTED: the server runs elsewhere (E2E_BASE_URL)")
     assert served.livez_seconds < 2.0
     assert served.livez_seconds < served.ready_seconds / 4
 

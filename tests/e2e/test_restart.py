@@ -32,6 +32,7 @@ def program(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         "CACHE_DIR": str(CACHE_DIR),
         "HANG_TIMEOUT_SECONDS": "20",
         "CANARY_INTERVAL_SECONDS": "2",
+        "STANDBY": "1",
     }
     with running(environ, folder=tmp_path_factory.mktemp("restart")) as started:
         started.until_ready(START_SECONDS)
@@ -40,14 +41,14 @@ def program(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 def engine_core(program: Program) -> psutil.Process:
     """Return vLLM's engine core."""
-    family = psutil.Process(program.engine_pid()).children(recursive=True)
-    (core,) = [process for process in family if process.name().startswith("VLLM::EngineCor")]
+    (core,) = [process for process in program.family() if process.name().startswith("VLLM::EngineCor")]
     return core
 
 
 def test_core_killed(program: Program) -> None:
-    """The loss shows within a second and a half; the whole answer comes from the restarted engine."""
-    before = program.engine_pid()
+    """The loss shows within a second and a half; the whole answer comes from the standby, now the engine."""
+    before = engine_core(program).ppid()
+    until(lambda: "a standby is ready: 3 process(es)" in program.log(), "a standby", START_SECONDS)
     answers: list[httpx2.Response] = []
 
     def ask() -> None:
@@ -64,13 +65,14 @@ def test_core_killed(program: Program) -> None:
     asked.join(START_SECONDS)
     assert answers[0].status_code == 200, answers[0].text
     assert answers[0].json()["usage"]["completion_tokens"] == 400
-    assert program.engine_pid() != before
+    assert engine_core(program).ppid() != before
     assert not psutil.pid_exists(before)
+    assert "from the standby" in program.log()
 
 
 def test_core_stopped_under_a_stream(program: Program) -> None:
     """A core that stands still, though vLLM says it is healthy, is found out; its stream says that it broke."""
-    before = program.engine_pid()
+    before = engine_core(program).ppid()
     with program.client.stream("POST", "/v1/chat/completions", json=LONG | {"stream": True}) as answer:
         lines = (line for line in answer.iter_lines() if line.startswith("data: "))
         next(lines)
@@ -78,7 +80,7 @@ def test_core_stopped_under_a_stream(program: Program) -> None:
         *_, last = lines
     assert "error" in json.loads(last.removeprefix("data: "))
     program.until_ready(START_SECONDS)
-    assert program.engine_pid() != before
+    assert engine_core(program).ppid() != before
     assert "[engine-hung]" in program.log()
     answer = program.client.post("/v1/chat/completions", json=LONG | {"max_tokens": 4})
     assert answer.status_code == 200

@@ -240,7 +240,6 @@ OTHERS = [
     Case("one model", request("GET", f"/v1/models/{MODEL.replace(':', '-')}", None)),
     Case("a slash too many", request("GET", "/v1/models/", None)),
     Case("a leading slash too many", request("GET", "//v1/models", None)),
-    Case("root", request("GET", "/", None)),
 ]
 CASES = {case.name: case for case in (*QUESTIONS, *REFUSALS, *OTHERS, *GENERATION, *SAMPLED, *CHATS)}
 
@@ -257,7 +256,6 @@ EXPLAINED = {
     "one model": Explained(404, _ROUTE),
     "a slash too many": Explained(404, "a redirect would name the engine's address; one spelling is enough"),
     "a leading slash too many": Explained(404, _ROUTE),
-    "root": Explained(404, _ROUTE),
 }
 """Every difference that is meant. What is not here must be the same to the byte."""
 

@@ -183,6 +183,7 @@ def test_what_makes_the_next_start_warm() -> None:
     assert "VLLM_WORKER_MULTIPROC_METHOD" not in command(CPU).environ
     assert "VLLM_USE_AOT_COMPILE" not in command().environ
     assert command().environ["VLLM_WORKER_MULTIPROC_METHOD"] == "fork"
+    assert "VLLM_WORKER_MULTIPROC_METHOD" not in command(OTLP_ENDPOINT="http://collector:4318").environ
     said = {"VLLM_USE_AOT_COMPILE": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
     for installation in (CPU, CUDA):
         environ = command(installation, environ=said).environ

@@ -134,7 +134,7 @@ def engine_environment(
         # Its ahead-of-time cache cannot be read on CPU: what torch's own compiler made lacks the method that
         # the reader calls (0.32, `_try_load_aot_compiled_fn`). Without it inductor's cache serves.
         defaults["VLLM_USE_AOT_COMPILE"] = "0"
-    else:
+    elif settings.traces_url is None:  # its exporter's threads do not outlive a fork
         # Saves each process of vLLM's the import of what its parent has imported. vLLM itself falls back to
         # spawn where there is a CUDA context already, and in WSL; on CPU it allows nothing but spawn.
         defaults["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
