@@ -6,11 +6,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-<<<<<<< HEAD
-.PHONY: help setup run test chaos check fix docs lock clean distclean
-=======
-.PHONY: help setup run test check fix docs site lock image clean distclean
->>>>>>> main
+.PHONY: help setup run test chaos check fix docs site lock image clean distclean
 
 # What to lint, as far as it exists.
 PYTHON_FILES := src tests scripts docker
