@@ -18,12 +18,16 @@ STARTS_SECONDS = 90.0
 
 def engine(program: Program) -> psutil.Process:
     """Return the leader of the engine that serves: the one with an engine core."""
-    (leader,) = [
-        child
-        for child in psutil.Process(program.pid).children()
-        if any("EngineCor" in below.name() for below in child.children())
-    ]
+    (leader,) = [child for child in psutil.Process(program.pid).children() if has_core(child)]
     return leader
+
+
+def has_core(process: psutil.Process) -> bool:
+    """Say whether it has an engine core; one that has ended meanwhile has none."""
+    try:
+        return any("EngineCor" in below.name() for below in process.children())
+    except psutil.NoSuchProcess:
+        return False
 
 
 def standby(program: Program, number: int = 1) -> psutil.Process:

@@ -194,15 +194,23 @@ def test_slow_is_not_hung(start: StartProgram, tmp_path: Path) -> None:
 
 def test_given_up(start: StartProgram, tmp_path: Path) -> None:
     """An engine that is lost again and again is given up: exit 3 and the last reason."""
-    program = start({"exit_after_seconds": 0.1}, MAX_RESTARTS="2")
+    program = start(MAX_RESTARTS="2")
+    scenario = scenario_of(tmp_path / "engine/bin/python")
+    for number in (1, 2, 3):
+        until(lambda: len(start_pids(scenario)) == number, f"start {number}")  # noqa: B023
+        # Lost any sooner, it would be one that cannot start.
+        until(lambda: program.log().count("ready after") == number, "its readiness")  # noqa: B023
+        kill_leader(program)
     assert program.wait() == 3
     assert "given up after 2 restarts" in program.log()
-    assert len(start_pids(scenario_of(tmp_path / "engine/bin/python"))) == 3
+    assert len(start_pids(scenario)) == 3
 
 
 def test_no_restarts(start: StartProgram, tmp_path: Path) -> None:
     """With MAX_RESTARTS=0 the first loss ends the program with status 1."""
-    program = start({"exit_after_seconds": 0.1}, MAX_RESTARTS="0")
+    program = start(MAX_RESTARTS="0")
+    program.until_ready()
+    kill_leader(program)
     assert program.wait() == 1
     assert len(start_pids(scenario_of(tmp_path / "engine/bin/python"))) == 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -116,3 +117,20 @@ async def test_a_late_refusal_is_no_longer_than_may_be_held(relay: Relay, client
     event = client.chunks[-1]
     assert len(event) < 1000
     assert json.loads(event.removeprefix(b"data: "))["error"]["code"] == 502
+
+
+async def test_a_piece_is_not_held_beside_the_transport(relay: Relay, client: SlowClient) -> None:
+    """What was given to a client's transport, however large, is not kept by its stream as well."""
+    client.has_read.set()
+    relay.on_head(200, [(b"content-type", b"text/event-stream")])
+    relay.on_data(b"data: 1\n\n", is_last=False)
+    task = asyncio.create_task(relay.pass_on(relay.headers))
+    await asyncio.sleep(0)
+    assert client.chunks == [b"data: 1\n\n"]
+    piece = b"data: " + b"x" * 200_000 + b"\n\n"
+    before = sys.getrefcount(piece)
+    relay.on_data(piece, is_last=False)
+    client.chunks.clear()
+    assert sys.getrefcount(piece) == before
+    relay.on_end()
+    await asyncio.wait_for(task, 5)

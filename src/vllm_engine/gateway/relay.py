@@ -41,6 +41,7 @@ class Relay:
         self._ended = False
         self._live = False
         self._opened_early = False
+        # Its end only: a slow client's last piece is large, and held by its transport already.
         self._last = b""
         self._active = False
         self.status: int | None = None
@@ -92,7 +93,7 @@ class Relay:
         self._pulse.beats += 1
         self.usage.feed(data)
         self._active = True
-        self._last = data
+        self._last = data[-4:]
         if self._live:
             write = self._lane.write_last if is_last else self._lane.write_chunk
             write(data)
