@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,11 +39,11 @@ CASES = (
     Case("SIGKILL of the API process", harm.kill_leader),
     Case("SIGKILL of EngineCore", harm.kill_core),
     Case("SIGKILL of the worker", harm.kill_worker),
-    Case("SIGKILL during prefill", harm.kill_core, words=600, begun=0),
+    Case("SIGKILL during prefill", harm.kill_core, words=250, begun=0),
     Case("SIGKILL during 32 streams", harm.kill_core, streams=32, wholes=0, begun=32),
     Case("SIGSTOP of EngineCore", harm.stop_core, notice=None),
     Case("socket removed", harm.remove_socket, notice=1.5),
-    Case("worker's address space limited", harm.limit_memory, words=600, notice=None, may_live=True),
+    Case("worker's address space limited", harm.limit_memory, words=250, notice=None, may_live=True),
     Case("storm of clients that leave", None, streams=96, wholes=32, begun=0, leave=3),
     Case("ten kills in a row", harm.kill_core, times=10, tokens=600),
 )
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write docs/reliability.md")
     parser.add_argument("--rows", type=Path, help="add the results to this file of JSON lines")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started too
     results = []
     for result in every_result(arguments.standby, arguments.only):
         print(row(result), *result.faults, sep="\n  ", flush=True)

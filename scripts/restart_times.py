@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--rows", type=Path)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started too
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(arguments.rounds):

@@ -13,13 +13,14 @@ import argparse
 import itertools
 import os
 import random
+import signal
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -77,44 +78,29 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--real", action="store_true")
     arguments = parser.parse_args()
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        rig = stack.enter_context(_rig(folder, real=arguments.real))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started too
+    with tempfile.TemporaryDirectory() as folder, ready_program(Path(folder), real=arguments.real) as rig:
         faults = soak(rig, arguments.minutes * 60, arguments.kill, arguments.clients)
     print("\n".join(faults) or "no faults")
     sys.exit(bool(faults))
 
 
-class _rig(ExitStack):
-    def __init__(self, folder: Path, *, real: bool) -> None:
-        super().__init__()
-        environ = {
-            "MAX_RESTARTS": "1000",
-            "RESTART_WINDOW_SECONDS": "1",
-            "LOG_LEVEL": "warning",
-            "STANDBY": "1",
-        }
-        if real:
-            environ["ENGINE_PYTHON"] = os.environ.get("ENGINE_PYTHON") or str(
-                ROOT / ".venv-engine/bin/python"
-            )
-            environ["CACHE_DIR"] = os.environ.get("CACHE_DIR") or str(ROOT / ".cache")
-            environ["MODEL_ID"] = MODEL
-        else:
-            (folder / "model").mkdir()
-            (folder / "model/config.json").write_text(CONFIG)
-            environ["ENGINE_PYTHON"] = str(
-                make_fake_engine_python(folder / "engine", {"tokens_per_second": 30})
-            )
-            environ |= {"MODEL_ID": str(folder / "model"), "SERVED_MODEL_NAME": "fake"}
-        self._arguments = environ, folder
-        self._model = MODEL if real else "fake"
-
-    def __enter__(self) -> Rig:  # type: ignore[override]
-        environ, folder = self._arguments
-        program = self.enter_context(running(environ, folder=folder))
+@contextmanager
+def ready_program(folder: Path, *, real: bool) -> Iterator[Rig]:
+    """Run our program, with the real engine or the fake one, until it is ready."""
+    environ = {"MAX_RESTARTS": "1000", "RESTART_WINDOW_SECONDS": "1", "LOG_LEVEL": "warning", "STANDBY": "1"}
+    if real:
+        environ["ENGINE_PYTHON"] = os.environ.get("ENGINE_PYTHON") or str(ROOT / ".venv-engine/bin/python")
+        environ["CACHE_DIR"] = os.environ.get("CACHE_DIR") or str(ROOT / ".cache")
+        environ["MODEL_ID"] = MODEL
+    else:
+        (folder / "model").mkdir()
+        (folder / "model/config.json").write_text(CONFIG)
+        environ["ENGINE_PYTHON"] = str(make_fake_engine_python(folder / "engine", {"tokens_per_second": 30}))
+        environ |= {"MODEL_ID": str(folder / "model"), "SERVED_MODEL_NAME": "fake"}
+    with running(environ, folder=folder) as program:
         program.until_ready(START_SECONDS)
-        return Rig(program, self._model, folder, folder / "cache")
+        yield Rig(program, MODEL if real else "fake", folder, folder / "cache")
 
 
 def soak(rig: Rig, seconds: float, kill_seconds: float, count: int) -> list[str]:
