@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -109,3 +111,18 @@ def test_shims_go_when_they_are_not_needed(tmp_path: Path) -> None:
     assert (tmp_path / "sitecustomize.py").exists()
     write_shims(tmp_path, False)
     assert [path.name for path in tmp_path.iterdir()] == ["vllm.dist-info"]
+
+
+@pytest.mark.parametrize("needed", [True, False])
+def test_a_restart_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needed: bool) -> None:
+    """What is as wanted already is left alone: the cache's disk may have become read-only since the start."""
+    write_shims(tmp_path, needed)
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for name in ("unlink", "replace", "mkdir"):
+        monkeypatch.setattr(Path, name, refused)
+    monkeypatch.setattr(shutil, "copyfile", refused)
+    write_shims(tmp_path, needed)
+    assert (tmp_path / "sitecustomize.py").exists() is needed

@@ -9,6 +9,7 @@ Both are mended by `shims/sitecustomize.py`, put on the engine's import path whe
 
 from __future__ import annotations
 
+import filecmp
 import re
 import shutil
 from pathlib import Path
@@ -29,15 +30,21 @@ def needs_shims(vllm: str, transformers: str) -> bool:
 
 
 def write_shims(folder: Path, needed: bool) -> None:
-    """Put the mends into the folder on the engine's import path, or take them away."""
+    """Put the mends into the folder on the engine's import path, or take them away.
+
+    What is as it should be is left alone: a disk that has become read-only must not hinder a restart.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
     path = folder / _NAME
-    if needed:
+    if needed and not (path.exists() and filecmp.cmp(SHIMS / _NAME, path, shallow=False)):
         folder.mkdir(parents=True, exist_ok=True)
         half = path.with_suffix(".half")
         shutil.copyfile(SHIMS / _NAME, half)
         half.replace(path)
-    else:
-        path.unlink(missing_ok=True)
+    elif not needed and path.exists():
+        path.unlink()
 
 
 def _parts(version: str) -> tuple[int, ...]:
