@@ -36,5 +36,5 @@ def test_chat_and_plots(served: Served) -> None:
         for name in ("Tokens per second", "Time to first token", "Time between tokens"):
             picture = page.get_by_role("img", name=re.compile(rf"^{name}: .*at most .*[1-9]"))
             expect(picture).to_be_visible(timeout=SECONDS * 1000)
-        expect(page.locator("#facts")).to_contain_text("2,048 tokens")
+        expect(page.locator("#facts")).to_contain_text("8,192 tokens")
         visit.close()
