@@ -187,7 +187,10 @@ def at_port(text: str, served: Served) -> str:
 def test_recipes_have_locks() -> None:
     """Every lock of a client that is there for the page is used by it."""
     used = {re.split("; | as | with ", recipe.said)[0] for recipe in RECIPES}
-    assert used == {"curl", "terminal", "js", *(path.stem for path in LOCKS.glob("*.txt"))} - {"schemathesis", "kubernetes"}
+    assert used == {"curl", "terminal", "js", *(path.stem for path in LOCKS.glob("*.txt"))} - {
+        "schemathesis",
+        "kubernetes",
+    }
 
 
 @pytest.mark.parametrize("version", ["--http1.1", "--http1.0", "--http2"])
