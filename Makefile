@@ -33,7 +33,7 @@ DEBIAN := chromium:chromium promtool:prometheus dockerd:docker.io debootstrap:de
 test:
 	@FRONTEND=rust scripts/setup.sh all
 	@scripts/debian.sh $(DEBIAN)
-	@.venv/bin/pytest -n 3 --dist loadfile tests/unit tests/integration
+	@.venv/bin/pytest -n 2 --dist loadfile tests/unit tests/integration
 	@.venv/bin/pytest tests/browser tests/container tests/e2e
 
 ## chaos      do harm to a running program with the real vLLM; writes the table of docs/reliability.md

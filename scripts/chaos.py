@@ -95,7 +95,7 @@ def every_result(standby: str, only: list[str] | None) -> Iterator[Result]:
                     yield guarded(case, one, standby)
     if chosen("SIGTERM under 64 streams"):
         with rig(cache, standby, DRAIN_TIMEOUT_SECONDS="120") as one:
-            yield play_sigterm(one, 64, 32, 8, START_SECONDS)
+            yield play_sigterm(one, 64, 64, 8, START_SECONDS)
 
 
 def guarded(case: Case, one: Rig, standby: str) -> Result:

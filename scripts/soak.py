@@ -113,10 +113,9 @@ def soak(rig: Rig, seconds: float, kill_seconds: float, count: int) -> list[str]
         for minute in _minutes(seconds):
             while time.monotonic() < began + minute:
                 time.sleep(min(kill_seconds, max(0.0, began + minute - time.monotonic())))
-                with suppress(StopIteration):
+                with rig.program.loses_engine():
                     rig.core().kill()
-                    kills += 1
-                until(lambda: (rig.program.health() or {})["status"] != "ready", "an end of readiness")
+                kills += 1
                 rig.program.until_ready(START_SECONDS)
             rows.append((time.monotonic() - began, Footprint.of(rig)))
             print(_line(rows[-1], kills, clients), flush=True)

@@ -100,7 +100,7 @@ class Watched:
     def assert_calm(self) -> None:
         """It lives and serves, its engine is idle, and it logged no defect of its own."""
         assert self.ask(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").status == 200
-        until(lambda: self.metric("vllm:num_requests_running") == 0, "an idle engine", 5)
+        until(lambda: self.metric("vllm:num_requests_running") == 0, "an idle engine")
         ours = "\n".join(line for line in self.logged().splitlines() if " engine: " not in line)
         for word in ("Traceback", "never retrieved", "was destroyed", "ERROR", "Exception"):
             assert word not in ours, ours[-3000:]

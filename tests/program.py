@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,6 +20,9 @@ import pytest
 
 DEADLINE = 60.0
 """Seconds that anything but a real engine's start may take, on a slow and busy machine."""
+
+
+_LOST = re.compile(r"^gateway_engine_failures_total\{[^}]*\} (\S+)$", re.MULTILINE)
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = DEADLINE) -> None:
@@ -73,6 +77,20 @@ class Program:
         until(
             lambda: self._running() and (self.health() or {}).get("status") == "ready", "readiness", seconds
         )
+
+    def engines_lost(self) -> float:
+        """Return how many engines it has lost, and starts that failed, by its own count."""
+        return sum(float(value) for value in _LOST.findall(self.client.get("/metrics").text))
+
+    @contextmanager
+    def loses_engine(self, seconds: float = DEADLINE) -> Iterator[None]:
+        """Wait after the block until the program has noticed that its engine is lost.
+
+        The time without one may be too short to be seen in `/healthz`.
+        """
+        before = self.engines_lost()
+        yield
+        until(lambda: self.engines_lost() > before, "notice of the engine's loss", seconds)
 
     def engine_pid(self) -> int:
         """Return the process id of the engine's leader."""

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-REPLY_SECONDS = 20.0
+REPLY_SECONDS = 60.0
 """How long an answer may take; a real engine on a CPU may be given longer."""
 
 

@@ -40,6 +40,19 @@ class Terminal:
         """Press keys; `\\x03` is Ctrl-C and `\\x04` Ctrl-D."""
         os.write(self._descriptor, keys.encode())
 
+    def press_until(self, key: str, text: str | None, seconds: float = DEADLINE) -> None:
+        """Press a key, again when nothing comes of it, until a text appears, or its end if None.
+
+        Python's `input` takes no notice of a signal that comes just before it waits for the keyboard.
+        """
+        end = time.monotonic() + seconds
+        while text is None or text not in self.screen[self._seen :]:
+            assert time.monotonic() < end, f"no {text or 'end'!r} in {seconds:g} s after:\n{self.screen}"
+            self.type(key)
+            if not self._read(2):
+                assert text is None, f"it ended without {text!r}:\n{self.screen}"
+                return
+
     def wait(self, seconds: float = DEADLINE) -> int:
         """Wait for its end; returns the exit status."""
         end = time.monotonic() + seconds
@@ -47,8 +60,8 @@ class Terminal:
             assert time.monotonic() < end, f"it did not end in {seconds:g} s:\n{self.screen}"
         return self._process.wait(seconds)
 
-    def _read(self) -> bool:
-        if not select.select([self._descriptor], [], [], 0.1)[0]:
+    def _read(self, patience: float = 0.1) -> bool:
+        if not select.select([self._descriptor], [], [], patience)[0]:
             return True
         try:
             data = os.read(self._descriptor, 65536)

@@ -14,9 +14,10 @@ import psutil
 
 from tests.chaos.harm import Harm, Rig
 from tests.chaos.load import Ask, Outcome, Volley
-from tests.program import until
+from tests.program import Program, until
 
 _COUNTED = re.compile(r"^gateway_requests_total\{[^}]*/v1/chat/completions[^}]*\} (\S+)$", re.MULTILINE)
+_IN_FLIGHT = re.compile(r"^gateway_in_flight (\S+)$", re.MULTILINE)
 GROWTH_BYTES = 48 << 20
 GROWTH_FILES = 4
 
@@ -31,7 +32,7 @@ class Case:
         begun: the harm waits until so many have had a first token.
         times: how often it is done, each time when the engine serves again.
         leave: clients leave after up to so many seconds.
-        is_noticed: whether the harm has to end readiness at once.
+        notice: within how many seconds readiness has to end; None for no limit.
         may_live: whether the engine may go on all the same.
     """
 
@@ -74,17 +75,19 @@ class Result:
 class Vigil:
     """Notes when readiness ends and comes back, watching closely."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._before = program.engines_lost()
         self._stop = threading.Event()
         self.lost: float | None = None
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
     def _watch(self) -> None:
-        with httpx2.Client(base_url=self._url, timeout=10) as client:
+        with httpx2.Client(base_url=self._program.url, timeout=10) as client:
             while not self._stop.wait(0.02):
-                if client.get("/healthz").status_code != 200:
+                # The count stays, should the time without an engine be too short to be seen.
+                if client.get("/healthz").status_code != 200 or self._program.engines_lost() > self._before:
                     self.lost = time.monotonic()
                     return
 
@@ -130,7 +133,7 @@ def play(case: Case, rig: Rig, start_seconds: float) -> Result:
 def _harm(case: Case, rig: Rig, result: Result, start_seconds: float, *, is_first: bool) -> None:
     assert case.harm is not None
     engine = rig.engine()
-    vigil = Vigil(rig.program.url)
+    vigil = Vigil(rig.program)
     began = time.monotonic()
     case.harm(rig)
     try:
@@ -179,6 +182,11 @@ def _grown(before: Footprint, after: Footprint) -> list[str]:
     return faults
 
 
+def _in_flight(rig: Rig) -> float:
+    (value,) = _IN_FLIGHT.findall(rig.program.client.get("/metrics").text)
+    return float(value)
+
+
 def counted_requests(rig: Rig) -> float:
     """Return how many requests the gateway has counted, of those that go to the engine."""
     text = rig.program.client.get("/metrics").text
@@ -191,6 +199,7 @@ def play_sigterm(rig: Rig, streams: int, tokens: int, begun: int, seconds: float
     everybody = rig.program.family()
     volley = Volley.fire([Ask(rig.program.url, rig.model, tokens=tokens) for _ in range(streams)])
     until(lambda: volley.began >= begun, "streams that have begun", seconds)
+    until(lambda: _in_flight(rig) == streams, "all of them at the engine", seconds)
     rig.program.send(signal.SIGTERM)
     result.outcomes = volley.outcomes()
     result.faults += volley.faults()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,7 @@ def engine_core(program: Program) -> psutil.Process:
 
 
 def test_core_killed(program: Program) -> None:
-    """The loss shows within a second and a half; the whole answer comes from the standby, now the engine."""
+    """The loss shows; the whole answer comes from the standby, now the engine."""
     before = engine_core(program).ppid()
     until(lambda: "a standby is ready: 3 process(es)" in program.log(), "a standby", START_SECONDS)
     answers: list[httpx2.Response] = []
@@ -58,10 +57,8 @@ def test_core_killed(program: Program) -> None:
     asked = threading.Thread(target=ask)
     asked.start()
     until(lambda: "gateway_in_flight 1.0" in program.client.get("/metrics").text, "the request's arrival")
-    began = time.monotonic()
-    engine_core(program).kill()
-    until(lambda: (program.health() or {})["status"] != "ready", "an end of readiness", 10)
-    assert time.monotonic() - began < 1.5
+    with program.loses_engine():
+        engine_core(program).kill()
     asked.join(START_SECONDS)
     assert answers[0].status_code == 200, answers[0].text
     assert answers[0].json()["usage"]["completion_tokens"] == 400

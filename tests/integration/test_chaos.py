@@ -11,10 +11,12 @@ from tests.chaos.harm import Rig, kill_core, kill_leader, stop_core
 from tests.integration.conftest import StartProgram
 from tests.program import DEADLINE
 
+NOTICE_SECONDS = 10.0
+"""Ten times what is promised: the machine that tests may be busy. `make chaos` measures."""
 CASES = [
-    Case("EngineCore killed", kill_core, streams=32, begun=32),
-    Case("killed during prefill", kill_core, words=500, begun=0),
-    Case("kills in a row", kill_leader, times=4, tokens=400),
+    Case("EngineCore killed", kill_core, streams=32, begun=32, notice=NOTICE_SECONDS),
+    Case("killed during prefill", kill_core, words=500, begun=0, notice=NOTICE_SECONDS),
+    Case("kills in a row", kill_leader, times=4, tokens=400, notice=NOTICE_SECONDS),
     Case("clients leave", None, streams=48, wholes=16, leave=0.4, begun=0),
 ]
 
@@ -39,7 +41,7 @@ def test_core_stopped(start: StartProgram, tmp_path: Path) -> None:
 
 def test_sigterm(start: StartProgram, tmp_path: Path) -> None:
     """64 streams over a SIGTERM: none is cut short, exit 0."""
-    program = start({"tokens": 40, "tokens_per_second": 20})
+    program = start({"tokens": 160, "tokens_per_second": 20})
     program.until_ready()
-    result = play_sigterm(Rig(program, "fake", tmp_path, tmp_path / "cache"), 64, 40, 64, DEADLINE)
+    result = play_sigterm(Rig(program, "fake", tmp_path, tmp_path / "cache"), 64, 160, 64, DEADLINE)
     assert not result.faults, result

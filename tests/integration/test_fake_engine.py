@@ -22,7 +22,7 @@ import pytest
 from tests.fake_engine import Scenario, change_scenario, make_fake_engine_python, scenario_of, start_pids
 from tests.fake_scenarios import LOGS
 
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 60.0
 CHAT: dict[str, Any] = {"model": "smol", "messages": [{"role": "user", "content": "Say hi"}]}
 
 
@@ -262,7 +262,7 @@ class TestGeneration:
             began = time.monotonic()
             _, body = await fake.chat(stream=True)
             assert deltas(body) == 2000
-            assert time.monotonic() - began < 2000 / 500
+            assert time.monotonic() - began < 2000 / 40
 
     @pytest.mark.parametrize("stream", [True, False])
     async def test_a_client_that_leaves_aborts(self, tmp_path: Path, stream: bool) -> None:

@@ -17,7 +17,7 @@ from tests.hostile_cases import AMBIGUOUS, OTHER_PROTOCOLS
 from tests.program import until
 from tests.raw_http import ClosedError, Wire, chunk, post_json, request, within
 
-SLACK_SECONDS = 2.5
+SLACK_SECONDS = 10.0
 """How much later than promised a time-out may come on a busy machine."""
 UPLOAD = b"POST /v1/_upload HTTP/1.1\r\nHost: x\r\n"
 
@@ -290,9 +290,9 @@ def test_flood(gateway: Watched) -> None:
             grows, most = now > most, max(now, most)
             return not grows and most > before
 
-        until(settled, "an end of new connections", 10)
+        until(settled, "an end of new connections")
         assert most - before <= MAX_CONNECTIONS + 10
-    until(lambda: gateway.fds() <= before + 2, "the close of all", 10)
+    until(lambda: gateway.fds() <= before + 2, "the close of all")
 
 
 def test_flood_that_stays(gateway: Watched) -> None:
@@ -361,7 +361,7 @@ def test_nothing_is_kept(gateway: Watched) -> None:
     memory, files = gateway.rss(), gateway.fds()
     attack(14)
     assert gateway.rss() - memory < 2e6
-    until(lambda: gateway.fds() <= files + 1, "the close of all", 5)
+    until(lambda: gateway.fds() <= files + 1, "the close of all")
     assert b"smuggled" not in gateway.reached()
 
 

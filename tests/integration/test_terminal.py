@@ -111,9 +111,8 @@ def test_ctrl_c_stops_the_answer(start: StartProgram, tmp_path: Path) -> None:
         shown.until("stopped")
         shown.until("> ")
         until(lambda: running_requests(program) == 0, "the end of the engine's work")
-        shown.type("\x03")
-        shown.until("once more")
-        shown.type("\x03")
+        shown.press_until("\x03", "once more")
+        shown.press_until("\x03", None)
         assert shown.wait() == 0
 
 

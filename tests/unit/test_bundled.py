@@ -13,6 +13,7 @@ from textwrap import dedent
 
 import pytest
 
+from tests.program import until
 from vllm_engine.models import bundled, convert
 from vllm_engine.models.bundled import (
     BundledModelError,
@@ -244,8 +245,7 @@ class TestEnsure:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert not alive(pids.done)
-        assert not alive(pids.total)
+        until(lambda: not alive(pids.done) and not alive(pids.total), "the end of both")
 
     async def test_failing_listener_kills_the_child(
         self, tmp_path: Path, stub_converter: StubConverter
@@ -259,7 +259,7 @@ class TestEnsure:
 
         with pytest.raises(ZeroDivisionError):
             await ensure(tmp_path, fail)
-        assert not alive(pids[0])
+        until(lambda: not alive(pids[0]), "the child's end")
 
     async def test_missing_package_says_what_to_run(self, tmp_path: Path) -> None:
         """The real converter, under this Python, which has none of what it needs."""

@@ -81,7 +81,7 @@ async def begin(relay: Relay, client: SlowClient, first: bytes) -> asyncio.Task[
     relay.on_head(200, headers)
     relay.on_data(first, is_last=False)
     task = asyncio.create_task(relay.pass_on(headers))
-    await asyncio.wait_for(client.started.wait(), 5)
+    await asyncio.wait_for(client.started.wait(), 30)
     return task
 
 
@@ -91,7 +91,7 @@ async def test_a_whole_answer_ends_while_its_client_is_slow(relay: Relay, client
     relay.on_data(b"def", is_last=False)
     relay.on_end()
     client.has_read.set()
-    await asyncio.wait_for(task, 5)
+    await asyncio.wait_for(task, 30)
     assert client.body == b"abcdef"
 
 
@@ -103,7 +103,7 @@ async def test_a_whole_answer_breaks_while_its_client_is_slow(
     relay.on_broken(UpstreamError("gone"))
     client.has_read.set()
     with pytest.raises(UpstreamError, match="gone"):
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 30)
     assert record.outcome is Outcome.UPSTREAM_BROKEN
 
 
@@ -113,7 +113,7 @@ async def test_a_late_refusal_is_no_longer_than_may_be_held(relay: Relay, client
     await relay.open_event_stream((b"x-request-id", b"id"))
     relay.on_head(400, [(b"content-type", b"application/json")])
     relay.on_data(b'{"error": "' + b"x" * 300_000, is_last=False)
-    await asyncio.wait_for(relay.continue_event_stream(), 5)
+    await asyncio.wait_for(relay.continue_event_stream(), 30)
     event = client.chunks[-1]
     assert len(event) < 1000
     assert json.loads(event.removeprefix(b"data: "))["error"]["code"] == 502
@@ -133,4 +133,4 @@ async def test_a_piece_is_not_held_beside_the_transport(relay: Relay, client: Sl
     client.chunks.clear()
     assert sys.getrefcount(piece) == before
     relay.on_end()
-    await asyncio.wait_for(task, 5)
+    await asyncio.wait_for(task, 30)

@@ -194,7 +194,7 @@ def test_a_collector_that_is_not_there(
     tracer.start((), record).end(ended(record))
     began = time.monotonic()
     tracer.close()
-    assert 0.2 < time.monotonic() - began < 2
+    assert 0.2 < time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize("endpoint", [None, ""])
