@@ -49,9 +49,11 @@ class Terminal:
         while text is None or text not in self.screen[self._seen :]:
             assert time.monotonic() < end, f"no {text or 'end'!r} in {seconds:g} s after:\n{self.screen}"
             self.type(key)
-            if not self._read(2):
-                assert text is None, f"it ended without {text!r}:\n{self.screen}"
-                return
+            again = time.monotonic() + 2
+            while time.monotonic() < again and (text is None or text not in self.screen[self._seen :]):
+                if not self._read():
+                    assert text is None, f"it ended without {text!r}:\n{self.screen}"
+                    return
 
     def wait(self, seconds: float = DEADLINE) -> int:
         """Wait for its end; returns the exit status."""
@@ -60,8 +62,8 @@ class Terminal:
             assert time.monotonic() < end, f"it did not end in {seconds:g} s:\n{self.screen}"
         return self._process.wait(seconds)
 
-    def _read(self, patience: float = 0.1) -> bool:
-        if not select.select([self._descriptor], [], [], patience)[0]:
+    def _read(self) -> bool:
+        if not select.select([self._descriptor], [], [], 0.1)[0]:
             return True
         try:
             data = os.read(self._descriptor, 65536)

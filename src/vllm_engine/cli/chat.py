@@ -79,6 +79,7 @@ def _converse(
     runner: asyncio.Runner, server: Server, model: str, system: str | None, options: dict[str, Any]
 ) -> None:
     import readline  # noqa: F401 - its import gives input() history and editing
+    import signal
     from dataclasses import replace
 
     from rich.console import Console
@@ -104,7 +105,10 @@ def _converse(
         console.print(hello, soft_wrap=True)
         ChatLoop(client, Conversation(name, system, options), console, input).run(runner)
     finally:
+        # Who pressed Ctrl-C to leave may press it once more while we do.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         runner.run(client.__aexit__(None, None, None))
+        signal.signal(signal.SIGINT, before)
 
 
 async def _open(client: Client, model: str) -> str:
