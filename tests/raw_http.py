@@ -79,10 +79,6 @@ class Wire:
         headers = [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
         return Reply(int(code), headers, list(self._body(int(code), headers, is_head)))
 
-    def at_end(self) -> bool:
-        """Say whether nothing more comes: waits for the other side's close, or for more bytes."""
-        return not self._received and not self._receive()
-
     def rest(self) -> bytes:
         """Return everything until the other side closes."""
         while self._receive():
