@@ -48,8 +48,8 @@ CASES = (
     Case("ten kills in a row", harm.kill_core, times=10, tokens=600),
 )
 DISK_CASES = (
-    Case("cache's disk full, SIGKILL", harm.fill_disk),
-    Case("cache read-only, SIGKILL", harm.close_disk),
+    Case("cache's disk full, SIGKILL", harm.kill_core, beforehand=harm.fill_disk),
+    Case("cache read-only, SIGKILL", harm.kill_core, beforehand=harm.close_disk),
 )
 
 

@@ -33,6 +33,7 @@ class Case:
         times: how often it is done, each time when the engine serves again.
         leave: clients leave after up to so many seconds.
         notice: within how many seconds readiness has to end; None for no limit.
+        beforehand: what is done just before the harm, and takes a time of its own.
         may_live: whether the engine may go on all the same.
     """
 
@@ -46,6 +47,7 @@ class Case:
     times: int = 1
     leave: float | None = None
     notice: float | None = 1.0
+    beforehand: Harm | None = None
     may_live: bool = False
 
     def asks(self, rig: Rig) -> list[Ask]:
@@ -133,6 +135,8 @@ def play(case: Case, rig: Rig, start_seconds: float) -> Result:
 def _harm(case: Case, rig: Rig, result: Result, start_seconds: float, *, is_first: bool) -> None:
     assert case.harm is not None
     engine = rig.engine()
+    if case.beforehand is not None:
+        case.beforehand(rig)
     vigil = Vigil(rig.program)
     began = time.monotonic()
     case.harm(rig)
