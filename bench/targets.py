@@ -134,6 +134,16 @@ PEERS = (
         wheels=("starlette", "aiohttp", "uvicorn", "uvloop", "httptools"),
     ),
     Peer(
+        "starlette+aiohttp on granian",
+        lambda at: [
+            at.programs / "python",
+            HERE / "peers/starlette_granian.py",
+            str(at.port),
+            f"http://{at.upstream}",
+        ],
+        wheels=("starlette", "aiohttp", "uvicorn", "granian[uvloop]"),
+    ),
+    Peer(
         "fastapi+httpx",
         lambda at: [
             at.programs / "python",
