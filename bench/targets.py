@@ -95,6 +95,13 @@ class Peer:
         return spawn(self.name, self.command(place), place.port, folder, environ)
 
 
+def _in_python(name: str, script: str, *wheels: str) -> Peer:
+    def command(at: Place) -> list[str | Path]:
+        return [at.programs / "python", HERE / f"peers/{script}.py", str(at.port), f"http://{at.upstream}"]
+
+    return Peer(name, command, wheels=wheels)
+
+
 PEERS = (
     Peer(
         "nginx",
@@ -123,36 +130,18 @@ PEERS = (
         ],
         wheels=("vllm-router",),
     ),
-    Peer(
-        "starlette+aiohttp",
-        lambda at: [
-            at.programs / "python",
-            HERE / "peers/starlette_aiohttp.py",
-            str(at.port),
-            f"http://{at.upstream}",
-        ],
-        wheels=("starlette", "aiohttp", "uvicorn", "uvloop", "httptools"),
+    _in_python(
+        "starlette+aiohttp", "starlette_aiohttp", "starlette", "aiohttp", "uvicorn", "uvloop", "httptools"
     ),
-    Peer(
+    _in_python(
         "starlette+aiohttp on granian",
-        lambda at: [
-            at.programs / "python",
-            HERE / "peers/starlette_granian.py",
-            str(at.port),
-            f"http://{at.upstream}",
-        ],
-        wheels=("starlette", "aiohttp", "uvicorn", "granian[uvloop]"),
+        "starlette_granian",
+        "starlette",
+        "aiohttp",
+        "uvicorn",
+        "granian[uvloop]",
     ),
-    Peer(
-        "fastapi+httpx",
-        lambda at: [
-            at.programs / "python",
-            HERE / "peers/fastapi_httpx.py",
-            str(at.port),
-            f"http://{at.upstream}",
-        ],
-        wheels=("fastapi", "httpx", "uvicorn", "uvloop", "httptools"),
-    ),
+    _in_python("fastapi+httpx", "fastapi_httpx", "fastapi", "httpx", "uvicorn", "uvloop", "httptools"),
     Peer(
         "litellm",
         lambda at: [

@@ -4,7 +4,7 @@
 .venv/bin/python scripts/newcomer.py
 
 Clones this repository's last commit into an empty folder, types `make run` there, opens the page in Chromium as soon as
-the port answers, and asks. Port 8000 has to be free; needs Chromium (scripts/debian.sh chromium:chromium).
+the engine starts, and asks. Port 8000 has to be free; needs Chromium (scripts/debian.sh chromium:chromium).
 """
 
 from __future__ import annotations

@@ -22,9 +22,6 @@ DEADLINE = 60.0
 """Seconds that anything but a real engine's start may take, on a slow and busy machine."""
 
 
-_LOST = re.compile(r"^gateway_engine_failures_total\{[^}]*\} (\S+)$", re.MULTILINE)
-
-
 def until(condition: Callable[[], object], what: str, seconds: float = DEADLINE) -> None:
     """Wait until a condition holds; fails by saying what did not happen."""
     end = time.monotonic() + seconds
@@ -78,9 +75,16 @@ class Program:
             lambda: self._running() and (self.health() or {}).get("status") == "ready", "readiness", seconds
         )
 
+    def metric(self, name: str) -> float:
+        """Return one of the metrics, added up over its labels."""
+        text = self.client.get("/metrics").text
+        found = re.findall(rf"^{re.escape(name)}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
+        assert found, f"no {name} in {text}"
+        return sum(map(float, found))
+
     def engines_lost(self) -> float:
         """Return how many engines it has lost, and starts that failed, by its own count."""
-        return sum(float(value) for value in _LOST.findall(self.client.get("/metrics").text))
+        return self.metric("gateway_engine_failures_total")
 
     @contextmanager
     def loses_engine(self, seconds: float = DEADLINE) -> Iterator[None]:

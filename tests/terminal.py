@@ -45,15 +45,15 @@ class Terminal:
 
         Python's `input` takes no notice of a signal that comes just before it waits for the keyboard.
         """
-        end = time.monotonic() + seconds
+        end, again = time.monotonic() + seconds, 0.0
         while text is None or text not in self.screen[self._seen :]:
             assert time.monotonic() < end, f"no {text or 'end'!r} in {seconds:g} s after:\n{self.screen}"
-            self.type(key)
-            again = time.monotonic() + 2
-            while time.monotonic() < again and (text is None or text not in self.screen[self._seen :]):
-                if not self._read():
-                    assert text is None, f"it ended without {text!r}:\n{self.screen}"
-                    return
+            if time.monotonic() >= again:
+                self.type(key)
+                again = time.monotonic() + 2
+            if not self._read():
+                assert text is None, f"it ended without {text!r}:\n{self.screen}"
+                return
 
     def wait(self, seconds: float = DEADLINE) -> int:
         """Wait for its end; returns the exit status."""

@@ -17,7 +17,6 @@ from tests.chaos.load import Ask, Outcome, Volley
 from tests.program import Program, until
 
 _COUNTED = re.compile(r"^gateway_requests_total\{[^}]*/v1/chat/completions[^}]*\} (\S+)$", re.MULTILINE)
-_IN_FLIGHT = re.compile(r"^gateway_in_flight (\S+)$", re.MULTILINE)
 GROWTH_BYTES = 48 << 20
 GROWTH_FILES = 4
 
@@ -186,11 +185,6 @@ def _grown(before: Footprint, after: Footprint) -> list[str]:
     return faults
 
 
-def _in_flight(rig: Rig) -> float:
-    (value,) = _IN_FLIGHT.findall(rig.program.client.get("/metrics").text)
-    return float(value)
-
-
 def counted_requests(rig: Rig) -> float:
     """Return how many requests the gateway has counted, of those that go to the engine."""
     text = rig.program.client.get("/metrics").text
@@ -203,7 +197,7 @@ def play_sigterm(rig: Rig, streams: int, tokens: int, begun: int, seconds: float
     everybody = rig.program.family()
     volley = Volley.fire([Ask(rig.program.url, rig.model, tokens=tokens) for _ in range(streams)])
     until(lambda: volley.began >= begun, "streams that have begun", seconds)
-    until(lambda: _in_flight(rig) == streams, "all of them at the engine", seconds)
+    until(lambda: rig.program.metric("gateway_in_flight") == streams, "all of them at the engine", seconds)
     rig.program.send(signal.SIGTERM)
     result.outcomes = volley.outcomes()
     result.faults += volley.faults()

@@ -56,7 +56,7 @@ def test_core_killed(program: Program) -> None:
 
     asked = threading.Thread(target=ask)
     asked.start()
-    until(lambda: "gateway_in_flight 1.0" in program.client.get("/metrics").text, "the request's arrival")
+    until(lambda: program.metric("gateway_in_flight") == 1, "the request's arrival")
     with program.loses_engine():
         engine_core(program).kill()
     asked.join(START_SECONDS)

@@ -38,12 +38,6 @@ def standby(program: Program, number: int = 1) -> psutil.Process:
     return one
 
 
-def metric(program: Program, name: str) -> float:
-    """Return one of our metrics."""
-    (line,) = [one for one in program.client.get("/metrics").text.splitlines() if one.startswith(f"{name} ")]
-    return float(line.split()[1])
-
-
 def lose(program: Program) -> None:
     """Kill the engine and wait for the next."""
     before = engine(program).pid
@@ -56,10 +50,10 @@ def test_the_next_engine(start: StartProgram, tmp_path: Path) -> None:
     """The standby is the next engine, another stands by for it, and SIGTERM leaves nobody."""
     program = start(STANDBY="1")
     program.until_ready()
-    assert metric(program, "gateway_standby_ready") == 0
+    assert program.metric("gateway_standby_ready") == 0
     first = standby(program)
-    assert metric(program, "gateway_standby_ready") == 1
-    assert metric(program, "gateway_standby_bytes") > 1e6
+    assert program.metric("gateway_standby_ready") == 1
+    assert program.metric("gateway_standby_bytes") > 1e6
     lose(program)
     assert engine(program).pid == first.pid
     assert "from the standby" in program.log()

@@ -106,21 +106,14 @@ def test_ctrl_c_stops_the_answer(start: StartProgram, tmp_path: Path) -> None:
     with terminal({}, "chat", program.url, "--max-tokens", "2000", cwd=tmp_path) as shown:
         shown.until("> ")
         shown.type("Long?\n")
-        until(lambda: running_requests(program) == 1, "a running answer")
+        until(lambda: program.metric("gateway_in_flight") == 1, "a running answer")
         shown.type("\x03")
         shown.until("stopped")
         shown.until("> ")
-        until(lambda: running_requests(program) == 0, "the end of the engine's work")
+        until(lambda: program.metric("gateway_in_flight") == 0, "the end of the engine's work")
         shown.press_until("\x03", "once more")
         shown.press_until("\x03", None)
         assert shown.wait() == 0
-
-
-def running_requests(program: Program) -> int:
-    """Return how many requests are on their way."""
-    found = re.search(r"^gateway_in_flight\S* (\S+)", program.client.get("/metrics").text, re.MULTILINE)
-    assert found, "the gauge is there"
-    return int(float(found[1]))
 
 
 def test_key(start: StartProgram, tmp_path: Path) -> None:
