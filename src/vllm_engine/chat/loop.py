@@ -10,6 +10,7 @@ from rich.console import Console
 
 from vllm_engine.chat.answer import AnswerView
 from vllm_engine.chat.conversation import Conversation
+from vllm_engine.chat.interrupts import interrupts
 from vllm_engine.client import Client, ServerError
 
 PROMPT = "> "
@@ -50,10 +51,15 @@ class ChatLoop:
 
     def run(self, runner: asyncio.Runner) -> None:
         """Read and answer until the user leaves; errors of the server are shown and end nothing."""
+        with interrupts(heard=False):
+            self._converse(runner)
+
+    def _converse(self, runner: asyncio.Runner) -> None:
         interrupted = False
         while True:
             try:
-                line = self._question()
+                with interrupts(heard=True):
+                    line = self._question()
             except EOFError:
                 self._console.print()
                 return
@@ -98,7 +104,8 @@ class ChatLoop:
     def _answer(self, runner: asyncio.Runner) -> None:
         view = AnswerView(self._console)
         try:
-            runner.run(answer(self._client, self._conversation, view))
+            with interrupts(heard=True):
+                runner.run(answer(self._client, self._conversation, view))
         except KeyboardInterrupt:
             view.end("stopped")
         except ServerError as error:

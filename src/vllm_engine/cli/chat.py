@@ -105,10 +105,9 @@ def _converse(
         console.print(hello, soft_wrap=True)
         ChatLoop(client, Conversation(name, system, options), console, input).run(runner)
     finally:
-        # Who pressed Ctrl-C to leave may press it once more while we do.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # For good: who pressed Ctrl-C to leave may press it once more while the program ends.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         runner.run(client.__aexit__(None, None, None))
-        signal.signal(signal.SIGINT, before)
 
 
 async def _open(client: Client, model: str) -> str:
