@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+
+import pytest
 
 from vllm_engine.gateway.upstream import Upstream, UpstreamConnection, UpstreamError
 
@@ -86,3 +89,26 @@ async def test_a_connection_that_was_paused_sees_the_engines_close(tmp_path: Pat
                 await asyncio.sleep(0.01)
         assert (await ask(upstream)).error is None
         assert len(connections) == 2
+
+
+@pytest.mark.parametrize("left_over", [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno", b""])
+async def test_what_came_unasked_is_found_before_reuse(tmp_path: Path, left_over: bytes) -> None:
+    """An unasked answer, or an end, that the event loop has not heard of yet spoils a connection already."""
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        upstream = Upstream(path)
+        connection = await upstream.connect()
+        engine_side = listener.accept()[0]
+        upstream.give_back(connection)
+        assert await upstream.connect() is connection
+        upstream.give_back(connection)
+        engine_side.sendall(left_over)
+        if not left_over:
+            engine_side.close()
+        other = await upstream.connect()
+        assert other is not connection
+        assert connection.closed
+        other.close()
+        engine_side.close()

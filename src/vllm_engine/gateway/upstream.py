@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -65,6 +66,7 @@ class UpstreamConnection(asyncio.Protocol):
     def __init__(self, pool: Upstream) -> None:
         self._pool = pool
         self._transport: asyncio.Transport | None = None
+        self._arrivals = select.poll()
         self._parser = httptools.HttpResponseParser(self)
         self._sink: ResponseSink | None = None
         self._is_head_request = False
@@ -108,6 +110,14 @@ class UpstreamConnection(asyncio.Protocol):
         self._spare = socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno()))
         self._write_on()
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether an idle connection is open, and nothing lies in it that the event loop has yet to hear of.
+
+        The loop may serve the next client before it reads what the engine said unasked, or its close.
+        """
+        return not (self.closed or self._arrivals.poll(0))
+
     def pause(self) -> None:
         """Read no more for now: the client is slower than the engine."""
         if self._transport is not None and not self.closed:
@@ -133,6 +143,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Called by the event loop."""
         # uvloop's transports are no subclass of asyncio's.
         self._transport = cast(asyncio.Transport, transport)
+        self._arrivals.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
         """Called by the event loop."""
@@ -286,9 +297,10 @@ class Upstream:
             connection = self._idle.pop()
             if connection.expiry is not None:
                 connection.expiry.cancel()
-            if not connection.closed:
+            if connection.is_quiet:
                 connection.reused = True
                 return connection
+            connection.close()
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
