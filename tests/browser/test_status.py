@@ -15,7 +15,7 @@ CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
 
 def test_progress_of_a_start(start: StartServer, visit: Visit) -> None:
     """While the model loads the page shows phase and time, and then goes on to ready by itself."""
-    server = start({"startup_seconds": 3})
+    server = start({"startup_seconds": 10})
     server.program.until_listening()
     page = visit.open(server.url)
     expect(page.locator("#pill")).to_contain_text("Loading")

@@ -222,13 +222,13 @@ def test_death_while_serving(start: StartProgram, exit_code: int) -> None:
 
 def test_startup_timeout(start: StartProgram) -> None:
     """A start that takes too long ends with 3, names the setting, and leaves nothing behind."""
-    program = start({"never_ready": True}, STARTUP_TIMEOUT_SECONDS="2")
+    program = start({"never_ready": True}, STARTUP_TIMEOUT_SECONDS="4")
     until(lambda: len(program.family()) > 1, "the engine's process")
     family = program.family()
     assert program.wait() == 3
     last = program.log().splitlines()[-1]
-    assert "the engine was not ready in time: STARTUP_TIMEOUT_SECONDS=2 went by" in last
-    assert "set STARTUP_TIMEOUT_SECONDS=4" in last
+    assert "the engine was not ready in time: STARTUP_TIMEOUT_SECONDS=4 went by" in last
+    assert "set STARTUP_TIMEOUT_SECONDS=8" in last
     until(lambda: gone(family), "the end of every process")
 
 

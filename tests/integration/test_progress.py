@@ -46,7 +46,7 @@ def test_each_phase_has_its_line(start: StartProgram) -> None:
 
 def test_first_start_has_no_estimate(start: StartProgram) -> None:
     """Nothing is claimed where nothing is known; a ready engine is wholly started."""
-    seen = until_ready(start({"startup_seconds": 1}))
+    seen = until_ready(start({"startup_seconds": 3}))
     keys = ("fraction", "estimate_seconds", "remaining_seconds", "download")
     before = [[body[key] for key in keys] for body in seen if body["status"] != "ready"]
     assert before
@@ -58,7 +58,7 @@ def test_second_start_has_an_estimate(start: StartProgram, tmp_path: Path) -> No
     """The second start of a configuration knows how long it takes; another configuration does not."""
     starts = tmp_path / "cache/starts.json"
     starts.parent.mkdir()
-    program = start({"startup_seconds": 1})
+    program = start({"startup_seconds": 3})
     program.until_ready()
     until(starts.exists, "the record of the start")
     program.close()

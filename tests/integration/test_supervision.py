@@ -180,7 +180,7 @@ def test_hang(start: StartProgram, tmp_path: Path, idle: bool) -> None:
 def test_slow_is_not_hung(start: StartProgram, tmp_path: Path) -> None:
     """Tokens that come slowly, and quiet spells in between, are no hang."""
     program = start(
-        {"tokens": 4, "tokens_per_second": 2}, HANG_TIMEOUT_SECONDS="1.5", CANARY_INTERVAL_SECONDS="0.2"
+        {"tokens": 8, "tokens_per_second": 2}, HANG_TIMEOUT_SECONDS="3.5", CANARY_INTERVAL_SECONDS="0.2"
     )
     program.until_ready()
     pid = program.engine_pid()
