@@ -16,6 +16,7 @@ from playwright.sync_api import Page, Route, expect
 
 from tests.browser.chromium import Visit
 from tests.browser.conftest import MODEL, Server
+from tests.program import until
 
 CHAT = "**/v1/chat/completions"
 
@@ -89,8 +90,7 @@ def test_stop_and_regenerate(visit: Visit, server: Server) -> None:
     page.get_by_role("button", name="Stop", exact=True).click()
     expect(page.locator(".stats")).to_have_text(re.compile(r"^about \d+ tokens .* stopped$"))
     expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible()
-    metrics = server.program.client.get("/metrics").text
-    assert "gateway_disconnects_total 1.0" in metrics
+    until(lambda: server.program.metric("gateway_disconnects_total") == 1, "notice of its leaving")
     server.engine(text="Quite another answer.")
     seen = bodies(page)
     page.get_by_role("button", name="Regenerate").click()

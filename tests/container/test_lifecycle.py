@@ -27,10 +27,10 @@ def test_stop_under_streams(start: StartBox) -> None:
     box = start()
     box.run("true")
     box.until_ready()
-    set_scenario(box, tokens=60, tokens_per_second=20)
+    set_scenario(box, tokens=120, tokens_per_second=20)
     url = box.url
     with ThreadPoolExecutor(STREAMS) as pool:
-        streams = [pool.submit(stream_of, url, "fake", 60, CONTAINER_SECONDS) for _ in range(STREAMS)]
+        streams = [pool.submit(stream_of, url, "fake", 120, CONTAINER_SECONDS) for _ in range(STREAMS)]
         until(lambda: in_flight(url) == STREAMS, "sixteen streams", CONTAINER_SECONDS)
         box.stop()
         answers = [stream.result() for stream in streams]

@@ -147,17 +147,17 @@ def test_client_gone(served: Served, stream: bool) -> None:
     """When the client leaves, vLLM's running requests fall to none, streaming or not."""
     body = {"model": MODEL, "messages": [STORY], "max_tokens": 4000, "ignore_eos": True, "stream": stream}
     # A whole answer never comes in this time: the client gives up as a user would.
-    with httpx2.Client(base_url=served.program.url, timeout=3.0) as client:
+    with httpx2.Client(base_url=served.program.url, timeout=60.0 if stream else 3.0) as client:
         if stream:
             with client.stream("POST", "/v1/chat/completions", json=body) as answer:
                 next(answer.iter_lines())
-                until(lambda: running_requests(served) == 1, "the request at the engine", 20)
+                until(lambda: running_requests(served) == 1, "the request at the engine", 60)
         else:
             with pytest.raises(httpx2.ReadTimeout):
                 client.post("/v1/chat/completions", json=body)
     left = time.monotonic()
-    until(lambda: running_requests(served) == 0, "the engine's stop", 10)
-    assert time.monotonic() - left < 8  # the whole answer would take far longer
+    until(lambda: running_requests(served) == 0, "the engine's stop", 60)
+    assert time.monotonic() - left < 30  # the whole answer would take far longer
 
 
 def test_version(served: Served) -> None:

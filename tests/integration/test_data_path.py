@@ -85,7 +85,7 @@ def test_chunked_upload(start: StartProgram) -> None:
 
 def test_stream_is_unbuffered(start: StartProgram) -> None:
     """Events arrive as the engine makes them, not at the end."""
-    program = start({"tokens": 20, "tokens_per_second": 10})
+    program = start({"tokens": 40, "tokens_per_second": 10})
     program.until_ready()
     began = time.monotonic()
     with program.client.stream("POST", "/v1/chat/completions", json=STREAM) as answer:

@@ -281,7 +281,7 @@ class TestGeneration:
 
     async def test_requests_wait_for_a_place(self, tmp_path: Path) -> None:
         """What does not fit is counted as waiting, and served later."""
-        async with running(tmp_path, max_running=1, tokens=4, tokens_per_second=20) as fake:
+        async with running(tmp_path, max_running=1, tokens=20, tokens_per_second=20) as fake:
             requests = [asyncio.create_task(fake.chat()) for _ in range(2)]
 
             async def one_waits() -> bool:
@@ -289,7 +289,7 @@ class TestGeneration:
 
             await until(one_waits)
             assert [status for status, _ in await asyncio.gather(*requests)] == [200, 200]
-            assert await fake.metric("vllm:generation_tokens_total") == 8
+            assert await fake.metric("vllm:generation_tokens_total") == 40
 
     async def test_error_statuses(self, tmp_path: Path) -> None:
         """So many requests are refused, with the headers it is told to send."""
@@ -394,7 +394,7 @@ class TestEnd:
     async def test_sigterm_with_a_shutdown_timeout(self, tmp_path: Path) -> None:
         """The stream is finished first; meanwhile it is healthy, and a new request fails, as with vLLM."""
         flags = ("--shutdown-timeout", "10")
-        async with running(tmp_path, *flags, tokens=20, tokens_per_second=40) as fake:
+        async with running(tmp_path, *flags, tokens=20, tokens_per_second=5) as fake:
             request = asyncio.create_task(fake.chat(stream=True))
             await until(lambda: fake.output.count(b"POST /v1/chat") > 0)
             fake.process.terminate()

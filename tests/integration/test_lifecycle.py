@@ -139,7 +139,7 @@ def test_engine_that_ignores_sigterm(start: StartProgram) -> None:
 
 def test_running_request_finishes(start: StartProgram) -> None:
     """A stream that runs when SIGTERM comes is completed; a new request gets 503; then the exit is 0."""
-    program = start({"tokens": 30, "tokens_per_second": 20})
+    program = start({"tokens": 30, "tokens_per_second": 5})
     program.until_ready()
     lines: list[str] = []
     begun = threading.Event()
