@@ -119,7 +119,7 @@ def test_refusals(hub: Hub, engine_python: Path, tmp_path: Path) -> None:
 
 def test_on_a_terminal(hub: Hub, engine_python: Path, tmp_path: Path) -> None:
     """A terminal shows a bar; Ctrl-C ends it and leaves what is whole."""
-    hub.bytes_per_second = MEGABYTE
+    hub.bytes_per_second = MEGABYTE / 8
     environ = {
         "ENGINE_PYTHON": str(engine_python),
         "HF_ENDPOINT": hub.url,
