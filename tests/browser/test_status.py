@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 
 from tests.browser.chromium import Visit
 from tests.browser.conftest import MODEL, Server, StartServer
+from tests.program import until
 
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -89,8 +90,14 @@ def test_what_runs(visit: Visit, server: Server) -> None:
 def test_plots_survive_a_reload(visit: Visit, server: Server) -> None:
     """What the engine did before the page was opened is on its plots, in pictures with words."""
     server.engine(text="word " * 30)
-    for _ in range(3):
-        server.program.client.post("/v1/chat/completions", json=CHAT).raise_for_status()
+    client = server.program.client
+
+    def is_recorded() -> bool:
+        # A rate is a difference: what came before the first reading is in none.
+        client.post("/v1/chat/completions", json=CHAT).raise_for_status()
+        return any(client.get("/ui/history").json()["generated_per_second"])
+
+    until(is_recorded, "work in the history")
     page = visit.open(f"{server.url}/#status")
     for _ in range(2):
         tokens = page.get_by_role("img", name=re.compile(r"^Tokens per second: .* at most [\d,.]*[1-9]"))
