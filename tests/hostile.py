@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import psutil
 
 from tests.fake_engine import make_fake_engine_python
-from tests.program import Program, running, until
+from tests.program import Program, engine_metric, running, until
 from tests.raw_http import Reply, Tap, Wire, wire
 
 CONFIG = {
@@ -71,12 +69,7 @@ class Watched:
 
     def metric(self, name: str) -> float:
         """Ask the engine itself for one of its metrics."""
-        transport = httpx2.HTTPTransport(uds=str(self.engine.with_suffix(".tapped")))
-        with httpx2.Client(transport=transport, base_url="http://engine") as client:
-            text = client.get("/metrics").text
-        found = re.search(rf"^{re.escape(name)}(?:{{[^}}]*}})? ([\d.e+]+)$", text, re.MULTILINE)
-        assert found, f"no {name} in {text}"
-        return float(found[1])
+        return engine_metric(self.engine.with_suffix(".tapped"), name)
 
     def fds(self) -> int:
         """Count the gateway's open files."""

@@ -38,6 +38,20 @@ def free_port() -> int:
         return port
 
 
+def metric_in(text: str, name: str) -> float:
+    """Return one of a text's metrics, added up over its labels."""
+    found = re.findall(rf"^{re.escape(name)}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
+    assert found, f"no {name} in {text}"
+    return sum(map(float, found))
+
+
+def engine_metric(socket: Path, name: str) -> float:
+    """Ask an engine itself, on its own socket, for one of its metrics."""
+    transport = httpx2.HTTPTransport(uds=str(socket))
+    with httpx2.Client(transport=transport, base_url="http://engine") as client:
+        return metric_in(client.get("/metrics").text, name)
+
+
 class Program:
     """One running `vllm-engine serve`."""
 
@@ -76,11 +90,8 @@ class Program:
         )
 
     def metric(self, name: str) -> float:
-        """Return one of the metrics, added up over its labels."""
-        text = self.client.get("/metrics").text
-        found = re.findall(rf"^{re.escape(name)}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
-        assert found, f"no {name} in {text}"
-        return sum(map(float, found))
+        """Return one of the metrics, the engine's too, added up over its labels."""
+        return metric_in(self.client.get("/metrics").text, name)
 
     def engines_lost(self) -> float:
         """Return how many engines it has lost, and starts that failed, by its own count."""

@@ -12,7 +12,7 @@ import httpx2
 
 from tests.program import DEADLINE, until
 
-CONTAINER_SECONDS = 120.0
+CONTAINER_SECONDS = 60.0
 """What a container of the fake engine may take for anything, on a slow and busy machine."""
 
 

@@ -179,9 +179,9 @@ def test_health_states(start: StartBox) -> None:
         ON_FATAL="hold",
     )
     assert box.state["Health"]["Status"] in ("starting", "healthy")
-    until(lambda: box.state["Health"]["Status"] == "healthy", "healthy", 120)
+    until(lambda: box.state["Health"]["Status"] == "healthy", "healthy", 60)
     kill_engine(box)
-    until(lambda: box.state["Health"]["Status"] == "unhealthy", "unhealthy", 120)
+    until(lambda: box.state["Health"]["Status"] == "unhealthy", "unhealthy", 60)
     assert "failed" in box.state["Health"]["Log"][-1]["Output"]
 
 

@@ -9,17 +9,14 @@ import httpx2
 from tests.container.box import CONTAINER_SECONDS, is_whole, stream_of
 from tests.container.conftest import StartBox
 from tests.container.test_image import kill_engine
-from tests.program import until
+from tests.program import metric_in, until
 
 STREAMS = 16
 
 
-def in_flight(url: str) -> int:
+def in_flight(url: str) -> float:
     """Return how many requests the gateway has in flight."""
-    for line in httpx2.get(f"{url}/metrics", timeout=30).text.splitlines():
-        if line.startswith("gateway_in_flight "):
-            return int(float(line.rpartition(" ")[2]))
-    raise AssertionError("no such metric")
+    return metric_in(httpx2.get(f"{url}/metrics", timeout=30).text, "gateway_in_flight")
 
 
 def test_stop_under_streams(start: StartBox) -> None:

@@ -163,7 +163,7 @@ def test_compose(environ: dict[str, str], docker: Docker, tmp_path: Path) -> Non
         body = httpx2.get(f"{box.url}/v1/models", timeout=30).json()
         assert body["data"][0]["max_model_len"] == 1024
         assert box.health()["status"] == "ready"
-        until(lambda: box.state["Health"]["Status"] == "healthy", "healthy", 120)
+        until(lambda: box.state["Health"]["Status"] == "healthy", "healthy", 60)
         compose("stop")
         assert box.state["ExitCode"] == 0
     finally:

@@ -31,7 +31,7 @@ def test_load(start: StartProgram, tmp_path: Path, load: dict[str, float]) -> No
     assert (summary.completed, summary.errors) == (20, {})
     assert {row.tokens for row in rows} == {TOKENS}
     # 200 tokens a second are 5 ms apart.
-    assert 3 < summary.latencies_ms["tpot"].median < 500
+    assert 3 < summary.latencies_ms["tpot"].median < 50
     assert "us per token event" in text
 
 

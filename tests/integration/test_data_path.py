@@ -19,7 +19,7 @@ import pytest
 
 from tests.fake_engine import change_scenario, scenario_of
 from tests.integration.conftest import StartProgram
-from tests.program import Program, until
+from tests.program import Program, engine_metric, until
 
 CHAT: dict[str, Any] = {"model": "fake", "messages": [{"role": "user", "content": "Hi"}]}
 STREAM = CHAT | {"stream": True}
@@ -28,12 +28,8 @@ LONG = {"tokens": 10_000, "tokens_per_second": 20}
 
 def metric(program: Program, name: str) -> float:
     """Read one of the fake engine's metrics, through its own socket."""
-    (folder,) = set(map(str, program_sockets(program)))
-    with httpx2.Client(transport=httpx2.HTTPTransport(uds=folder), base_url="http://engine") as client:
-        text = client.get("/metrics").text
-    found = re.search(rf"^{re.escape(name)}(?:{{[^}}]*}})? ([\d.e+]+)$", text, re.MULTILINE)
-    assert found, f"no {name} in {text}"
-    return float(found[1])
+    (path,) = set(program_sockets(program))
+    return engine_metric(Path(path), name)
 
 
 def program_sockets(program: Program) -> list[str]:

@@ -21,6 +21,7 @@ import pytest
 
 from tests.fake_engine import Scenario, change_scenario, make_fake_engine_python, scenario_of, start_pids
 from tests.fake_scenarios import LOGS
+from tests.program import metric_in
 
 DEADLINE_SECONDS = 60.0
 CHAT: dict[str, Any] = {"model": "smol", "messages": [{"role": "user", "content": "Say hi"}]}
@@ -83,10 +84,7 @@ class Fake:
     async def metric(self, name: str) -> float:
         """Return a metric's value."""
         async with self.session.get("/metrics") as response:
-            text = await response.text()
-        found = re.search(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
-        assert found, f"no {name} in:\n{text}"
-        return float(found[1])
+            return metric_in(await response.text(), name)
 
     async def chat(self, **body: Any) -> tuple[int, bytes]:
         """Ask for a chat completion; returns the status and as much of the body as came."""

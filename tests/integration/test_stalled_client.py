@@ -171,10 +171,10 @@ def test_storm(gateway: Watched) -> None:
                     assert connection.socket.recv(300).startswith(b"HTTP/1.1 200"), gateway.logged()
 
     storm(100)
-    until(lambda: gateway.metric("vllm:num_requests_running") == 0, "the engine's stop")
+    until(lambda: gateway.metric("vllm:num_requests_running") == 0, "the engine's stop", 10)
     memory, files = gateway.rss(), gateway.fds()
     storm(500)
-    until(lambda: gateway.metric("vllm:num_requests_running") == 0, "the engine's stop")
+    until(lambda: gateway.metric("vllm:num_requests_running") == 0, "the engine's stop", 10)
     until(lambda: gateway.fds() <= files + 2, "the close of all")
     assert gateway.rss() - memory < 3e6
     assert gateway.metric("fake:aborted_total") >= 600
@@ -193,4 +193,4 @@ def test_storm_of_whole_answers(gateway: Watched) -> None:
                 lambda: gateway.metric("fake:requests_total") == before + 50 * number,  # noqa: B023
                 "all of them at the engine",
             )
-    until(lambda: gateway.metric("vllm:num_requests_running") == 0, "the engine's stop")
+    until(lambda: gateway.metric("vllm:num_requests_running") == 0, "the engine's stop", 10)

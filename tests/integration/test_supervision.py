@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import threading
 from collections.abc import Callable
@@ -50,8 +49,7 @@ def engine_core(program: Program) -> psutil.Process:
 
 def running(program: Program) -> Callable[[], object]:
     """Say whether a request is at the engine, as the engine itself sees it: the gateway counts it sooner."""
-    at_engine = re.compile(r"^vllm:num_requests_running\{[^}]*\} 1\.0$", re.MULTILINE)
-    return lambda: at_engine.search(program.client.get("/metrics").text)
+    return lambda: program.metric("vllm:num_requests_running") == 1
 
 
 def kill_leader(program: Program) -> None:
