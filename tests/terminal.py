@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -73,6 +74,13 @@ class Terminal:
         return bool(data)
 
 
+def _sit_at(descriptor: int) -> None:
+    """Be what a shell starts in the foreground: Ctrl-C reaches it as from a keyboard."""
+    os.login_tty(descriptor)
+    # Tests that run in a shell's background inherit that it is ignored.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def terminal(environ: Mapping[str, str], *arguments: str, cwd: Path) -> Iterator[Terminal]:
     """Run `vllm-engine` with a terminal for all three of its streams."""
@@ -84,8 +92,7 @@ def terminal(environ: Mapping[str, str], *arguments: str, cwd: Path) -> Iterator
         stdout=theirs,
         stderr=theirs,
         cwd=cwd,
-        # Its own session with this terminal, so that Ctrl-C reaches it as from a keyboard.
-        preexec_fn=lambda: os.login_tty(theirs),
+        preexec_fn=lambda: _sit_at(theirs),
     )
     os.close(theirs)
     shown = Terminal(process, ours)
