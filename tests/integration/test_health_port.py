@@ -50,7 +50,8 @@ def test_drain(start: StartProgram) -> None:
     program.until_ready()
     with httpx2.Client(base_url=f"http://127.0.0.1:{port}") as health:
         with program.client.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as stream:
-            next(stream.iter_lines())
+            lines = stream.iter_lines()  # kept: the end of an iterator is the end of its connection
+            next(lines)
             program.send(signal.SIGTERM)
             until(lambda: health.get("/healthz").status_code == 503, "the drain")
             assert health.get("/livez").status_code == 200
