@@ -17,8 +17,9 @@ from vllm_engine.diagnosis.termination import MAX_BYTES, write_termination_log
 from vllm_engine.engine.state import EngineState, EngineStatus, StatusBoard
 from vllm_engine.environment import Environment
 from vllm_engine.errors import Diagnosis
+from vllm_engine.gateway.dialect import body_of
 from vllm_engine.gateway.probes import Build, healthz
-from vllm_engine.gateway.replies import not_ready_body
+from vllm_engine.gateway.replies import not_ready
 from vllm_engine.models.source import explain_hub_error
 from vllm_engine.settings import load_settings
 
@@ -53,7 +54,8 @@ async def test_healthz_while_loading() -> None:
 
 def test_api_s_body_stays_openai_shaped() -> None:
     """/v1/* answers a failed engine with the same sentence in OpenAI's shape."""
-    error = not_ready_body(EngineStatus(state=EngineState.FAILED, error=TOLD))["error"]
+    failed = EngineStatus(state=EngineState.FAILED, error=TOLD)
+    error = json.loads(body_of(not_ready(failed), "/v1/chat/completions", "id"))["error"]
     assert error.keys() == {"message", "type", "param", "code"}
     assert (error["code"], error["message"]) == (503, f"The engine has failed: {TOLD}")
 

@@ -134,3 +134,22 @@ async def test_a_piece_is_not_held_beside_the_transport(relay: Relay, client: Sl
     assert sys.getrefcount(piece) == before
     relay.on_end()
     await asyncio.wait_for(task, 30)
+
+
+async def test_a_message_stream_breaks_in_its_own_dialect(client: SlowClient) -> None:
+    """Anthropic's clients are told by an event with its name, after what was cut short has been ended."""
+    client.has_read.set()
+    relay = Relay(client, client.send, RequestRecord("id", "POST", "/v1/messages"), Pulse())
+    relay.on_head(200, [(b"content-type", b"text/event-stream")])
+    relay.on_data(b'event: message_start\ndata: {"type":', is_last=False)
+    task = asyncio.create_task(relay.pass_on(relay.headers))
+    await asyncio.sleep(0)
+    relay.on_broken(UpstreamError("gone"))
+    await asyncio.wait_for(task, 30)
+    name, data = client.chunks[-1].removeprefix(b"\n\n").split(b"\n", 1)
+    assert name == b"event: error"
+    assert json.loads(data.removeprefix(b"data: ")) == {
+        "type": "error",
+        "error": {"type": "api_error", "message": "The engine broke off this request"},
+        "request_id": "id",
+    }

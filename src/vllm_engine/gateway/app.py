@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vllm_engine.engine.state import StatusReader
-from vllm_engine.errors import error_body
 from vllm_engine.gateway.admission import Admission
 from vllm_engine.gateway.auth import CREDENTIAL_HEADERS, Keyring
 from vllm_engine.gateway.body import BodyError
 from vllm_engine.gateway.connection import Lane, lane_of
 from vllm_engine.gateway.cors import Cors
+from vllm_engine.gateway.dialect import ApiError
 from vllm_engine.gateway.health import HealthApp
 from vllm_engine.gateway.identity import request_id
 from vllm_engine.gateway.limits import Rejected
 from vllm_engine.gateway.own import OWN_PATHS
 from vllm_engine.gateway.proxy import Passage, Proxy
-from vllm_engine.gateway.record import Observer, Outcome, RequestRecord
+from vllm_engine.gateway.record import RECORD, Observer, Outcome, RequestRecord
 from vllm_engine.gateway.recovery import Recovery
 from vllm_engine.gateway.replies import RETRY_AFTER_SECONDS, identified, send_error, send_not_ready
 from vllm_engine.gateway.routes import RouteTable
@@ -148,27 +148,24 @@ class Gateway:
         return True
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, record: RequestRecord) -> None:
-        identity = record.request_id.encode()
         is_public = scope["path"] in self._public_paths
         if not (is_public or self._keyring.is_open):
             record.key = self._keyring.authenticate(scope["headers"])
             if record.key is None:
                 record.reject(401, "unauthorized")
-                body = error_body("Missing or wrong API key", type="authentication_error", code=401)
-                challenge = [(b"www-authenticate", b"Bearer")]
-                await send_error(send, 401, body, identity, challenge)
+                error = ApiError(401, "authentication_error", "Missing or wrong API key")
+                await send_error(send, record, error, [(b"www-authenticate", b"Bearer")])
                 return
         route = self._routes.match(scope["raw_path"])
         if route is None:
-            await self._own(scope, receive, identified(send, record))
+            await self._own({**scope, RECORD: record}, receive, identified(send, record))
             return
         record.route = route.template
         if scope["method"] not in route.methods:
             record.reject(405, "method")
             allow = ", ".join(sorted(route.methods)).encode()
             message = f"{record.method} is not allowed here; allowed: {allow.decode()}"
-            body = error_body(message, type="BadRequestError", code=405)
-            await send_error(send, 405, body, identity, [(b"allow", allow)])
+            await send_error(send, record, ApiError(405, "BadRequestError", message), [(b"allow", allow)])
             return
         record.span = self._tracer.start(scope["headers"], record)
         self._running += 1
@@ -181,21 +178,19 @@ class Gateway:
                 self._idle.set()
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send, record: RequestRecord) -> None:
-        identity = record.request_id.encode()
         try:
             if self._recovery.is_under_way:
                 await self._recovery.until_ready()
             if not (self._status.current.is_ready or self._is_lame_duck):
                 record.reject(503, "not_ready")
-                await send_not_ready(send, self._status.current, identity)
+                await send_not_ready(send, self._status.current, record)
                 return
             ticket = await self._admission.enter(record.key)
         except Rejected as rejected:
             record.reject(rejected.status, rejected.reason)
             kind = "rate_limit_error" if rejected.status == 429 else "unavailable_error"
-            body = error_body(str(rejected), type=kind, code=rejected.status)
             retry = [(b"retry-after", str(rejected.retry_after_seconds).encode())]
-            await send_error(send, rejected.status, body, identity, retry)
+            await send_error(send, record, ApiError(rejected.status, kind, str(rejected)), retry)
             return
         record.queue_seconds = ticket.queue_seconds
         try:
@@ -203,12 +198,11 @@ class Gateway:
         except BodyError as error:
             record.reject(error.status, error.reason)
             kind = "unavailable_error" if error.status == 503 else "BadRequestError"
-            body = error_body(str(error), type=kind, code=error.status)
             # What is left of the body is not read: the connection cannot be used again.
             headers = [(b"connection", b"close")]
             if error.status == 503:
                 headers.append((b"retry-after", str(RETRY_AFTER_SECONDS).encode()))
-            await send_error(send, error.status, body, identity, headers)
+            await send_error(send, record, ApiError(error.status, kind, str(error)), headers)
         finally:
             ticket.leave()
             ticket.record_tokens(record.prompt_tokens or 0, record.completion_tokens or 0)
@@ -227,5 +221,5 @@ class Gateway:
             lane.abort()
             return
         record.status = 500
-        body = error_body("The gateway failed on this request", type="internal_error", code=500)
-        await send_error(send, 500, body, record.request_id.encode(), [(b"connection", b"close")])
+        error = ApiError(500, "internal_error", "The gateway failed on this request")
+        await send_error(send, record, error, [(b"connection", b"close")])

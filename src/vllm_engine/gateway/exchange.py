@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from dataclasses import dataclass
-from typing import Any
 
 from starlette.types import Send
 
 from vllm_engine.engine.pulse import Pulse
 from vllm_engine.engine.state import StatusReader
-from vllm_engine.errors import error_body
+from vllm_engine.gateway.dialect import ApiError
 from vllm_engine.gateway.headers import answer_headers
 from vllm_engine.gateway.identity import REQUEST_ID
 from vllm_engine.gateway.liveness import ask_health
 from vllm_engine.gateway.record import Outcome, RequestRecord
 from vllm_engine.gateway.recovery import Recovery, Verdict
 from vllm_engine.gateway.relay import Relay
-from vllm_engine.gateway.replies import RETRY_AFTER_SECONDS, send_error
+from vllm_engine.gateway.replies import retry_after, send_error
 from vllm_engine.gateway.upstream import Upstream, UpstreamConnection, UpstreamError
 
 logger = logging.getLogger("gateway.proxy")
@@ -167,20 +165,20 @@ class Exchange:
         logger.warning("%s: the engine died twice with this request; not sent again", self._record.request_id)
         self._record.reason = "poison"
         message = "The engine died twice while it worked on this request, so it is not tried again"
-        await self._end(500, error_body(message, type="engine_crash", code=500))
+        await self._end(ApiError(500, "engine_crash", message))
 
     async def _refuse(self, error: UpstreamError, status: int) -> None:
         logger.warning("%s: %s", self._record.request_id, error)
-        await self._end(status, error_body(error.told, type="upstream_error", code=status))
+        await self._end(ApiError(status, "upstream_error", error.told))
 
-    async def _end(self, status: int, body: dict[str, Any]) -> None:
+    async def _end(self, error: ApiError) -> None:
         self._record.outcome = Outcome.UPSTREAM_BROKEN
         if self._is_open:
-            await self._relay.end_event_stream(json.dumps(body).encode())
+            await self._relay.end_event_stream(error)
             return
-        self._record.status = status
-        retry = [(b"retry-after", str(RETRY_AFTER_SECONDS).encode())] if status == 503 else []
-        await send_error(self._send, status, body, self._identity, retry)
+        self._record.status = error.status
+        retry = retry_after(self._engine.status.current) if error.status == 503 else []
+        await send_error(self._send, self._record, error, retry)
 
 
 def _may_repeat(connection: UpstreamConnection) -> bool:

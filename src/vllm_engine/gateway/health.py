@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from vllm_engine.errors import error_body
+from vllm_engine.gateway.dialect import ApiError
 from vllm_engine.gateway.identity import request_id
 from vllm_engine.gateway.own import OWN_PATHS
-from vllm_engine.gateway.record import Observer, RequestRecord
+from vllm_engine.gateway.record import RECORD, Observer, RequestRecord
 from vllm_engine.gateway.replies import identified, send_error
 
 
@@ -29,11 +29,10 @@ class HealthApp:
         send = identified(send, record)
         try:
             if scope["path"] in OWN_PATHS:
-                await self._own(scope, receive, send)
+                await self._own({**scope, RECORD: record}, receive, send)
             else:
                 message = "Not served on HEALTH_PORT; the API is on PORT"
-                body = error_body(message, type="NotFoundError", code=404)
-                await send_error(send, 404, body, record.request_id.encode())
+                await send_error(send, record, ApiError(404, "NotFoundError", message))
         finally:
             record.ended = time.monotonic()
             for observer in self._observers:

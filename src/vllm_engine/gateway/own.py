@@ -8,15 +8,16 @@ from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
 from vllm_engine import __version__
 from vllm_engine.engine.state import StatusReader
-from vllm_engine.errors import error_body
 from vllm_engine.gateway import probes
+from vllm_engine.gateway.dialect import ApiError, body_of
 from vllm_engine.gateway.metrics import CONTENT_TYPE
 from vllm_engine.gateway.page import Page
+from vllm_engine.gateway.record import RECORD, RequestRecord
 
 METRICS_PATHS = frozenset(("/metrics", "/v1/metrics"))
 
@@ -72,11 +73,13 @@ def _metrics_endpoint(render: Callable[[], Awaitable[bytes]]) -> Callable[[], Aw
     return metrics
 
 
-async def _http_error(request: Request, error: Exception) -> JSONResponse:
+async def _http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 400
     if status == HTTPStatus.NOT_FOUND:
         message, kind = f"No such route: {request.method} {request.url.path}", "NotFoundError"
     else:
         message, kind = HTTPStatus(status).phrase, "BadRequestError"
     headers = dict(getattr(error, "headers", None) or {})
-    return JSONResponse(error_body(message, type=kind, code=status), status, headers)
+    record: RequestRecord = request.scope[RECORD]
+    content = body_of(ApiError(status, kind, message), record.path, record.request_id)
+    return Response(content, status, headers, "application/json")

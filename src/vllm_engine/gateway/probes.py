@@ -14,7 +14,8 @@ from pydantic import BaseModel
 from vllm_engine import __version__
 from vllm_engine.engine.estimate import estimate
 from vllm_engine.engine.state import EngineState, EngineStatus, StatusReader
-from vllm_engine.gateway.replies import RETRY_AFTER_SECONDS, not_ready_body
+from vllm_engine.errors import error_body
+from vllm_engine.gateway.replies import not_ready, retry_after
 
 router = APIRouter()
 
@@ -115,7 +116,7 @@ async def healthz(request: Request, status: Status) -> JSONResponse:
     body = health_of(request.app.state.build, status)
     if status.is_ready:
         return JSONResponse(body.model_dump(mode="json"))
-    retry = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    retry = {name.decode(): value.decode() for name, value in retry_after(status)}
     return JSONResponse(body.model_dump(mode="json"), status_code=503, headers=retry)
 
 
@@ -158,7 +159,8 @@ def _rounded(value: float | None, digits: int = 1) -> float | None:
 def _error(status: EngineStatus) -> dict[str, Any]:
     if status.error is not None:
         return dict(status.error.body)
-    error: dict[str, Any] = not_ready_body(status)["error"]
+    why = not_ready(status)
+    error: dict[str, Any] = error_body(why.message, type=why.kind, code=why.status)["error"]
     return error
 
 

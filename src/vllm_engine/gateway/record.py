@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 UNMATCHED = "unmatched"
 """The route of a request that the allow-list does not name, our own ones included."""
 
+RECORD = "vllm_engine.record"
+"""Key in the scope under which what the gateway answers itself finds the request's `RequestRecord`."""
+
 
 class Outcome(StrEnum):
     """Why a request ended; the label of `gateway_requests_total` and a field of the access log."""

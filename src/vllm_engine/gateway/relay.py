@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 
 from starlette.types import Send
 
 from vllm_engine.engine.pulse import Pulse
-from vllm_engine.errors import error_body
 from vllm_engine.gateway.connection import Lane
+from vllm_engine.gateway.dialect import ApiError, event_of, read_error
 from vllm_engine.gateway.record import Outcome, RequestRecord
 from vllm_engine.gateway.upstream import UpstreamConnection, UpstreamError
 from vllm_engine.gateway.usage import UsageReader
@@ -187,12 +186,13 @@ class Relay:
         while not self._ended and self.error is None and self._held_bytes <= _MAX_HELD:
             self._changed.clear()
             await self._changed.wait()
-        await self.end_event_stream(b"".join(self._held))
+        # The status line has gone out already: the refusal becomes an event.
+        await self.end_event_stream(read_error(self.status or 502, b"".join(self._held)))
 
-    async def end_event_stream(self, answer: bytes) -> None:
-        """End a stream that `open_event_stream` began with an error body as its one event."""
+    async def end_event_stream(self, error: ApiError) -> None:
+        """End a stream that `open_event_stream` began with an error as its one event."""
         self._opened_early = False
-        await self._finish_stream(_as_event(answer))
+        await self._finish_stream(error)
 
     def tick(self) -> None:
         """Send a keep-alive comment if nothing was sent since the last tick; called by a timer."""
@@ -231,11 +231,15 @@ class Relay:
         self._record.outcome = Outcome.UPSTREAM_BROKEN
         if not (self.is_event_stream or self._record.is_stream):
             raise self.error
-        await self._finish_stream(_broken_event(self._last, self.error))
+        last = self._last
+        # An event that was cut short must end before ours can begin.
+        gap = b"" if not last or last.endswith(b"\n\n") else b"\n" if last.endswith(b"\n") else b"\n\n"
+        await self._finish_stream(ApiError(502, "upstream_error", self.error.told), gap)
 
-    async def _finish_stream(self, event: bytes) -> None:
+    async def _finish_stream(self, error: ApiError, gap: bytes = b"") -> None:
+        event = event_of(error, self._record.path, self._record.request_id, self.usage.tail)
         # No [DONE] follows: a client must be able to tell a broken stream from a whole one.
-        self._lane.write_chunk(event)
+        self._lane.write_chunk(gap + event)
         await self._send({"type": "http.response.body", "body": b""})
 
     async def _copy(self) -> None:
@@ -255,19 +259,3 @@ class Relay:
                 self._record.outcome = Outcome.UPSTREAM_BROKEN
                 raise error
             await self._changed.wait()
-
-
-def _broken_event(last: bytes, error: UpstreamError) -> bytes:
-    body = error_body(error.told, type="upstream_error", code=502)
-    # An event that was cut short must end before ours can begin.
-    gap = b"" if not last or last.endswith(b"\n\n") else b"\n" if last.endswith(b"\n") else b"\n\n"
-    return gap + b"data: " + json.dumps(body).encode() + b"\n\n"
-
-
-def _as_event(answer: bytes) -> bytes:
-    """Return the engine's late refusal as an event: the status line has gone out already."""
-    try:
-        body = json.dumps(json.loads(answer))
-    except ValueError:
-        body = json.dumps(error_body("The engine broke off this stream", type="upstream_error", code=502))
-    return b"data: " + body.encode() + b"\n\n"

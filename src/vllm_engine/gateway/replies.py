@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from typing import Any
 
 from starlette.types import Message, Send
 
 from vllm_engine.engine.state import EngineState, EngineStatus
-from vllm_engine.errors import error_body
+from vllm_engine.gateway.dialect import ApiError, body_of
 from vllm_engine.gateway.identity import REQUEST_ID
 from vllm_engine.gateway.record import RequestRecord
 
@@ -17,38 +15,45 @@ RETRY_AFTER_SECONDS = 5
 """What clients are told while nothing better is known about when the engine will be ready."""
 
 _REASONS = {404: "unknown_route", 405: "method"}
+_FOR_GOOD = frozenset((EngineState.FAILED, EngineState.STOPPED))
 
 
 async def send_error(
-    send: Send,
-    status: int,
-    body: dict[str, Any],
-    request_id: bytes,
-    extra: Sequence[tuple[bytes, bytes]] = (),
+    send: Send, record: RequestRecord, error: ApiError, extra: Sequence[tuple[bytes, bytes]] = ()
 ) -> None:
-    """Send one JSON error with the request's id."""
-    content = json.dumps(body).encode()
+    """Send one error as a whole answer, in the dialect of the request's route and with its id."""
+    content = body_of(error, record.path, record.request_id)
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(content)).encode()),
-        (REQUEST_ID, request_id),
+        (REQUEST_ID, record.request_id.encode()),
         *extra,
     ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": content})
 
 
-async def send_not_ready(send: Send, status: EngineStatus, request_id: bytes) -> None:
+async def send_not_ready(send: Send, status: EngineStatus, record: RequestRecord) -> None:
     """Send the 503 that clients retry on, saying what the engine is doing.
 
     The body while loading is the field's convention (llama-server has it so).
     """
-    retry = [(b"retry-after", str(RETRY_AFTER_SECONDS).encode())]
-    await send_error(send, 503, not_ready_body(status), request_id, retry)
+    await send_error(send, record, not_ready(status), retry_after(status))
 
 
-def not_ready_body(status: EngineStatus) -> dict[str, Any]:
-    """Say in the error shape why requests cannot be answered now."""
+def retry_after(status: EngineStatus) -> list[tuple[bytes, bytes]]:
+    """Return the header that says when to come back; none where that would be in vain.
+
+    RFC 9110, section 10.2.3: it says how long the service is expected to be unavailable. An engine that has
+    failed for good is not expected back (`ON_FATAL=hold`).
+    """
+    if status.state in _FOR_GOOD:
+        return []
+    return [(b"retry-after", str(RETRY_AFTER_SECONDS).encode())]
+
+
+def not_ready(status: EngineStatus) -> ApiError:
+    """Say why requests cannot be answered now."""
     if status.state is EngineState.STARTING:
         done = "" if status.fraction is None else f" {status.fraction:.0%}"
         message = f"Loading model ({status.phase}{done}, {status.elapsed_seconds():.0f} s so far)"
@@ -56,7 +61,7 @@ def not_ready_body(status: EngineStatus) -> dict[str, Any]:
         message = f"The engine has failed: {status.error or 'no reason is known'}"
     else:
         message = f"The engine is {status.state}"
-    return error_body(message, type="unavailable_error", code=503)
+    return ApiError(503, "unavailable_error", message)
 
 
 def identified(send: Send, record: RequestRecord) -> Send:

@@ -61,6 +61,11 @@ class UsageReader:
         if self._held > _HELD_BYTES:
             self._cut()
 
+    @property
+    def tail(self) -> bytes:
+        """The last bytes of the body, a few KiB."""
+        return b"".join(self._chunks)
+
     def tokens(self) -> tuple[int | None, int | None]:
         """Return prompt and completion tokens, each None where the answer does not tell.
 
