@@ -112,12 +112,13 @@ async def running(
     settings: Settings,
     app: ASGIApp,
     listener: socket.socket,
+    max_connections: int,
     *,
     tls: Tls | None = None,
     lifespan: Literal["on", "off"] = "on",
 ) -> AsyncIterator[None]:
     """Serve an application on a socket; at the end, give running answers a few seconds."""
-    limits = ConnectionLimits(settings.header_timeout_seconds, settings.max_connections)
+    limits = ConnectionLimits(settings.header_timeout_seconds, max_connections)
     config = uvicorn.Config(
         app,
         http=connection_class(limits),

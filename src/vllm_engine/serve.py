@@ -20,6 +20,7 @@ from vllm_engine.engine.state import Phase, StatusBoard, StatusReader
 from vllm_engine.engine.supervisor import Launch, Policy, Supervisor
 from vllm_engine.engine.vitals import VitalLimits
 from vllm_engine.environment import Environment
+from vllm_engine.file_limit import ConnectionShares, connection_shares, raise_file_limit
 from vllm_engine.gateway.app import Gateway
 from vllm_engine.gateway.build import build_gateway
 from vllm_engine.gateway.probes import Build
@@ -50,6 +51,7 @@ async def serve(
         SettingsError: the model shows that a setting cannot work.
         EngineError: the engine could not start, or died.
     """
+    shares = _connection_shares(settings, raise_file_limit())
     board = StatusBoard()
     pulse = Pulse()
     log = StartLog(board, StartHistory(settings.cache_dir / "starts.json"))
@@ -70,10 +72,31 @@ async def serve(
             servers.push_async_callback(gateway.close)
             if listeners.health is not None:
                 # The first to open and the last to close: probes are answered as long as the API is.
-                health = running(settings, gateway.health_app(), listeners.health, lifespan="off")
+                health = running(
+                    settings, gateway.health_app(), listeners.health, shares.health, lifespan="off"
+                )
                 await servers.enter_async_context(health)
-            await servers.enter_async_context(running(settings, gateway, listeners.api, tls=listeners.tls))
+            api = running(settings, gateway, listeners.api, shares.api, tls=listeners.tls)
+            await servers.enter_async_context(api)
             await _until_told_to_stop(settings, supervisor, gateway, companion and companion(board))
+
+
+def _connection_shares(settings: Settings, files: int) -> ConnectionShares:
+    shares = connection_shares(
+        files,
+        max_connections=settings.max_connections,
+        max_in_flight=settings.max_in_flight,
+        has_health_port=bool(settings.health_port),
+    )
+    if shares.api < settings.max_connections:
+        logger.warning(
+            "at most %d client connections, not MAX_CONNECTIONS=%d: %d files may be open, and the engine's "
+            "connections need some; raise the hard limit (ulimit -Hn, docker run --ulimit nofile=65536)",
+            shares.api,
+            settings.max_connections,
+            files,
+        )
+    return shares
 
 
 def _policy(settings: Settings) -> Policy:

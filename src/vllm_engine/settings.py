@@ -212,7 +212,10 @@ class Settings(BaseModel):
         30.0, "seconds above 0", "How long a client may take to send its request's headers.", "admission"
     )
     max_connections: int = _setting(
-        16_384, "a whole number from 1", "Client connections at once.", "admission"
+        16_384,
+        "a whole number from 1",
+        "Client connections at once; fewer where the limit on open files allows no more.",
+        "admission",
     )
     keep_alive_seconds: float = _setting(
         15.0,
