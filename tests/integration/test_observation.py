@@ -77,6 +77,14 @@ def test_access_line(start: StartProgram) -> None:
     assert (unknown["model"], unknown["outcome"], unknown["reason"]) == (None, "rejected", "unknown_route")
 
 
+def test_extra_routes_are_counted_by_name(start: StartProgram) -> None:
+    """What EXTRA_ROUTES lets pass has its own label, as the routes of the list have."""
+    program = start()
+    program.until_ready()
+    program.client.post("/v1/_echo", json={})
+    assert 'route="/v1/_echo",status="200"' in program.client.get("/metrics").text
+
+
 def test_multiprocess_metrics_are_the_engines(start: StartProgram, tmp_path: Path) -> None:
     """PROMETHEUS_MULTIPROC_DIR reaches the engine, and the gateway writes nothing there."""
     folder = tmp_path / "multiproc"

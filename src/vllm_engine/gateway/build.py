@@ -24,7 +24,7 @@ from vllm_engine.gateway.page import Page
 from vllm_engine.gateway.probes import PUBLIC_PATHS, Build
 from vllm_engine.gateway.proxy import Proxy
 from vllm_engine.gateway.recovery import Recovery
-from vllm_engine.gateway.routes import ROUTES, ExtraRouteError, RouteTable, parse_extra_routes
+from vllm_engine.gateway.routes import ExtraRouteError, RouteTable, parse_extra_routes
 from vllm_engine.gateway.tracing import make_tracer
 from vllm_engine.gateway.upstream import Upstream
 from vllm_engine.log import add_secrets
@@ -62,12 +62,13 @@ def build_gateway(
     )
     admission = Admission(limits)
     keyring = load_keyring(settings)
+    routes = load_routes(settings)
 
     def queued() -> int:
         return admission.waiting + recovery.waiting
 
     metrics = GatewayMetrics(
-        (route.template for route in ROUTES),
+        routes.templates,
         keyring.names,
         {"version": __version__, "sha": build.sha, "vllm": build.vllm, "model": build.model_id},
     )
@@ -89,7 +90,7 @@ def build_gateway(
         own=own_app(status, build, observation.render, page, on_start=proxy.start, on_stop=proxy.stop),
         public_paths=public,
         keyring=keyring,
-        routes=load_routes(settings),
+        routes=routes,
         admission=admission,
         proxy=proxy,
         cors=Cors(settings.cors_origins),

@@ -54,12 +54,16 @@ class ExtraRouteError(ValueError):
 
 ROUTES = (
     Route("/v1/chat/completions", _POST),
+    Route("/v1/chat/completions/render", _POST),
     Route("/v1/completions", _POST),
+    Route("/v1/completions/render", _POST),
     Route("/v1/responses", _POST),
+    Route("/v1/responses/render", _POST),
     Route("/v1/responses/{id}", _GET),
     Route("/v1/responses/{id}/cancel", _POST),
     Route("/v1/messages", _POST),
     Route("/v1/messages/count_tokens", _POST),
+    Route("/v1/messages/render", _POST),
     Route("/v1/models", _GET),
     Route("/tokenize", _POST),
     Route("/detokenize", _POST),
@@ -86,6 +90,8 @@ class RouteTable:
 
     def __init__(self, extra: Sequence[Route] = ()) -> None:
         routes = _merged((*ROUTES, *extra))
+        self.templates = frozenset(route.template for route in routes)
+        """The routes' own names: a bounded set, fit for a metric's label."""
         self._exact = {route.template.encode(): route for route in routes if _ID not in route.template}
         self._patterns = tuple((_pattern(route), route) for route in routes if _ID in route.template)
 
