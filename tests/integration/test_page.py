@@ -64,6 +64,20 @@ def test_state_and_history(start: StartProgram) -> None:
     assert history["running"][0] is None
 
 
+def test_idle_looks_idle(start: StartProgram) -> None:
+    """The token that an idle engine is asked for now and then is nobody's work, on the plots."""
+    program = start(CANARY_INTERVAL_SECONDS="0.2")
+    program.until_ready()
+
+    def rates() -> list[float]:
+        history = program.client.get("/ui/history").json()
+        return [rate for rate in history["generated_per_second"] if rate is not None]
+
+    until(lambda: len(rates()) >= 2, "two points")
+    assert program.metric("vllm:generation_tokens_total") > 10
+    assert set(rates()) == {0}
+
+
 def test_keys(start: StartProgram) -> None:
     """With keys set the files and the state stay open, and hold no key; everything else asks for one."""
     program = start(API_KEYS=KEY)

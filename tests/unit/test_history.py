@@ -8,6 +8,7 @@ import pytest
 
 from tests.fake_scenarios import LiveScenario, Scenario, write_scenario
 from tests.fake_state import Engine, EngineCore, render_metrics
+from vllm_engine.engine.pulse import OwnQuestions
 from vllm_engine.engine.state import EngineState, StatusBoard
 from vllm_engine.gateway.history import Latency, Reading, Recorder, point, read_metrics
 
@@ -91,6 +92,52 @@ def test_restarted_engine_has_no_rate() -> None:
     assert (found.generated_per_second, found.running) == (None, 0)
 
 
+async def test_own_questions_are_no_work() -> None:
+    """An idle engine looks idle, whether it has counted our question before the reading or counts it later."""
+    counted = {"prompt_tokens": 100, "generation_tokens": 40, "time_to_first_token_seconds": 4, "running": 0}
+
+    async def metrics() -> bytes | None:
+        lines = [
+            f"vllm:prompt_tokens_total {counted['prompt_tokens']}",
+            f"vllm:generation_tokens_total {counted['generation_tokens']}",
+            f"vllm:time_to_first_token_seconds_count {counted['time_to_first_token_seconds']}",
+            f"vllm:time_to_first_token_seconds_sum {counted['time_to_first_token_seconds']}",
+            f"vllm:num_requests_running {counted['running']}",
+        ]
+        return "\n".join(lines).encode()
+
+    def work(prompt: int) -> None:
+        counted["prompt_tokens"] += prompt
+        counted["generation_tokens"] += 1
+        counted["time_to_first_token_seconds"] += 1
+
+    questions = OwnQuestions()
+    recorder = Recorder(ready_board(), metrics, lambda: 0, questions)
+    await recorder.look()
+    questions.begin()
+    work(2)
+    questions.end(2)
+    await recorder.look()
+    questions.begin()
+    counted["running"] = 1
+    await recorder.look()
+    work(2)
+    questions.end(2)
+    counted["running"] = 0
+    await recorder.look()
+    kept = recorder.history()
+    assert kept.running == [0, 0, 0, 0]
+    assert kept.generated_per_second == [None, 0, 0, 0]
+    assert kept.prompt_per_second == [None, 0, 0, 0]
+    assert kept.ttft_mean == [None] * 4
+    work(50)  # a client's
+    await recorder.look()
+    kept = recorder.history()
+    assert kept.ttft_mean[-1] == 1
+    assert (kept.generated_per_second[-1] or 0) > 0
+    assert (kept.prompt_per_second[-1] or 0) == pytest.approx(50 * (kept.generated_per_second[-1] or 0), 0.01)
+
+
 async def test_gap_while_not_ready() -> None:
     """An engine that is not ready is not asked; its time is a gap, also in the rates after it."""
     board = StatusBoard()
@@ -100,7 +147,7 @@ async def test_gap_while_not_ready() -> None:
         asked.append(1)
         return TEXT.encode()
 
-    recorder = Recorder(board, metrics, lambda: 0)
+    recorder = Recorder(board, metrics, lambda: 0, OwnQuestions())
     await recorder.look()
     assert asked == []
     board.move(EngineState.READY)
@@ -118,7 +165,7 @@ async def test_unreadable_metrics_are_left_out() -> None:
     async def metrics() -> bytes | None:
         return answers.pop(0)
 
-    recorder = Recorder(ready_board(), metrics, lambda: 0)
+    recorder = Recorder(ready_board(), metrics, lambda: 0, OwnQuestions())
     for _ in range(3):
         await recorder.look()
     assert recorder.history().running == [None, 5]
@@ -130,7 +177,7 @@ async def test_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     async def metrics() -> bytes | None:
         return TEXT.encode()
 
-    recorder = Recorder(ready_board(), metrics, lambda: 0, interval_seconds=90)
+    recorder = Recorder(ready_board(), metrics, lambda: 0, OwnQuestions(), interval_seconds=90)
     for _ in range(25):
         await recorder.look()
     assert len(recorder.history().running) == 10

@@ -8,6 +8,8 @@ from typing import Any
 
 import aiohttp
 
+from vllm_engine.engine.pulse import OwnQuestions
+
 _BASE = "http://engine"
 
 
@@ -30,7 +32,11 @@ class ProbeError(Exception):
 class EngineProbe:
     """Asks one engine; a context manager that owns its connections."""
 
-    def __init__(self, socket: Path, *, timeout_seconds: float = 10.0) -> None:
+    def __init__(
+        self, socket: Path, *, timeout_seconds: float = 10.0, own: OwnQuestions | None = None
+    ) -> None:
+        """Take the engine's socket, the patience with each answer, and where its generating is counted."""
+        self._own = own or OwnQuestions()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.UnixConnector(path=str(socket), force_close=True),
             timeout=aiohttp.ClientTimeout(total=timeout_seconds),
@@ -90,9 +96,15 @@ class EngineProbe:
             ProbeError: no token came.
         """
         body = {"model": model, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
-        answer = await self._json("POST", "/v1/completions", body, absent_ok=True)
-        if answer and not answer.get("choices"):
-            raise ProbeError(f"/v1/completions answered without a choice: {answer!r:.200}")
+        prompt_tokens = None
+        self._own.begin()
+        try:
+            answer = await self._json("POST", "/v1/completions", body, absent_ok=True)
+            if answer and not answer.get("choices"):
+                raise ProbeError(f"/v1/completions answered without a choice: {answer!r:.200}")
+            prompt_tokens = _prompt_tokens(answer)
+        finally:
+            self._own.end(prompt_tokens)
 
     async def _json(
         self, method: str, path: str, body: object = None, *, absent_ok: bool = False
@@ -110,3 +122,9 @@ class EngineProbe:
         if not isinstance(answer, dict):
             raise ProbeError(f"{path} answered something else than an object: {answer!r:.200}")
         return answer
+
+
+def _prompt_tokens(answer: dict[str, Any]) -> int | None:
+    usage = answer.get("usage")
+    count = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+    return count if isinstance(count, int) else None

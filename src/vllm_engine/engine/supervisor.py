@@ -238,7 +238,7 @@ class Supervisor:
 
     async def _until_it_generates(self, served_name: str) -> None:
         said = 0.0
-        async with EngineProbe(self._socket, timeout_seconds=60.0) as probe:
+        async with EngineProbe(self._socket, timeout_seconds=60.0, own=self._pulse.own) as probe:
             while True:
                 if await probe.is_healthy():
                     try:
@@ -255,7 +255,7 @@ class Supervisor:
 
     async def _watch(self, launch: Launch) -> None:
         assert self._process is not None  # noqa: S101 - _start has set it
-        async with EngineProbe(self._socket, timeout_seconds=_HEALTH_SECONDS) as probe:
+        async with EngineProbe(self._socket, timeout_seconds=_HEALTH_SECONDS, own=self._pulse.own) as probe:
             vitals = Vitals(self._process, probe, self._pulse, launch.served_name, self._policy.vitals)
             command = self._standby.entry(launch.command)
             keeping = asyncio.ensure_future(self._standby.keep(command, self._process.pid))

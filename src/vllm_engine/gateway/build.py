@@ -80,7 +80,7 @@ def build_gateway(
     )
     metrics.follow(status)
     observation = Observation(metrics, socket, settings.served_names[0], Disk(settings.cache_dir))
-    recorder = Recorder(status, observation.engine_metrics, queued)
+    recorder = Recorder(status, observation.engine_metrics, queued, pulse.own)
     page = Page(recorder, needs_key=not keyring.is_open) if settings.enable_ui else None
     public = PUBLIC_PATHS | (METRICS_PATHS if settings.is_metrics_public else frozenset())
     if page is not None:

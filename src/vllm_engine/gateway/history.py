@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel
 
+from vllm_engine.engine.pulse import OwnQuestions
 from vllm_engine.engine.state import StatusReader
 
 INTERVAL_SECONDS = 5.0
@@ -63,6 +64,15 @@ class Latency:
         return low or None
 
 
+@dataclass(frozen=True, slots=True)
+class OwnWork:
+    """What our own questions had the engine do, all together."""
+
+    asked: float = 0.0
+    prompt: float = 0.0
+    generated: float = 0.0
+
+
 @dataclass(slots=True)
 class Reading:
     """What the engine's metrics said at one moment; `at` is `time.monotonic` seconds."""
@@ -75,6 +85,8 @@ class Reading:
     generated: float = 0.0
     ttft: Latency = field(default_factory=Latency)
     itl: Latency = field(default_factory=Latency)
+    own: OwnWork = OwnWork()
+    """What of these counts was not the clients'."""
 
     def is_before(self, later: Reading) -> bool:
         """Whether `later` goes on from here; a restarted engine counts from 0 again."""
@@ -130,19 +142,34 @@ class Point:
 
 
 def point(now: Reading, before: Reading | None, queued: int) -> Point:
-    """Return the point of a reading; `queued` requests wait in the gateway."""
+    """Return the point of a reading; `queued` requests wait in the gateway.
+
+    `now.own` is set to what of our own work is in the reading: the engine may have yet to count some of it.
+    """
     waiting = now.waiting + queued
     if before is None or not before.is_before(now):
         return Point(now.at, now.running, waiting, now.kv_cache)
     seconds = now.at - before.at
     ttft, itl = now.ttft.since(before.ttft), now.itl.since(before.itl)
+    generated, prompt = now.generated - before.generated, now.prompt - before.prompt
+    own = OwnWork(
+        min(ttft.count, now.own.asked - before.own.asked),
+        min(prompt, now.own.prompt - before.own.prompt),
+        min(generated, now.own.generated - before.own.generated),
+    )
+    now.own = OwnWork(
+        before.own.asked + own.asked, before.own.prompt + own.prompt, before.own.generated + own.generated
+    )
+    if ttft.count == own.asked:
+        # Beside others' first tokens ours, which is one of many then, is left in.
+        ttft = Latency()
     return Point(
         at=now.at,
         running=now.running,
         waiting=waiting,
         kv_cache=now.kv_cache,
-        generated_per_second=(now.generated - before.generated) / seconds,
-        prompt_per_second=(now.prompt - before.prompt) / seconds,
+        generated_per_second=(generated - own.generated) / seconds,
+        prompt_per_second=(prompt - own.prompt) / seconds,
         ttft_mean=ttft.mean,
         ttft_p95=ttft.quantile(0.95),
         itl_mean=itl.mean,
@@ -184,13 +211,15 @@ class Recorder:
         status: StatusReader,
         engine_metrics: Callable[[], Awaitable[bytes | None]],
         queued: Callable[[], int],
+        questions: OwnQuestions,
         *,
         interval_seconds: float = INTERVAL_SECONDS,
     ) -> None:
-        """Take where to read, and how many requests wait in the gateway."""
+        """Take where to read, how many requests wait in the gateway, and what is not to be shown as work."""
         self._status = status
         self._engine_metrics = engine_metrics
         self._queued = queued
+        self._questions = questions
         self._interval = interval_seconds
         self._points: deque[Point] = deque(maxlen=round(WINDOW_SECONDS / interval_seconds))
         self._before: Reading | None = None
@@ -220,6 +249,9 @@ class Recorder:
             logger.debug("the engine's metrics cannot be read: %s", error)
             self._before = None
             return
+        questions = self._questions
+        reading.own = OwnWork(questions.asked, questions.prompt_tokens, questions.generated_tokens)
+        reading.running = max(0.0, reading.running - questions.running)
         self._points.append(point(reading, self._before, self._queued()))
         self._before = reading
 
