@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 
 from starlette.types import Message, Receive
-
-_STREAM = re.compile(rb'"stream"\s*:\s*true')
-"""Good enough to know whether a client waits for events: only keep-alive comments hang on it."""
 
 _SLOWEST_BYTES_PER_SECOND = 16_384
 """Who sends a large body slower than this, all in all, holds memory longer than an honest client would."""
@@ -106,8 +102,3 @@ class BodyReader:
 
     def _too_large(self) -> BodyError:
         return BodyError(413, "body_size", f"The body exceeds MAX_BODY_BYTES={self._max_bytes}")
-
-
-def wants_stream(body: bytes) -> bool:
-    """Say whether the request asks for an event stream."""
-    return _STREAM.search(body) is not None

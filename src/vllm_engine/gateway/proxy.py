@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from starlette.types import Receive, Scope, Send
 
-from vllm_engine.gateway.body import BodyReader, wants_stream
+from vllm_engine.gateway.body import BodyReader
 from vllm_engine.gateway.connection import lane_of
 from vllm_engine.gateway.exchange import Engine, Exchange, Request
+from vllm_engine.gateway.fields import read_fields
 from vllm_engine.gateway.headers import request_head
 from vllm_engine.gateway.record import RequestRecord
 from vllm_engine.gateway.relay import Relay
@@ -67,7 +68,7 @@ class Proxy:
         lane.watch()
         record = passage.record
         record.bytes_in = len(body)
-        record.is_stream = wants_stream(body)
+        record.is_stream = read_fields(body).stream
         relay = Relay(lane, send, record, self._engine.pulse)
         self._relays.add(relay)
         head = request_head(

@@ -1,0 +1,155 @@
+"""What the gateway has to know of a request's body, read once by a JSON parser; vLLM judges the rest.
+
+Top-level keys only: a nested `"stream": true` (a tool's schema, a metadata field) means nothing. What is not
+needed is skipped without being built, and nothing read here keeps the body in memory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta, Raw
+
+_NONE: Final = Raw(b"")
+_SMALL_BYTES: Final = 4096
+"""Up to here text is not told from media: an image that small makes no absurd estimate."""
+_MAX_OBJECTS: Final = 20_000
+"""With more objects than this in it, a prompt is not taken apart: that would cost memory and time."""
+_DEEPEST: Final = 3
+"""A result of a tool is a part that holds parts."""
+
+_TRUE: Final = frozenset(("1", "on", "t", "true", "y", "yes"))
+"""Strings that pydantic's lax mode, and so vLLM, takes as true, in any case."""
+_LONGEST_TRUE: Final = 8
+
+_TOKEN_IDS: Final = re.compile(rb"[\[\s]*[-\d]")
+_LIST_OF_LISTS: Final = re.compile(rb"\[\s*\[")
+_PIECE: Final = 65_536
+
+
+class RequestFields(msgspec.Struct, frozen=True, gc=False):
+    """What a request's body says of itself."""
+
+    stream: bool = False
+    """Whether it asks for an event stream."""
+    conversations: int | None = 1
+    """How many `/v1/chat/completions/batch` is to answer; None where that cannot be read."""
+    text_bytes: int = 0
+    """Bytes of its prompt, instructions and tools, as JSON; images, audio and video left out."""
+    token_ids: int = 0
+    """Tokens of a prompt that is given as numbers."""
+
+
+class _Top(msgspec.Struct, gc=False):
+    stream: Raw = _NONE
+    messages: Raw = _NONE
+    prompt: Raw = _NONE
+    input: Raw = _NONE
+    system: Raw = _NONE
+    instructions: Raw = _NONE
+    tools: Raw = _NONE
+    documents: Raw = _NONE
+    query: Raw = _NONE
+    queries: Raw = _NONE
+    text_1: Raw = _NONE
+    text_2: Raw = _NONE
+
+
+class _Part(msgspec.Struct, gc=False):
+    """One part of a message, or a message: what of it becomes prompt text, in each of vLLM's dialects."""
+
+    content: Raw = _NONE
+    text: Raw = _NONE
+    thinking: Raw = _NONE
+    refusal: Raw = _NONE
+    reasoning: Raw = _NONE
+    tool_calls: Raw = _NONE
+    input: Raw = _NONE
+    arguments: Raw = _NONE
+    output: Raw = _NONE
+
+
+_top = msgspec.json.Decoder(_Top)
+_parts = msgspec.json.Decoder(list[_Part])
+_batch = msgspec.json.Decoder(list[Annotated[list[_Part], Meta(min_length=1)]])
+_flag = msgspec.json.Decoder(bool | int | float | str | None)
+
+
+def read_fields(body: bytes | bytearray) -> RequestFields:
+    """Read what is needed; of a key that is there twice, the last counts, as for Python's `json`.
+
+    A body that is not a JSON object (a form with audio, or broken JSON) asks for no stream, and every byte of
+    it counts as text unless it is a form. Never raises. Costs 1 to 2 µs for a small body and some 10 ms for
+    one of 24 MB.
+    """
+    try:
+        top = _top.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        is_form = body.startswith(b"--")
+        return RequestFields(conversations=None, text_bytes=0 if is_form else len(body))
+    text = len(top.instructions) + len(top.tools) + len(top.query) + len(top.queries)
+    text += len(top.text_1) + len(top.text_2)
+    has_parts = len(body) > _SMALL_BYTES and _may_hold_media(body)
+    for raw in (top.messages, top.input, top.system, top.documents):
+        text += _text_bytes(raw, _DEEPEST) if has_parts else len(raw)
+    ids = 0
+    for raw in (top.prompt, top.input):
+        if _TOKEN_IDS.match(raw):
+            ids += _count(raw, b",") + 1
+            text -= len(raw)
+    text += len(top.prompt)
+    return RequestFields(_is_true(top.stream), _conversations(top.messages), text, ids)
+
+
+def _may_hold_media(body: bytes | bytearray) -> bool:
+    # Parts are told apart by `type`; vLLM takes media without one only as URLs, `data:…;base64` among them.
+    return (b'"type"' in body or b";base64," in body) and body.count(b"{") <= _MAX_OBJECTS
+
+
+def _is_true(raw: Raw) -> bool:
+    if not 0 < len(raw) <= _LONGEST_TRUE:
+        return False
+    try:
+        value = _flag.decode(raw)
+    except msgspec.DecodeError:
+        return False
+    return value.lower() in _TRUE if isinstance(value, str) else value == 1
+
+
+def _conversations(messages: Raw) -> int | None:
+    if not _LIST_OF_LISTS.match(messages):
+        return 1
+    if _count(messages, b"{") > _MAX_OBJECTS:
+        return None
+    try:
+        return len(_batch.decode(messages))
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _text_bytes(raw: Raw, deepest: int) -> int:
+    """Return how much of a prompt is text: all of it where it is not made of vLLM's kinds of parts."""
+    if deepest == 0 or not raw:
+        return len(raw)
+    try:
+        if _LIST_OF_LISTS.match(raw):
+            parts: Sequence[_Part] = [part for one in _batch.decode(raw) for part in one]
+        else:
+            parts = _parts.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return len(raw)
+    text = 0
+    for part in parts:
+        text += len(part.text) + len(part.thinking) + len(part.refusal) + len(part.reasoning)
+        text += len(part.tool_calls) + len(part.input) + len(part.arguments)
+        text += _text_bytes(part.content, deepest - 1) + _text_bytes(part.output, deepest - 1)
+    return text
+
+
+def _count(raw: Raw, byte: bytes) -> int:
+    # In pieces: all at once would be a second copy of a large body.
+    view = memoryview(raw)
+    return sum(bytes(view[at : at + _PIECE]).count(byte) for at in range(0, len(view), _PIECE))
