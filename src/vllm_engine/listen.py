@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import errno
 import socket
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Generator, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,9 @@ from vllm_engine.gateway.connection import ConnectionLimits, connection_class
 from vllm_engine.gateway.tls import Tls, TlsError
 from vllm_engine.settings import Settings
 
+_BACKLOG = 2048
+_NOT_OF_THIS_MACHINE = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
+"""A name's address that cannot be had here, such as `::1` in a container without IPv6."""
 _LAST_ANSWERS_SECONDS = 5
 _CLIENT_KEEP_ALIVE_SECONDS = 75
 """Longer than the 60 s for which load balancers commonly keep a connection: they close first, not we."""
@@ -27,14 +30,14 @@ _CLIENT_KEEP_ALIVE_SECONDS = 75
 class Listeners:
     """The listening sockets, and the API's TLS."""
 
-    api: socket.socket
-    health: socket.socket | None
+    api: tuple[socket.socket, ...]
+    health: tuple[socket.socket, ...]
+    """Empty without `HEALTH_PORT`."""
     tls: Tls | None
 
     def close(self) -> None:
         """Give the addresses back."""
-        for listener in filter(None, (self.api, self.health)):
-            listener.close()
+        _close_all((*self.api, *self.health))
 
 
 def listen(settings: Settings) -> Listeners:
@@ -46,9 +49,9 @@ def listen(settings: Settings) -> Listeners:
     tls = load_tls(settings)
     api = _bind(settings.host, settings.port, "PORT")
     try:
-        health = _bind(settings.host, settings.health_port, "HEALTH_PORT") if settings.health_port else None
+        health = _bind(settings.host, settings.health_port, "HEALTH_PORT") if settings.health_port else ()
     except SettingsError:
-        api.close()
+        _close_all(api)
         raise
     return Listeners(api, health, tls)
 
@@ -72,24 +75,50 @@ def load_tls(settings: Settings) -> Tls | None:
         raise SettingsError([Problem(error.setting, str(files[error.setting]), error.problem)]) from error
 
 
-def _bind(host: str, port: int, key: str) -> socket.socket:
+def _bind(host: str, port: int, key: str) -> tuple[socket.socket, ...]:
+    """Listen on every address that the name has here, as asyncio's servers do."""
     try:
-        family, kind, proto, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        wanted = f"cannot be resolved ({error.strerror}); wanted an address of this machine, such as 0.0.0.0"
+        wanted = f"cannot be resolved ({error.strerror}); expected an address of this machine, as 0.0.0.0"
         raise SettingsError([Problem("HOST", host, wanted)]) from error
-    listener = socket.socket(family, kind, proto)
+    addresses = dict.fromkeys((family, address) for family, _, _, _, address in found)
+    listeners: list[socket.socket] = []
+    missing: OSError | None = None
+    for family, address in addresses:
+        try:
+            listeners.append(_listener(family, address, is_alone=len(addresses) == 1))
+        except OSError as error:
+            if error.errno in _NOT_OF_THIS_MACHINE:
+                missing = error
+                continue
+            _close_all(listeners)
+            raise SettingsError([_bind_problem(host, port, key, error)]) from error
+    if not listeners:
+        assert missing is not None  # noqa: S101 - a name that is resolved has an address
+        raise SettingsError([_bind_problem(host, port, key, missing)]) from missing
+    return tuple(listeners)
+
+
+def _listener(family: int, address: tuple[object, ...], *, is_alone: bool) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6 and not is_alone:
+            # `::` alone takes IPv4 as well, as vLLM's does; beside 0.0.0.0 it would be in its way.
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
-        listener.listen(2048)
-    except OSError as error:
+        listener.listen(_BACKLOG)
+    except OSError:
         listener.close()
-        raise SettingsError([_bind_problem(host, port, key, error)]) from error
+        raise
     listener.setblocking(False)
     return listener
+
+
+def _close_all(listeners: Iterable[socket.socket]) -> None:
+    for listener in listeners:
+        listener.close()
 
 
 def _bind_problem(host: str, port: int, key: str, error: OSError) -> Problem:
@@ -111,7 +140,7 @@ class _Server(uvicorn.Server):
 async def running(
     settings: Settings,
     app: ASGIApp,
-    listener: socket.socket,
+    listeners: tuple[socket.socket, ...],
     max_connections: int,
     *,
     tls: Tls | None = None,
@@ -124,6 +153,9 @@ async def running(
         http=connection_class(limits),
         ws="none",
         lifespan=lifespan,
+        # Given, so that WEB_CONCURRENCY and FORWARDED_ALLOW_IPS of the environment are not read.
+        workers=1,
+        forwarded_allow_ips="127.0.0.1",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -133,7 +165,7 @@ async def running(
         ssl_context_factory=(lambda *_: tls.context) if tls else None,
     )
     server = _Server(config)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
+    task = asyncio.create_task(server.serve(sockets=list(listeners)))
     try:
         yield
     finally:

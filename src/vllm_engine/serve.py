@@ -70,7 +70,7 @@ async def serve(
         gateway = build_gateway(settings, board, _build(settings, preflight), path, pulse)
         async with contextlib.AsyncExitStack() as servers:
             servers.push_async_callback(gateway.close)
-            if listeners.health is not None:
+            if listeners.health:
                 # The first to open and the last to close: probes are answered as long as the API is.
                 health = running(
                     settings, gateway.health_app(), listeners.health, shares.health, lifespan="off"

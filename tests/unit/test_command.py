@@ -110,10 +110,16 @@ def test_caches_are_under_the_cache_dir() -> None:
 def test_the_users_environment_passes() -> None:
     """VLLM_* and the rest reach the engine; our own virtual environment does not."""
     environ = command(
-        environ={"VLLM_LOGGING_LEVEL": "DEBUG", "VIRTUAL_ENV": "/x", "PATH": "/bin", "API_KEYS": "k"}
+        environ={
+            "VLLM_LOGGING_LEVEL": "DEBUG",
+            "VIRTUAL_ENV": "/x",
+            "PATH": "/bin",
+            "API_KEYS": "k",
+            "WEB_CONCURRENCY": "auto",
+        }
     ).environ
     assert environ["VLLM_LOGGING_LEVEL"] == "DEBUG"
-    assert not {"VIRTUAL_ENV", "API_KEYS"} & set(environ)
+    assert not {"VIRTUAL_ENV", "API_KEYS", "WEB_CONCURRENCY"} & set(environ)
     assert environ["PATH"] == "/opt/engine/bin:/bin"
 
 

@@ -12,6 +12,8 @@ from vllm_engine.engine.plan import EnginePlan
 from vllm_engine.engine.traces import trace_environment, trace_options
 from vllm_engine.settings import Settings
 
+_KEPT_FROM_THE_ENGINE = ("VIRTUAL_ENV", "PYTHONHOME", "API_KEYS", "WEB_CONCURRENCY")
+"""Ours alone; and hosting platforms' number of processes, at which vLLM's uvicorn fails."""
 UPSTREAM_KEEP_ALIVE_SECONDS = 600
 """How long vLLM keeps an idle connection: longer than our pool does, so that only we close them."""
 
@@ -147,8 +149,8 @@ def engine_environment(
     result |= trace_environment(settings, environ)
     if settings.hf_token is not None:
         result["HF_TOKEN"] = settings.hf_token.get_secret_value()
-    for ours in ("VIRTUAL_ENV", "PYTHONHOME", "API_KEYS"):
-        result.pop(ours, None)
+    for name in _KEPT_FROM_THE_ENGINE:
+        result.pop(name, None)
     return result
 
 
