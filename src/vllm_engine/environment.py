@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from dotenv import dotenv_values
+from vllm_engine.envfile import read_env_file
+from vllm_engine.migration import adopt, ambiguous
+from vllm_engine.service_links import service_links
 
-from vllm_engine.errors import Problem, SettingsError
+_EDGES = re.compile(r"\A[\s\ufeff\u200b-\u200f\u2060]+|[\s\ufeff\u200b-\u200f\u2060]+\Z")
+"""Blanks and line ends, a byte order mark, and what has no width at all."""
+
+_NAMED = 8
 
 
 @dataclass(frozen=True)
 class Environment:
-    """The variables this program was given, and where each came from."""
+    """The variables this program was given, and where each came from.
+
+    Attributes:
+        process: the process environment.
+        dotenv: the variables of `.env`.
+        defaults: what holds where neither says anything.
+        notes: sentences on variables that were read under another name, or left out.
+    """
 
     process: Mapping[str, str]
     dotenv: Mapping[str, str]
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def merged(self) -> dict[str, str]:
         """Every variable; the process environment wins over `.env`, empty values are unset."""
-        filled = {key: value for key, value in self.dotenv.items() if value}
+        filled = {**self.defaults, **{key: value for key, value in self.dotenv.items() if value}}
         return filled | {key: value for key, value in self.process.items() if value or key not in filled}
 
     def source(self, key: str) -> str | None:
@@ -38,8 +53,42 @@ def read_environment(env_file: Path = Path(".env")) -> Environment:
     Raises:
         SettingsError: `.env` is there but cannot be read.
     """
-    try:
-        dotenv = {key: value for key, value in dotenv_values(env_file).items() if value is not None}
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError([Problem(".env", str(env_file), f"cannot be read ({error})")]) from error
-    return Environment(process=dict(os.environ), dotenv=dotenv)  # noqa: TID251 - the one reader
+    return understood(os.environ, read_env_file(env_file))  # noqa: TID251 - the one reader
+
+
+def understood(process: Mapping[str, str], dotenv: Mapping[str, str]) -> Environment:
+    """Return variables as they are meant: clean, under our names, without those that Kubernetes made.
+
+    What stands round a value and cannot be seen is no part of it: secrets of Kubernetes end in a line end,
+    files from Windows in a carriage return. What Kubernetes makes for Services is meant for nobody here.
+    """
+    cleaned, written = _clean(process), _clean(dotenv)
+    links = service_links(cleaned)
+    given = {key: value for key, value in cleaned.items() if key not in links}
+    doubtful = {key: given.pop(key) for key in ambiguous(given)}
+    everything = {key: value for source in (written, given) for key, value in source.items() if value}
+    ours, said = adopt(given, is_set=everything)
+    theirs, said_too = adopt(written, is_set=everything | ours)
+    notes = (*_links_note(links), *said, *said_too)
+    return Environment(process=ours | doubtful, dotenv=theirs, notes=notes)
+
+
+def clean(value: str) -> str:
+    """Return a value without what cannot be seen at its ends."""
+    return _EDGES.sub("", value)
+
+
+def _clean(variables: Mapping[str, str]) -> dict[str, str]:
+    return {key: clean(value) for key, value in variables.items()}
+
+
+def _links_note(links: list[str]) -> tuple[str, ...]:
+    if not links:
+        return ()
+    # Those first that a program here would have read.
+    shown = sorted(links, key=lambda name: (not name.startswith("VLLM_"), not name.endswith("_PORT"), name))
+    more = f" and {len(shown) - _NAMED} more" if len(shown) > _NAMED else ""
+    return (
+        f"not read, and kept from the engine: {', '.join(shown[:_NAMED])}{more}; Kubernetes made them for "
+        "Services (enableServiceLinks: false turns that off)",
+    )

@@ -1,10 +1,16 @@
-"""Names of other engines' settings that mean nothing here, and what they are here (docs/migration.md)."""
+"""Names of other engines' settings, and what they are here (docs/migration.md)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-ELSEWHERE: Mapping[str, str] = {
+SAME: Mapping[str, str] = {
+    # the hub's own libraries, and what people call its token
+    "HUGGING_FACE_HUB_TOKEN": "HF_TOKEN",
+    "HUGGINGFACE_HUB_TOKEN": "HF_TOKEN",
+    "HUGGINGFACE_TOKEN": "HF_TOKEN",
+    "HF_HUB_TOKEN": "HF_TOKEN",
+    "HF_API_TOKEN": "HF_TOKEN",
     # NVIDIA NIM
     "NIM_MODEL_NAME": "MODEL_ID",
     "NIM_SERVED_MODEL_NAME": "SERVED_MODEL_NAME",
@@ -12,28 +18,13 @@ ELSEWHERE: Mapping[str, str] = {
     "NIM_TENSOR_PARALLEL_SIZE": "TENSOR_PARALLEL",
     "NIM_CACHE_PATH": "CACHE_DIR",
     "NIM_SERVER_PORT": "PORT",
-    "NIM_LOG_LEVEL": "LOG_LEVEL",
-    "NIM_JSONL_LOGGING": "LOG_FORMAT",
     "NIM_PASSTHROUGH_ARGS": "VLLM_EXTRA_ARGS",
-    "NIM_SSL_CERTS_PATH": "TLS_CERT_FILE",
-    "NIM_SSL_KEY_PATH": "TLS_KEY_FILE",
-    "NIM_OTEL_EXPORTER_OTLP_ENDPOINT": "OTLP_ENDPOINT",
-    "NGC_API_KEY": "HF_TOKEN",
     # TGI
-    "REVISION": "MODEL_REVISION",
     "NUM_SHARD": "TENSOR_PARALLEL",
     "MAX_TOTAL_TOKENS": "MAX_MODEL_LEN",
-    "MAX_CONCURRENT_REQUESTS": "MAX_IN_FLIGHT",
     "CUDA_MEMORY_FRACTION": "GPU_MEMORY_UTILIZATION",
-    "API_KEY": "API_KEYS",
-    "CORS_ALLOW_ORIGIN": "CORS_ORIGINS",
-    "PAYLOAD_LIMIT": "MAX_BODY_BYTES",
     # llama-server
-    "LLAMA_ARG_MODEL": "MODEL_ID",
-    "LLAMA_ARG_HF_REPO": "MODEL_ID",
     "LLAMA_ARG_ALIAS": "SERVED_MODEL_NAME",
-    "LLAMA_ARG_CTX_SIZE": "MAX_MODEL_LEN",
-    "LLAMA_ARG_N_PARALLEL": "MAX_IN_FLIGHT",
     "LLAMA_ARG_HOST": "HOST",
     "LLAMA_ARG_PORT": "PORT",
     "LLAMA_API_KEY": "API_KEYS",
@@ -42,18 +33,81 @@ ELSEWHERE: Mapping[str, str] = {
     # worker-vllm
     "MODEL_NAME": "MODEL_ID",
     "OPENAI_SERVED_MODEL_NAME_OVERRIDE": "SERVED_MODEL_NAME",
+    # SageMaker
+    "HF_MODEL_ID": "MODEL_ID",
+    "SM_VLLM_MODEL": "MODEL_ID",
+    # vLLM's own flag
+    "MODEL": "MODEL_ID",
+}
+"""Theirs that mean what ours mean and take the same values: they are read."""
+
+ELSEWHERE: Mapping[str, str] = {
+    # NVIDIA NIM
+    "NIM_LOG_LEVEL": "LOG_LEVEL",
+    "NIM_JSONL_LOGGING": "LOG_FORMAT",
+    "NIM_SSL_CERTS_PATH": "TLS_CERT_FILE",
+    "NIM_SSL_KEY_PATH": "TLS_KEY_FILE",
+    "NIM_OTEL_EXPORTER_OTLP_ENDPOINT": "OTLP_ENDPOINT",
+    "NGC_API_KEY": "HF_TOKEN",
+    # TGI
+    "REVISION": "MODEL_REVISION",
+    "MAX_CONCURRENT_REQUESTS": "MAX_IN_FLIGHT",
+    "API_KEY": "API_KEYS",
+    "CORS_ALLOW_ORIGIN": "CORS_ORIGINS",
+    "PAYLOAD_LIMIT": "MAX_BODY_BYTES",
+    # llama-server
+    "LLAMA_ARG_MODEL": "MODEL_ID",
+    "LLAMA_ARG_HF_REPO": "MODEL_ID",
+    "LLAMA_ARG_CTX_SIZE": "MAX_MODEL_LEN",
+    "LLAMA_ARG_N_PARALLEL": "MAX_IN_FLIGHT",
+    # worker-vllm
     "MAX_CONCURRENCY": "MAX_IN_FLIGHT",
     "PORT_HEALTH": "HEALTH_PORT",
     # SageMaker
-    "HF_MODEL_ID": "MODEL_ID",
     "SM_NUM_GPUS": "TENSOR_PARALLEL",
 }
+"""Theirs whose values or meaning are not quite ours, or whose names machines use for something else."""
+
+_AMBIGUOUS = frozenset({"MODEL"})
+"""Scripts and machines set these too: in a process's environment they count where they look like a model."""
+
+
+def adopt(environ: Mapping[str, str], *, is_set: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Return variables with others' names replaced by ours, and a sentence for each that was found.
+
+    Args:
+        environ: the variables of one source, the process or `.env`.
+        is_set: the variables of every source: where ours is set it wins.
+    """
+    result = dict(environ)
+    notes = []
+    for theirs, ours in SAME.items():
+        value = result.get(theirs)
+        if not value:
+            continue
+        del result[theirs]
+        ruling = is_set.get(ours) or result.get(ours)
+        if not ruling:
+            result[ours] = value
+            notes.append(f"{theirs} is read as {ours}")
+        elif ruling != value:
+            notes.append(f"{theirs} is not read: {ours} is set as well, and to something else")
+    return result, notes
+
+
+def ambiguous(environ: Mapping[str, str]) -> list[str]:
+    """Return the names in a process's environment that may be meant for another program altogether."""
+    return [name for name in _AMBIGUOUS if environ.get(name) and not _is_model(environ[name])]
 
 
 def unread(environ: Mapping[str, str]) -> list[str]:
     """Return a sentence for each variable that is meant for another engine and has no counterpart set."""
     return [
         f"{theirs} is not read here: this setting is called {ours} (docs/migration.md)"
-        for theirs, ours in ELSEWHERE.items()
+        for theirs, ours in {**ELSEWHERE, **SAME}.items()
         if environ.get(theirs) and not environ.get(ours)
     ]
+
+
+def _is_model(value: str) -> bool:
+    return "/" in value and " " not in value

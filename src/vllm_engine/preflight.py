@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_engine.device import Device, find_device
 from vllm_engine.engine.command import RESERVED_FLAGS
-from vllm_engine.engine.flags import FlagCatalogue, FlagError
+from vllm_engine.engine.flags import ENV_NAMES_NOT_TAKEN, FlagCatalogue, FlagError
 from vllm_engine.engine.installation import Installation, find_engine_python, inspect_installation
 from vllm_engine.engine.plan import check_device
 from vllm_engine.engine.traces import tracing_gap
 from vllm_engine.environment import Environment
 from vllm_engine.errors import Diagnosis, Problem, SettingsError, StartupError
-from vllm_engine.migration import ELSEWHERE, unread
+from vllm_engine.migration import ELSEWHERE, SAME, unread
 from vllm_engine.models.bundled import bundled_names, is_bundled
+from vllm_engine.quoting import stray_in_words
+from vllm_engine.redaction import masked
 from vllm_engine.settings import Settings
+from vllm_engine.spelling import misspelt
+from vllm_engine.surroundings import check_certificates, check_temporary
+
+_LIBRARIES = ("CUDA_", "HF_", "HUGGING", "NCCL_", "NVIDIA_", "OTEL_", "TORCH", "TRITON_", "VLLM_")
+"""Beginnings of the names that vLLM and its libraries read by themselves."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,8 @@ def survey(
         SettingsError: there is no vLLM to look at.
     """
     environ = environment.merged
-    problems = check_cache_dir(settings.cache_dir)
+    unusable, useless = check_certificates(settings, environ)
+    problems = [*check_cache_dir(settings.cache_dir), *unusable]
     try:
         installation = inspect_installation(find_engine_python(settings, prefix))
     except SettingsError as error:
@@ -83,9 +91,14 @@ def survey(
     problems += check_device(settings, device)
     problems += _check_model_name(settings)
     problems += _check_frontend(settings, installation)
-    checked = _check_flags(settings, environ, installation.version)
+    catalogue = FlagCatalogue.load(installation.version)
+    problems += _check_names(environment, catalogue)
+    checked = _check_flags(settings, environ, catalogue)
     problems += _check_engine_key(environ)
     warnings = (
+        *environment.notes,
+        *useless,
+        *check_temporary(environ),
         *doubts(settings),
         *untraced(settings, installation),
         *unread(environ),
@@ -172,10 +185,18 @@ class _Flags:
     warnings: tuple[str, ...]
 
 
-def _check_flags(settings: Settings, environ: Mapping[str, str], version: str) -> _Flags:
-    catalogue = FlagCatalogue.load(version)
+def _check_names(environment: Environment, catalogue: FlagCatalogue) -> list[Problem]:
+    """A name that misses one of ours would be ignored, and another model served than was meant."""
     ours = {name.upper() for name in Settings.model_fields}
-    known = ours | ELSEWHERE.keys()
+    known = {*ELSEWHERE, *SAME, *catalogue.by_env_name(), *ENV_NAMES_NOT_TAKEN}
+    return misspelt(environment.process, environment.dotenv, ours=ours, known=known)
+
+
+def _check_flags(settings: Settings, environ: Mapping[str, str], catalogue: FlagCatalogue) -> _Flags:
+    ours = {name.upper() for name in Settings.model_fields}
+    known = ours | ELSEWHERE.keys() | SAME.keys()
+    quoted = _quoted(environ, {*catalogue.by_env_name()} - ours)
+    environ = {key: value for key, value in environ.items() if key not in {each.key for each in quoted}}
     named, errors = catalogue.from_environment(environ, reserved=RESERVED_FLAGS)
     raw, raw_errors = catalogue.check_extra_args(settings.vllm_extra_args, reserved=RESERVED_FLAGS)
     found = [*errors, *raw_errors, *catalogue.near_misses(environ, known=known)]
@@ -185,6 +206,7 @@ def _check_flags(settings: Settings, environ: Mapping[str, str], version: str) -
         argv=(*named, *raw),
         variables=tuple(key for key in given if key not in owned),
         problems=(
+            *quoted,
             *(_problem(error) for error in found if error.severity == "error"),
             *(
                 Problem(key, environ[key], f"is not read; set {owner} instead")
@@ -194,6 +216,15 @@ def _check_flags(settings: Settings, environ: Mapping[str, str], version: str) -
         ),
         warnings=tuple(str(error) for error in found if error.severity == "warning"),
     )
+
+
+def _quoted(environ: Mapping[str, str], flags: Collection[str]) -> list[Problem]:
+    """What reads them would take the quotes for a part of the value, and make a folder of that name."""
+    return [
+        Problem(key, masked(key, value), found)
+        for key, value in environ.items()
+        if (key in flags or key.startswith(_LIBRARIES)) and (found := stray_in_words(value))
+    ]
 
 
 def _problem(error: FlagError) -> Problem:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import SecretStr
@@ -14,9 +13,8 @@ from rich.text import Text
 from vllm_engine.engine.plan import Choice, EnginePlan
 from vllm_engine.environment import Environment
 from vllm_engine.preflight import Preflight
+from vllm_engine.redaction import masked
 from vllm_engine.settings import Settings
-
-_SECRET_NAME = re.compile(r"TOKEN|API_KEY|SECRET|PASSWORD|CREDENTIAL|OTLP_.*HEADERS")
 
 
 @dataclass(frozen=True)
@@ -50,14 +48,9 @@ def settings_report(
         rows.append(Row(key, choice.value, choice.source))
     rows += [Row(key, choice.value, choice.source) for key, choice in settled.items()]
     for key in preflight.flag_variables:
-        value = "***" if _SECRET_NAME.search(key) else environment.merged[key]
+        value = masked(key, environment.merged[key])
         rows.append(Row(key, value, environment.source(key) or ""))
     return rows
-
-
-def mask_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment with the values of tokens, keys and passwords blanked."""
-    return {key: "***" if _SECRET_NAME.search(key) else value for key, value in environ.items()}
 
 
 def _shown(value: object) -> str:

@@ -18,6 +18,7 @@ from vllm_engine.models.files import Listing, WantedFiles, wanted_files
 from vllm_engine.models.source import locate_model
 from vllm_engine.preflight import Preflight
 from vllm_engine.settings import Settings
+from vllm_engine.surroundings import socket_variables
 
 
 async def resolve_plan(
@@ -60,7 +61,7 @@ def resolve_command(
         preflight.installation,
         plan,
         socket=socket,
-        environ=environment.merged,
+        environ=environment.merged | socket_variables(environment.merged),
         flags=preflight.flags,
     )
 

@@ -29,6 +29,7 @@ from vllm_engine.models.bundled import ConvertProgress
 from vllm_engine.preflight import Preflight
 from vllm_engine.resolve import resolve_command, resolve_hub_cache, resolve_plan, start_key
 from vllm_engine.settings import Settings, load_settings
+from vllm_engine.surroundings import socket_root
 
 Companion = Callable[[StatusReader], Awaitable[None]]
 """Something that runs beside the server and may read the status, such as the first question."""
@@ -196,7 +197,7 @@ async def _first_of(*waits: Awaitable[object], seconds: float) -> None:
 
 @contextlib.contextmanager
 def _runtime_folder() -> Generator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="vllm-engine-"))
+    folder = Path(tempfile.mkdtemp(prefix="vllm-engine-", dir=socket_root()))
     try:
         yield folder
     finally:

@@ -20,12 +20,15 @@ from pydantic import (
 
 from vllm_engine.environment import Environment
 from vllm_engine.errors import Problem, SettingsError
+from vllm_engine.quoting import stray_in_list, stray_in_text, stray_in_words
 
 DtypeName = Literal["auto", "bfloat16", "float16", "float32", "half", "float"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
 """As browsers write one: in lower case (RFC 6454, section 6.2), and of apps too, such as tauri://localhost."""
+
+_WORD = re.compile(r"[!-~]+")
 
 _T = TypeVar("_T")
 
@@ -319,6 +322,12 @@ class Settings(BaseModel):
             return value
         raise ValueError
 
+    @field_validator("hf_token")
+    @classmethod
+    def _is_one_word(cls, value: SecretStr | None) -> SecretStr | None:
+        # It goes into a header: what cannot stand there is shown by the hub's client, token and all.
+        return _require(value, value is None or _WORD.fullmatch(value.get_secret_value()) is not None)
+
     @field_validator("cors_origins")
     @classmethod
     def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -418,13 +427,23 @@ def load_settings(environment: Environment) -> Settings:
     """
     merged = environment.merged
     given = {name.upper(): merged[name.upper()] for name in Settings.model_fields if merged.get(name.upper())}
+    problems = {key: found for key, value in given.items() if (found := _stray(key, value))}
     try:
-        return Settings(**given)
+        settings = Settings(**{key: value for key, value in given.items() if key not in problems})
     except ValidationError as error:
-        keys = list(dict.fromkeys(str(item["loc"][0]) for item in error.errors()))
+        problems |= {key: f"wanted {wanted(key)}" for key in (str(item["loc"][0]) for item in error.errors())}
+    if problems:
         raise SettingsError(
-            [Problem(key, _shown(key, given[key]), f"wanted {wanted(key)}") for key in keys]
-        ) from None
+            [Problem(key, _shown(key, given[key]), problems[key]) for key in given if key in problems]
+        )
+    return settings
+
+
+def _stray(key: str, value: str) -> str | None:
+    if key in ("VLLM_EXTRA_ARGS", "PUBLIC_KEY"):  # options before a key are quoted
+        return stray_in_words(value)
+    is_list = key in ("SERVED_MODEL_NAME", "CORS_ORIGINS", "API_KEYS", "EXTRA_ROUTES")
+    return stray_in_list(value) if is_list else stray_in_text(value)
 
 
 def wanted(key: str) -> str:

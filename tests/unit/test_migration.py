@@ -9,12 +9,14 @@ import pytest
 
 from vllm_engine.engine.command import RESERVED_FLAGS
 from vllm_engine.engine.flags import FlagCatalogue
-from vllm_engine.migration import ELSEWHERE, unread
+from vllm_engine.environment import understood
+from vllm_engine.migration import ELSEWHERE, SAME, unread
 from vllm_engine.preflight import _check_engine_key, _check_flags
 from vllm_engine.settings import Settings
 
 TEXT = (Path(__file__).parents[2] / "docs/migration.md").read_text()
-ROWS = re.findall(r"^\| (.*?) \| (.*?) \| .*\|$", TEXT, re.MULTILINE)
+NOTED = re.findall(r"^\| (.*?) \| (.*?) \| (.*)\|$", TEXT, re.MULTILINE)
+ROWS = [(left, right) for left, right, _ in NOTED]
 OURS = {name.upper() for name in Settings.model_fields}
 STILL_READ = {"HF_HOME", "HUGGINGFACE_HUB_CACHE"}
 """By the hub's own library."""
@@ -29,29 +31,35 @@ def test_targets_exist() -> None:
     """Every setting of ours that it names is one."""
     right = {name for _, cell in ROWS for name in names(cell)}
     assert right <= OURS
-    assert set(ELSEWHERE.values()) <= OURS
-    assert not ELSEWHERE.keys() & OURS
+    theirs = {**ELSEWHERE, **SAME}
+    assert set(theirs.values()) <= OURS
+    assert not theirs.keys() & OURS
+    assert not ELSEWHERE.keys() & SAME.keys()
     assert "MODEL_ID" in right
 
 
 def test_the_same_mapping() -> None:
     """The page and the program agree."""
     documented = {name: names(right) for left, right in ROWS for name in names(left) if name not in OURS}
-    assert ELSEWHERE.keys() <= documented.keys()
-    for theirs, ours in ELSEWHERE.items():
+    for theirs, ours in {**ELSEWHERE, **SAME}.items():
         assert ours in documented[theirs], theirs
+    read = {name for left, _, note in NOTED if note.startswith("read") for name in names(left)}
+    assert read == SAME.keys()
 
 
 @pytest.mark.parametrize(
     "name", sorted({name for left, _ in ROWS for name in names(left)} - OURS - STILL_READ)
 )
 def test_nothing_is_ignored_in_silence(name: str) -> None:
-    """A variable of another engine's is warned of or refused."""
-    environ = {name: "1"}
-    told = [*unread(environ), *(map(str, _check_flags(Settings(), environ, "0.33.0").problems))]
+    """A variable of another engine's is read and said, warned of, or refused."""
+    environment = understood({name: "1"}, {})
+    environ = environment.merged
+    catalogue = FlagCatalogue.load("0.33.0")
+    told = [*environment.notes, *unread(environ)]
+    told += map(str, _check_flags(Settings(), environ, catalogue).problems)
     told += map(str, _check_engine_key(environ))
     assert len([line for line in told if name in line]) == 1
-    assert not _check_flags(Settings(), environ, "0.33.0").warnings
+    assert not _check_flags(Settings(), environ, catalogue).warnings
 
 
 def test_who_has_migrated_is_left_alone() -> None:

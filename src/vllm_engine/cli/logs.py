@@ -7,12 +7,15 @@ import logging
 from vllm_engine.environment import Environment
 from vllm_engine.gateway.auth import secrets_in, words
 from vllm_engine.log import ENGINE_LOGGER, configure_logging
+from vllm_engine.redaction import secrets_in_environment
 from vllm_engine.settings import Settings
 
 
 def set_up_logging(settings: Settings, environment: Environment, *, quiet: bool) -> None:
     """Log as the settings say, never a secret; `quiet` holds back what the engine says, unless asked for."""
-    secrets = [settings.hf_token.get_secret_value()] if settings.hf_token else []
+    secrets = secrets_in_environment(environment.merged)
+    if settings.hf_token:
+        secrets.append(settings.hf_token.get_secret_value())
     if settings.api_keys:
         secrets += secrets_in(words(settings.api_keys.get_secret_value()))
     configure_logging(settings.log_level, settings.log_format, secrets=secrets)

@@ -75,7 +75,7 @@ def _print_command(settings: Settings, environment: Environment, preflight: Pref
     import asyncio
 
     from vllm_engine.engine.flags import mask
-    from vllm_engine.report import mask_environ
+    from vllm_engine.redaction import mask_environ
     from vllm_engine.resolve import resolve_command, resolve_plan
 
     plan = asyncio.run(resolve_plan(settings, environment, preflight))

@@ -1,0 +1,61 @@
+"""Reads `.env`, once and for everything that reads it: the program, the Makefile and the scripts."""
+
+from __future__ import annotations
+
+import codecs
+import io
+from pathlib import Path
+
+from dotenv import dotenv_values
+from dotenv.parser import parse_stream
+
+from vllm_engine.errors import Problem, SettingsError
+
+_NOT_UTF8 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """Return the variables of a `.env` file; none where there is no such file.
+
+    A folder of that name counts as no file: virtual environments are called so too.
+
+    Raises:
+        SettingsError: it cannot be read, is not UTF-8, or a line of it is no `NAME=value`.
+    """
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError):
+        return {}
+    except OSError as error:
+        raise SettingsError([Problem(".env", str(path), f"cannot be read ({error})")]) from error
+    return parse_env(content, str(path))
+
+
+def parse_env(content: bytes, name: str = ".env") -> dict[str, str]:
+    """Return the variables in the content of a `.env` file; `name` is for the errors.
+
+    Raises:
+        SettingsError: it is not UTF-8, or a line of it is no `NAME=value`.
+    """
+    text = _decoded(content, name)
+    # A line's text is not shown: it may be a key that lacks its closing quote.
+    problems = [
+        Problem(name, "***", f"line {binding.original.line} is not NAME=value; is a closing quote missing?")
+        for binding in parse_stream(io.StringIO(text))
+        if binding.error
+    ]
+    if problems:
+        raise SettingsError(problems)
+    return {key: value for key, value in dotenv_values(stream=io.StringIO(text)).items() if value is not None}
+
+
+def _decoded(content: bytes, name: str) -> str:
+    if content.startswith(_NOT_UTF8) or b"\0" in content:
+        remedy = "is UTF-16 and cannot be read; save it as UTF-8 (PowerShell: Out-File -Encoding utf8)"
+        raise SettingsError([Problem(".env", name, remedy)])
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        remedy = f"cannot be read as UTF-8 ({error}); save it as UTF-8"
+        raise SettingsError([Problem(".env", name, remedy)]) from error
+    return text.replace("\r\n", "\n")

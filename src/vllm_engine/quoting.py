@@ -1,0 +1,46 @@
+"""What does not belong into a value and came with it: quotes and comments that no shell has taken away."""
+
+from __future__ import annotations
+
+_QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "„": "“"}
+_KEPT = "docker --env-file, Compose's list form and Kubernetes take them as part of the value"
+
+
+def stray_in_text(value: str) -> str | None:
+    """Say what is wrong with a plain value, such as a path or a number; None where nothing is.
+
+    A legal one neither begins nor ends with a quote, holds no comment, and nothing that cannot be printed.
+    """
+    first, last = value[:1], value[-1:]
+    if first in _QUOTES:
+        return _quotes(first)
+    if last in _QUOTES.values() and last not in value[:-1]:
+        return _quotes(last)
+    if " #" in value:
+        return 'the "#" and what follows is part of the value; write comments on a line of their own'
+    return _unprintable(value, "")
+
+
+def stray_in_list(value: str) -> str | None:
+    """Say what is wrong with words that are separated by blanks or commas; None where nothing is."""
+    found = next((each for each in value if each in _QUOTES or each in _QUOTES.values()), None)
+    return _quotes(found) if found else _unprintable(value, "\n\r\t")
+
+
+def stray_in_words(value: str) -> str | None:
+    """Say what is wrong with a value in which quotes have a meaning, such as JSON; None where nothing is.
+
+    What stands as a whole in one pair of quotes was meant for a shell that never saw it.
+    """
+    first, last = value[:1], value[-1:]
+    whole = len(value) > 1 and _QUOTES.get(first) == last and not {first, last} & set(value[1:-1])
+    return _quotes(first) if whole else None
+
+
+def _quotes(quote: str) -> str:
+    return f"remove the quotes ({quote}): {_KEPT}"
+
+
+def _unprintable(value: str, allowed: str) -> str | None:
+    found = next((each for each in value if not each.isprintable() and each not in allowed), None)
+    return f"holds a character that cannot be printed ({ascii(found)[1:-1]})" if found else None

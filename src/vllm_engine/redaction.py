@@ -1,0 +1,55 @@
+"""Which values of an environment are secret, and how they are shown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from urllib.parse import unquote
+
+HIDDEN = "***"
+MIN_SECRET_LENGTH = 8
+"""What is shorter is not blanked in the log: it would blank half of it."""
+
+_SECRET_NAME = re.compile(
+    r"(?:^|_)(?:TOKEN|PASSWORD|PASSWD|PASSPHRASE|SECRETS?|API_?KEYS?|SECRET_KEY|ACCESS_KEY|SECRET_ACCESS_KEY"
+    r"|PRIVATE_KEY|CREDENTIALS?)$|OTLP_(?:\w+_)?HEADERS$"
+)
+_PASSWORD = re.compile(r"(?<=://)([^\s/@]*)@")
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a variable of this name holds a token, a key or a password."""
+    return _SECRET_NAME.search(name.upper()) is not None
+
+
+def masked(name: str, value: str) -> str:
+    """Return a variable's value as it may be shown: nothing of a secret, no user and password of a URL."""
+    return HIDDEN if is_secret_name(name) else _PASSWORD.sub(f"{HIDDEN}@", value)
+
+
+def mask_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment with tokens, keys and passwords blanked."""
+    return {name: masked(name, value) for name, value in environ.items()}
+
+
+def secrets_in_environment(environ: Mapping[str, str]) -> list[str]:
+    """Return every value that no log may show, as it is written and as programs decode it.
+
+    Those are the values of variables with a secret's name, the words of trace exporters' headers, and the
+    passwords of URLs, proxies' for example. What is a path, or too short, is left out.
+    """
+    found = [part for name, value in environ.items() for part in _secret_parts(name, value)]
+    whole = {form for part in found for form in (part, unquote(part))}
+    return sorted(form for form in whole if len(form) >= MIN_SECRET_LENGTH)
+
+
+def _secret_parts(name: str, value: str) -> Iterator[str]:
+    if is_secret_name(name):
+        if name.upper().endswith("HEADERS"):
+            for header in value.split(","):
+                yield from unquote(header.partition("=")[2]).split()
+                yield header.partition("=")[2].strip()
+        elif not value.startswith(("/", "~", "./")):
+            yield value
+    for match in _PASSWORD.finditer(value):
+        yield match[1].partition(":")[2]
