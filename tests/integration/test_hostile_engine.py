@@ -238,7 +238,7 @@ def test_engine_hangs_up_on_an_idle_connection(gateway: Watched) -> None:
     def handle(connection: socket.socket, head: bytes) -> None:
         connection.sendall(OK)
         threading.Event().wait(0.05)  # the gateway has put it back by now
-        connection.shutdown(socket.SHUT_RDWR)
+        connection.close()
 
     with engine_that(gateway, handle):
         for _ in range(20):

@@ -13,7 +13,7 @@ from vllm_engine.engine.state import StatusReader
 from vllm_engine.gateway.dialect import ApiError
 from vllm_engine.gateway.headers import answer_headers
 from vllm_engine.gateway.identity import REQUEST_ID
-from vllm_engine.gateway.liveness import ask_health
+from vllm_engine.gateway.liveness import Liveness, ask_health
 from vllm_engine.gateway.record import Outcome, RequestRecord
 from vllm_engine.gateway.recovery import Recovery, Verdict
 from vllm_engine.gateway.relay import Relay
@@ -24,6 +24,8 @@ logger = logging.getLogger("gateway.proxy")
 
 _CONNECTIONS = 3
 """How many connections a request may use up at one and the same engine."""
+_SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
+"""RFC 9110, section 9.2.1: what may be asked twice without harm."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,9 @@ class Engine:
 class Request:
     """A request as it is written to the engine."""
 
+    method: str
     head: bytes
     body: bytes
-    is_head: bool
 
 
 class Exchange:
@@ -71,30 +73,31 @@ class Exchange:
         lost = 0
         while True:
             start = self._engine.status.current.starts
-            error = await self._try(request)
+            error = await self._try(request, start)
             if error is None:
                 return
-            verdict = await self._verdict(start)
-            if verdict is not Verdict.LIVES:
+            verdict = Verdict.LIVES if error.own_reason else await self._verdict(start)
+            if verdict is not Verdict.LIVES and not error.is_unread:
                 lost += 1
-            if lost == 2:
+            error = self._relay.failure or error
+            if lost == 2 and error.own_reason is None:
                 await self._refuse_poison()
                 return
-            if verdict is not Verdict.RESTARTED:
-                await self._refuse(error, 503 if error.is_absence else 502)
+            if error.own_reason or verdict is not Verdict.RESTARTED:
+                await self._refuse(error)
                 return
             self._record.replays += 1
             logger.info("%s: the engine was lost; sent again to the restarted one", self._record.request_id)
             self._relay.reset()
 
-    async def _try(self, request: Request) -> UpstreamError | None:
+    async def _try(self, request: Request, start: int) -> UpstreamError | None:
         """Ask the engine that there is; returns why there is no answer, or None once one was passed on."""
         pulse = self._engine.pulse
         pulse.running += 1
         try:
             error = await self._ask(request)
             if error is None:
-                error = await self._obituary()
+                error = await self._obituary(start)
             if error is None:
                 await self._pass_on()
             return error
@@ -105,13 +108,15 @@ class Exchange:
         relay = self._relay
         for number in range(_CONNECTIONS):
             try:
+                relay.check()
                 connection = await self._engine.upstream.connect(fresh=number > 0)
+                relay.attach(connection)
             except UpstreamError as error:
                 return error
-            relay.attach(connection)
-            connection.start(request.head, request.body, relay, is_head_request=request.is_head)
+            is_head = request.method == "HEAD"
+            connection.start(request.head, request.body, relay, is_head_request=is_head)
             await self._until_begun()
-            if relay.error is None or relay.has_begun or not _may_repeat(connection):
+            if relay.error is None or relay.has_begun or not _may_repeat(request, connection, relay.error):
                 break
         return None if relay.has_begun else relay.error
 
@@ -127,7 +132,8 @@ class Exchange:
 
     async def _verdict(self, start: int) -> Verdict:
         """Find out whether the engine was lost; a client of a stream hears from us while that takes long."""
-        if await ask_health(self._engine.upstream) and self._engine.status.current.starts == start:
+        health = await ask_health(self._engine.upstream)
+        if health is Liveness.GOOD and self._engine.status.current.starts == start:
             return Verdict.LIVES
         waiting = asyncio.ensure_future(self._engine.recovery.after_failure(start))
         try:
@@ -143,12 +149,15 @@ class Exchange:
         self._is_open = True
         await self._relay.open_event_stream((REQUEST_ID, self._identity))
 
-    async def _obituary(self) -> UpstreamError | None:
+    async def _obituary(self, start: int) -> UpstreamError | None:
         """Say whether what has come is no answer but the sign of the engine's death."""
         if not self._relay.may_be_obituary:
             return None
         # While it reports an error the engine may not have noticed itself that this was its end.
-        return None if await ask_health(self._engine.upstream) else UpstreamError("the engine died under it")
+        health = await ask_health(self._engine.upstream)
+        if health is Liveness.UNKNOWN and await self._engine.recovery.is_lost(start):
+            health = Liveness.DEAD
+        return UpstreamError("the engine died under it") if health is Liveness.DEAD else None
 
     async def _pass_on(self) -> None:
         relay = self._relay
@@ -163,16 +172,21 @@ class Exchange:
 
     async def _refuse_poison(self) -> None:
         logger.warning("%s: the engine died twice with this request; not sent again", self._record.request_id)
+        self._record.outcome = Outcome.UPSTREAM_BROKEN
         self._record.reason = "poison"
         message = "The engine died twice while it worked on this request, so it is not tried again"
         await self._end(ApiError(500, "engine_crash", message))
 
-    async def _refuse(self, error: UpstreamError, status: int) -> None:
+    async def _refuse(self, error: UpstreamError) -> None:
         logger.warning("%s: %s", self._record.request_id, error)
-        await self._end(ApiError(status, "upstream_error", error.told))
+        record, kind = self._record, "upstream_error"
+        record.outcome = Outcome.UPSTREAM_BROKEN
+        if error.own_reason is not None:
+            record.outcome, record.reason = Outcome.REJECTED, error.own_reason
+            kind = "unavailable_error"
+        await self._end(ApiError(error.status, kind, error.told))
 
     async def _end(self, error: ApiError) -> None:
-        self._record.outcome = Outcome.UPSTREAM_BROKEN
         if self._is_open:
             await self._relay.end_event_stream(error)
             return
@@ -181,8 +195,12 @@ class Exchange:
         await send_error(self._send, self._record, error, retry)
 
 
-def _may_repeat(connection: UpstreamConnection) -> bool:
-    # An idle connection may have been closed just now. Nothing of an answer has come then, and once more on
-    # a new connection is safe (RFC 9112, section 9.3.1). Nor can the engine have acted on a body that it has
-    # not read: it has refused that, and our writing on has lost its answer.
-    return connection.reused or connection.was_cut_short
+def _may_repeat(request: Request, connection: UpstreamConnection, error: UpstreamError) -> bool:
+    """Whether the same engine may be asked once more, after nothing of an answer has come.
+
+    Only what it has certainly not begun, or what can be asked twice (RFC 9110, section 9.2.2). An idle
+    connection that it was about to close as the request was written to it leaves the request unread.
+    """
+    if error.own_reason is not None:
+        return False
+    return error.is_unread or (connection.reused and request.method in _SAFE_METHODS)

@@ -36,6 +36,7 @@ class Proxy:
         self._keep_alive = keep_alive_seconds
         self._relays: set[Relay] = set()
         self._ticker: asyncio.Task[None] | None = None
+        self._end: UpstreamError | None = None
 
     def start(self) -> None:
         """Begin to send keep-alive comments; needs a running event loop."""
@@ -49,9 +50,10 @@ class Proxy:
         self._engine.upstream.close()
 
     def end_all(self, reason: str) -> None:
-        """End every answer that is under way with an error that says `reason`."""
+        """End every answer that is under way, and all that are to begin, with an error that says why."""
+        self._end = UpstreamError(f"ended: {reason}", told=reason, own_reason="draining")
         for relay in tuple(self._relays):
-            relay.fail(UpstreamError(f"ended: {reason}", told=reason, is_absence=True))
+            relay.fail(self._end)
 
     async def pass_on(self, scope: Scope, receive: Receive, send: Send, passage: Passage) -> None:
         """Pass one request to the engine and its answer to the client.
@@ -71,6 +73,8 @@ class Proxy:
         record.is_stream = read_fields(body).stream
         relay = Relay(lane, send, record, self._engine.pulse)
         self._relays.add(relay)
+        if self._end is not None:
+            relay.fail(self._end)
         head = request_head(
             scope["method"],
             passage.target,
@@ -82,7 +86,7 @@ class Proxy:
         )
         try:
             exchange = Exchange(self._engine, relay, send, record, self._keep_alive)
-            await exchange.run(Request(head, body, scope["method"] == "HEAD"))
+            await exchange.run(Request(scope["method"], head, body))
         finally:
             self._relays.discard(relay)
             self._bodies.release(body)

@@ -65,17 +65,21 @@ class Recovery:
                 f"The engine restarts and was not ready within REPLAY_TIMEOUT_SECONDS={self._timeout:g}",
             )
 
+    async def is_lost(self, start: int) -> bool:
+        """Find out whether the engine's start of this number is over; that may be noticed a little later."""
+
+        def noticed(now: EngineStatus) -> bool:
+            return now.starts != start or not now.is_ready
+
+        return await self._until(noticed, NOTICE_SECONDS)
+
     async def after_failure(self, start: int) -> Verdict:
         """Find out whether the engine was lost while it had a request, and wait until it is back.
 
         Args:
             start: the number of the engine's start when it was given the request.
         """
-
-        def noticed(now: EngineStatus) -> bool:
-            return now.starts != start or not now.is_ready
-
-        if not await self._until(noticed, NOTICE_SECONDS):
+        if not await self.is_lost(start):
             return Verdict.LIVES
         if not self._timeout or self.waiting >= self._max_waiting:
             return Verdict.GONE

@@ -46,6 +46,8 @@ class Relay:
         self.status: int | None = None
         self.headers: list[tuple[bytes, bytes]] = []
         self.error: UpstreamError | None = None
+        self.failure: UpstreamError | None = None
+        """Why it was ended from our side, if it was; unlike `error` it outlives every new attempt."""
         self.usage = UsageReader()
 
     @property
@@ -73,8 +75,24 @@ class Relay:
             return self.status is not None
         return self.is_event_stream and self._held[:1] != [] and self._held[0].startswith(_ERROR_EVENTS)
 
+    def check(self) -> None:
+        """Go on only if nobody has ended it.
+
+        Raises:
+            UpstreamError: it was ended from our side.
+        """
+        if self.failure is not None:
+            raise self.failure
+
     def attach(self, connection: UpstreamConnection) -> None:
-        """Take the answer from this connection."""
+        """Take the answer from this connection.
+
+        Raises:
+            UpstreamError: it was ended from our side while the connection was made.
+        """
+        if self.failure is not None:
+            connection.close()
+            raise self.failure
         self._connection = connection
         self.error = None
 
@@ -132,7 +150,8 @@ class Relay:
             self._connection = None
 
     def fail(self, error: UpstreamError) -> None:
-        """End the answer here as if the engine had broken off."""
+        """End the answer here as if the engine had broken off; nothing is asked of the engine any more."""
+        self.failure = error
         self.abort()
         self.on_broken(error)
 

@@ -8,14 +8,19 @@ is llhttp's, by httptools.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import select
 import socket
+import sys
+import termios
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, cast
 
 import httptools
+
+from vllm_engine.shortage import is_own_shortage
 
 POOL_KEEP_ALIVE_SECONDS = 60.0
 """Idle connections are closed by us, long before vLLM would close them (see `engine.command`)."""
@@ -33,12 +38,30 @@ class UpstreamError(Exception):
     """The engine could not be reached, or broke off; `told` is the sentence for the client."""
 
     def __init__(
-        self, message: str, told: str = "The engine broke off this request", *, is_absence: bool = False
+        self,
+        message: str,
+        told: str = "The engine broke off this request",
+        *,
+        is_unread: bool = False,
+        own_reason: str | None = None,
     ) -> None:
         super().__init__(message)
         self.told = told
-        self.is_absence = is_absence
-        """Whether it takes no connections at all."""
+        self.is_unread = is_unread
+        """Whether the engine has certainly not begun the request: it has not read all of it."""
+        self.own_reason = own_reason
+        """Why it was the gateway that failed or ended the request; that says nothing of the engine."""
+
+    @property
+    def status(self) -> int:
+        """Of the answer, where none has begun: 503 is what clients ask again after."""
+        return 503 if self.is_unread or self.own_reason else 502
+
+
+def _own_shortage(error: BaseException | None) -> UpstreamError:
+    message = f"the gateway is short of files, memory or connections ({error!r})"
+    told = "The gateway is short of files, memory or connections; try again later"
+    return UpstreamError(message, told, own_reason="shortage")
 
 
 class ResponseSink(Protocol):
@@ -80,11 +103,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._complete = False
         self._ends_with_connection = False
         self._is_spoilt = False
+        self._is_unread = False
         self._may_be_kept = False
         self.reused = False
         self.closed = False
-        self.was_cut_short = False
-        """It broke while the request was still being written: the engine cannot have acted on it."""
         self.expiry: asyncio.TimerHandle | None = None
 
     def start(self, head: bytes, body: bytes, sink: ResponseSink, *, is_head_request: bool = False) -> None:
@@ -107,7 +129,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport.write(head)
         self._unsent = memoryview(body)
         # The transport drops what it has not read when a write fails; the socket itself does not.
-        self._spare = socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno()))
+        with suppress(OSError):  # without one, such an answer is lost and the request is sent once more
+            self._spare = socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno()))
         self._write_on()
 
     @property
@@ -182,18 +205,26 @@ class UpstreamConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Called by the event loop."""
+        self._is_unread = self._is_unread or self._unread_bytes() > 0
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the event loop."""
         self.closed = True
-        self.was_cut_short = bool(self._unsent)
+        # unix(7): whoever writes to, or waits at, a connection that was closed with something in it unread
+        # gets one of these two; after a close that left nothing unread there is an orderly end.
+        is_refused = isinstance(exc, BrokenPipeError | ConnectionResetError)
+        is_unread = self._is_unread or is_refused or bool(self._unsent)
         self._pool.forget(self)
         self._read_spare()
         if self._ends_with_connection and exc is None:
             self._finish()
             return
-        self._broken(UpstreamError(f"the engine closed the connection{f' ({exc})' if exc else ''}"))
+        if is_own_shortage(exc):
+            self._broken(_own_shortage(exc))
+            return
+        message = f"the engine closed the connection{f' ({exc})' if exc else ''}"
+        self._broken(UpstreamError(message, is_unread=is_unread))
 
     # Called by the parser.
     def on_message_begin(self) -> None:  # noqa: D102
@@ -238,6 +269,18 @@ class UpstreamConnection(asyncio.Protocol):
             self._complete = self._parser.get_status_code() >= 200
             # The parser knows this here alone: it starts on the next message at once.
             self._may_be_kept = self._parser.should_keep_alive()
+
+    def _unread_bytes(self) -> int:
+        """Return how much of the request the engine has not read as it says that it answers no more.
+
+        It may half-close first and throw away what still comes (RFC 9112, section 9.6), which looks orderly.
+        """
+        assert self._transport is not None  # noqa: S101 - it has been connected
+        try:
+            there = fcntl.ioctl(self._transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+        except OSError:
+            return 0
+        return int.from_bytes(there, sys.byteorder) + self._transport.get_write_buffer_size()
 
     def _read_spare(self) -> None:
         """Take what the engine said before it closed the connection under our writing."""
@@ -291,7 +334,7 @@ class Upstream:
         """Return a connection: an idle one, or a new one.
 
         Raises:
-            UpstreamError: the engine does not take connections.
+            UpstreamError: the engine does not take connections, or we cannot make one.
         """
         while self._idle and not fresh:
             connection = self._idle.pop()
@@ -308,8 +351,11 @@ class Upstream:
                     lambda: UpstreamConnection(self), self._socket
                 )
         except OSError as error:  # TimeoutError is one
-            message = f"the engine does not take connections ({error!r})"
-            raise UpstreamError(message, is_absence=True) from error
+            if is_own_shortage(error):
+                raise _own_shortage(error) from error
+            raise UpstreamError(
+                f"the engine does not take connections ({error!r})", is_unread=True
+            ) from error
         return connection
 
     def give_back(self, connection: UpstreamConnection) -> None:
