@@ -16,14 +16,9 @@ setup:
 	@scripts/setup.sh gateway engine
 
 ## run        set up, then serve MODEL_ID (default: the bundled model) on this machine, and ask it something
-# Defaults stand back behind both the environment and .env. exec: the server itself gets Ctrl-C and SIGTERM, and
-# a clean end is a clean end for make too.
+# exec: the server itself gets Ctrl-C and SIGTERM, and a clean end is a clean end for make too.
 run: setup
-	@unsaid() { [ -z "$$(printenv "$$1")" ] && ! grep -Eqs "^[[:space:]]*(export[[:space:]]+)?$$1[[:space:]]*=" .env; }; \
-	if unsaid CACHE_DIR; then export CACHE_DIR="$$PWD/.cache"; fi; \
-	if unsaid MODEL_ID; then export MODEL_ID=bundled:smollm2-135m-instruct; fi; \
-	if unsaid HOST; then export HOST=127.0.0.1; fi; \
-	exec .venv/bin/vllm-engine serve --ask
+	@exec .venv/bin/vllm-engine serve --local --ask
 
 # What some tests take from Debian, beside a Docker engine that runs already.
 DEBIAN := chromium:chromium promtool:prometheus dockerd:docker.io debootstrap:debootstrap iptables:iptables \

@@ -16,6 +16,7 @@
 #   SOURCE_URL               where the sources are, for the label
 #   DOCKER                   the client to use (docker)
 #
+# They come from the environment or else from .env here.
 # Uses buildx where it is installed and plain BuildKit (Docker 20.10 to 22) else.
 set -eu
 
@@ -31,6 +32,10 @@ case ${1:-} in
 esac
 
 root=$(cd "$(dirname "$0")/.." && pwd -P)
+docker=${DOCKER:-docker}
+. "$root/scripts/dotenv.sh"
+load_dotenv "${IMAGE_REPO:-vllm-engine}:${IMAGE_TAG:-${TARGET:-cuda}}" vllm-engine:cpu vllm-engine:cuda ||
+    printf 'build_image: .env is NOT READ: neither .venv of this checkout (make setup) nor an image is there for it\n' >&2
 TARGET=${TARGET:-cuda}
 IMAGE_REPO=${IMAGE_REPO:-vllm-engine}
 IMAGE_TAG=${IMAGE_TAG:-$TARGET}

@@ -35,17 +35,11 @@ esac
 root=$(cd "$(dirname "$0")/.." && pwd -P)
 docker=${DOCKER:-docker}
 
-# .env: NAME=value lines, perhaps with export and quotes. The environment wins.
-if [ -f .env ]; then
-    while IFS= read -r line || [ -n "$line" ]; do
-        line=$(printf '%s\n' "$line" | sed -E 's/^[[:space:]]*(export[[:space:]]+)?//; s/[[:space:]]+$//')
-        name=${line%%=*}
-        case $name in '' | [!A-Za-z_]* | *[!A-Za-z0-9_]*) continue ;; esac
-        [ "$name" != "$line" ] || continue
-        value=$(printf '%s\n' "${line#*=}" | sed -E "s/^\"(.*)\"\$/\\1/; t; s/^'(.*)'\$/\\1/; t; s/[[:space:]]+#.*\$//")
-        if [ -n "$value" ] && [ -z "$(printenv "$name" || true)" ]; then export "$name=$value"; fi
-    done <.env
-fi
+. "$root/scripts/dotenv.sh"
+repo=${IMAGE_REPO:-vllm-engine}
+load_dotenv "$repo:${IMAGE_TAG:-${TARGET:-cpu}}" "$repo:cpu" "$repo:cuda" ||
+    die '.env is here, and nothing to read it with: neither .venv of this checkout (make setup) nor an image; what names' \
+        'the image (IMAGE_REPO, IMAGE_TAG) must be in the environment then'
 
 has_gpu() { command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q '^GPU '; }
 

@@ -8,7 +8,8 @@
 #   TIMEOUT_SECONDS    how long it may take to become ready (1800)
 #   NAME               its container (vllm-engine): when that ends before it is ready, waiting ends too
 #
-# Exit status: 0 all is well, 1 not, with the server's own diagnosis. Needs curl.
+# They come from the environment or else from .env here. Needs curl.
+# Exit status: 0 all is well, 1 not, with the server's own diagnosis.
 set -eu
 
 case ${1:-} in
@@ -17,11 +18,17 @@ case ${1:-} in
     *) printf 'smoke_test: error: unknown argument %s; see --help\n' "$1" >&2 && exit 2 ;;
 esac
 
+root=$(cd "$(dirname "$0")/.." && pwd -P)
+docker=${DOCKER:-docker}
+. "$root/scripts/dotenv.sh"
+repo=${IMAGE_REPO:-vllm-engine}
+load_dotenv "$repo:${IMAGE_TAG:-${TARGET:-cpu}}" "$repo:cpu" "$repo:cuda" ||
+    echo 'smoke_test: .env is NOT READ: neither .venv of this checkout (make setup) nor an image is there for it' >&2
+
 url=${BASE_URL:-http://127.0.0.1:${PORT:-8000}}
 url=${url%/}
 url=${url%/v1}
 timeout=${TIMEOUT_SECONDS:-1800}
-docker=${DOCKER:-docker}
 command -v curl >/dev/null 2>&1 || { echo 'smoke_test: error: curl is missing' >&2 && exit 2; }
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import codecs
 import io
+import re
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from dotenv import dotenv_values
@@ -11,6 +14,7 @@ from dotenv.parser import parse_stream
 
 from vllm_engine.errors import Problem, SettingsError
 
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NOT_UTF8 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -47,6 +51,18 @@ def parse_env(content: bytes, name: str = ".env") -> dict[str, str]:
     if problems:
         raise SettingsError(problems)
     return {key: value for key, value in dotenv_values(stream=io.StringIO(text)).items() if value is not None}
+
+
+def assignments(variables: Mapping[str, str]) -> str:
+    """Return variables as lines that a POSIX shell can evaluate; those that it has set already stay.
+
+    What a shell could not name is left out.
+    """
+    return "\n".join(
+        f": ${{{key}:={shlex.quote(value)}}}; export {key}"
+        for key, value in variables.items()
+        if _NAME.fullmatch(key)
+    )
 
 
 def _decoded(content: bytes, name: str) -> str:

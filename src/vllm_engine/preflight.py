@@ -92,7 +92,7 @@ def survey(
     problems += _check_model_name(settings)
     problems += _check_frontend(settings, installation)
     catalogue = FlagCatalogue.load(installation.version)
-    problems += _check_names(environment, catalogue)
+    problems += check_names(environment, catalogue)
     checked = _check_flags(settings, environ, catalogue)
     problems += _check_engine_key(environ)
     warnings = (
@@ -185,8 +185,8 @@ class _Flags:
     warnings: tuple[str, ...]
 
 
-def _check_names(environment: Environment, catalogue: FlagCatalogue) -> list[Problem]:
-    """A name that misses one of ours would be ignored, and another model served than was meant."""
+def check_names(environment: Environment, catalogue: FlagCatalogue) -> list[Problem]:
+    """List the names that miss one of ours: ignored, they would serve another model than was meant."""
     ours = {name.upper() for name in Settings.model_fields}
     known = {*ELSEWHERE, *SAME, *catalogue.by_env_name(), *ENV_NAMES_NOT_TAKEN}
     return misspelt(environment.process, environment.dotenv, ours=ours, known=known)

@@ -60,4 +60,4 @@ def test_completes(tmp_path: Path) -> None:
     """What the script asks for comes: commands that begin so."""
     asked = {"_VLLM_ENGINE_COMPLETE": "bash_complete", "COMP_WORDS": "vllm-engine d", "COMP_CWORD": "1"}
     done = run_cli(asked, cwd=tmp_path)
-    assert done.stdout.split() == ["plain,doctor", "plain,download"]
+    assert done.stdout.split() == ["plain,doctor", "plain,dotenv", "plain,download"]

@@ -6,14 +6,14 @@ import pytest
 
 from vllm_engine.engine.flags import FlagCatalogue
 from vllm_engine.environment import understood
-from vllm_engine.preflight import _check_names
+from vllm_engine.preflight import check_names
 
 CATALOGUE = FlagCatalogue.load("0.33.0")
 
 
 def told(process: dict[str, str], dotenv: dict[str, str]) -> list[str]:
     """Return what is said of names."""
-    return [str(problem) for problem in _check_names(understood(process, dotenv), CATALOGUE)]
+    return [str(problem) for problem in check_names(understood(process, dotenv), CATALOGUE)]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from vllm_engine.cli.bench import bench_command
 from vllm_engine.cli.chat import chat_command
 from vllm_engine.cli.completion import completion_command
 from vllm_engine.cli.doctor import doctor_command
+from vllm_engine.cli.dotenv import dotenv_command
 from vllm_engine.cli.download import download_command
 from vllm_engine.cli.serve import serve_command
 from vllm_engine.cli.settings import settings_command
@@ -29,6 +30,7 @@ for command in (
     chat_command,
     completion_command,
     doctor_command,
+    dotenv_command,
     download_command,
     serve_command,
     settings_command,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,13 +24,18 @@ _QUESTION = "What is the capital of France?"
 @click.command("serve")
 @click.option("--dry-run", is_flag=True, help="Print the engine's command and environment; start nothing.")
 @click.option(
+    "--local",
+    is_flag=True,
+    help="Where nothing else is set: the bundled model, for this machine alone, cached in ./.cache.",
+)
+@click.option(
     "--ask",
     "question",
     is_flag=False,
     flag_value=_QUESTION,
     help="When ready, ask this and print the answer.",
 )
-def serve_command(dry_run: bool, question: str | None) -> None:
+def serve_command(dry_run: bool, local: bool, question: str | None) -> None:
     """Run the gateway and the engine until Ctrl-C or SIGTERM."""
     import uvloop
     from rich.console import Console
@@ -45,6 +51,8 @@ def serve_command(dry_run: bool, question: str | None) -> None:
 
     with ending(last_words=True, interrupted=ExitCode.CLEAN):
         environment = read_environment()
+        if local:
+            environment = replace(environment, defaults=_local_defaults())
         settings = load_settings(environment)
         set_up_logging(settings, environment, quiet=question is not None)
         preflight = run_preflight(settings, environment, Path(sys.prefix))
@@ -56,6 +64,14 @@ def serve_command(dry_run: bool, question: str | None) -> None:
         shown = question is not None or (sys.stdout.isatty() and is_console(settings.log_format))
         presenter = Presenter(settings, question, Console()) if shown else None
         uvloop.run(serve(settings, environment, preflight, listeners, presenter))
+
+
+def _local_defaults() -> dict[str, str]:
+    return {
+        "MODEL_ID": "bundled:smollm2-135m-instruct",
+        "HOST": "127.0.0.1",
+        "CACHE_DIR": str(Path.cwd() / ".cache"),
+    }
 
 
 def _log_doubts(settings: Settings, preflight: Preflight) -> None:

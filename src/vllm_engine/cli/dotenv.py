@@ -1,0 +1,37 @@
+"""`vllm-engine dotenv`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from vllm_engine.cli.ending import ending
+
+
+@click.command("dotenv")
+@click.option(
+    "--stdin", "is_given", is_flag=True, help="Read standard input in place of .env and of this environment."
+)
+def dotenv_command(is_given: bool) -> None:
+    """Print .env as assignments for a POSIX shell: eval "$(vllm-engine dotenv)".
+
+    What the shell has set already stays. With --stdin a container reads the file of its host. The values
+    are shown, secrets too.
+    """
+    from vllm_engine.engine.flags import FlagCatalogue
+    from vllm_engine.envfile import assignments, parse_env
+    from vllm_engine.environment import read_environment, understood
+    from vllm_engine.errors import SettingsError
+    from vllm_engine.migration import SAME
+    from vllm_engine.preflight import check_names
+
+    with ending():
+        environment = understood({}, parse_env(sys.stdin.buffer.read())) if is_given else read_environment()
+        if problems := check_names(environment, FlagCatalogue.load("")):
+            raise SettingsError(problems)
+        for note in environment.notes:
+            print(f"vllm-engine: {note}", file=sys.stderr)
+        wanted = environment.dotenv.keys() | set(SAME.values())
+        merged = environment.merged
+        print(assignments({key: value for key, value in merged.items() if key in wanted and value}))
