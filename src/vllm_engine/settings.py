@@ -175,6 +175,12 @@ class Settings(BaseModel):
         "Whether `/metrics` on `PORT` needs no key although keys are set. Default: 1; with `HEALTH_PORT` 0.",
         "access",
     )
+    metrics_cache_seconds: float = _setting(
+        1.0,
+        "seconds, 0 for never",
+        "How long one reading of `/metrics`, and of the page's history, serves all who ask for it.",
+        "gateway",
+    )
     enable_ui: bool = _setting(
         True, "1 or 0", "Whether there is a page at `/` and `/ui`: the engine's status and a chat.", "gateway"
     )
@@ -391,6 +397,7 @@ class Settings(BaseModel):
         "lame_duck_seconds",
         "drain_timeout_seconds",
         "keep_alive_seconds",
+        "metrics_cache_seconds",
     )
     @classmethod
     def _is_not_negative(cls, value: float) -> float:

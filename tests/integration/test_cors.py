@@ -54,7 +54,7 @@ def test_preflight(program: Program) -> None:
     assert "origin" in answer.headers.get_list("vary")
     assert answer.headers["x-request-id"]
     for path in ("/version", "/healthz", "/metrics", "/v1/responses/resp_1"):
-        assert allowed(preflight(program, path))["access-control-allow-methods"] == "GET"
+        assert allowed(preflight(program, path))["access-control-allow-methods"] == "GET, HEAD"
 
 
 @pytest.mark.parametrize(

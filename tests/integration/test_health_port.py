@@ -25,6 +25,9 @@ def test_two_ports(start: StartProgram) -> None:
         for path in ("/livez", "/healthz", "/readyz", "/ping", "/version", "/metrics", "/v1/metrics"):
             answer = health.get(path)
             assert (answer.status_code, bool(answer.headers["x-request-id"])) == (200, True), path
+            head = health.head(path)  # a body here would be taken for the next answer
+            assert (head.status_code, head.content) == (200, b""), path
+            assert head.headers.get("content-length") == str(len(answer.content)) or "metrics" in path
         assert "gateway_requests_total" in health.get("/metrics").text
         for path in ("/v1/models", "/openapi.json", "/docs", "/", "/v1/chat/completions"):
             answer = health.get(path, headers=BEARER)

@@ -85,6 +85,16 @@ def test_extra_routes_are_counted_by_name(start: StartProgram) -> None:
     assert 'route="/v1/_echo",status="200"' in program.client.get("/metrics").text
 
 
+def test_one_reading_serves_all(start: StartProgram) -> None:
+    """Scrapes are not passed on one by one: within METRICS_CACHE_SECONDS all get the same text."""
+    program = start(METRICS_CACHE_SECONDS="600")
+    program.until_ready()
+    first = program.client.get("/metrics").content
+    program.client.post("/v1/chat/completions", json=CHAT)
+    assert program.client.get("/metrics").content == first
+    assert program.client.get("/v1/metrics").content == first
+
+
 def test_multiprocess_metrics_are_the_engines(start: StartProgram, tmp_path: Path) -> None:
     """PROMETHEUS_MULTIPROC_DIR reaches the engine, and the gateway writes nothing there."""
     folder = tmp_path / "multiproc"

@@ -19,7 +19,7 @@ from vllm_engine.gateway.dialect import ApiError
 from vllm_engine.gateway.health import HealthApp
 from vllm_engine.gateway.identity import request_id
 from vllm_engine.gateway.limits import Rejected
-from vllm_engine.gateway.own import OWN_PATHS
+from vllm_engine.gateway.own import OWN_METHODS, OWN_PATHS
 from vllm_engine.gateway.proxy import Passage, Proxy
 from vllm_engine.gateway.record import RECORD, Observer, Outcome, RequestRecord
 from vllm_engine.gateway.recovery import Recovery
@@ -30,7 +30,6 @@ from vllm_engine.gateway.upstream import UpstreamError
 
 logger = logging.getLogger("gateway")
 
-_OWN_METHODS = frozenset(("GET",))
 _SHUTTING_DOWN = "The server is shutting down"
 _NO_CREDENTIALS: frozenset[bytes] = frozenset()
 
@@ -142,7 +141,7 @@ class Gateway:
         route = self._routes.match(scope["raw_path"])
         if route is None and scope["path"] not in OWN_PATHS:
             return False
-        methods = _OWN_METHODS if route is None else route.methods
+        methods = OWN_METHODS if route is None else route.methods
         record.status = 204
         await self._cors.answer_preflight(scope, send, methods, record.request_id.encode())
         return True

@@ -50,28 +50,17 @@ def build_gateway(
     recovery = Recovery(
         status, timeout_seconds=settings.replay_timeout_seconds, max_waiting=settings.max_queue
     )
-    engine = Engine(Upstream(socket), status, recovery, pulse)
+    upstream = Upstream(socket)
+    engine = Engine(upstream, status, recovery, pulse)
     proxy = Proxy(engine, bodies, keep_alive_seconds=settings.keep_alive_seconds)
-    limits = Limits(
-        max_in_flight=settings.max_in_flight,
-        max_queue=settings.max_queue,
-        queue_timeout_seconds=settings.queue_timeout_seconds,
-        key_max_in_flight=settings.key_max_in_flight,
-        key_requests_per_minute=settings.key_requests_per_minute,
-        key_tokens_per_minute=settings.key_tokens_per_minute,
-    )
-    admission = Admission(limits)
+    admission = Admission(_limits(settings))
     keyring = load_keyring(settings)
     routes = load_routes(settings)
 
     def queued() -> int:
         return admission.waiting + recovery.waiting
 
-    metrics = GatewayMetrics(
-        routes.templates,
-        keyring.names,
-        {"version": __version__, "sha": build.sha, "vllm": build.vllm, "model": build.model_id},
-    )
+    metrics = GatewayMetrics(routes.templates, keyring.names, _labels(build))
     metrics.watch(
         in_flight=lambda: admission.in_flight,
         waiting=queued,
@@ -79,15 +68,27 @@ def build_gateway(
         standby_bytes=lambda: status.current.standby_bytes,
     )
     metrics.follow(status)
-    observation = Observation(metrics, socket, settings.served_names[0], Disk(settings.cache_dir))
+    keep = settings.metrics_cache_seconds
+    disk = Disk(settings.cache_dir)
+    observation = Observation(metrics, upstream, settings.served_names[0], disk, keep_seconds=keep)
     recorder = Recorder(status, observation.engine_metrics, queued, pulse.own)
-    page = Page(recorder, needs_key=not keyring.is_open) if settings.enable_ui else None
+    needs_key = not keyring.is_open
+    page = Page(recorder, needs_key=needs_key, keep_seconds=keep) if settings.enable_ui else None
     public = PUBLIC_PATHS | (METRICS_PATHS if settings.is_metrics_public else frozenset())
     if page is not None:
         public |= page.public_paths
     return Gateway(
         status=status,
-        own=own_app(status, build, observation.render, page, on_start=proxy.start, on_stop=proxy.stop),
+        own=own_app(
+            status,
+            build,
+            observation.render,
+            page,
+            public_paths=public,
+            needs_key=needs_key,
+            on_start=proxy.start,
+            on_stop=proxy.stop,
+        ),
         public_paths=public,
         keyring=keyring,
         routes=routes,
@@ -98,6 +99,21 @@ def build_gateway(
         recovery=recovery,
         observers=(observation,),
     )
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        max_in_flight=settings.max_in_flight,
+        max_queue=settings.max_queue,
+        queue_timeout_seconds=settings.queue_timeout_seconds,
+        key_max_in_flight=settings.key_max_in_flight,
+        key_requests_per_minute=settings.key_requests_per_minute,
+        key_tokens_per_minute=settings.key_tokens_per_minute,
+    )
+
+
+def _labels(build: Build) -> dict[str, str]:
+    return {"version": __version__, "sha": build.sha, "vllm": build.vllm, "model": build.model_id}
 
 
 def load_keyring(settings: Settings) -> Keyring:

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
-
-import aiohttp
 
 from vllm_engine.gateway.access import log_access
 from vllm_engine.gateway.disk import Disk
 from vllm_engine.gateway.metrics import GatewayMetrics
 from vllm_engine.gateway.record import UNMATCHED, RequestRecord
-
-_SCRAPE_SECONDS = 5.0
+from vllm_engine.gateway.scrape import read_engine_metrics
+from vllm_engine.gateway.shared import Shared
+from vllm_engine.gateway.upstream import Upstream
 
 
 class Observation:
     """Both observers in one: metrics and the access log."""
 
-    def __init__(self, metrics: GatewayMetrics, socket: Path, model: str, cache: Disk) -> None:
-        """Take what to count with, the engine's socket, the model's served name, and the cache's disk."""
+    def __init__(
+        self, metrics: GatewayMetrics, upstream: Upstream, model: str, cache: Disk, *, keep_seconds: float
+    ) -> None:
+        """Take what to count with, the engine, the model's served name, and the cache's disk.
+
+        Args:
+            metrics: the gateway's own.
+            upstream: the engine's connections.
+            model: the name under which the model is served.
+            cache: the file system of `CACHE_DIR`.
+            keep_seconds: for how long one reading serves all who ask (`METRICS_CACHE_SECONDS`).
+        """
         self._metrics = metrics
-        self._socket = str(socket)
         self._model = model
         self._cache = cache
+        self._engine_text = Shared(lambda: read_engine_metrics(upstream), keep_seconds)
+        self._rendered = Shared(self._render, keep_seconds)
 
     def finished(self, record: RequestRecord) -> None:
         """Count and log a request that has ended."""
@@ -32,18 +41,11 @@ class Observation:
 
     async def render(self) -> bytes:
         """Return vLLM's metrics as they are, then the gateway's; ours alone while vLLM is silent."""
-        return self._metrics.render(*await asyncio.gather(self.engine_metrics(), self._cache.space()))
+        return await self._rendered.get()
 
     async def engine_metrics(self) -> bytes | None:
         """Return vLLM's metrics as they are; None while it is silent."""
-        connector = aiohttp.UnixConnector(path=self._socket, force_close=True)
-        timeout = aiohttp.ClientTimeout(total=_SCRAPE_SECONDS)
-        headers = {"Accept": "text/plain;version=0.0.4"}
-        try:
-            async with (
-                aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
-                session.get("http://engine/metrics", headers=headers) as response,
-            ):
-                return await response.read() if response.status == 200 else None
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            return None
+        return await self._engine_text.get()
+
+    async def _render(self) -> bytes:
+        return self._metrics.render(*await asyncio.gather(self.engine_metrics(), self._cache.space()))

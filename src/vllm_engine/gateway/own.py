@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vllm_engine import __version__
 from vllm_engine.engine.state import StatusReader
@@ -18,8 +19,11 @@ from vllm_engine.gateway.dialect import ApiError, body_of
 from vllm_engine.gateway.metrics import CONTENT_TYPE
 from vllm_engine.gateway.page import Page
 from vllm_engine.gateway.record import RECORD, RequestRecord
+from vllm_engine.gateway.schema import describe
 
 METRICS_PATHS = frozenset(("/metrics", "/v1/metrics"))
+
+OWN_METHODS = frozenset(("GET", "HEAD"))
 
 OWN_PATHS = probes.PUBLIC_PATHS | METRICS_PATHS | {"/version"}
 """What the gateway answers itself, the page and what is its alone excepted."""
@@ -31,9 +35,11 @@ def own_app(
     render_metrics: Callable[[], Awaitable[bytes]],
     page: Page | None,
     *,
+    public_paths: frozenset[str],
+    needs_key: bool,
     on_start: Callable[[], None] = lambda: None,
     on_stop: Callable[[], None] = lambda: None,
-) -> FastAPI:
+) -> ASGIApp:
     """Return the application that answers probes, `/version`, the page if there is one, and 404."""
 
     @asynccontextmanager
@@ -46,7 +52,7 @@ def own_app(
             page.recorder.stop()
         on_stop()
 
-    app = FastAPI(title="vllm-engine", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="vllm-engine", version=__version__, lifespan=lifespan, openapi_url=None)
     app.router.redirect_slashes = False
     app.state.status = status
     app.state.build = build
@@ -60,9 +66,30 @@ def own_app(
         )
     if page is not None:
         app.include_router(page.router)
+    schema = describe(app, public_paths, needs_key=needs_key)
+    app.add_api_route("/openapi.json", _constant(schema, "application/json"), include_in_schema=False)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _http_error)
-    return app
+    return _with_head(app)
+
+
+def _with_head(app: ASGIApp) -> ASGIApp:
+    """Return an application that answers HEAD wherever it answers GET (RFC 9110, section 9.1)."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            # uvicorn keeps the scope as it was, and by that leaves the body out but not its length.
+            scope = {**scope, "method": "GET"}
+        await app(scope, receive, send)
+
+    return answer
+
+
+def _constant(content: bytes, media_type: str) -> Callable[[], Awaitable[Response]]:
+    async def answer() -> Response:
+        return Response(content, media_type=media_type)
+
+    return answer
 
 
 def _metrics_endpoint(render: Callable[[], Awaitable[bytes]]) -> Callable[[], Awaitable[Response]]:
@@ -75,11 +102,13 @@ def _metrics_endpoint(render: Callable[[], Awaitable[bytes]]) -> Callable[[], Aw
 
 async def _http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 400
-    if status == HTTPStatus.NOT_FOUND:
-        message, kind = f"No such route: {request.method} {request.url.path}", "NotFoundError"
-    else:
-        message, kind = HTTPStatus(status).phrase, "BadRequestError"
-    headers = dict(getattr(error, "headers", None) or {})
     record: RequestRecord = request.scope[RECORD]
+    kind, message = "BadRequestError", HTTPStatus(status).phrase
+    headers: dict[str, str] = {}
+    if status == HTTPStatus.NOT_FOUND:
+        kind, message = "NotFoundError", f"No such route: {record.method} {record.path}"
+    elif status == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(sorted(OWN_METHODS))
+        message = f"{record.method} is not allowed here; allowed: {headers['Allow']}"
     content = body_of(ApiError(status, kind, message), record.path, record.request_id)
     return Response(content, status, headers, "application/json")

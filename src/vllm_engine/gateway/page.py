@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from vllm_engine.gateway.history import History, Recorder
 from vllm_engine.gateway.probes import Health, Status, health_of
+from vllm_engine.gateway.shared import Shared
 
 STATE_PATH: Final = "/ui/state"
 HISTORY_PATH: Final = "/ui/history"
@@ -88,9 +89,11 @@ def load_files() -> dict[str, PageFile]:
 class Page:
     """The page's routes: `/` and `/ui`, its files below `/ui/`, and the history."""
 
-    def __init__(self, recorder: Recorder, *, needs_key: bool) -> None:
+    def __init__(self, recorder: Recorder, *, needs_key: bool, keep_seconds: float) -> None:
+        """Take the history's recorder, whether other routes ask for a key, and how long a history is kept."""
         self.recorder = recorder
         self._needs_key = needs_key
+        self._history = Shared(self._render_history, keep_seconds)
         self.router = APIRouter()
         loaded = load_files()
         self._paths = dict.fromkeys(_INDEX_PATHS, loaded.pop(_INDEX)) | {
@@ -101,7 +104,7 @@ class Page:
         # Relative, as all of the page's addresses are: the page may stand behind a path prefix.
         self._add("/ui/", _redirect)
         self.router.add_api_route(STATE_PATH, self._state)
-        self.router.add_api_route(HISTORY_PATH, self._history)
+        self.router.add_api_route(HISTORY_PATH, self._answer_history, response_model=History)
 
     @property
     def public_paths(self) -> frozenset[str]:
@@ -109,15 +112,18 @@ class Page:
         return frozenset((*self._paths, "/ui/", STATE_PATH))
 
     def _add(self, path: str, answer: Callable[[Request], Awaitable[Response]]) -> None:
-        self.router.add_api_route(path, answer, methods=["GET", "HEAD"], include_in_schema=False)
+        self.router.add_api_route(path, answer, include_in_schema=False)
 
     async def _state(self, request: Request, status: Status) -> State:
         """Return what the page's head shows."""
         return State(needs_key=self._needs_key, health=health_of(request.app.state.build, status))
 
-    async def _history(self) -> History:
+    async def _answer_history(self) -> Response:
         """Return the last fifteen minutes of the engine's work."""
-        return self.recorder.history()
+        return Response(await self._history.get(), media_type="application/json")
+
+    async def _render_history(self) -> bytes:
+        return self.recorder.history().model_dump_json().encode()
 
 
 def _answer(file: PageFile) -> Callable[[Request], Awaitable[Response]]:

@@ -92,7 +92,8 @@ class Version(BaseModel):
     frontend: str
 
 
-def _status(request: Request) -> EngineStatus:
+# Not plain functions: FastAPI would have a thread of a pool run those, for each request.
+async def _status(request: Request) -> EngineStatus:
     reader: StatusReader = request.app.state.status
     return reader.current
 
@@ -107,7 +108,11 @@ async def livez() -> Live:
     return Live(status="alive")
 
 
-@router.get("/healthz", response_model=Health)
+@router.get(
+    "/healthz",
+    response_model=Health,
+    responses={503: {"model": Health, "description": "Not ready: loading, lost, draining or failed."}},
+)
 @router.get("/readyz", response_model=Health, include_in_schema=False)
 @router.get("/health", response_model=Health, include_in_schema=False)
 @router.get("/v1/health/ready", response_model=Health, include_in_schema=False)
