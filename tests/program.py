@@ -167,9 +167,12 @@ class Elsewhere(Program):
 
 @contextmanager
 def running(
-    environ: Mapping[str, str], *, folder: Path, arguments: tuple[str, ...] = ()
+    environ: Mapping[str, str], *, folder: Path, arguments: tuple[str, ...] = (), redirect: str = ""
 ) -> Iterator[Program]:
-    """Run `vllm-engine serve` with these variables; its log is printed, so that pytest shows it on failure."""
+    """Run `vllm-engine serve` with these variables; its log is printed, so that pytest shows it on failure.
+
+    `redirect` is for its standard streams, as a shell has it.
+    """
     port = free_port()
     log = folder / f"program-{port}.log"
     defaults = {
@@ -182,9 +185,10 @@ def running(
         "METRICS_CACHE_SECONDS": "0",  # a test reads what is, not what was
         "TMPDIR": str(folder),
     }
+    shell = ["sh", "-c", f'exec "$@" {redirect}', "sh"] if redirect else []
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "vllm_engine.cli", "serve", *arguments],
+            [*shell, sys.executable, "-m", "vllm_engine.cli", "serve", *arguments],
             env=defaults | dict(environ),
             stdin=subprocess.DEVNULL,
             stdout=out,

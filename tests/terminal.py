@@ -20,7 +20,7 @@ class Terminal:
     """What a person at the keyboard can do and see."""
 
     def __init__(self, process: subprocess.Popen[bytes], descriptor: int) -> None:
-        self._process = process
+        self.process = process
         self._descriptor = descriptor
         self.screen = ""
         """Everything that was ever printed."""
@@ -61,7 +61,7 @@ class Terminal:
         end = time.monotonic() + seconds
         while self._read():
             assert time.monotonic() < end, f"it did not end in {seconds:g} s:\n{self.screen}"
-        return self._process.wait(seconds)
+        return self.process.wait(seconds)
 
     def _read(self) -> bool:
         if not select.select([self._descriptor], [], [], 0.1)[0]:

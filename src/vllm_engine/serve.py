@@ -45,6 +45,7 @@ async def serve(
     preflight: Preflight,
     listeners: Listeners,
     companion: Companion | None = None,
+    lines_dropped: Callable[[], int] = lambda: 0,
 ) -> None:
     """Run the gateway and the engine until a signal; returns after a clean stop.
 
@@ -68,7 +69,8 @@ async def serve(
             pulse=pulse,
             standby=settings.standby,
         )
-        gateway = build_gateway(settings, board, _build(settings, preflight), path, pulse)
+        build = _build(settings, preflight)
+        gateway = build_gateway(settings, board, build, path, pulse, lines_dropped)
         async with contextlib.AsyncExitStack() as servers:
             servers.push_async_callback(gateway.close)
             if listeners.health:

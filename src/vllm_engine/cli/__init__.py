@@ -17,12 +17,26 @@ from vllm_engine.cli.download import download_command
 from vllm_engine.cli.serve import serve_command
 from vllm_engine.cli.settings import settings_command
 from vllm_engine.cli.smoke import smoke_command
+from vllm_engine.standard_streams import flush_streams, open_closed_streams
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="vllm-engine")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Serve one model with vLLM behind a gateway. Configured by environment variables and .env."""
+    open_closed_streams()
+    # click ends a command whose reader has gone (`settings | head`) quietly, with status 1.
+    context.call_on_close(_flush)
+
+
+def _flush() -> None:
+    try:
+        flush_streams()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise click.ClickException(f"standard output cannot be written to ({error.strerror})") from None
 
 
 for command in (

@@ -24,8 +24,9 @@ def ending(*, last_words: bool = False, interrupted: int = INTERRUPTED) -> Itera
     except VllmEngineError as error:
         if last_words:
             _write_last_words(error)
-        for line in str(error).splitlines():
-            print(f"vllm-engine: {line}", file=sys.stderr)
+        with suppress(OSError):  # whoever read them may have gone; the status says it too
+            for line in str(error).splitlines():
+                print(f"vllm-engine: {line}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(interrupted)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+from collections.abc import Callable
 
 from vllm_engine.environment import Environment
 from vllm_engine.gateway.auth import secrets_in, words
 from vllm_engine.log import ENGINE_LOGGER, configure_logging
 from vllm_engine.redaction import secrets_in_environment
 from vllm_engine.settings import Settings
+from vllm_engine.standard_streams import stop_blocking
 
 
 def set_up_logging(settings: Settings, environment: Environment, *, quiet: bool) -> None:
@@ -21,3 +24,21 @@ def set_up_logging(settings: Settings, environment: Environment, *, quiet: bool)
     configure_logging(settings.log_level, settings.log_format, secrets=secrets)
     if quiet and environment.source("LOG_LEVEL") is None:
         logging.getLogger(ENGINE_LOGGER).setLevel(logging.ERROR)
+
+
+def never_block() -> Callable[[], int]:
+    """Have nothing that is logged or shown wait for its reader; returns what counts the lines lost.
+
+    For the rest of the process; its end waits a while for what is printed last, a traceback too.
+    """
+    streams = stop_blocking(_tell_dropped)
+    atexit.register(streams.drain)
+    return streams.lines_dropped
+
+
+def _tell_dropped(lines: int) -> None:
+    logging.getLogger("gateway.log").error(
+        "%d line(s) were dropped before this one: standard output or standard error was not read, or could "
+        "not be written to",
+        lines,
+    )

@@ -40,7 +40,7 @@ def serve_command(dry_run: bool, local: bool, question: str | None) -> None:
     import uvloop
     from rich.console import Console
 
-    from vllm_engine.cli.logs import set_up_logging
+    from vllm_engine.cli.logs import never_block, set_up_logging
     from vllm_engine.environment import read_environment
     from vllm_engine.listen import listen
     from vllm_engine.log import is_console
@@ -54,6 +54,7 @@ def serve_command(dry_run: bool, local: bool, question: str | None) -> None:
         if local:
             environment = replace(environment, defaults=_local_defaults())
         settings = load_settings(environment)
+        lines_dropped = (lambda: 0) if dry_run else never_block()
         set_up_logging(settings, environment, quiet=question is not None)
         preflight = run_preflight(settings, environment, Path(sys.prefix))
         _log_doubts(settings, preflight)
@@ -63,7 +64,7 @@ def serve_command(dry_run: bool, local: bool, question: str | None) -> None:
         listeners = listen(settings)
         shown = question is not None or (sys.stdout.isatty() and is_console(settings.log_format))
         presenter = Presenter(settings, question, Console()) if shown else None
-        uvloop.run(serve(settings, environment, preflight, listeners, presenter))
+        uvloop.run(serve(settings, environment, preflight, listeners, presenter, lines_dropped))
 
 
 def _local_defaults() -> dict[str, str]:

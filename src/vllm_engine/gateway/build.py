@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from vllm_engine import __version__
@@ -35,7 +36,12 @@ _BODIES_AT_ONCE = 16
 
 
 def build_gateway(
-    settings: Settings, status: StatusReader, build: Build, socket: Path, pulse: Pulse
+    settings: Settings,
+    status: StatusReader,
+    build: Build,
+    socket: Path,
+    pulse: Pulse,
+    lines_dropped: Callable[[], int] = lambda: 0,
 ) -> Gateway:
     """Return the gateway to the engine on `socket`, of whose work it keeps `pulse` up to date.
 
@@ -66,6 +72,7 @@ def build_gateway(
         waiting=queued,
         state=lambda: status.current.state,
         standby_bytes=lambda: status.current.standby_bytes,
+        log_lines_dropped=lines_dropped,
     )
     metrics.follow(status)
     keep = settings.metrics_cache_seconds

@@ -75,6 +75,7 @@ _HELP = {
     "engine_start_seconds": "How long the engine's last start took, up to its first token; 0 before that.",
     "cache_free_bytes": "Free space where CACHE_DIR is; NaN while that is not known.",
     "cache_size_bytes": "Size of the file system where CACHE_DIR is; NaN while that is not known.",
+    "log_lines_dropped": "Lines of the log that were dropped: not read in time, or not to be written.",
     "start_time_seconds": "When the gateway started, in seconds since 1970.",
     "build_info": "What runs; always 1.",
 }
@@ -125,6 +126,9 @@ class GatewayMetrics:
         self._failures.labels(HUNG)
         self._start_seconds = own.gauge("engine_start_seconds")
         self._cache_free, self._cache_size = own.gauge("cache_free_bytes"), own.gauge("cache_size_bytes")
+        self._log_lines_dropped = own.counter("log_lines_dropped")
+        self._count_log_lines_dropped: Callable[[], int] = lambda: 0
+        self._log_lines_counted = 0
         own.gauge("start_time_seconds").set(datetime.now(UTC).timestamp())
         own.gauge("build_info", *build).labels(**build).set(1)
         # Looking a label up costs as much as counting: what was found once is kept.
@@ -145,8 +149,10 @@ class GatewayMetrics:
         waiting: Callable[[], int],
         state: Callable[[], EngineState],
         standby_bytes: Callable[[], int | None] = lambda: None,
+        log_lines_dropped: Callable[[], int] = lambda: 0,
     ) -> None:
-        """Take the gauges from these, asked at each `render` and never on the data path."""
+        """Take these from where they are known, asked at each `render` and never on the data path."""
+        self._count_log_lines_dropped = log_lines_dropped
         self._in_flight.set_function(in_flight)
         self._waiting.set_function(waiting)
         self._standby_ready.set_function(lambda: standby_bytes() is not None)
@@ -212,6 +218,9 @@ class GatewayMetrics:
         self._up.set(engine_text is not None)
         self._cache_free.set(cache.free if cache else nan)
         self._cache_size.set(cache.size if cache else nan)
+        dropped = self._count_log_lines_dropped()
+        self._log_lines_dropped.inc(dropped - self._log_lines_counted)
+        self._log_lines_counted = dropped
         return _open_ended(engine_text or b"") + generate_latest(self._registry)
 
     def _new_requests(self, route: str, status: int, outcome: Outcome) -> Counter:
