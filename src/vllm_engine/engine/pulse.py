@@ -40,8 +40,8 @@ class Pulse:
     """What the gateway sees of the engine's work, for the verdict on a hang; and our own questions."""
 
     running: int = 0
-    """Requests that are at the engine now."""
+    """Requests that are the engine core's work now: not those whose clients do not read their streams."""
     beats: int = 0
-    """Grows with everything that comes from the engine."""
+    """Grows with every piece of an answer that shows that the engine core works."""
     own: OwnQuestions = field(default_factory=OwnQuestions)
     """What only the supervisor counts."""

@@ -159,7 +159,7 @@ class Gateway:
         if route is None:
             await self._own({**scope, RECORD: record}, receive, identified(send, record))
             return
-        record.route = route.template
+        record.route, record.is_core_work = route.template, route.is_core_work
         if scope["method"] not in route.methods:
             record.reject(405, "method")
             allow = ", ".join(sorted(route.methods)).encode()

@@ -92,17 +92,12 @@ class Exchange:
 
     async def _try(self, request: Request, start: int) -> UpstreamError | None:
         """Ask the engine that there is; returns why there is no answer, or None once one was passed on."""
-        pulse = self._engine.pulse
-        pulse.running += 1
-        try:
-            error = await self._ask(request)
-            if error is None:
-                error = await self._obituary(start)
-            if error is None:
-                await self._pass_on()
-            return error
-        finally:
-            pulse.running -= 1
+        error = await self._ask(request)
+        if error is None:
+            error = await self._obituary(start)
+        if error is None:
+            await self._pass_on()
+        return error
 
     async def _ask(self, request: Request) -> UpstreamError | None:
         relay = self._relay

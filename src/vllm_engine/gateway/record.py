@@ -41,6 +41,8 @@ class RequestRecord:
     path: str
     route: str = UNMATCHED
     """The allow-list's own name of the route, such as `/v1/responses/{id}`: safe as a metric label."""
+    is_core_work: bool = False
+    """Whether vLLM's engine core has to work for an answer on this route, and not its API process alone."""
     key: str | None = None
     """The API key's name, never the key; None where no keys are set."""
     reason: str | None = None

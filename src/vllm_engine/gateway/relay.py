@@ -13,6 +13,7 @@ from vllm_engine.gateway.dialect import ApiError, event_of, read_error
 from vllm_engine.gateway.record import Outcome, RequestRecord
 from vllm_engine.gateway.upstream import UpstreamConnection, UpstreamError
 from vllm_engine.gateway.usage import UsageReader
+from vllm_engine.gateway.work import Work
 
 KEEP_ALIVE = b": keep-alive\n\n"
 _EVENT_STREAM_HEAD = [
@@ -32,7 +33,7 @@ class Relay:
         self._lane = lane
         self._send = send
         self._record = record
-        self._pulse = pulse
+        self._work = Work(pulse if record.is_core_work else None)
         self._connection: UpstreamConnection | None = None
         self._changed = asyncio.Event()
         self._held: list[bytes] = []
@@ -95,11 +96,12 @@ class Relay:
             raise self.failure
         self._connection = connection
         self.error = None
+        self._work.begin()
 
     # Called by the upstream connection.
     def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:  # noqa: D102
         self.status, self.headers = status, headers
-        self._pulse.beats += 1
+        self._work.answered(status, is_event_stream=self.is_event_stream)
         self._changed.set()
 
     def on_data(self, data: bytes, *, is_last: bool) -> None:  # noqa: D102
@@ -107,7 +109,7 @@ class Relay:
         if record.first_byte is None:
             record.first_byte = time.monotonic()
         record.bytes_out += len(data)
-        self._pulse.beats += 1
+        self._work.came(data)
         self.usage.feed(data)
         self._active = True
         self._last = data[-4:]
@@ -124,11 +126,13 @@ class Relay:
     def on_end(self) -> None:  # noqa: D102
         self._ended = True
         self._connection = None
+        self._work.end()
         self._changed.set()
 
     def on_broken(self, error: UpstreamError) -> None:  # noqa: D102
         self.error = error
         self._connection = None
+        self._work.end()
         self._changed.set()
 
     # Called by the client's lane.
@@ -136,11 +140,13 @@ class Relay:
         """Stop reading from the engine: the client does not keep up."""
         if self._connection is not None:
             self._connection.pause()
+            self._work.pause()
 
     def resume(self) -> None:
         """Read on."""
         if self._connection is not None:
             self._connection.resume()
+            self._work.resume()
 
     def abort(self) -> None:
         """Give the engine's answer up; it stops generating."""
@@ -148,6 +154,7 @@ class Relay:
         if self._connection is not None:
             self._connection.abort()
             self._connection = None
+            self._work.end()
 
     def fail(self, error: UpstreamError) -> None:
         """End the answer here as if the engine had broken off; nothing is asked of the engine any more."""

@@ -41,6 +41,11 @@ class Route:
 
     template: str
     methods: frozenset[str]
+    is_core_work: bool = False
+    """Whether every good answer proves that vLLM's engine core works, and not its API process alone.
+
+    Of a route in `EXTRA_ROUTES` that is not known, and so nothing is concluded from it.
+    """
 
 
 class ExtraRouteError(ValueError):
@@ -53,32 +58,32 @@ class ExtraRouteError(ValueError):
 
 
 ROUTES = (
-    Route("/v1/chat/completions", _POST),
+    Route("/v1/chat/completions", _POST, is_core_work=True),
     Route("/v1/chat/completions/render", _POST),
-    Route("/v1/completions", _POST),
+    Route("/v1/completions", _POST, is_core_work=True),
     Route("/v1/completions/render", _POST),
-    Route("/v1/responses", _POST),
+    Route("/v1/responses", _POST, is_core_work=True),
     Route("/v1/responses/render", _POST),
     Route("/v1/responses/{id}", _GET),
     Route("/v1/responses/{id}/cancel", _POST),
-    Route("/v1/messages", _POST),
+    Route("/v1/messages", _POST, is_core_work=True),
     Route("/v1/messages/count_tokens", _POST),
     Route("/v1/messages/render", _POST),
     Route("/v1/models", _GET),
     Route("/tokenize", _POST),
     Route("/detokenize", _POST),
     # The engine registers these by what its model can do, and answers 404 for the others.
-    Route("/v1/embeddings", _POST),
-    Route("/v2/embed", _POST),
-    Route("/v1/score", _POST),
-    Route("/score", _POST),
-    Route("/v1/rerank", _POST),
-    Route("/v2/rerank", _POST),
-    Route("/rerank", _POST),
-    Route("/classify", _POST),
-    Route("/pooling", _POST),
-    Route("/v1/audio/transcriptions", _POST),
-    Route("/v1/audio/translations", _POST),
+    Route("/v1/embeddings", _POST, is_core_work=True),
+    Route("/v2/embed", _POST, is_core_work=True),
+    Route("/v1/score", _POST, is_core_work=True),
+    Route("/score", _POST, is_core_work=True),
+    Route("/v1/rerank", _POST, is_core_work=True),
+    Route("/v2/rerank", _POST, is_core_work=True),
+    Route("/rerank", _POST, is_core_work=True),
+    Route("/classify", _POST, is_core_work=True),
+    Route("/pooling", _POST, is_core_work=True),
+    Route("/v1/audio/transcriptions", _POST, is_core_work=True),
+    Route("/v1/audio/translations", _POST, is_core_work=True),
 )
 """Inference and what SDKs ask beside it, with the methods that vLLM answers: it has neither HEAD nor
 DELETE, nor `/v1/models/{model}`. Left out on purpose: `/v1/chat/completions/batch`, many requests that
@@ -146,10 +151,12 @@ def _extra(entry: str, path: str, methods: frozenset[str]) -> Route:
 
 
 def _merged(routes: Iterable[Route]) -> tuple[Route, ...]:
-    methods: dict[str, frozenset[str]] = {}
+    merged: dict[str, Route] = {}
     for route in routes:
-        methods[route.template] = methods.get(route.template, frozenset()) | route.methods
-    return tuple(Route(template, allowed) for template, allowed in methods.items())
+        one = merged.get(route.template, route)
+        is_core_work = one.is_core_work or route.is_core_work
+        merged[route.template] = Route(route.template, one.methods | route.methods, is_core_work)
+    return tuple(merged.values())
 
 
 def _pattern(route: Route) -> re.Pattern[bytes]:
