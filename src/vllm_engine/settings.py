@@ -215,7 +215,10 @@ class Settings(BaseModel):
         33_554_432, "bytes from 1", "Largest request body; a larger one gets 413.", "admission"
     )
     body_idle_timeout_seconds: float = _setting(
-        30.0, "seconds above 0", "How long a client may pause while it sends its body.", "admission"
+        30.0,
+        "seconds above 0",
+        "How long a client may pause while it sends its body; all of it may take that plus 1 s per 16 KiB.",
+        "admission",
     )
     header_timeout_seconds: float = _setting(
         30.0, "seconds above 0", "How long a client may take to send its request's headers.", "admission"

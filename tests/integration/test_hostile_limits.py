@@ -181,17 +181,27 @@ def test_stalled_body(gateway: Watched, path: bytes, framing: bytes) -> None:
 
 
 def test_slow_body(gateway: Watched) -> None:
-    """A slow but steady body is no attack: it arrives, however long it takes in all."""
+    """A slow but steady body is no attack: it arrives, though it takes longer than a pause may."""
     with gateway.wire() as connection:
         connection.send(UPLOAD + b"Transfer-Encoding: chunked\r\n\r\n")
         began = time.monotonic()
         sent = 0
         while within(TIMEOUT_SECONDS * 2, began):
-            connection.send(chunk(b"x"))
-            sent += 1
+            connection.send(chunk(b"x" * 16_384))
+            sent += 16_384
             time.sleep(TIMEOUT_SECONDS / 5)  # a slow client
         reply = connection.ask(b"0\r\n\r\n")
     assert reply.json()["body_bytes"] == sent
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 1000", b"Transfer-Encoding: chunked"])
+def test_trickled_body(gateway: Watched, framing: bytes) -> None:
+    """A byte now and then does not buy time, however small the body: the engine never hears of it."""
+    with gateway.wire() as connection:
+        connection.send(b"POST /v1/_upload HTTP/1.1\r\nHost: x\r\n%s\r\n\r\n" % framing)
+        data = chunk(b"x") * 160 if framing.startswith(b"T") else b"x" * 900
+        assert trickles_until_closed(connection, data)
+    assert gateway.reached() == b""
 
 
 def test_long_answer_is_no_idle_body(gateway: Watched) -> None:

@@ -160,6 +160,16 @@ def test_a_rejection(metrics: GatewayMetrics) -> None:
     assert value(metrics, "queue_seconds_sum") == 30
 
 
+def test_only_who_came_to_wait_for_a_turn_is_in_the_queue_times(metrics: GatewayMetrics) -> None:
+    """Probes, refused keys and the like never asked for a turn; who got one at once waited 0 s."""
+    metrics.observe(ended())
+    metrics.observe(ended(status=401, outcome=Outcome.REJECTED, reason="unauthorized"))
+    assert value(metrics, "queue_seconds_count") == 0
+    metrics.observe(ended(queue_seconds=0.0))
+    metrics.observe(ended(status=0, outcome=Outcome.CLIENT_GONE, queue_seconds=3.0))
+    assert (value(metrics, "queue_seconds_count"), value(metrics, "queue_seconds_sum")) == (2, 3)
+
+
 def test_a_disconnect(metrics: GatewayMetrics) -> None:
     """A client that left before a status has none."""
     metrics.observe(ended(status=0, outcome=Outcome.CLIENT_GONE))

@@ -108,7 +108,11 @@ async def test_bounded() -> None:
     await asyncio.sleep(0)
     with pytest.raises(Rejected, match="1 requests wait"):
         await own.until_ready()
-    assert await own.after_failure(1) is Verdict.GONE
+    # Whoever had a place at the engine keeps it.
+    lost = asyncio.create_task(own.after_failure(1))
+    await asyncio.sleep(0)
+    assert own.waiting == 2
     board.restart()
     board.move(EngineState.READY)
     await first
+    assert await lost is Verdict.RESTARTED

@@ -63,7 +63,7 @@ def log_access(record: RequestRecord, model: str | None = None) -> None:
             "status": record.status or None,
             "key": record.key,
             "model": model,
-            "queue_seconds": round(record.queue_seconds, 6),
+            "queue_seconds": round(record.queue_seconds or 0.0, 6),
             "ttft_seconds": _rounded(record.ttft_seconds),
             "duration_seconds": round(record.duration_seconds, 6),
             "bytes_in": record.bytes_in,

@@ -10,20 +10,21 @@ from collections.abc import Sequence
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vllm_engine.engine.state import StatusReader
-from vllm_engine.gateway.admission import Admission
+from vllm_engine.gateway.admission import Admission, Ticket
 from vllm_engine.gateway.auth import CREDENTIAL_HEADERS, Keyring
-from vllm_engine.gateway.body import BodyError
+from vllm_engine.gateway.body import Bodies, Body
 from vllm_engine.gateway.connection import Lane, lane_of
 from vllm_engine.gateway.cors import Cors
 from vllm_engine.gateway.dialect import ApiError
+from vllm_engine.gateway.fields import read_fields
 from vllm_engine.gateway.health import HealthApp
 from vllm_engine.gateway.identity import request_id
-from vllm_engine.gateway.limits import Rejected
+from vllm_engine.gateway.limits import Rejected, draining
 from vllm_engine.gateway.own import OWN_METHODS, OWN_PATHS
 from vllm_engine.gateway.proxy import Passage, Proxy
 from vllm_engine.gateway.record import RECORD, Observer, Outcome, RequestRecord
 from vllm_engine.gateway.recovery import Recovery
-from vllm_engine.gateway.replies import RETRY_AFTER_SECONDS, identified, send_error, send_not_ready
+from vllm_engine.gateway.replies import identified, send_error, send_not_ready, send_rejected
 from vllm_engine.gateway.routes import RouteTable
 from vllm_engine.gateway.tracing import Tracer
 from vllm_engine.gateway.upstream import UpstreamError
@@ -35,7 +36,7 @@ _NO_CREDENTIALS: frozenset[bytes] = frozenset()
 
 
 class Gateway:
-    """Takes every request through the same stages: identity, key, route, readiness, admission, engine."""
+    """Takes every request through the same stages: id, key, route, body, readiness, admission, engine."""
 
     def __init__(
         self,
@@ -45,6 +46,7 @@ class Gateway:
         public_paths: frozenset[str],
         keyring: Keyring,
         routes: RouteTable,
+        bodies: Bodies,
         admission: Admission,
         proxy: Proxy,
         cors: Cors,
@@ -57,6 +59,7 @@ class Gateway:
         self._public_paths = public_paths
         self._keyring = keyring
         self._routes = routes
+        self._bodies = bodies
         self._admission = admission
         self._proxy = proxy
         self._cors = cors
@@ -70,7 +73,7 @@ class Gateway:
 
     @property
     def in_flight(self) -> int:
-        """How many API requests are under way, waiting ones included."""
+        """How many API requests are under way, those that are still sent and those that wait included."""
         return self._running
 
     def health_app(self) -> ASGIApp:
@@ -90,8 +93,9 @@ class Gateway:
         self._is_lame_duck = True
 
     def begin_drain(self) -> None:
-        """Refuse those who wait and those who come; the engine keeps what it has."""
+        """Refuse those who send, those who wait and those who come; the engine keeps what it has."""
         self._admission.close(_SHUTTING_DOWN)
+        self._bodies.budget.refuse_incomplete(draining(_SHUTTING_DOWN))
 
     def end_all(self) -> None:
         """End what is still under way with an error that says why."""
@@ -170,49 +174,77 @@ class Gateway:
         self._running += 1
         self._idle.clear()
         try:
-            await self._admit(scope, receive, send, record)
+            await self._answer(scope, receive, send, record)
         finally:
             self._running -= 1
             if self._running == 0:
                 self._idle.set()
 
-    async def _admit(self, scope: Scope, receive: Receive, send: Send, record: RequestRecord) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, record: RequestRecord) -> None:
+        is_whole = False
+        try:
+            # Whoever comes in vain need not send a body first.
+            self._admission.check_open()
+            if not (self._can_serve or self._recovery.is_under_way):
+                await self._not_ready(send, record)
+                return
+            self._bodies.check_announced(scope["headers"])
+            with Body(self._bodies, record.key) as body:
+                try:
+                    data = await body.read(receive)
+                finally:
+                    record.bytes_in = body.size
+                is_whole = True
+                lane_of(scope).watch()
+                ticket = await self._turn(record, data)
+                if ticket is None:
+                    await self._not_ready(send, record)
+                    return
+                body.keep()
+                try:
+                    await self._proxy.pass_on(scope, send, self._passage(scope, record, data))
+                finally:
+                    ticket.leave()
+                    ticket.record_tokens(record.prompt_tokens or 0, record.completion_tokens or 0)
+        except Rejected as rejected:
+            record.reject(rejected.status, rejected.reason)
+            await send_rejected(send, record, rejected, is_whole=is_whole)
+
+    async def _turn(self, record: RequestRecord, data: bytes | bytearray) -> Ticket | None:
+        """Wait for a place at the engine; None where it is not ready."""
+        record.is_stream = read_fields(data).stream
+        came = time.monotonic()
         try:
             if self._recovery.is_under_way:
                 await self._recovery.until_ready()
-            if not (self._status.current.is_ready or self._is_lame_duck):
-                record.reject(503, "not_ready")
-                await send_not_ready(send, self._status.current, record)
-                return
+            if not self._can_serve:
+                return None
             ticket = await self._admission.enter(record.key)
         except Rejected as rejected:
-            record.reject(rejected.status, rejected.reason)
-            kind = "rate_limit_error" if rejected.status == 429 else "unavailable_error"
-            retry = [(b"retry-after", str(rejected.retry_after_seconds).encode())]
-            await send_error(send, record, ApiError(rejected.status, kind, str(rejected)), retry)
-            return
-        record.queue_seconds = ticket.queue_seconds
-        try:
-            await self._proxy.pass_on(scope, receive, send, self._passage(scope, record))
-        except BodyError as error:
-            record.reject(error.status, error.reason)
-            kind = "unavailable_error" if error.status == 503 else "BadRequestError"
-            # What is left of the body is not read: the connection cannot be used again.
-            headers = [(b"connection", b"close")]
-            if error.status == 503:
-                headers.append((b"retry-after", str(RETRY_AFTER_SECONDS).encode()))
-            await send_error(send, record, ApiError(error.status, kind, str(error)), headers)
-        finally:
-            ticket.leave()
-            ticket.record_tokens(record.prompt_tokens or 0, record.completion_tokens or 0)
+            if rejected.has_waited:
+                record.queue_seconds = time.monotonic() - came
+            raise
+        except asyncio.CancelledError:
+            record.queue_seconds = time.monotonic() - came
+            raise
+        record.queue_seconds = time.monotonic() - came
+        return ticket
 
-    def _passage(self, scope: Scope, record: RequestRecord) -> Passage:
+    @property
+    def _can_serve(self) -> bool:
+        return self._status.current.is_ready or self._is_lame_duck
+
+    async def _not_ready(self, send: Send, record: RequestRecord) -> None:
+        record.reject(503, "not_ready")
+        await send_not_ready(send, self._status.current, record)
+
+    def _passage(self, scope: Scope, record: RequestRecord, body: bytes | bytearray) -> Passage:
         target: bytes = scope["raw_path"]
         if scope["query_string"]:
             target += b"?" + scope["query_string"]
         # With keys of ours, the client's key is nobody else's business; without, it may be vLLM's own.
         without = _NO_CREDENTIALS if self._keyring.is_open else CREDENTIAL_HEADERS
-        return Passage(record, target, without, record.span.headers if record.span else ())
+        return Passage(record, target, body, without, record.span.headers if record.span else ())
 
     @staticmethod
     async def _fail(send: Send, lane: Lane, record: RequestRecord) -> None:

@@ -1,104 +1,152 @@
-"""A request's body, read whole before the engine hears of it: bounded in size, time and sum."""
+"""A request's body, read whole before the engine hears of it: bounded in size, time, number and sum."""
 
 from __future__ import annotations
 
 import asyncio
-import time
+from types import TracebackType
 
-from starlette.types import Message, Receive
+from starlette.types import Receive
+
+from vllm_engine.gateway.body_budget import BodyBudget
+from vllm_engine.gateway.limits import Rejected
 
 _SLOWEST_BYTES_PER_SECOND = 16_384
-"""Who sends a large body slower than this, all in all, holds memory longer than an honest client would."""
-_SMALL_BYTES = 65_536
+"""Who sends slower than this, all in all, holds a place and memory longer than an honest client would.
+Apache has the same rule (mod_reqtimeout: `body=20,MinRate=500`)."""
 
 
-class BodyError(Exception):
-    """The body cannot be taken; carries the answer."""
+class Bodies:
+    """Makes a `Body` of every request, within one budget.
 
-    def __init__(self, status: int, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.reason = reason
+    Args:
+        max_bytes: of one body.
+        idle_timeout_seconds: how long a client may send nothing; and it has that long for all of its body,
+            and a second more for each 16 KiB of it.
+        budget: what all may take together.
+    """
 
-
-class BodyReader:
-    """Reads bodies for every request of the gateway, and bounds what they take together."""
-
-    def __init__(self, *, max_bytes: int, idle_timeout_seconds: float, max_total_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._idle_timeout = idle_timeout_seconds
-        self._max_total = max_total_bytes
-        self._total = 0
-
-    @property
-    def held_bytes(self) -> int:
-        """Bytes of all bodies that are held now."""
-        return self._total
+    def __init__(self, *, max_bytes: int, idle_timeout_seconds: float, budget: BodyBudget) -> None:
+        self.max_bytes = max_bytes
+        self.idle_timeout_seconds = idle_timeout_seconds
+        self.budget = budget
 
     def check_announced(self, headers: list[tuple[bytes, bytes]]) -> None:
         """Refuse a body by its announced length, before any of it is read.
 
         Raises:
-            BodyError: it is larger than `MAX_BODY_BYTES`.
+            Rejected: it is larger than `MAX_BODY_BYTES`.
         """
         for name, value in headers:
-            if name == b"content-length" and int(value) > self._max_bytes:
-                raise self._too_large()
+            if name == b"content-length" and int(value) > self.max_bytes:
+                raise self.too_large()
 
-    async def read(self, receive: Receive) -> bytes:
-        """Read the whole body; `release` it when it is no longer needed.
+    def too_large(self) -> Rejected:
+        """Refuse a body for its size (RFC 9110, section 15.5.14)."""
+        return Rejected(413, "body_size", None, f"The body exceeds MAX_BODY_BYTES={self.max_bytes}")
+
+    def too_slow(self) -> Rejected:
+        """Refuse a body for its pace (RFC 9110, section 15.5.9)."""
+        seconds = f"{self.idle_timeout_seconds:g}"
+        message = (
+            f"The body came too slowly: at most {seconds} s may pass without a byte, and in all that and 1 s "
+            f"for each 16 KiB (BODY_IDLE_TIMEOUT_SECONDS={seconds})"
+        )
+        return Rejected(408, "body_timeout", None, message)
+
+
+class Body:
+    """Holds one request's body while entered, in the task that serves the request.
+
+    Until `keep` it may have to give way to others: the task is cancelled then, wherever it waits, and leaving
+    this raises the refusal in place of the cancellation, as `asyncio.timeout` does with its own.
+    """
+
+    __slots__ = (
+        "_bodies",
+        "_cancelling",
+        "_due",
+        "_loop",
+        "_refusal",
+        "_slow_at",
+        "_task",
+        "_timer",
+        "key",
+        "size",
+    )
+
+    def __init__(self, bodies: Bodies, key: str | None) -> None:
+        self._bodies = bodies
+        self._refusal: Rejected | None = None
+        self.key = key
+        """The API key's name, whose share it counts for."""
+        self.size = 0
+
+    def __enter__(self) -> Body:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - each request has one
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._bodies.budget.begin(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bodies.budget.release(self)
+        if self._refusal is None or self._task.uncancel() > self._cancelling:
+            return
+        if kind is not None and issubclass(kind, asyncio.CancelledError):
+            raise self._refusal from None
+
+    async def read(self, receive: Receive) -> bytes | bytearray:
+        """Return the whole body.
 
         Raises:
-            BodyError: it is too large, too slow, or does not fit beside the others.
+            Rejected: it is too large or does not fit beside the others.
         """
-        began = time.monotonic()
-        message = await self._next(receive, self._idle_timeout)
-        body: bytes = message.get("body", b"")
-        self._take(len(body), 0)
-        if not message.get("more_body"):
-            return body
-        pieces = [body]
-        size = len(body)
+        self._loop = asyncio.get_running_loop()
+        now = self._loop.time()
+        idle = self._bodies.idle_timeout_seconds
+        self._due = self._slow_at = now + idle
+        self._timer = self._loop.call_at(self._due, self._look)
         try:
+            message = await receive()
+            piece: bytes = message.get("body", b"")
+            self._take(len(piece))
+            if not message.get("more_body"):
+                self._bodies.budget.whole(self)
+                return piece
+            # Not a list: a client may send a million pieces of one byte.
+            data = bytearray(piece)
             while message.get("more_body"):
-                message = await self._next(receive, self._patience(size, time.monotonic() - began))
-                piece: bytes = message.get("body", b"")
-                self._take(len(piece), size)
-                size += len(piece)
-                pieces.append(piece)
-        except BaseException:
-            self._total -= size
-            raise
-        return b"".join(pieces)
+                message = await receive()
+                piece = message.get("body", b"")
+                self._take(len(piece))
+                self._due = self._loop.time() + idle
+                data += piece
+            self._bodies.budget.whole(self)
+            return data
+        finally:
+            self._timer.cancel()
 
-    def release(self, body: bytes) -> None:
-        """Say that a body is no longer held."""
-        self._total -= len(body)
+    def keep(self) -> None:
+        """Say that the engine has it: from now on it does not give way."""
+        self._bodies.budget.keep(self)
 
-    def _patience(self, size: int, seconds: float) -> float:
-        """Return how long the next piece may take: less for who has been slow on the whole.
+    def give_way(self, refusal: Rejected) -> None:
+        """End the request with this refusal; the first one counts."""
+        if self._refusal is None:
+            self._refusal = refusal
+            self._task.cancel()
 
-        A small body may take its time, as it holds next to nothing.
-        """
-        if size <= _SMALL_BYTES:
-            return self._idle_timeout
-        due = self._idle_timeout + size / _SLOWEST_BYTES_PER_SECOND
-        return max(0.0, min(self._idle_timeout, due - seconds))
+    def _take(self, count: int) -> None:
+        if self.size + count > self._bodies.max_bytes:
+            raise self._bodies.too_large()
+        self._bodies.budget.grow(self, count)
 
-    async def _next(self, receive: Receive, seconds: float) -> Message:
-        try:
-            async with asyncio.timeout(seconds):
-                return await receive()
-        except TimeoutError:
-            message = f"The body came too slowly; BODY_IDLE_TIMEOUT_SECONDS={self._idle_timeout:g}"
-            raise BodyError(408, "body_timeout", message) from None
-
-    def _take(self, piece: int, before: int) -> None:
-        if before + piece > self._max_bytes:
-            raise self._too_large()
-        if self._total + piece > self._max_total:
-            raise BodyError(503, "memory", "Too many large requests at once; try again later")
-        self._total += piece
-
-    def _too_large(self) -> BodyError:
-        return BodyError(413, "body_size", f"The body exceeds MAX_BODY_BYTES={self._max_bytes}")
+    def _look(self) -> None:
+        due = min(self._due, self._slow_at + self.size / _SLOWEST_BYTES_PER_SECOND)
+        if self._loop.time() < due:
+            self._timer = self._loop.call_at(due, self._look)
+        else:
+            self.give_way(self._bodies.too_slow())

@@ -12,7 +12,8 @@ from vllm_engine.errors import Problem, SettingsError
 from vllm_engine.gateway.admission import Admission
 from vllm_engine.gateway.app import Gateway
 from vllm_engine.gateway.auth import Keyring, KeysError
-from vllm_engine.gateway.body import BodyReader
+from vllm_engine.gateway.body import Bodies
+from vllm_engine.gateway.body_budget import BodyBudget
 from vllm_engine.gateway.cors import Cors
 from vllm_engine.gateway.disk import Disk
 from vllm_engine.gateway.exchange import Engine
@@ -33,6 +34,10 @@ from vllm_engine.settings import Settings
 
 _BODIES_AT_ONCE = 16
 """How many bodies of the largest size may be held in memory together."""
+_MIN_BODY_BYTES = 256 << 20
+"""And at least so much: with small bodies, as many as may run and wait."""
+_READING_AT_ONCE = 1024
+"""How many bodies may be incomplete. One that comes in one piece with its head, as most do, is never."""
 
 
 def build_gateway(
@@ -48,17 +53,22 @@ def build_gateway(
     Raises:
         SettingsError: the keys or the extra routes cannot be used, or tracing lacks its packages.
     """
-    bodies = BodyReader(
+    bodies = Bodies(
         max_bytes=settings.max_body_bytes,
         idle_timeout_seconds=settings.body_idle_timeout_seconds,
-        max_total_bytes=_BODIES_AT_ONCE * settings.max_body_bytes,
+        budget=BodyBudget(
+            max_bytes=max(_BODIES_AT_ONCE * settings.max_body_bytes, _MIN_BODY_BYTES),
+            max_reading=_READING_AT_ONCE,
+        ),
     )
     recovery = Recovery(
-        status, timeout_seconds=settings.replay_timeout_seconds, max_waiting=settings.max_queue
+        status,
+        timeout_seconds=settings.replay_timeout_seconds,
+        max_waiting=settings.max_in_flight + settings.max_queue,
     )
     upstream = Upstream(socket)
     engine = Engine(upstream, status, recovery, pulse)
-    proxy = Proxy(engine, bodies, keep_alive_seconds=settings.keep_alive_seconds)
+    proxy = Proxy(engine, keep_alive_seconds=settings.keep_alive_seconds)
     admission = Admission(_limits(settings))
     keyring = load_keyring(settings)
     routes = load_routes(settings)
@@ -73,6 +83,7 @@ def build_gateway(
         state=lambda: status.current.state,
         standby_bytes=lambda: status.current.standby_bytes,
         log_lines_dropped=lines_dropped,
+        bodies=lambda: (bodies.budget.reading, bodies.budget.held_bytes),
     )
     metrics.follow(status)
     keep = settings.metrics_cache_seconds
@@ -99,6 +110,7 @@ def build_gateway(
         public_paths=public,
         keyring=keyring,
         routes=routes,
+        bodies=bodies,
         admission=admission,
         proxy=proxy,
         cors=Cors(settings.cors_origins),

@@ -44,7 +44,7 @@ class Request:
 
     method: str
     head: bytes
-    body: bytes
+    body: bytes | bytearray
 
 
 class Exchange:

@@ -48,16 +48,24 @@ class Bucket:
 
 
 class KeyState:
-    """What is known of one API key: how many of its requests run, and its allowances (None: no limit)."""
+    """What is known of one API key: the places it has and waits for, and its allowances (None: no limit)."""
 
-    __slots__ = ("in_flight", "name", "requests", "tokens")
+    __slots__ = ("in_flight", "name", "requests", "tokens", "waiting")
 
     def __init__(self, name: str | None, limits: Limits, now: float) -> None:
         requests, tokens = limits.key_requests_per_minute, limits.key_tokens_per_minute
         self.name = name
         self.in_flight = 0
+        self.waiting = 0
         self.requests = Bucket(requests, now) if requests else None
         self.tokens = Bucket(tokens, now) if tokens else None
+
+    def take(self, requests: int, tokens: int, now: float) -> None:
+        """Take from both allowances; negative amounts are given back."""
+        if self.requests is not None:
+            self.requests.take(requests, now)
+        if self.tokens is not None and tokens:
+            self.tokens.take(tokens, now)
 
     def is_new(self, now: float) -> bool:
         """Whether nothing runs and nothing is owed, so that forgetting the key changes nothing."""
@@ -99,6 +107,10 @@ class FairQueue(Generic[T]):
         if items is not None and item in items:
             del items[item]
             self._shortened(key, items)
+
+    def first(self) -> T:
+        """Return the request whose turn it is, and leave it where it is."""
+        return next(iter(next(iter(self._by_key.values()))))
 
     def popleft(self) -> T:
         """Take out the request whose turn it is; its key's next turn comes after all the others'."""

@@ -14,7 +14,14 @@ RejectionReason = Literal[
     "key_tokens",
     "draining",
     "restart_timeout",
+    "body_size",
+    "body_timeout",
+    "bodies",
+    "memory",
 ]
+
+RETRY_AFTER_SECONDS = 5
+"""What clients are told while nothing better is known about when the engine will be ready."""
 
 MAX_ESTIMATE_SECONDS = 60
 """Further ahead an estimate is worth little: who asks again after this long costs next to nothing."""
@@ -29,13 +36,19 @@ _LATEST = 32
 class Rejected(Exception):
     """A request that the gateway answers itself, because a limit is reached or it is draining."""
 
-    def __init__(self, status: int, reason: RejectionReason, retry_after_seconds: int, message: str) -> None:
+    has_waited = False
+    """Whether it waited for its turn, in vain."""
+
+    def __init__(
+        self, status: int, reason: RejectionReason, retry_after_seconds: int | None, message: str
+    ) -> None:
         super().__init__(message)
         self.status = status
-        """429: this client or this instance is over its limit. 503: the instance is not able."""
+        """429: this client or this instance is over its limit. 503: the instance is not able. 408, 413: the
+        request itself came too slowly or is too large."""
         self.reason: RejectionReason = reason
         self.retry_after_seconds = retry_after_seconds
-        """Whole seconds, at least 1, for the `Retry-After` header."""
+        """Whole seconds, at least 1, for the `Retry-After` header; None where waiting changes nothing."""
         self.message = message
         """One sentence that names the limit and the setting that raises it."""
 
@@ -138,6 +151,11 @@ class Pace:
         """Estimate when `endings` places have become free, while all `running` are taken."""
         # An engine that has gone quiet ends nothing to learn from, so its silence has to count.
         return endings * max(self._mean, now - self.quiet_since) / running
+
+
+def draining(reason: str) -> Rejected:
+    """Refuse whoever waits or comes while the program ends; `reason` says so."""
+    return Rejected(503, "draining", RETRY_AFTER_SECONDS, reason)
 
 
 def whole_seconds(seconds: float) -> int:

@@ -66,6 +66,8 @@ _HELP = {
     "bytes": "Bytes of bodies, in from clients and out to them.",
     "in_flight": "Requests at the engine now.",
     "waiting": "Requests that wait in the gateway for their turn now.",
+    "bodies_incomplete": "Requests whose body is still being sent now.",
+    "body_bytes": "Memory that the bodies of open requests take now, in bytes.",
     "engine_state": "1 for the state that the engine is in.",
     "standby_ready": "Whether a standby is ready to be the next engine.",
     "standby_bytes": "Memory that the standby takes, shared pages counted once; 0 without one.",
@@ -117,6 +119,7 @@ class GatewayMetrics:
         self._bytes_in, self._bytes_out = size.labels("in"), size.labels("out")
         self._in_flight = own.gauge("in_flight")
         self._waiting = own.gauge("waiting")
+        self._incomplete, self._body_bytes = own.gauge("bodies_incomplete"), own.gauge("body_bytes")
         self._state = own.gauge("engine_state", "state")
         self._standby_ready = own.gauge("standby_ready")
         self._standby_bytes = own.gauge("standby_bytes")
@@ -150,11 +153,14 @@ class GatewayMetrics:
         state: Callable[[], EngineState],
         standby_bytes: Callable[[], int | None] = lambda: None,
         log_lines_dropped: Callable[[], int] = lambda: 0,
+        bodies: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> None:
         """Take these from where they are known, asked at each `render` and never on the data path."""
         self._count_log_lines_dropped = log_lines_dropped
         self._in_flight.set_function(in_flight)
         self._waiting.set_function(waiting)
+        self._incomplete.set_function(lambda: bodies()[0])
+        self._body_bytes.set_function(lambda: bodies()[1])
         self._standby_ready.set_function(lambda: standby_bytes() is not None)
         self._standby_bytes.set_function(lambda: standby_bytes() or 0)
         for one in EngineState:
@@ -186,16 +192,15 @@ class GatewayMetrics:
         (requests or self._new_requests(route, record.status, outcome)).inc()
         self._bytes_in.inc(record.bytes_in)
         self._bytes_out.inc(record.bytes_out)
+        if record.queue_seconds is not None:
+            self._queue.observe(record.queue_seconds)
         if outcome is Outcome.REJECTED:
             self._reject(record.reason or _OTHER)
-            if record.queue_seconds:
-                self._queue.observe(record.queue_seconds)
             return
         if outcome is Outcome.CLIENT_GONE:
             self._disconnects.inc()
         if record.replays:
             self._replays.inc(record.replays)
-        self._queue.observe(record.queue_seconds)
         if route not in self._times_of:
             self._times_of[route] = self._ttft.labels(route), self._duration.labels(route)
         ttft, duration = self._times_of[route]

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope, Send
 
-from vllm_engine.gateway.body import BodyReader
 from vllm_engine.gateway.connection import lane_of
 from vllm_engine.gateway.exchange import Engine, Exchange, Request
-from vllm_engine.gateway.fields import read_fields
 from vllm_engine.gateway.headers import request_head
 from vllm_engine.gateway.record import RequestRecord
 from vllm_engine.gateway.relay import Relay
@@ -23,6 +21,7 @@ class Passage:
 
     record: RequestRecord
     target: bytes
+    body: bytes | bytearray
     without: frozenset[bytes] = frozenset()
     extra: tuple[tuple[bytes, bytes], ...] = ()
 
@@ -30,9 +29,8 @@ class Passage:
 class Proxy:
     """Passes admitted requests to the engine."""
 
-    def __init__(self, engine: Engine, bodies: BodyReader, *, keep_alive_seconds: float) -> None:
+    def __init__(self, engine: Engine, *, keep_alive_seconds: float) -> None:
         self._engine = engine
-        self._bodies = bodies
         self._keep_alive = keep_alive_seconds
         self._relays: set[Relay] = set()
         self._ticker: asyncio.Task[None] | None = None
@@ -55,22 +53,16 @@ class Proxy:
         for relay in tuple(self._relays):
             relay.fail(self._end)
 
-    async def pass_on(self, scope: Scope, receive: Receive, send: Send, passage: Passage) -> None:
+    async def pass_on(self, scope: Scope, send: Send, passage: Passage) -> None:
         """Pass one request to the engine and its answer to the client.
 
         Being cancelled, because the client has left, ends the engine's work on it too.
 
         Raises:
-            BodyError: the request's body cannot be taken.
             UpstreamError: the engine broke off in an answer that cannot say so any more.
         """
-        self._bodies.check_announced(scope["headers"])
-        body = await self._bodies.read(receive)
         lane = lane_of(scope)
-        lane.watch()
-        record = passage.record
-        record.bytes_in = len(body)
-        record.is_stream = read_fields(body).stream
+        record, body = passage.record, passage.body
         relay = Relay(lane, send, record, self._engine.pulse)
         self._relays.add(relay)
         if self._end is not None:
@@ -89,7 +81,6 @@ class Proxy:
             await exchange.run(Request(scope["method"], head, body))
         finally:
             self._relays.discard(relay)
-            self._bodies.release(body)
             relay.abort()
             record.prompt_tokens, record.completion_tokens = relay.usage.tokens()
             record.is_estimate = relay.usage.is_estimate

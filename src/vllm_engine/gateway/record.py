@@ -50,7 +50,8 @@ class RequestRecord:
     status: int = 0
     outcome: Outcome = Outcome.COMPLETE
     received: float = field(default_factory=time.monotonic)
-    queue_seconds: float = 0.0
+    queue_seconds: float | None = None
+    """How long it waited for its turn, in vain or not; None for what has not come that far."""
     replays: int = 0
     """How often it was sent again because the engine was lost before the answer began."""
     first_byte: float | None = None

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from vllm_engine.engine.state import EngineState, EngineStatus, StatusReader
-from vllm_engine.gateway.limits import Rejected
-from vllm_engine.gateway.replies import RETRY_AFTER_SECONDS
+from vllm_engine.gateway.limits import RETRY_AFTER_SECONDS, Rejected
 
 NOTICE_SECONDS = 2.0
 """An engine's end is noticed within one second; a failed request may be what shows it first."""
@@ -27,7 +26,14 @@ class Verdict(StrEnum):
 
 
 class Recovery:
-    """Lets requests wait for an engine that is being restarted."""
+    """Lets requests wait for an engine that is being restarted.
+
+    Args:
+        status: the engine's.
+        timeout_seconds: how long each may wait; 0: none does.
+        max_waiting: how many may wait, those that had a place at the engine included. These always may: they
+            keep their places.
+    """
 
     def __init__(self, status: StatusReader, *, timeout_seconds: float, max_waiting: int) -> None:
         self._status = status
@@ -55,15 +61,18 @@ class Recovery:
                 503,
                 "saturated",
                 RETRY_AFTER_SECONDS,
-                f"The engine restarts and {self.waiting} requests wait for it (MAX_QUEUE)",
+                f"The engine restarts and {self.waiting} requests wait for it, as many as may run and wait "
+                "(MAX_IN_FLIGHT and MAX_QUEUE)",
             )
         if not await self._until(lambda now: now.is_ready or now.state in _ENDED):
-            raise Rejected(
+            late = Rejected(
                 503,
                 "restart_timeout",
                 RETRY_AFTER_SECONDS,
                 f"The engine restarts and was not ready within REPLAY_TIMEOUT_SECONDS={self._timeout:g}",
             )
+            late.has_waited = True
+            raise late
 
     async def is_lost(self, start: int) -> bool:
         """Find out whether the engine's start of this number is over; that may be noticed a little later."""
@@ -81,7 +90,7 @@ class Recovery:
         """
         if not await self.is_lost(start):
             return Verdict.LIVES
-        if not self._timeout or self.waiting >= self._max_waiting:
+        if not self._timeout:
             return Verdict.GONE
 
         def settled(now: EngineStatus) -> bool:

@@ -9,11 +9,10 @@ from starlette.types import Message, Send
 from vllm_engine.engine.state import EngineState, EngineStatus
 from vllm_engine.gateway.dialect import ApiError, body_of
 from vllm_engine.gateway.identity import REQUEST_ID
+from vllm_engine.gateway.limits import RETRY_AFTER_SECONDS, Rejected
 from vllm_engine.gateway.record import RequestRecord
 
-RETRY_AFTER_SECONDS = 5
-"""What clients are told while nothing better is known about when the engine will be ready."""
-
+_KINDS = {429: "rate_limit_error", 503: "unavailable_error"}
 _REASONS = {404: "unknown_route", 405: "method"}
 _FOR_GOOD = frozenset((EngineState.FAILED, EngineState.STOPPED))
 
@@ -39,6 +38,18 @@ async def send_not_ready(send: Send, status: EngineStatus, record: RequestRecord
     The body while loading is the field's convention (llama-server has it so).
     """
     await send_error(send, record, not_ready(status), retry_after(status))
+
+
+async def send_rejected(send: Send, record: RequestRecord, rejected: Rejected, *, is_whole: bool) -> None:
+    """Send why the gateway does not pass a request on; `is_whole`: all of its body has been read."""
+    kind = _KINDS.get(rejected.status, "BadRequestError")
+    headers = []
+    if rejected.retry_after_seconds is not None:
+        headers.append((b"retry-after", str(rejected.retry_after_seconds).encode()))
+    if not is_whole:
+        # What is left of the body is not read: the connection cannot be used again.
+        headers.append((b"connection", b"close"))
+    await send_error(send, record, ApiError(rejected.status, kind, str(rejected)), headers)
 
 
 def retry_after(status: EngineStatus) -> list[tuple[bytes, bytes]]:

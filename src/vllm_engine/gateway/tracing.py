@@ -191,7 +191,7 @@ def span_attributes(record: RequestRecord) -> dict[str, Any]:
         "gateway.outcome": record.outcome.value,
         "gateway.reason": record.reason,
         "gateway.key": record.key,
-        "gateway.queue_seconds": record.queue_seconds,
+        "gateway.queue_seconds": record.queue_seconds or 0.0,
     }
     return {name: value for name, value in values.items() if value is not None}
 

@@ -109,7 +109,9 @@ class UpstreamConnection(asyncio.Protocol):
         self.closed = False
         self.expiry: asyncio.TimerHandle | None = None
 
-    def start(self, head: bytes, body: bytes, sink: ResponseSink, *, is_head_request: bool = False) -> None:
+    def start(
+        self, head: bytes, body: bytes | bytearray, sink: ResponseSink, *, is_head_request: bool = False
+    ) -> None:
         """Send one request; the answer goes to `sink`.
 
         Args:
