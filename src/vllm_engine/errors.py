@@ -30,7 +30,7 @@ class ExitCode(IntEnum):
 
 @dataclass(frozen=True)
 class Problem:
-    """One wrong setting: which, its value, and what was wanted or what to do."""
+    """One wrong setting: which, its value, and what was wanted; what to do may follow after a semicolon."""
 
     key: str
     value: str
@@ -38,6 +38,18 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.key}={_quoted(self.value)}: {self.wanted}"
+
+    @property
+    def cause(self) -> str:
+        """What is wrong, without what to do about it."""
+        return f"{self.key}={_quoted(self.value)}: {self.wanted.partition('; ')[0]}"
+
+    @property
+    def remedy(self) -> str:
+        """What to do."""
+        wanted, _, remedy = self.wanted.partition("; ")
+        legal = wanted.removeprefix("wanted ")
+        return remedy or (f"correct {self.key}" if legal == wanted else f"set {self.key} to {legal}")
 
 
 @dataclass(frozen=True)
@@ -95,6 +107,11 @@ class SettingsError(VllmEngineError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
+        self.diagnosis = Diagnosis(
+            self.code,
+            "; ".join(problem.cause for problem in self.problems),
+            "; ".join(problem.remedy for problem in self.problems),
+        )
 
 
 class EngineError(VllmEngineError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import time
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from vllm_engine.engine.state import EngineStatus, Phase, StatusReader
 from vllm_engine.gateway.tls import client_context
 from vllm_engine.local import client_url, first_key
 from vllm_engine.settings import Settings
+
+logger = logging.getLogger("gateway")
 
 _TICK_SECONDS = 0.25
 _TRUST = """\
@@ -61,7 +64,8 @@ class Presenter:
         try:
             answer = await ask(base_url, name, question, self._piece, first_key(self.settings), trusted)
         except ServerError as error:
-            self.console.print(f"\nThe first question failed: {error}", highlight=False, markup=False)
+            self.console.print()
+            logger.error("the first question failed: %s", error)
             return
         self.console.print(
             f"\n\nFirst token after {answer.first_token_seconds:.2f} s, whole answer after "

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vllm_engine.diagnosis.explainer import Explainer
+from vllm_engine.diagnosis.termination import write_termination_log
 from vllm_engine.engine.history import StartHistory
 from vllm_engine.engine.pulse import Pulse
 from vllm_engine.engine.start_log import StartLog
@@ -20,6 +21,7 @@ from vllm_engine.engine.state import Phase, StatusBoard, StatusReader
 from vllm_engine.engine.supervisor import Launch, Policy, Supervisor
 from vllm_engine.engine.vitals import VitalLimits
 from vllm_engine.environment import Environment
+from vllm_engine.errors import VllmEngineError
 from vllm_engine.file_limit import ConnectionShares, connection_shares, raise_file_limit
 from vllm_engine.gateway.app import Gateway
 from vllm_engine.gateway.build import build_gateway
@@ -46,18 +48,31 @@ async def serve(
     listeners: Listeners,
     companion: Companion | None = None,
     lines_dropped: Callable[[], int] = lambda: 0,
+    *,
+    is_essential: bool = False,
 ) -> None:
     """Run the gateway and the engine until a signal; returns after a clean stop.
+
+    Args:
+        settings: the loaded settings.
+        environment: what they were loaded from.
+        preflight: what was found before the start.
+        listeners: the open sockets.
+        companion: runs beside the server; its failure is logged.
+        lines_dropped: says how many lines the log could not write.
+        is_essential: whether its failure stops the server too, and is this call's.
 
     Raises:
         SettingsError: the model shows that a setting cannot work.
         EngineError: the engine could not start, or died.
+        VllmEngineError: an essential companion has failed.
     """
     shares = _connection_shares(settings, raise_file_limit())
     board = StatusBoard()
     pulse = Pulse()
     log = StartLog(board, StartHistory(settings.cache_dir / "starts.json"))
     explainer = Explainer(settings, preflight.device, preflight.installation.version)
+    beside = _Beside(companion(board), is_essential) if companion is not None else None
     with _runtime_folder() as folder:
         path = folder / "engine.sock"
         supervisor = Supervisor(
@@ -81,7 +96,28 @@ async def serve(
                 await servers.enter_async_context(health)
             api = running(settings, gateway, listeners.api, shares.api, tls=listeners.tls)
             await servers.enter_async_context(api)
-            await _until_told_to_stop(settings, supervisor, gateway, companion and companion(board))
+            await _until_told_to_stop(settings, supervisor, gateway, beside)
+    if beside is not None and beside.error is not None:
+        raise VllmEngineError(f"{type(beside.error).__name__}: {beside.error}") from beside.error
+
+
+@dataclass
+class _Beside:
+    """A companion at work."""
+
+    work: Awaitable[None]
+    is_essential: bool
+    error: Exception | None = None
+
+    async def run(self, told: asyncio.Event) -> None:
+        """Do the work; `told` is set where the server shall stop because it failed."""
+        try:
+            await self.work
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the server, and is said
+            logger.error("what ran beside the server has failed: %s: %s", type(error).__name__, error)
+            if self.is_essential:
+                self.error = error
+                told.set()
 
 
 def _connection_shares(settings: Settings, files: int) -> ConnectionShares:
@@ -146,31 +182,56 @@ class _Preparation:
 
 
 async def _until_told_to_stop(
-    settings: Settings, supervisor: Supervisor, gateway: Gateway, companion: Awaitable[None] | None
+    settings: Settings, supervisor: Supervisor, gateway: Gateway, beside: _Beside | None
 ) -> None:
     told, hurried = asyncio.Event(), asyncio.Event()
+    engine = asyncio.create_task(supervisor.run())
+    companion = asyncio.create_task(beside.run(told)) if beside is not None else None
+    stop = asyncio.create_task(told.wait())
+    with _signals(told, hurried):
+        try:
+            await asyncio.wait({engine, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if engine.done():
+                _hold_or_raise(settings, engine)
+                await stop
+            else:
+                await _drain(settings, supervisor, gateway, hurried)
+        finally:
+            for task in filter(None, (engine, stop, companion)):
+                task.cancel()
+            await asyncio.gather(*filter(None, (engine, stop, companion)), return_exceptions=True)
+    logger.info("stopped")
+
+
+@contextlib.contextmanager
+def _signals(told: asyncio.Event, hurried: asyncio.Event) -> Generator[None]:
+    """Have SIGTERM and SIGINT stop in order, and hurry when they come again; SIGHUP stops as they do.
+
+    A terminal that closes may send SIGHUP more than once, so that it never hurries. Where it was ignored at
+    the start, as `nohup` has it, it stays ignored.
+    """
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: (hurried if told.is_set() else told).set())
-    engine = asyncio.create_task(supervisor.run())
-    beside = asyncio.ensure_future(companion) if companion is not None else None
-    stop = asyncio.create_task(told.wait())
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        # Until the loop is closed: the hangup of a shell may follow that of its terminal.
+        loop.add_signal_handler(signal.SIGHUP, told.set)
     try:
-        await asyncio.wait({engine, stop}, return_when=asyncio.FIRST_COMPLETED)
-        if engine.done() and settings.on_fatal == "hold":
-            logger.error("%s", engine.exception())
-            logger.error("ON_FATAL=hold: staying up, not ready, until stopped")
-            await stop
-        if engine.done():
-            await engine
-        await _drain(settings, supervisor, gateway, hurried)
+        yield
     finally:
-        for task in filter(None, (engine, stop, beside)):
-            task.cancel()
-        await asyncio.gather(*filter(None, (engine, stop, beside)), return_exceptions=True)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
-    logger.info("stopped")
+
+
+def _hold_or_raise(settings: Settings, engine: asyncio.Task[None]) -> None:
+    """Return if the program is to stay up although its engine has ended; raises that engine's error else."""
+    error = engine.exception()
+    if error is None or settings.on_fatal != "hold":
+        engine.result()
+        return
+    logger.error("%s", error)
+    logger.error("ON_FATAL=hold: staying up, not ready, until stopped")
+    write_termination_log(settings.termination_log, str(error))
 
 
 async def _drain(

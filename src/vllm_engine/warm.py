@@ -24,6 +24,7 @@ async def warm(settings: Settings, environment: Environment, prefix: Path, prese
     Raises:
         SettingsError: a setting cannot work.
         EngineError: the engine does not start.
+        VllmEngineError: its start could not be followed to the end.
     """
     settings = settings.model_copy(
         update={
@@ -42,7 +43,7 @@ async def warm(settings: Settings, environment: Environment, prefix: Path, prese
         if (await presenter.follow_start(status)).is_ready:
             os.kill(os.getpid(), signal.SIGTERM)  # as any process manager stops it
 
-    await serve(settings, environment, preflight, listen(settings), stop_when_ready)
+    await serve(settings, environment, preflight, listen(settings), stop_when_ready, is_essential=True)
 
 
 def _free_port() -> int:

@@ -100,7 +100,7 @@ def test_version(start: StartProgram) -> None:
     assert {"version", "python", "engine_python", "device"} <= set(body)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("when", ["starting", "ready"])
 def test_signal_stops_both(start: StartProgram, number: signal.Signals, when: str) -> None:
     """A signal ends gateway and engine, with status 0 and nothing left behind, at any time."""
@@ -160,6 +160,36 @@ def test_running_request_finishes(start: StartProgram) -> None:
     reader.join(20)
     assert lines[-2:] == ["data: [DONE]", ""]
     assert not any('"error"' in line for line in lines)
+    assert program.wait() == 0
+
+
+def test_hangup_drains(start: StartProgram, tmp_path: Path) -> None:
+    """A terminal that closes, and says so more than once, lets a stream that runs come to its end."""
+    program = start({"tokens": 30, "tokens_per_second": 5})
+    program.until_ready()
+    with program.client.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        program.send(signal.SIGHUP)
+        until(lambda: "stopping" in program.log(), "the notice of a stop")
+        program.send(signal.SIGHUP)
+        assert list(lines)[-2:] == ["data: [DONE]", ""]
+    assert program.wait() == 0
+    assert not list(tmp_path.glob("vllm-engine-*"))
+
+
+def test_hangup_that_was_ignored_stays_so(start: StartProgram) -> None:
+    """Under `nohup` it goes on."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        program = start()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    program.until_ready()
+    program.send(signal.SIGHUP)
+    assert program.client.post("/v1/chat/completions", json=CHAT).status_code == 200
+    assert (program.health() or {})["state"] == "ready"
+    program.send(signal.SIGTERM)
     assert program.wait() == 0
 
 
@@ -290,6 +320,14 @@ def test_ask(start: StartProgram) -> None:
     assert "from openai import OpenAI" in log
     program.send(signal.SIGINT)
     assert program.wait() == 0
+
+
+def test_a_first_question_that_fails_is_said(start: StartProgram) -> None:
+    """It is an error in the log, and the server goes on."""
+    program = start({"error_after_n_chunks": 2}, "--ask", "Well?")
+    until(lambda: "the first question failed: " in program.log(), "the notice")
+    assert " ERROR " in program.log()
+    assert (program.health() or {})["state"] == "ready"
 
 
 def test_json_logs_are_json(start: StartProgram) -> None:

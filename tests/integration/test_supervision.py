@@ -235,7 +235,7 @@ def test_auto_fit(start: StartProgram, is_on: bool) -> None:
 
 
 def test_hold(start: StartProgram) -> None:
-    """With ON_FATAL=hold the gateway stays, not ready, says why, and ends when told with the same status."""
+    """With ON_FATAL=hold the gateway stays, not ready, says why, and ends with 0 when told to stop."""
     program = start({"die_at_start": 1, "last_lines": ["ValueError: no such thing"]}, ON_FATAL="hold")
     until(lambda: (program.health() or {}).get("state") == "failed", "the failure")
     health = program.health() or {}
@@ -243,7 +243,16 @@ def test_hold(start: StartProgram) -> None:
     assert program.client.get("/livez").status_code == 200
     assert program.client.post("/v1/chat/completions", json=CHAT).status_code == 503
     program.send(signal.SIGTERM)
-    assert program.wait() == 3
+    assert program.wait() == 0
+
+
+def test_hold_tells_the_value_that_fits(start: StartProgram) -> None:
+    """What is wrong with a setting once the model is known is told with its remedy, as it is without hold."""
+    program = start(ON_FATAL="hold", MAX_MODEL_LEN="100000")
+    until(lambda: (program.health() or {}).get("state") == "failed", "the failure")
+    error = (program.health() or {})["error"]
+    assert error["message"] == 'MAX_MODEL_LEN="100000": the model holds at most 2048 tokens'
+    assert error["remedy"] == "set MAX_MODEL_LEN=2048 or less, or auto"
 
 
 def test_no_orphans(start: StartProgram) -> None:

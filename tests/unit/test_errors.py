@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vllm_engine import errors
-from vllm_engine.errors import VllmEngineError, error_body
+from vllm_engine.errors import Problem, SettingsError, VllmEngineError, error_body
 
 CODES = {
     "VllmEngineError": 1,
@@ -38,3 +38,17 @@ def test_body() -> None:
     """The shape is OpenAI's."""
     body = error_body("m", type="t", code=503)
     assert body == {"error": {"message": "m", "type": "t", "param": None, "code": 503}}
+
+
+def test_a_wrong_setting_has_a_remedy_of_its_own() -> None:
+    """`/healthz` shows what to do apart from what is wrong; the line on standard error has both."""
+    error = SettingsError(
+        [
+            Problem("A", "1", "too large; set A=0"),
+            Problem("B", "x", "wanted 1 or 0"),
+            Problem("C", "", "is bad"),
+        ]
+    )
+    assert str(error).splitlines()[0] == 'A="1": too large; set A=0'
+    assert error.diagnosis.message == 'A="1": too large; B="x": wanted 1 or 0; C="": is bad'
+    assert error.diagnosis.remedy == "set A=0; set B to 1 or 0; correct C"
