@@ -219,7 +219,7 @@ def test_wrong_method(start: StartProgram) -> None:
     program = start()
     program.until_listening()
     answer = program.client.post("/livez")
-    assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
     assert answer.json()["error"]["code"] == 405
 
 

@@ -85,6 +85,16 @@ def test_extra_routes_are_counted_by_name(start: StartProgram) -> None:
     assert 'route="/v1/_echo",status="200"' in program.client.get("/metrics").text
 
 
+def test_only_streams_are_streams(start: StartProgram) -> None:
+    """A route that answers with JSON alone does so whatever its body asks for: no comments before that."""
+    program = start(LOG_FORMAT="json")
+    program.until_ready()
+    program.client.post("/tokenize", json={"model": "fake", "prompt": "x", "stream": True})
+    program.client.post("/v1/chat/completions", json=CHAT | {"stream": True})
+    until(lambda: len(access_lines(program)) == 2, "two lines")
+    assert [line["stream"] for line in access_lines(program)] == [False, True]
+
+
 def test_one_reading_serves_all(start: StartProgram) -> None:
     """Scrapes are not passed on one by one: within METRICS_CACHE_SECONDS all get the same text."""
     program = start(METRICS_CACHE_SECONDS="600")

@@ -116,6 +116,18 @@ def test_methods() -> None:
     assert TABLE.match(b"/v1/responses/render") == Route("/v1/responses/render", frozenset({"POST"}))
 
 
+def test_streams() -> None:
+    """Nothing of ours gets into the answers of routes that never stream."""
+    assert {route.template for route in ROUTES if route.may_stream} == {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/audio/transcriptions",
+        "/v1/audio/translations",
+    }
+
+
 def test_templates_are_distinct() -> None:
     """Each path is listed once, so each metric label has one meaning."""
     assert len({route.template for route in ROUTES}) == len(ROUTES)

@@ -164,6 +164,7 @@ class Gateway:
             await self._own({**scope, RECORD: record}, receive, identified(send, record))
             return
         record.route, record.is_core_work = route.template, route.is_core_work
+        record.may_stream = route.may_stream
         if scope["method"] not in route.methods:
             record.reject(405, "method")
             allow = ", ".join(sorted(route.methods)).encode()
@@ -212,7 +213,7 @@ class Gateway:
 
     async def _turn(self, record: RequestRecord, data: bytes | bytearray) -> Ticket | None:
         """Wait for a place at the engine; None where it is not ready."""
-        record.is_stream = read_fields(data).stream
+        record.is_stream = record.may_stream and read_fields(data).stream
         came = time.monotonic()
         try:
             if self._recovery.is_under_way:

@@ -160,9 +160,9 @@ class Exchange:
             await relay.continue_event_stream()
             return
         assert relay.status is not None  # noqa: S101 - it has begun
-        headers = answer_headers(
-            relay.status, relay.headers, self._identity, is_event_stream=relay.is_event_stream
-        )
+        is_events = relay.is_event_stream
+        self._record.is_stream |= is_events
+        headers = answer_headers(relay.status, relay.headers, self._identity, is_event_stream=is_events)
         await relay.pass_on(headers)
 
     async def _refuse_poison(self) -> None:

@@ -59,7 +59,10 @@ class RequestRecord:
     ended: float = 0.0
     bytes_in: int = 0
     bytes_out: int = 0
+    may_stream: bool = False
+    """Whether the route answers with events to who asks for a stream."""
     is_stream: bool = False
+    """Whether the client waits for events."""
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     span: Span | None = None

@@ -46,6 +46,8 @@ class Route:
 
     Of a route in `EXTRA_ROUTES` that is not known, and so nothing is concluded from it.
     """
+    may_stream: bool = False
+    """Whether vLLM answers with events if the body asks for a stream; others ignore that, or refuse it."""
 
 
 class ExtraRouteError(ValueError):
@@ -58,15 +60,15 @@ class ExtraRouteError(ValueError):
 
 
 ROUTES = (
-    Route("/v1/chat/completions", _POST, is_core_work=True),
+    Route("/v1/chat/completions", _POST, is_core_work=True, may_stream=True),
     Route("/v1/chat/completions/render", _POST),
-    Route("/v1/completions", _POST, is_core_work=True),
+    Route("/v1/completions", _POST, is_core_work=True, may_stream=True),
     Route("/v1/completions/render", _POST),
-    Route("/v1/responses", _POST, is_core_work=True),
+    Route("/v1/responses", _POST, is_core_work=True, may_stream=True),
     Route("/v1/responses/render", _POST),
     Route("/v1/responses/{id}", _GET),
     Route("/v1/responses/{id}/cancel", _POST),
-    Route("/v1/messages", _POST, is_core_work=True),
+    Route("/v1/messages", _POST, is_core_work=True, may_stream=True),
     Route("/v1/messages/count_tokens", _POST),
     Route("/v1/messages/render", _POST),
     Route("/v1/models", _GET),
@@ -82,8 +84,8 @@ ROUTES = (
     Route("/rerank", _POST, is_core_work=True),
     Route("/classify", _POST, is_core_work=True),
     Route("/pooling", _POST, is_core_work=True),
-    Route("/v1/audio/transcriptions", _POST, is_core_work=True),
-    Route("/v1/audio/translations", _POST, is_core_work=True),
+    Route("/v1/audio/transcriptions", _POST, is_core_work=True, may_stream=True),
+    Route("/v1/audio/translations", _POST, is_core_work=True, may_stream=True),
 )
 """Inference and what SDKs ask beside it, with the methods that vLLM answers: it has neither HEAD nor
 DELETE, nor `/v1/models/{model}`. Left out on purpose: `/v1/chat/completions/batch`, many requests that
@@ -154,8 +156,12 @@ def _merged(routes: Iterable[Route]) -> tuple[Route, ...]:
     merged: dict[str, Route] = {}
     for route in routes:
         one = merged.get(route.template, route)
-        is_core_work = one.is_core_work or route.is_core_work
-        merged[route.template] = Route(route.template, one.methods | route.methods, is_core_work)
+        merged[route.template] = Route(
+            route.template,
+            one.methods | route.methods,
+            one.is_core_work or route.is_core_work,
+            one.may_stream or route.may_stream,
+        )
     return tuple(merged.values())
 
 
