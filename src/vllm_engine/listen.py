@@ -166,8 +166,11 @@ async def running(
     )
     server = _Server(config)
     task = asyncio.create_task(server.serve(sockets=list(listeners)))
+    watching = asyncio.create_task(tls.watch_expiry()) if tls else None
     try:
         yield
     finally:
+        if watching is not None:
+            watching.cancel()
         server.should_exit = True
         await task

@@ -10,6 +10,7 @@ import signal
 import tempfile
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, replace
+from math import nan
 from pathlib import Path
 
 from vllm_engine.diagnosis.explainer import Explainer
@@ -85,7 +86,8 @@ async def serve(
             standby=settings.standby,
         )
         build = _build(settings, preflight)
-        gateway = build_gateway(settings, board, build, path, pulse, lines_dropped)
+        expiry = listeners.tls.expiry if listeners.tls else lambda: nan
+        gateway = build_gateway(settings, board, build, path, pulse, lines_dropped, expiry)
         async with contextlib.AsyncExitStack() as servers:
             servers.push_async_callback(gateway.close)
             if listeners.health:

@@ -8,6 +8,7 @@ import ssl
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx2
@@ -69,6 +70,13 @@ def test_whole_and_streamed(start_tls: StartTls) -> None:
         lines = [line for line in stream.iter_lines() if line]
     assert lines[-1] == "data: [DONE]"
     assert len(lines) > 200
+
+
+def test_expiry_is_a_metric(start_tls: StartTls) -> None:
+    """When the certificate expires can be scraped."""
+    program = start_tls()
+    expiry = datetime(datetime.now(UTC).year + 2, 1, 1, tzinfo=UTC).timestamp()
+    assert program.metric("gateway_tls_certificate_expiry_timestamp_seconds") == expiry
 
 
 def test_client_leaves(start_tls: StartTls) -> None:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import logging
 import ssl
 import subprocess
+import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from tests.certificates import Certificate
+from tests.program import free_port, until
 from vllm_engine.errors import SettingsError
-from vllm_engine.gateway.tls import FILE_CHECK_SECONDS, Tls, TlsError, client_context, proven_context
+from vllm_engine.gateway.tls import FILE_CHECK_SECONDS, Tls, TlsError, client_context, proven
 from vllm_engine.listen import load_tls
 from vllm_engine.settings import Settings
+
+DAY = 86_400.0
 
 
 class Clock:
@@ -31,21 +36,32 @@ def files(tmp_path: Path) -> Certificate:
     return Certificate(tmp_path)
 
 
-def presented(tls: Tls, names: str | None = None) -> bytes | None:
-    """Connect as a client does; returns the certificate that the server shows."""
-    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    trusting.check_hostname = False
-    trusting.verify_mode = ssl.CERT_NONE
+def handshake(client: ssl.SSLContext, tls: Tls, names: str | None = None) -> ssl.SSLObject:
+    """Connect as a client does; returns its end of the connection."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = trusting.wrap_bio(to_client, to_server, server_hostname=names)
+    connected = client.wrap_bio(to_client, to_server, server_hostname=names)
     server = tls.context.wrap_bio(to_server, to_client, server_side=True)
-    for end in (client, server, client, server):
+    for end in (connected, server) * 3:
         try:
             end.do_handshake()
         except ssl.SSLWantReadError:
             continue
-    assert client.version() in ("TLSv1.2", "TLSv1.3")
-    return client.getpeercert(binary_form=True)
+    return connected
+
+
+def careless() -> ssl.SSLContext:
+    """Return a client that trusts everybody."""
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_mode = ssl.CERT_NONE
+    return client
+
+
+def presented(tls: Tls, names: str | None = None) -> bytes | None:
+    """Connect as a client does; returns the certificate that the server shows."""
+    connected = handshake(careless(), tls, names)
+    assert connected.version() in ("TLSv1.2", "TLSv1.3")
+    return connected.getpeercert(binary_form=True)
 
 
 def openssl(*words: str | Path) -> None:
@@ -74,17 +90,17 @@ def test_self_signed(tmp_path: Path) -> None:
     """What `openssl req -x509` makes is good."""
     key, cert, encrypted = tmp_path / "key", tmp_path / "cert", tmp_path / "encrypted"
     openssl("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=x -keyout", key, "-out", cert)
-    proven_context(cert, key)
+    proven(cert, key)
     openssl("pkey -aes256 -passout pass:secret -in", key, "-out", encrypted)
     with pytest.raises(TlsError, match="TLS_KEY_FILE: is encrypted; give it without a passphrase"):
-        proven_context(cert, encrypted)
+        proven(cert, encrypted)
 
 
 def test_expired(tmp_path: Path) -> None:
     """An expired certificate is refused at once, not by every client."""
     files = Certificate(tmp_path, expired=True)
     with pytest.raises(TlsError, match="TLS_CERT_FILE: certificate has expired; wanted"):
-        proven_context(files.cert, files.key)
+        proven(files.cert, files.key)
 
 
 @pytest.mark.parametrize("rsa", [False, True])
@@ -92,7 +108,7 @@ def test_mismatch(files: Certificate, tmp_path: Path, rsa: bool) -> None:
     """Another certificate's key is refused, of the same kind or not."""
     other = Certificate(tmp_path, "other", rsa=rsa)
     with pytest.raises(TlsError, match="TLS_KEY_FILE: is not the key of the certificate in TLS_CERT_FILE"):
-        proven_context(files.cert, other.key)
+        proven(files.cert, other.key)
 
 
 def test_unusable_files(files: Certificate, tmp_path: Path) -> None:
@@ -108,7 +124,7 @@ def test_unusable_files(files: Certificate, tmp_path: Path) -> None:
         (files.cert, junk, "TLS_KEY_FILE: is no private key"),
     ):
         with pytest.raises(TlsError, match=problem):
-            proven_context(cert, key)
+            proven(cert, key)
 
 
 def test_one_without_the_other(files: Certificate) -> None:
@@ -158,11 +174,116 @@ def test_broken_reload(files: Certificate, tmp_path: Path, caplog: pytest.LogCap
 def test_client_context_trusts_one(files: Certificate, tmp_path: Path) -> None:
     """The question that we put to ourselves goes to this certificate alone, whatever its names."""
     other = Certificate(tmp_path, "other")
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = client_context(files.cert).wrap_bio(to_client, to_server)
-    server = Tls(other.cert, other.key).context.wrap_bio(to_server, to_client, server_side=True)
-    for end in (client, server):
-        with pytest.raises(ssl.SSLWantReadError):
-            end.do_handshake()
     with pytest.raises(ssl.SSLCertVerificationError):
-        client.do_handshake()
+        handshake(client_context(files.cert), Tls(other.cert, other.key))
+
+
+@pytest.mark.parametrize("rsa", [False, True])
+def test_ciphers(tmp_path: Path, rsa: bool) -> None:
+    """TLS 1.2 with each of Mozilla's ciphers for the key; with CBC, or without forward secrecy, none."""
+    files = Certificate(tmp_path, rsa=rsa)
+    tls = Tls(files.cert, files.key)
+    client = careless()
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    kind = "RSA" if rsa else "ECDSA"
+    for cipher in ("AES128-GCM-SHA256", "AES256-GCM-SHA384", "CHACHA20-POLY1305"):
+        client.set_ciphers(f"ECDHE-{kind}-{cipher}")
+        assert (handshake(client, tls).cipher() or "")[0] == f"ECDHE-{kind}-{cipher}"
+    for refused in (
+        f"ECDHE-{kind}-AES256-SHA384",
+        f"ECDHE-{kind}-AES128-SHA",
+        "AES128-GCM-SHA256",
+        "AES256-SHA",
+    ):
+        client.set_ciphers(refused)
+        with pytest.raises(ssl.SSLError, match="NO_SHARED_CIPHER"):
+            handshake(client, tls)
+    assert {cipher["protocol"] for cipher in tls.context.get_ciphers()} == {"TLSv1.2", "TLSv1.3"}
+
+
+def test_groups(files: Certificate) -> None:
+    """No curve but the three of the profile, and no finite field, whose 8192 bits cost 140 ms a handshake."""
+    port = free_port()
+    script = (
+        "import socket, sys; from pathlib import Path; from vllm_engine.gateway.tls import Tls\n"
+        "context = Tls(Path(sys.argv[1]), Path(sys.argv[2])).context\n"
+        "listener = socket.create_server(('127.0.0.1', int(sys.argv[3])))\n"
+        "while True:\n"
+        "    try: context.wrap_socket(listener.accept()[0], server_side=True).close()\n"
+        "    except OSError: pass\n"
+    )
+    server = subprocess.Popen([sys.executable, "-c", script, files.cert, files.key, str(port)])
+    try:
+        until(lambda: connects(port, "P-256"), "a handshake with the group that everybody has")
+        for group in ("ffdhe2048", "ffdhe8192", "X448", "P-521"):
+            assert not connects(port, group), group
+        assert connects(port, "X25519:P-256")
+    finally:
+        server.kill()
+        server.wait()
+
+
+def connects(port: int, groups: str) -> bool:
+    """Connect with OpenSSL's own client, which takes what groups it has as an argument."""
+    done = subprocess.run(
+        ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-groups", groups],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    return "New, TLSv1.3" in done.stdout
+
+
+def test_no_tickets(files: Certificate) -> None:
+    """Nothing of a connection is kept for the next, and a connection's keys are agreed on once."""
+    tls = Tls(files.cert, files.key)
+    assert tls.context.num_tickets == 0
+    for option in (ssl.OP_NO_TICKET, ssl.OP_NO_RENEGOTIATION, ssl.OP_NO_COMPRESSION):
+        assert tls.context.options & option
+
+
+def test_expiry(files: Certificate, caplog: pytest.LogCaptureFixture) -> None:
+    """The last two weeks of a certificate are said once a day, its end as an error, and a new one ends it."""
+    clock = Clock()
+    tls = Tls(files.cert, files.key, clock, lambda: clock.now)
+    expiry = tls.expiry()
+    assert expiry == datetime(datetime.now(UTC).year + 2, 1, 1, tzinfo=UTC).timestamp()
+    clock.now = expiry - 20 * DAY
+    told: list[tuple[int, str]] = []
+    for _ in range(24 * 22):
+        caplog.clear()
+        tls.warn_of_expiry()
+        told += [(record.levelno, record.getMessage()) for record in caplog.records]
+        clock.now += 3600
+    assert [level for level, _ in told] == [logging.WARNING] * 14 + [logging.ERROR] * 2
+    assert "01-01 00:00 UTC (14.0 days left)" in told[0][1]
+    assert "(1.0 days left)" in told[13][1]
+    assert "clients refuse it" in told[-1][1]
+
+
+def test_expiry_of_a_short_life(files: Certificate, caplog: pytest.LogCaptureFixture) -> None:
+    """A certificate that lives for six days is not said to expire from its first day on."""
+    clock = Clock()
+    clock.now = datetime.now(UTC).timestamp()
+    made = files.authority.issue_cert(
+        "127.0.0.1", not_before=date(clock.now - DAY), not_after=date(clock.now + 5 * DAY)
+    )
+    files.cert.write_bytes(b"".join(pem.bytes() for pem in made.cert_chain_pems))
+    files.key.write_bytes(made.private_key_pem.bytes())
+    tls = Tls(files.cert, files.key, clock, lambda: clock.now)
+    tls.warn_of_expiry()
+    assert not caplog.records
+    clock.now += 4.5 * DAY
+    tls.warn_of_expiry()
+    assert "(0.5 days left)" in caplog.text
+    files.renew()
+    caplog.clear()
+    clock.now += FILE_CHECK_SECONDS
+    tls.warn_of_expiry()
+    assert not caplog.records
+    assert tls.expiry() > clock.now + 300 * DAY
+
+
+def date(seconds: float) -> datetime:
+    """Return a time as certificates have it."""
+    return datetime.fromtimestamp(round(seconds), UTC)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import nan
 from pathlib import Path
 
 from vllm_engine import __version__
@@ -47,6 +48,7 @@ def build_gateway(
     socket: Path,
     pulse: Pulse,
     lines_dropped: Callable[[], int] = lambda: 0,
+    certificate_expiry: Callable[[], float] = lambda: nan,
 ) -> Gateway:
     """Return the gateway to the engine on `socket`, of whose work it keeps `pulse` up to date.
 
@@ -84,6 +86,7 @@ def build_gateway(
         standby_bytes=lambda: status.current.standby_bytes,
         log_lines_dropped=lines_dropped,
         bodies=lambda: (bodies.budget.reading, bodies.budget.held_bytes),
+        certificate_expiry=certificate_expiry,
     )
     metrics.follow(status)
     keep = settings.metrics_cache_seconds

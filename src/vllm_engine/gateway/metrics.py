@@ -78,6 +78,8 @@ _HELP = {
     "cache_free_bytes": "Free space where CACHE_DIR is; NaN while that is not known.",
     "cache_size_bytes": "Size of the file system where CACHE_DIR is; NaN while that is not known.",
     "log_lines_dropped": "Lines of the log that were dropped: not read in time, or not to be written.",
+    "tls_certificate_expiry_timestamp_seconds": "When the certificate in TLS_CERT_FILE expires, in seconds "
+    "since 1970; NaN without TLS.",
     "start_time_seconds": "When the gateway started, in seconds since 1970.",
     "build_info": "What runs; always 1.",
 }
@@ -132,6 +134,7 @@ class GatewayMetrics:
         self._log_lines_dropped = own.counter("log_lines_dropped")
         self._count_log_lines_dropped: Callable[[], int] = lambda: 0
         self._log_lines_counted = 0
+        self._certificate_expiry = own.gauge("tls_certificate_expiry_timestamp_seconds")
         own.gauge("start_time_seconds").set(datetime.now(UTC).timestamp())
         own.gauge("build_info", *build).labels(**build).set(1)
         # Looking a label up costs as much as counting: what was found once is kept.
@@ -154,9 +157,11 @@ class GatewayMetrics:
         standby_bytes: Callable[[], int | None] = lambda: None,
         log_lines_dropped: Callable[[], int] = lambda: 0,
         bodies: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        certificate_expiry: Callable[[], float] = lambda: nan,
     ) -> None:
         """Take these from where they are known, asked at each `render` and never on the data path."""
         self._count_log_lines_dropped = log_lines_dropped
+        self._certificate_expiry.set_function(certificate_expiry)
         self._in_flight.set_function(in_flight)
         self._waiting.set_function(waiting)
         self._incomplete.set_function(lambda: bodies()[0])
