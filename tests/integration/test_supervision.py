@@ -241,7 +241,8 @@ def test_hold(start: StartProgram) -> None:
     health = program.health() or {}
     assert "no such thing" in json.dumps(health["error"])
     assert program.client.get("/livez").status_code == 200
-    assert program.client.post("/v1/chat/completions", json=CHAT).status_code == 503
+    for answer in (program.client.get("/healthz"), program.client.post("/v1/chat/completions", json=CHAT)):
+        assert (answer.status_code, "retry-after" in answer.headers) == (503, False)
     program.send(signal.SIGTERM)
     assert program.wait() == 0
 
