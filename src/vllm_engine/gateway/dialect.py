@@ -88,7 +88,7 @@ def event_of(error: ApiError, path: str, request_id: str, tail: bytes = b"") -> 
         numbers = _NUMBER.findall(tail)
         told = {
             "type": "error",
-            "code": str(error.code or error.kind),
+            "code": error.code if isinstance(error.code, str) else error.kind,
             "message": error.message,
             "param": error.param,
             "sequence_number": int(numbers[-1]) + 1 if numbers else 0,
