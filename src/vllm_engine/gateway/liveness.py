@@ -25,6 +25,7 @@ class _HealthSink:
 
     def __init__(self) -> None:
         self.answer: asyncio.Future[Liveness] = asyncio.get_running_loop().create_future()
+        self.has_ended = False
 
     def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:  # noqa: ARG002
         says_so = Liveness.DEAD if status >= 500 else Liveness.UNKNOWN
@@ -34,7 +35,7 @@ class _HealthSink:
         pass
 
     def on_end(self) -> None:
-        pass
+        self.has_ended = True
 
     def on_broken(self, error: UpstreamError) -> None:
         self._settle(_liveness_of(error))
@@ -62,4 +63,6 @@ async def ask_health(upstream: Upstream) -> Liveness:
     except TimeoutError:
         return Liveness.UNKNOWN
     finally:
-        connection.abort()
+        # After the answer's end the connection is the pool's, or the next request's already.
+        if not sink.has_ended:
+            connection.abort()
