@@ -167,11 +167,17 @@ class Elsewhere(Program):
 
 @contextmanager
 def running(
-    environ: Mapping[str, str], *, folder: Path, arguments: tuple[str, ...] = (), redirect: str = ""
+    environ: Mapping[str, str],
+    *,
+    folder: Path,
+    arguments: tuple[str, ...] = (),
+    wrapper: tuple[str, ...] = (),
+    redirect: str = "",
 ) -> Iterator[Program]:
     """Run `vllm-engine serve` with these variables; its log is printed, so that pytest shows it on failure.
 
-    `redirect` is for its standard streams, as a shell has it.
+    `wrapper` is a command that becomes it, such as `prlimit --nofile=1024 --`; `redirect` is for its standard
+    streams, as a shell has it.
     """
     port = free_port()
     log = folder / f"program-{port}.log"
@@ -188,7 +194,7 @@ def running(
     shell = ["sh", "-c", f'exec "$@" {redirect}', "sh"] if redirect else []
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [*shell, sys.executable, "-m", "vllm_engine.cli", "serve", *arguments],
+            [*shell, *wrapper, sys.executable, "-m", "vllm_engine.cli", "serve", *arguments],
             env=defaults | dict(environ),
             stdin=subprocess.DEVNULL,
             stdout=out,
