@@ -6,7 +6,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run test chaos check fix docs site lock image clean distclean
+.PHONY: help setup run test chaos nightly check fix docs site lock image clean distclean
 
 # What to lint, as far as it exists.
 PYTHON_FILES := src tests scripts docker
@@ -35,6 +35,15 @@ test:
 chaos: setup
 	@scripts/setup.sh dev
 	@.venv/bin/python scripts/chaos.py --write
+
+## nightly    hostile inputs by the thousand, and storms by real tools, against a running program (about 15 minutes)
+# It writes the storms' table into docs/security.md; what was wrong is printed with the words that play it again.
+STORM_TOOLS := slowhttptest:slowhttptest hey:hey httperf:httperf iptables:iptables
+nightly:
+	@scripts/setup.sh gateway dev
+	@scripts/debian.sh $(STORM_TOOLS)
+	@.venv/bin/python scripts/hostile.py
+	@.venv/bin/python scripts/storms.py --write
 
 ## check      what needs no engine: format, lint, types, import rules, shell scripts
 check:

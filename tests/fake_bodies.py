@@ -97,7 +97,7 @@ def _parse(raw: bytes) -> object:
         raise _invalid([_fault("missing", "body", "Field required", None)])
     try:
         return json.loads(raw)
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, RecursionError):
         raise RefusalError(400, {"detail": "There was an error parsing the body"}) from None
     except json.JSONDecodeError as error:
         fault = _fault("json_invalid", f"body.{error.pos}", "JSON decode error", {})

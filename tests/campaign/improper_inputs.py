@@ -175,7 +175,7 @@ def _odd_json(rng: Random, index: int) -> Input:
     route = rng.choice(
         ("/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses", "/tokenize")
     )
-    return Input("odd JSON", cut(rng, request("POST", route, odd, *lines)), Ending.HALF_CLOSE)
+    return Input("odd JSON", cut(rng, request("POST", route, odd, *lines)), _ending(rng))
 
 
 def _cut_short(rng: Random, index: int) -> Input:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -91,15 +91,13 @@ async def _drop_idle_connections(port: int) -> None:
 
     As many streams as there can be such connections take them, and those whose client leaves are closed.
     """
-    async with AsyncExitStack() as stack:
-        clients = []
-        for _ in range(2 * CONCURRENCY):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            stack.callback(writer.transport.abort)
-            writer.write(_ENDLESS)
-            clients.append(reader)
-        for reader in clients:
-            await reader.readuntil(b"data: ")
+    clients = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2 * CONCURRENCY)]
+    for _, writer in clients:
+        writer.write(_ENDLESS)
+    for reader, _ in clients:
+        await reader.readuntil(b"data: ")
+    for _, writer in clients:
+        writer.transport.abort()
 
 
 @contextmanager
