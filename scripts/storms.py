@@ -31,6 +31,7 @@ from tests.storms.storm import STORMS, Result, Storm, health_port, play  # noqa:
 from tests.storms.watch import percentile  # noqa: E402
 
 DOCUMENT = ROOT / "docs/security.md"
+_SCENARIO = {"tokens": 900_000, "max_running": 10_000}
 BEGIN, END = "<!-- storms:begin -->", "<!-- storms:end -->"
 
 
@@ -75,7 +76,7 @@ def guarded(storm: Storm) -> Result:
         (folder / "model/config.json").write_text(json.dumps(CONFIG))
         port = health_port(storm)
         environ = {
-            "ENGINE_PYTHON": str(make_fake_engine_python(folder / "engine", {"tokens": 900_000})),
+            "ENGINE_PYTHON": str(make_fake_engine_python(folder / "engine", _SCENARIO)),
             "MODEL_ID": str(folder / "model"),
             "MAX_MODEL_LEN": "1000000",
             "LOG_LEVEL": "error",

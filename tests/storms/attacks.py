@@ -53,12 +53,14 @@ async def pipelining(port: int, end: float) -> None:
 
 
 async def trailers(port: int, end: float) -> None:
-    """Send a body that is refused, and trailers behind it that do not end."""
+    """Send a body that is refused, and behind it trailers without end, or one that has none."""
     loop = asyncio.get_running_loop()
-    head = request("POST", "/v1/nothing", None, "Transfer-Encoding: chunked")
+    head = request("POST", "/v1/chat/completions", None, "Transfer-Encoding: chunked")
     lines = b"".join(b"x-%d: %s\r\n" % (number, b"y" * 200) for number in range(300))
     with await _connect(port) as client:
-        await loop.sock_sendall(client, head + chunk(b"{}") + b"0\r\n")
+        if client.getsockname()[1] % 2:
+            lines = b"y" * len(lines)
+        await loop.sock_sendall(client, head + chunk(b"{}") + b"0\r\nx: ")
         for _ in range(TRAILER_BYTES // len(lines)):
             if time.monotonic() > end:
                 return

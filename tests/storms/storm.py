@@ -100,7 +100,7 @@ STORMS = (
           keeps=True),
     Storm("hey, 64 streams; httperf, new connections", (_HEY, _HTTPERF)),
     Storm("pipelining behind a stream", (_own("pipelining", 60),), _SLOW_STREAMS),
-    Storm("trailers without end", (_own("trailers", 8),)),
+    Storm("trailers without end, keys set, without one", (_own("trailers", 8),), KEYS),
     Storm("bodies behind a 404", (_own("unfinished", CONNECTIONS),)),
     Storm("blackholed clients in all places", (_own("blackholed", 8),),
           {"MAX_IN_FLIGHT": "8", "SEND_TIMEOUT_SECONDS": "5", "HANG_TIMEOUT_SECONDS": "8"}, chat_seconds=15.0),
