@@ -208,7 +208,7 @@ class Settings(BaseModel):
     key_tokens_per_minute: int = _setting(
         0,
         "a whole number, 0 for no limit",
-        "Tokens, prompts and answers, of one key in a minute.",
+        "Tokens, prompts and answers, of one key in a minute; estimated where an answer does not tell.",
         "admission",
     )
     max_body_bytes: int = _setting(

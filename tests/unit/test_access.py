@@ -78,6 +78,7 @@ def test_json() -> None:
         "bytes_in": 10,
         "bytes_out": 20,
         "prompt_tokens": 3,
+        "is_prompt_estimate": False,
         "completion_tokens": 4,
         "is_estimate": True,
         "outcome": "complete",

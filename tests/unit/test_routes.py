@@ -84,7 +84,7 @@ FORBIDDEN = """
 /init_weight_transfer_engine /get_world_size /scale_elastic_ep /is_scaling_elastic_ep
 /fault_tolerance/apply /fault_tolerance/status /kv_event_sources /generative_scoring
 /v1/chat/completions/derender
-/v1/completions/derender /v1/chat/completions/batch /inference/v1/generate
+/v1/completions/derender /inference/v1/generate
 /inference/v1/abort_requests /cohere/v2/chat /cohere/v2/chat/render /v1/systemone /v1/decisions /v1/realtime
 """
 

@@ -69,6 +69,7 @@ def log_access(record: RequestRecord, model: str | None = None) -> None:
             "bytes_in": record.bytes_in,
             "bytes_out": record.bytes_out,
             "prompt_tokens": record.prompt_tokens,
+            "is_prompt_estimate": record.is_prompt_estimate,
             "completion_tokens": record.completion_tokens,
             "is_estimate": record.is_estimate,
             "outcome": record.outcome.value,

@@ -37,7 +37,7 @@ _ONE: Final = Claim()
 class Ticket:
     """A place at the engine, or as many as its request counts for; whoever holds it must `leave`."""
 
-    __slots__ = ("_admission", "_estimate", "_has_left", "_key", "_places", "_started")
+    __slots__ = ("_admission", "_has_left", "_key", "_places", "_started", "estimate")
 
     def __init__(
         self, admission: Admission, key: KeyState, places: int, estimate: int, started: float
@@ -45,7 +45,8 @@ class Ticket:
         self._admission = admission
         self._key = key
         self._places = places
-        self._estimate = estimate
+        self.estimate = estimate
+        """The tokens that its key has been charged for already."""
         self._started = started
         self._has_left = False
 
@@ -61,7 +62,7 @@ class Ticket:
         More than the key has left puts it into debt: its next requests are refused until the
         minute's refill has paid it. Requests that are already open run on.
         """
-        estimate, self._estimate = self._estimate, 0
+        estimate, self.estimate = self.estimate, 0
         self._admission._charge(self._key.name, prompt + completion - estimate)
 
 
@@ -81,7 +82,8 @@ class Admission:
     def __init__(self, limits: Limits, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
         self._clock = clock
-        self._places = limits.max_in_flight or sys.maxsize
+        self.places = limits.max_in_flight or sys.maxsize
+        """How many requests may be at the engine at once."""
         # Whenever a request waits, fewer places are free than the first in turn wants.
         self._in_flight = 0
         self._queue: FairQueue[_Waiter] = FairQueue()
@@ -120,14 +122,14 @@ class Admission:
         """
         now = self._clock()
         state = self._keys.get(key) or self._new_key(key, now)
-        places = min(claim.requests, self._places)
+        places = min(claim.requests, self.places)
         self._check(state, places, now)
-        if self._queue or self._in_flight + places > self._places:
+        if self._queue or self._in_flight + places > self.places:
             return await self._wait(state, places, claim, now)
         state.take(claim.requests, claim.tokens, now)
         state.in_flight += places
         self._in_flight += places
-        if self._in_flight == self._places:
+        if self._in_flight == self.places:
             self._pace.quiet_since = now
         return Ticket(self, state, places, claim.tokens, now)
 
@@ -171,7 +173,7 @@ class Admission:
 
     async def _wait(self, key: KeyState, places: int, claim: Claim, arrived: float) -> Ticket:
         self._find_room(key.name, arrived)
-        if not self._queue and self._in_flight < self._places:
+        if not self._queue and self._in_flight < self.places:
             self._pace.quiet_since = arrived
         loop = asyncio.get_running_loop()
         waiter = _Waiter(key, places, loop.create_future())
@@ -230,7 +232,7 @@ class Admission:
         """Give the free places to those whose turn it is."""
         while self._queue:
             waiter = self._queue.first()
-            if self._in_flight + waiter.places > self._places:
+            if self._in_flight + waiter.places > self.places:
                 return
             self._queue.popleft()
             if waiter.answer(None):

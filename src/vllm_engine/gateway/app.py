@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vllm_engine.engine.state import StatusReader
-from vllm_engine.gateway.admission import Admission, Ticket
+from vllm_engine.gateway.admission import Admission, Claim, Ticket
 from vllm_engine.gateway.auth import CREDENTIAL_HEADERS, Keyring
 from vllm_engine.gateway.body import Bodies, Body
 from vllm_engine.gateway.connection import Lane, lane_of
 from vllm_engine.gateway.cors import Cors
 from vllm_engine.gateway.dialect import ApiError
-from vllm_engine.gateway.fields import read_fields
+from vllm_engine.gateway.fields import RequestFields, read_fields
 from vllm_engine.gateway.health import HealthApp
 from vllm_engine.gateway.identity import request_id
 from vllm_engine.gateway.limits import Rejected, draining
@@ -25,7 +25,8 @@ from vllm_engine.gateway.proxy import Passage, Proxy
 from vllm_engine.gateway.record import RECORD, Observer, Outcome, RequestRecord
 from vllm_engine.gateway.recovery import Recovery
 from vllm_engine.gateway.replies import identified, send_error, send_not_ready, send_rejected
-from vllm_engine.gateway.routes import RouteTable
+from vllm_engine.gateway.routes import Route, RouteTable
+from vllm_engine.gateway.token_estimate import TokenEstimate
 from vllm_engine.gateway.tracing import Tracer
 from vllm_engine.gateway.upstream import UpstreamError
 
@@ -67,6 +68,7 @@ class Gateway:
         self._recovery = recovery
         self._observers = tuple(observers)
         self._is_lame_duck = False
+        self._estimate = TokenEstimate()
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -175,13 +177,15 @@ class Gateway:
         self._running += 1
         self._idle.clear()
         try:
-            await self._answer(scope, receive, send, record)
+            await self._answer(scope, receive, send, record, route)
         finally:
             self._running -= 1
             if self._running == 0:
                 self._idle.set()
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, record: RequestRecord) -> None:
+    async def _answer(
+        self, scope: Scope, receive: Receive, send: Send, record: RequestRecord, route: Route
+    ) -> None:
         is_whole = False
         try:
             # Whoever comes in vain need not send a body first.
@@ -197,7 +201,9 @@ class Gateway:
                     record.bytes_in = body.size
                 is_whole = True
                 lane_of(scope).watch()
-                ticket = await self._turn(record, data)
+                fields = read_fields(data)
+                record.is_stream = record.may_stream and fields.stream
+                ticket = await self._turn(record, self._claim(route, fields))
                 if ticket is None:
                     await self._not_ready(send, record)
                     return
@@ -206,21 +212,33 @@ class Gateway:
                     await self._proxy.pass_on(scope, send, self._passage(scope, record, data))
                 finally:
                     ticket.leave()
-                    ticket.record_tokens(record.prompt_tokens or 0, record.completion_tokens or 0)
+                    self._charge(ticket, record, fields)
         except Rejected as rejected:
             record.reject(rejected.status, rejected.reason)
             await send_rejected(send, record, rejected, is_whole=is_whole)
 
-    async def _turn(self, record: RequestRecord, data: bytes | bytearray) -> Ticket | None:
+    def _claim(self, route: Route, fields: RequestFields) -> Claim:
+        # A batch that cannot be counted takes all there is: vLLM will most likely refuse it at once.
+        requests = (fields.conversations or self._admission.places) if route.is_batch else 1
+        return Claim(requests, self._estimate.prompt_tokens(fields) if route.is_core_work else 0)
+
+    def _charge(self, ticket: Ticket, record: RequestRecord, fields: RequestFields) -> None:
+        """Charge what a request used: told, else estimated; nothing where the engine did not take it."""
+        if record.prompt_tokens is not None:
+            self._estimate.learn(fields, record.prompt_tokens)
+        elif record.has_run and (estimate := ticket.estimate):
+            record.prompt_tokens, record.is_prompt_estimate = estimate, True
+        ticket.record_tokens(record.prompt_tokens or 0, record.completion_tokens or 0)
+
+    async def _turn(self, record: RequestRecord, claim: Claim) -> Ticket | None:
         """Wait for a place at the engine; None where it is not ready."""
-        record.is_stream = record.may_stream and read_fields(data).stream
         came = time.monotonic()
         try:
             if self._recovery.is_under_way:
                 await self._recovery.until_ready()
             if not self._can_serve:
                 return None
-            ticket = await self._admission.enter(record.key)
+            ticket = await self._admission.enter(record.key, claim)
         except Rejected as rejected:
             if rejected.has_waited:
                 record.queue_seconds = time.monotonic() - came

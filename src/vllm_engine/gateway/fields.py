@@ -38,7 +38,7 @@ class RequestFields(msgspec.Struct, frozen=True, gc=False):
     conversations: int | None = 1
     """How many `/v1/chat/completions/batch` is to answer; None where that cannot be read."""
     text_bytes: int = 0
-    """Bytes of its prompt, instructions and tools, as JSON; images, audio and video left out."""
+    """Bytes of its prompt, instructions and tools, as JSON; large images, audio and video are left out."""
     token_ids: int = 0
     """Tokens of a prompt that is given as numbers."""
 

@@ -68,7 +68,8 @@ class Limits:
     key_requests_per_minute: int
     """Requests of one key that run per minute, of which all may come at once; 0: no limit."""
     key_tokens_per_minute: int
-    """Prompt and answer tokens of one key per minute, charged once they are known; 0: no limit."""
+    """Prompt and answer tokens of one key per minute; 0: no limit. Prompts are charged before they run, by an
+    estimate, answers once they are known."""
 
     def queue_is_full(self, seconds: float) -> Rejected:
         """Refuse a newcomer that finds neither a place at the engine nor one in the queue."""

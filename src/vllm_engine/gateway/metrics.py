@@ -62,7 +62,8 @@ _HELP = {
     "rejections": "Requests that the gateway answered instead of the engine.",
     "disconnects": "Requests whose client left before their end.",
     "replays": "Requests sent again because the engine was lost before their answer began.",
-    "tokens": "Tokens by API key; completion_estimate: events of streams that told no usage, a lower bound.",
+    "tokens": "Tokens by API key; of answers that told no usage prompt_estimate, by the size of the prompt's "
+    "text, and completion_estimate, the stream's events, a lower bound.",
     "bytes": "Bytes of bodies, in from clients and out to them.",
     "in_flight": "Requests at the engine now.",
     "waiting": "Requests that wait in the gateway for their turn now.",
@@ -213,7 +214,8 @@ class GatewayMetrics:
         if record.is_stream and record.ttft_seconds is not None:
             ttft.observe(record.ttft_seconds)
         if record.prompt_tokens:
-            self._count_tokens(record.key, "prompt", record.prompt_tokens)
+            kind = "prompt_estimate" if record.is_prompt_estimate else "prompt"
+            self._count_tokens(record.key, kind, record.prompt_tokens)
         if record.completion_tokens:
             kind = "completion_estimate" if record.is_estimate else "completion"
             self._count_tokens(record.key, kind, record.completion_tokens)

@@ -82,6 +82,7 @@ class Proxy:
         finally:
             self._relays.discard(relay)
             relay.abort()
+            record.has_run = relay.has_run
             record.prompt_tokens, record.completion_tokens = relay.usage.tokens()
             record.is_estimate = relay.usage.is_estimate
 

@@ -63,10 +63,14 @@ class RequestRecord:
     """Whether the route answers with events to who asks for a stream."""
     is_stream: bool = False
     """Whether the client waits for events."""
+    has_run: bool = False
+    """Whether the engine was given it and did not refuse it, so that its prompt was worked on."""
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     span: Span | None = None
     """Its part of a trace, from where it is known to be somebody's request for the engine."""
+    is_prompt_estimate: bool = False
+    """Whether the prompt's tokens are `TokenEstimate`'s estimate."""
     is_estimate: bool = False
     """Whether the completion tokens are `UsageReader`'s estimate."""
 

@@ -35,6 +35,7 @@ class Relay:
         self._record = record
         self._work = Work(pulse if record.is_core_work else None)
         self._connection: UpstreamConnection | None = None
+        self._was_given = False
         self._changed = asyncio.Event()
         self._held: list[bytes] = []
         self._held_bytes = 0
@@ -57,6 +58,12 @@ class Relay:
         return any(
             name == b"content-type" and value.startswith(b"text/event-stream") for name, value in self.headers
         )
+
+    @property
+    def has_run(self) -> bool:
+        """Whether the engine was given the request, and has not refused it (4xx, or 503 for want of room)."""
+        refused = self.status is not None and (400 <= self.status < 500 or self.status == 503)
+        return self._was_given and not refused
 
     @property
     def has_begun(self) -> bool:
@@ -95,6 +102,7 @@ class Relay:
             connection.close()
             raise self.failure
         self._connection = connection
+        self._was_given = True
         self.error = None
         self._work.begin()
 

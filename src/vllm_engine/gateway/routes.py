@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _ID = "{id}"
 _ID_PATTERN = rb"[A-Za-z0-9_-]{1,128}"
@@ -48,6 +48,8 @@ class Route:
     """
     may_stream: bool = False
     """Whether vLLM answers with events if the body asks for a stream; others ignore that, or refuse it."""
+    is_batch: bool = False
+    """Whether one request holds many conversations, and counts as so many for admission."""
 
 
 class ExtraRouteError(ValueError):
@@ -61,6 +63,7 @@ class ExtraRouteError(ValueError):
 
 ROUTES = (
     Route("/v1/chat/completions", _POST, is_core_work=True, may_stream=True),
+    Route("/v1/chat/completions/batch", _POST, is_core_work=True, is_batch=True),
     Route("/v1/chat/completions/render", _POST),
     Route("/v1/completions", _POST, is_core_work=True, may_stream=True),
     Route("/v1/completions/render", _POST),
@@ -88,8 +91,7 @@ ROUTES = (
     Route("/v1/audio/translations", _POST, is_core_work=True, may_stream=True),
 )
 """Inference and what SDKs ask beside it, with the methods that vLLM answers: it has neither HEAD nor
-DELETE, nor `/v1/models/{model}`. Left out on purpose: `/v1/chat/completions/batch`, many requests that
-admission would count as one."""
+DELETE, nor `/v1/models/{model}`."""
 
 
 class RouteTable:
@@ -155,13 +157,9 @@ def _extra(entry: str, path: str, methods: frozenset[str]) -> Route:
 def _merged(routes: Iterable[Route]) -> tuple[Route, ...]:
     merged: dict[str, Route] = {}
     for route in routes:
+        # What is known of a route stays known where EXTRA_ROUTES names it too.
         one = merged.get(route.template, route)
-        merged[route.template] = Route(
-            route.template,
-            one.methods | route.methods,
-            one.is_core_work or route.is_core_work,
-            one.may_stream or route.may_stream,
-        )
+        merged[route.template] = replace(one, methods=one.methods | route.methods)
     return tuple(merged.values())
 
 

@@ -187,6 +187,7 @@ def span_attributes(record: RequestRecord) -> dict[str, Any]:
         "gen_ai.response.time_to_first_chunk": record.ttft_seconds if record.is_stream else None,
         "gen_ai.usage.input_tokens": record.prompt_tokens,
         "gen_ai.usage.output_tokens": record.completion_tokens,
+        "gateway.is_prompt_estimate": record.is_prompt_estimate or None,
         "gateway.is_estimate": record.is_estimate or None,
         "gateway.outcome": record.outcome.value,
         "gateway.reason": record.reason,
