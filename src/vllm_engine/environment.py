@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vllm_engine.envfile import read_env_file
+from vllm_engine.errors import Problem, SettingsError
 from vllm_engine.migration import adopt, ambiguous
 from vllm_engine.service_links import service_links
 
@@ -54,6 +55,22 @@ def read_environment(env_file: Path = Path(".env")) -> Environment:
         SettingsError: `.env` is there but cannot be read.
     """
     return understood(os.environ, read_env_file(env_file))  # noqa: TID251 - the one reader
+
+
+def check_key_log() -> None:
+    """See that a file which `SSLKEYLOGFILE` names can be written: else no TLS library can be imported.
+
+    Raises:
+        SettingsError: it cannot.
+    """
+    name = os.environ.get("SSLKEYLOGFILE")  # noqa: TID251 - Python's ssl reads it from there
+    if not name:
+        return
+    try:
+        Path(name).open("ab").close()
+    except OSError as error:
+        remedy = f"TLS keys cannot be written to it ({error.strerror}); unset SSLKEYLOGFILE"
+        raise SettingsError([Problem("SSLKEYLOGFILE", name, remedy)]) from error
 
 
 def understood(process: Mapping[str, str], dotenv: Mapping[str, str]) -> Environment:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -51,6 +52,16 @@ def _lower(value: object) -> object:
 def _words(value: object) -> object:
     return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
+
+def _expanded(value: Path) -> Path:
+    try:
+        return value.expanduser()
+    except RuntimeError as error:  # there is no home
+        raise ValueError from error
+
+
+HomePath = Annotated[Path, AfterValidator(_expanded)]
+"""A path that may begin with `~`: no shell expands what comes from a file or a manifest."""
 
 BoolOrAuto = Annotated[bool | Literal["auto"], BeforeValidator(_or_auto)]
 IntOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_or_auto)]
@@ -99,13 +110,13 @@ class Settings(BaseModel):
         "A second port for probes, `/version` and `/metrics` alone: plain HTTP, no key.",
         "gateway",
     )
-    tls_cert_file: Path | None = _setting(
+    tls_cert_file: HomePath | None = _setting(
         None,
         "a PEM file, the server's certificate first",
         "Serves HTTPS on `PORT`; read again when it changes. Set both this and `TLS_KEY_FILE`.",
         "gateway",
     )
-    tls_key_file: Path | None = _setting(
+    tls_key_file: HomePath | None = _setting(
         None, "a PEM file without a passphrase", "The private key of `TLS_CERT_FILE`.", "gateway"
     )
     dtype: Annotated[DtypeName, BeforeValidator(_lower)] = _setting(
@@ -143,10 +154,10 @@ class Settings(BaseModel):
     vllm_extra_args: str = _setting(
         "", "vLLM flags as on a command line", "Raw `vllm serve` flags, added last, checked before the start."
     )
-    cache_dir: Path = _setting(
+    cache_dir: HomePath = _setting(
         Path("/cache"), "a folder that can be written", "Models and every compile cache live here.", "storage"
     )
-    engine_python: Path | None = _setting(
+    engine_python: HomePath | None = _setting(
         None,
         "the path of a Python that has vLLM installed",
         "The engine's Python. Default: `/opt/engine`'s, else that of `.venv-engine` beside `.venv`.",
@@ -157,7 +168,7 @@ class Settings(BaseModel):
         "API keys that may use the API. With keys set, everything but the probes asks for one.",
         "access",
     )
-    api_keys_file: Path | None = _setting(
+    api_keys_file: HomePath | None = _setting(
         None,
         "a file with one name:key or name:sha256:HEX a line",
         "API keys in a file, read again when it changes.",
@@ -292,7 +303,7 @@ class Settings(BaseModel):
     drain_timeout_seconds: float = _setting(
         25.0, "seconds from 0", "How long running requests may take to finish at shutdown.", "lifecycle"
     )
-    termination_log: Path = _setting(
+    termination_log: HomePath = _setting(
         Path("/dev/termination-log"),
         "a file that exists and can be written",
         "Gets the reason of a failure, for Kubernetes; a file that is not there is not made.",

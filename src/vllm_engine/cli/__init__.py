@@ -11,9 +11,11 @@ from vllm_engine import __version__
 from vllm_engine.cli.bench import bench_command
 from vllm_engine.cli.chat import chat_command
 from vllm_engine.cli.completion import completion_command
+from vllm_engine.cli.console import bear_any_text
 from vllm_engine.cli.doctor import doctor_command
 from vllm_engine.cli.dotenv import dotenv_command
 from vllm_engine.cli.download import download_command
+from vllm_engine.cli.ending import ending
 from vllm_engine.cli.serve import serve_command
 from vllm_engine.cli.settings import settings_command
 from vllm_engine.cli.smoke import smoke_command
@@ -25,7 +27,12 @@ from vllm_engine.standard_streams import flush_streams, open_closed_streams
 @click.pass_context
 def main(context: click.Context) -> None:
     """Serve one model with vLLM behind a gateway. Configured by environment variables and .env."""
+    from vllm_engine.environment import check_key_log
+
     open_closed_streams()
+    bear_any_text()
+    with ending():
+        check_key_log()
     # click ends a command whose reader has gone (`settings | head`) quietly, with status 1.
     context.call_on_close(_flush)
 

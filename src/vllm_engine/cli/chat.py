@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vllm_engine.cli.console import console
 from vllm_engine.cli.ending import ending
 from vllm_engine.cli.target import server_at, takes_server
 
@@ -53,14 +54,14 @@ def chat_command(
 def _answer_once(
     runner: asyncio.Runner, server: Server, model: str, system: str | None, options: dict[str, Any]
 ) -> None:
-    from rich.console import Console
 
     from vllm_engine.chat.answer import AnswerView
     from vllm_engine.chat.conversation import Conversation
     from vllm_engine.chat.loop import answer
     from vllm_engine.client import Client
 
-    question = sys.stdin.read().strip()
+    # UTF-8, whatever the locale says: so is what is asked over HTTP.
+    question = sys.stdin.buffer.read().decode(errors="replace").strip()
     if not question:
         raise click.UsageError("no question: standard input is empty")
 
@@ -68,7 +69,7 @@ def _answer_once(
         async with Client(server) as client:
             conversation = Conversation(await _open(client, model), system, options)
             conversation.asks(question)
-            view = AnswerView(Console())
+            view = AnswerView(console())
             await answer(client, conversation, view)
             view.end()
 
@@ -82,7 +83,6 @@ def _converse(
     import signal
     from dataclasses import replace
 
-    from rich.console import Console
     from rich.text import Text
 
     from vllm_engine.chat.conversation import Conversation
@@ -100,10 +100,10 @@ def _converse(
             runner.run(client.__aexit__(None, None, None))
             client = runner.run(Client(replace(server, api_key=key)).__aenter__())
             name = runner.run(_open(client, model))
-        console = Console()
+        screen = console()
         hello = Text(f"{name} at {server.url}. /help for commands, Ctrl-D to leave.", style="dim")
-        console.print(hello, soft_wrap=True)
-        ChatLoop(client, Conversation(name, system, options), console, input).run(runner)
+        screen.print(hello, soft_wrap=True)
+        ChatLoop(client, Conversation(name, system, options), screen, input).run(runner)
     finally:
         # For good: who pressed Ctrl-C to leave may press it once more while the program ends.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

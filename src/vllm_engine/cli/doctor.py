@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from vllm_engine.cli.console import console
 from vllm_engine.cli.ending import ending, print_json
 from vllm_engine.errors import ExitCode
 
@@ -16,8 +17,6 @@ from vllm_engine.errors import ExitCode
 def doctor_command(as_json: bool) -> None:
     """Check machine, settings and model. Downloads no weights; exits with 3 if a check fails."""
     import asyncio
-
-    from rich.console import Console
 
     from vllm_engine.doctor.check import any_failed
     from vllm_engine.doctor.examine import examine
@@ -32,6 +31,6 @@ def doctor_command(as_json: bool) -> None:
         if as_json:
             print_json([check.as_json() for check in checks])
         else:
-            show(checks, Console())
+            show(checks, console())
         if any_failed(checks):
             sys.exit(ExitCode.STARTUP_FAILED)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vllm_engine.cli.console import console
 from vllm_engine.cli.ending import ending, print_json
 
 if TYPE_CHECKING:
@@ -53,24 +54,21 @@ def download_command(model: str | None, revision: str | None, all_caches: bool, 
 def _fetch(settings: Settings, environment: Environment) -> Fetched:
     import asyncio
 
-    from rich.console import Console
-
     from vllm_engine.prefetch import Prefetch
     from vllm_engine.present_download import DownloadView
 
-    with DownloadView(Console(stderr=True)) as view:
+    with DownloadView(console(stderr=True)) as view:
         prefetch = Prefetch(settings, environment, view.download, view.convert, view.note)
         return asyncio.run(prefetch.run(Path(sys.prefix)))
 
 
 def _warm(settings: Settings, environment: Environment) -> None:
     import uvloop
-    from rich.console import Console
 
     from vllm_engine.cli.logs import set_up_logging
     from vllm_engine.present import Presenter
     from vllm_engine.warm import warm
 
     set_up_logging(settings, environment, quiet=True)
-    presenter = Presenter(settings, None, Console(stderr=True))
+    presenter = Presenter(settings, None, console(stderr=True))
     uvloop.run(warm(settings, environment, Path(sys.prefix), presenter))

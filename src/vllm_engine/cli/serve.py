@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vllm_engine.cli.console import console
 from vllm_engine.cli.ending import ending
 from vllm_engine.errors import ExitCode
 
@@ -38,7 +39,6 @@ _QUESTION = "What is the capital of France?"
 def serve_command(dry_run: bool, local: bool, question: str | None) -> None:
     """Run the gateway and the engine until Ctrl-C or SIGTERM."""
     import uvloop
-    from rich.console import Console
 
     from vllm_engine.cli.logs import never_block, set_up_logging
     from vllm_engine.environment import read_environment
@@ -63,7 +63,7 @@ def serve_command(dry_run: bool, local: bool, question: str | None) -> None:
             return
         listeners = listen(settings)
         shown = question is not None or (sys.stdout.isatty() and is_console(settings.log_format))
-        presenter = Presenter(settings, question, Console()) if shown else None
+        presenter = Presenter(settings, question, console()) if shown else None
         uvloop.run(serve(settings, environment, preflight, listeners, presenter, lines_dropped))
 
 

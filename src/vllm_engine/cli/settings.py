@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from vllm_engine.cli.console import console
 from vllm_engine.cli.ending import ending, print_json
 
 
@@ -15,8 +16,6 @@ from vllm_engine.cli.ending import ending, print_json
 def settings_command(as_json: bool) -> None:
     """Print the resolved configuration with each value's source; secrets are masked."""
     import asyncio
-
-    from rich.console import Console
 
     from vllm_engine.environment import read_environment
     from vllm_engine.preflight import run_preflight
@@ -33,4 +32,4 @@ def settings_command(as_json: bool) -> None:
         if as_json:
             print_json([row.__dict__ for row in rows])
         else:
-            show_settings(rows, Console())
+            show_settings(rows, console())

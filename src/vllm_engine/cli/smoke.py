@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from vllm_engine.cli.console import console
 from vllm_engine.cli.ending import ending, print_json
 from vllm_engine.cli.target import server_at, takes_server
 from vllm_engine.errors import ExitCode
@@ -32,8 +33,6 @@ def smoke_command(
     """
     import asyncio
 
-    from rich.console import Console
-
     from vllm_engine.client import Client, Server
     from vllm_engine.doctor.check import Check, Status, any_failed
     from vllm_engine.doctor.show import show
@@ -52,7 +51,7 @@ def smoke_command(
         if as_json:
             print_json([check.as_json() for check in checks])
         else:
-            show(checks, Console())
+            show(checks, console())
         if checks[0].status is Status.FAIL:
             sys.exit(ExitCode.STARTUP_FAILED)
         if any_failed(checks):

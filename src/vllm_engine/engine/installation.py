@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,16 +66,47 @@ def find_engine_python(settings: Settings, prefix: Path) -> Path:
         SettingsError: there is none, or the one that was named cannot be run.
     """
     if settings.engine_python is not None:
-        found = shutil.which(settings.engine_python.expanduser())
+        found = shutil.which(settings.engine_python)
         if found is None:
-            remedy = "no such program; name the Python that has vLLM installed, or run `make setup`"
-            raise SettingsError([Problem("ENGINE_PYTHON", str(settings.engine_python), remedy)])
+            raise SettingsError([_cannot_run(settings.engine_python)])
         return Path(found).absolute()
     for candidate in (Path("/opt/engine/bin/python"), prefix.parent / ".venv-engine/bin/python"):
         if os.access(candidate, os.X_OK):
             return candidate
+        if _is_there(candidate):
+            raise SettingsError([_cannot_run(candidate)])
     remedy = "no engine environment found; run `make setup`, or name the Python that has vLLM installed"
     raise SettingsError([Problem("ENGINE_PYTHON", "", remedy)])
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # a folder above it that this user may not enter
+    return True
+
+
+def _cannot_run(python: Path) -> Problem:
+    """Say why a program cannot be run."""
+    other = "name the Python that has vLLM installed, or run `make setup`"
+    return Problem("ENGINE_PYTHON", str(python), f"{_why_not(python)}; {other}")
+
+
+def _why_not(python: Path) -> str:
+    try:
+        is_folder = stat.S_ISDIR(python.stat().st_mode)
+    except FileNotFoundError:
+        if python.is_symlink():
+            return f"a link to {python.readlink()}, which is not there"
+        return "no such program"
+    except OSError as error:
+        return f"cannot be reached by uid {os.getuid()} ({(error.strerror or str(error)).lower()})"
+    if is_folder:
+        return "a folder, and no program"
+    return f"uid {os.getuid()} may not run it: it is not executable for that user"
 
 
 def inspect_installation(python: Path) -> Installation:
@@ -92,9 +124,8 @@ def inspect_installation(python: Path) -> Installation:
         )
         answer = json.loads(done.stdout)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        raise SettingsError(
-            [Problem("ENGINE_PYTHON", str(python), f"does not run as a Python ({error})")]
-        ) from error
+        wanted = f"does not run as a Python ({_told(error)})"
+        raise SettingsError([Problem("ENGINE_PYTHON", str(python), wanted)]) from error
     if answer["distribution"] is None:
         remedy = "has no vLLM installed; run `make setup`, or name a Python that has it"
         raise SettingsError([Problem("ENGINE_PYTHON", str(python), remedy)])
@@ -111,6 +142,15 @@ def inspect_installation(python: Path) -> Installation:
         cuda=answer["cuda"],
         needs_shims=needs_shims(answer["version"], answer["transformers"]),
     )
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, subprocess.CalledProcessError):  # its own words hold our whole question
+        said = str(error.stderr or "").strip().splitlines()
+        return f"status {error.returncode}{': ' + said[-1] if said else ''}"
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"no answer in {error.timeout:g} s"
+    return str(error) if isinstance(error, OSError) else "its answer is no JSON"
 
 
 def alias_folder(cache_dir: Path) -> Path:

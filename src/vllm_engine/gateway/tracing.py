@@ -86,7 +86,8 @@ def make_tracer(endpoint: str | None, service_version: str) -> Tracer:
         service_version: our own version.
 
     Raises:
-        SettingsError: tracing is asked for, and its packages are not installed.
+        SettingsError: tracing is asked for, and its packages are not installed, or a variable that they read
+            by themselves cannot be used.
     """
     if not endpoint:
         return NoTracer()
@@ -95,6 +96,9 @@ def make_tracer(endpoint: str | None, service_version: str) -> Tracer:
     except ImportError as error:
         wanted = f"tracing needs packages that are not there ({error.name}): install vllm-engine[tracing]"
         raise SettingsError([Problem("OTLP_ENDPOINT", endpoint, wanted)]) from error
+    except (ValueError, StopIteration) as error:  # the latter for a plug-in that is not there
+        wanted = f"a variable of OpenTelemetry's own (OTEL_*) cannot be used ({error or 'no such plug-in'})"
+        raise SettingsError([Problem("OTLP_ENDPOINT", endpoint, f"{wanted}; correct or unset it")]) from error
 
 
 class _OtlpTracer:

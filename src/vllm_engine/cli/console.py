@@ -1,0 +1,30 @@
+"""What commands print on."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def bear_any_text() -> None:
+    """Have standard output escape what its encoding lacks, as standard error does, and never fail for it.
+
+    `PYTHONIOENCODING`, `LC_ALL` or `PYTHONUTF8` of the machine's may have made it ASCII.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console that takes its stream for a terminal where it is one, whatever `FORCE_COLOR` says.
+
+    Builds set that variable for all they run; a pipe of ours is read by programs.
+    """
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, force_terminal=stream is not None and stream.isatty())
