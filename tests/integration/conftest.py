@@ -39,7 +39,10 @@ def start(tmp_path: Path, model_folder: Path) -> Iterator[StartProgram]:
     with ExitStack() as stack:
 
         def start_program(
-            scenario: dict[str, Any] | None = None, *arguments: str, **variables: str
+            scenario: dict[str, Any] | None = None,
+            *arguments: str,
+            wrapper: tuple[str, ...] = (),
+            **variables: str,
         ) -> Program:
             python = make_fake_engine_python(tmp_path / "engine", scenario or {})
             environ = {
@@ -49,7 +52,7 @@ def start(tmp_path: Path, model_folder: Path) -> Iterator[StartProgram]:
                 "EXTRA_ROUTES": "/v1/_echo, PUT /v1/_echo, /v1/_upload",
             }
             context: AbstractContextManager[Program] = running(
-                environ | variables, folder=tmp_path, arguments=arguments
+                environ | variables, folder=tmp_path, arguments=arguments, wrapper=wrapper
             )
             return stack.enter_context(context)
 
