@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import SecretStr
 from rich.console import Console
@@ -16,18 +16,27 @@ from vllm_engine.preflight import Preflight
 from vllm_engine.redaction import masked
 from vllm_engine.settings import Settings
 
+_OF_THE_MODEL = frozenset({"MAX_MODEL_LEN", "TENSOR_PARALLEL", "KV_CACHE_MEMORY_BYTES"})
+"""What the model's own configuration bounds or settles."""
+
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the report."""
+    """One line of the report; `known` is false where a model that could not be seen has the last word."""
 
     key: str
     value: str
     source: str
+    known: bool = True
 
 
 def settings_report(
-    settings: Settings, environment: Environment, plan: EnginePlan, preflight: Preflight
+    settings: Settings,
+    environment: Environment,
+    plan: EnginePlan,
+    preflight: Preflight,
+    *,
+    is_model_seen: bool = True,
 ) -> list[Row]:
     """List every setting; where it was settled for this machine and model, that value and why."""
     settled = plan.choices | {
@@ -50,7 +59,13 @@ def settings_report(
     for key in preflight.flag_variables:
         value = masked(key, environment.merged[key])
         rows.append(Row(key, value, environment.source(key) or ""))
-    return rows
+    return rows if is_model_seen else list(map(_unseen, rows))
+
+
+def _unseen(row: Row) -> Row:
+    if row.key not in _OF_THE_MODEL:
+        return row
+    return replace(row, source=f"{row.source}; NOT KNOWN before the model can be seen", known=False)
 
 
 def _shown(value: object) -> str:

@@ -15,7 +15,7 @@ from vllm_engine.engine.plan import EnginePlan, plan_engine
 from vllm_engine.environment import Environment
 from vllm_engine.models.bundled import ConvertProgress
 from vllm_engine.models.files import Listing, WantedFiles, wanted_files
-from vllm_engine.models.source import locate_model
+from vllm_engine.models.source import Model, locate_model
 from vllm_engine.preflight import Preflight
 from vllm_engine.settings import Settings
 from vllm_engine.surroundings import socket_variables
@@ -39,6 +39,19 @@ async def resolve_plan(
         environ=engine_environment(settings, preflight.installation, environment.merged),
         on_progress=on_progress,
     )
+    return _plan(settings, environment, preflight, model)
+
+
+def plan_unseen(settings: Settings, environment: Environment, preflight: Preflight) -> EnginePlan:
+    """Settle what can be settled without the model.
+
+    Raises:
+        SettingsError: a setting does not fit this machine.
+    """
+    return _plan(settings, environment, preflight, Model(settings.model_id))
+
+
+def _plan(settings: Settings, environment: Environment, preflight: Preflight, model: Model) -> EnginePlan:
     return plan_engine(
         settings,
         source=environment.source,

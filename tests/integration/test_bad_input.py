@@ -175,6 +175,25 @@ def test_settings_report(engine: Path, model_folder: Path) -> None:
     assert "hf_secret" not in plain.stdout + done.stdout
 
 
+def test_settings_without_the_model(engine: Path) -> None:
+    """A model that cannot be had leaves a report of all that is known, and marks what is not."""
+    environ = {"ENGINE_PYTHON": str(engine), "MODEL_ID": "some-org/some-model", "TENSOR_PARALLEL": "auto"}
+    done = run_cli(environ, "settings", "--json", cwd=engine.parents[2])
+    assert done.returncode == 0
+    assert 'MODEL_ID="some-org/some-model"' in done.stderr
+    rows = {row["key"]: row for row in json.loads(done.stdout)}
+    assert [key for key, row in rows.items() if not row["known"]] == [
+        "TENSOR_PARALLEL",
+        "MAX_MODEL_LEN",
+        "KV_CACHE_MEMORY_BYTES",
+    ]
+    assert "NOT KNOWN" in rows["MAX_MODEL_LEN"]["source"]
+    assert (rows["PORT"]["value"], rows["API_SERVER_COUNT"]["value"]) == ("8000", "1")
+    plain = run_cli(environ | {"SSL_CERT_FILE": "/gone"}, "settings", cwd=engine.parents[2])
+    assert plain.returncode == 2
+    assert "some-org/some-model" in plain.stdout and "SSL_CERT_FILE" in plain.stderr
+
+
 def test_dry_run_is_exact(engine: Path, model_folder: Path) -> None:
     """`serve --dry-run` prints the command that really runs, without starting it or showing secrets."""
     environ = {"ENGINE_PYTHON": str(engine), "MODEL_ID": str(model_folder), "HF_TOKEN": "hf_secret"}

@@ -14,22 +14,38 @@ from vllm_engine.cli.ending import ending, print_json
 @click.command("settings")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def settings_command(as_json: bool) -> None:
-    """Print the resolved configuration with each value's source; secrets are masked."""
+    """Print the resolved configuration with each value's source; secrets are masked.
+
+    What only the model tells is marked where it cannot be had, and why is said on standard error. Exits
+    with 2 where a setting cannot be used.
+    """
     import asyncio
 
     from vllm_engine.environment import read_environment
-    from vllm_engine.preflight import run_preflight
+    from vllm_engine.errors import ModelError, SettingsError
+    from vllm_engine.preflight import survey
     from vllm_engine.report import settings_report, show_settings
-    from vllm_engine.resolve import resolve_plan
+    from vllm_engine.resolve import plan_unseen, resolve_plan
     from vllm_engine.settings import load_settings
 
     with ending():
         environment = read_environment()
         settings = load_settings(environment)
-        preflight = run_preflight(settings, environment, Path(sys.prefix))
-        plan = asyncio.run(resolve_plan(settings, environment, preflight))
-        rows = settings_report(settings, environment, plan, preflight)
+        preflight, problems = survey(settings, environment, Path(sys.prefix))
+        plan = plan_unseen(settings, environment, preflight)
+        is_seen = False
+        try:
+            if not problems:
+                plan = asyncio.run(resolve_plan(settings, environment, preflight))
+                is_seen = True
+        except ModelError as error:
+            print(f"vllm-engine: {error}", file=sys.stderr)
+        rows = settings_report(settings, environment, plan, preflight, is_model_seen=is_seen)
+        for note in environment.notes:
+            print(f"vllm-engine: {note}", file=sys.stderr)
         if as_json:
             print_json([row.__dict__ for row in rows])
         else:
             show_settings(rows, console())
+        if problems:
+            raise SettingsError(problems)
