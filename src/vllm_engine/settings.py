@@ -267,7 +267,7 @@ class Settings(BaseModel):
     hang_timeout_seconds: float = _setting(
         180.0,
         "seconds, 0 for never",
-        "How long the engine may have work and make no progress before it is restarted.",
+        "How long the engine may have work and make no progress before it is restarted; most for one token.",
         "lifecycle",
     )
     canary_interval_seconds: float = _setting(

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import psutil
 import pytest
@@ -92,6 +93,19 @@ def test_stalled_clients(gateway: Watched) -> None:
     until(lambda: gateway.metric("vllm:num_requests_running") == 0, "the engine's stop")
     until(lambda: gateway.fds() <= files + 2, "the close of all")
     assert gateway.rss() - before < 50 * STALLED_BYTES
+
+
+def test_stalled_client_costs_no_engine(tmp_path: Path) -> None:
+    """An engine whose clients do not read has no work that it does not do: it is left alone, and stays watched."""
+    limits = LIMITS | {"HANG_TIMEOUT_SECONDS": "1", "CANARY_INTERVAL_SECONDS": "0.2"}
+    with watched_program(tmp_path, {"tokens": 900_000}, **limits) as gateway:
+        with slow_reader(gateway.port, post_json("/v1/chat/completions", STREAM)):
+            until(lambda: gateway.metric("vllm:num_requests_running") == 1, "the stream at the engine")
+            # There are canaries only while nothing else is at work, and at least a fifth of a second between them.
+            asked = gateway.metric("fake:requests_total")
+            until(lambda: gateway.metric("fake:requests_total") >= asked + 15, "fifteen canaries")
+            assert gateway.metric("vllm:num_requests_running") == 1
+        assert gateway.program.engines_lost() == 0
 
 
 def test_slow_client_gets_everything(gateway: Watched) -> None:

@@ -178,6 +178,34 @@ def test_hang(start: StartProgram, tmp_path: Path, idle: bool) -> None:
     assert program.client.post("/v1/chat/completions", json=CHAT).status_code == 200
 
 
+def test_hang_behind_polls(start: StartProgram, tmp_path: Path) -> None:
+    """Somebody who asks for the list of models again and again hides no stuck engine."""
+    scenario = scenario_of(tmp_path / "engine/bin/python")
+    program = start(HANG_TIMEOUT_SECONDS="1", CANARY_INTERVAL_SECONDS="0.5", REPLAY_TIMEOUT_SECONDS="0")
+    program.until_ready()
+    change_scenario(scenario, generation_hangs=True)
+
+    def noticed() -> bool:
+        program.client.get("/v1/models")
+        return "the engine was lost" in program.log()
+
+    until(noticed, "the verdict")
+
+
+def test_a_slow_token_is_no_hang(start: StartProgram, tmp_path: Path) -> None:
+    """A canary that takes longer than ever before, but for HANG_TIMEOUT_SECONDS, costs no engine."""
+    scenario = scenario_of(tmp_path / "engine/bin/python")
+    program = start(CANARY_INTERVAL_SECONDS="0.2")
+    program.until_ready()
+    pid = program.engine_pid()
+    # Longer than any patience with a question of our own used to be.
+    change_scenario(scenario, first_token_seconds=12)
+    asked = program.metric("fake:requests_total")
+    until(lambda: program.metric("fake:requests_total") >= asked + 2, "a canary after the slow one")
+    assert program.engine_pid() == pid
+    assert program.engines_lost() == 0
+
+
 def test_slow_is_not_hung(start: StartProgram, tmp_path: Path) -> None:
     """Tokens that come slowly, and quiet spells in between, are no hang."""
     program = start(

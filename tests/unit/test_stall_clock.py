@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_engine.engine.vitals import StallClock
+from vllm_engine.engine.stall_clock import StallClock
 
 
 def test_idle_is_no_stall() -> None:
@@ -29,9 +29,12 @@ def test_more_requests_are_no_progress() -> None:
     assert stalled == 9
 
 
-def test_an_end_of_work_ends_it() -> None:
-    """When the last request has gone, the next begins with a clean slate."""
+def test_clients_that_give_up_are_no_progress() -> None:
+    """Nor do clients that lose their patience sooner than we; the time between them does not count."""
     clock = StallClock()
-    clock.seconds(0, 1, "same")
-    assert clock.seconds(50, 0, "same") == 0
-    assert clock.seconds(60, 1, "same") == 0
+    for now in range(0, 100, 10):
+        clock.seconds(now, 1, "same")
+        stalled = clock.seconds(now + 6, 0, "same")
+    assert stalled == 60
+    assert clock.seconds(100, 1, "same") == 60
+    assert clock.seconds(101, 1, "a token") == 0

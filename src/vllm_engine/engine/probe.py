@@ -9,8 +9,11 @@ from typing import Any
 import aiohttp
 
 from vllm_engine.engine.pulse import OwnQuestions
+from vllm_engine.shortage import is_own_shortage
 
 _BASE = "http://engine"
+_METRICS_TIMEOUT = aiohttp.ClientTimeout(total=5.0)
+_NO_TIMEOUT = aiohttp.ClientTimeout()
 
 
 class Health(StrEnum):
@@ -19,14 +22,20 @@ class Health(StrEnum):
     GOOD = "good"
     BAD = "bad"
     """It answered, and said that its engine core is dead (vLLM: 503)."""
+    UNKNOWN = "unknown"
+    """We could not ask, for want of files or memory of our own."""
     ABSENT = "absent"
     """Nobody listens on the socket."""
     SILENT = "silent"
-    """No answer in time."""
+    """No answer in time, or one that says neither."""
 
 
 class ProbeError(Exception):
     """The engine did not answer as one that can serve would."""
+
+
+class UnaskedError(ProbeError):
+    """The engine could not be asked, for want of files or memory of our own: that says nothing about it."""
 
 
 class EngineProbe:
@@ -52,26 +61,29 @@ class EngineProbe:
         """Ask `/health`, which vLLM answers from its API process: it does not prove that tokens come."""
         try:
             async with self._session.get(f"{_BASE}/health") as response:
-                return Health.GOOD if response.status == 200 else Health.BAD
+                if response.status >= 500:
+                    return Health.BAD
+                return Health.GOOD if response.status == 200 else Health.SILENT
         except TimeoutError:
             return Health.SILENT
-        except (aiohttp.ClientError, OSError):
-            return Health.ABSENT
-
-    async def is_healthy(self) -> bool:
-        """Ask `/health`; a socket that is not there yet or does not listen is just not healthy."""
-        return await self.health() is Health.GOOD
+        except (aiohttp.ClientError, OSError) as error:
+            return Health.UNKNOWN if is_own_shortage(error) else Health.ABSENT
 
     async def counters(self) -> int | None:
         """Return a sum over vLLM's own metrics that changes whenever its engine core works.
 
         The core sends its numbers with each of its steps, those of a long prefill too (0.32's
         `v1/engine/core.py`), so they stand still when it does. None where they cannot be had.
+
+        Raises:
+            UnaskedError: it could not be asked.
         """
         try:
-            async with self._session.get(f"{_BASE}/metrics") as response:
+            async with self._session.get(f"{_BASE}/metrics", timeout=_METRICS_TIMEOUT) as response:
                 text = await response.text(errors="replace")
-        except (aiohttp.ClientError, TimeoutError, OSError):
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            if is_own_shortage(error):
+                raise UnaskedError(f"/metrics could not be asked: {error}") from error
             return None
         return hash(tuple(line for line in text.splitlines() if line.startswith("vllm:")))
 
@@ -90,16 +102,18 @@ class EngineProbe:
     async def generate_one(self, model: str) -> None:
         """Have one token generated: the only proof that the engine works and not just its front.
 
-        A model that does not generate (an embedding model: vLLM then has no such route) passes.
+        A model that does not generate (an embedding model: vLLM then has no such route) passes. Waits for as
+        long as it takes: how long that may be is the caller's to say.
 
         Raises:
             ProbeError: no token came.
+            UnaskedError: it could not be asked.
         """
         body = {"model": model, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
         prompt_tokens = None
         self._own.begin()
         try:
-            answer = await self._json("POST", "/v1/completions", body, absent_ok=True)
+            answer = await self._json("POST", "/v1/completions", body, absent_ok=True, patience=_NO_TIMEOUT)
             if answer and not answer.get("choices"):
                 raise ProbeError(f"/v1/completions answered without a choice: {answer!r:.200}")
             prompt_tokens = _prompt_tokens(answer)
@@ -107,10 +121,17 @@ class EngineProbe:
             self._own.end(prompt_tokens)
 
     async def _json(
-        self, method: str, path: str, body: object = None, *, absent_ok: bool = False
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        absent_ok: bool = False,
+        patience: aiohttp.ClientTimeout | None = None,
     ) -> dict[str, Any]:
+        timeout = patience or self._session.timeout
         try:
-            async with self._session.request(method, _BASE + path, json=body) as response:
+            async with self._session.request(method, _BASE + path, json=body, timeout=timeout) as response:
                 text = await response.text(errors="replace")
                 if absent_ok and response.status == 404 and "does not exist" not in text:
                     return {}
@@ -118,6 +139,8 @@ class EngineProbe:
                     raise ProbeError(f"{path} answered {response.status}: {text[:300]}")
                 answer = await response.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            if is_own_shortage(error):
+                raise UnaskedError(f"{path} could not be asked: {error}") from error
             raise ProbeError(f"{path} did not answer: {type(error).__name__} {error}".rstrip()) from error
         if not isinstance(answer, dict):
             raise ProbeError(f"{path} answered something else than an object: {answer!r:.200}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +12,10 @@ from typing import Literal
 from vllm_engine.engine.command import EngineCommand
 from vllm_engine.engine.download import Weights
 from vllm_engine.engine.ending import Ending
+from vllm_engine.engine.first_token import FirstToken
 from vllm_engine.engine.hub_cache import HubCache, watch_download
-from vllm_engine.engine.probe import EngineProbe, ProbeError
+from vllm_engine.engine.patience import Patience
+from vllm_engine.engine.probe import EngineProbe
 from vllm_engine.engine.process import EngineProcess
 from vllm_engine.engine.progress import later, parse_line
 from vllm_engine.engine.pulse import Pulse
@@ -24,14 +25,16 @@ from vllm_engine.engine.state import EngineState, Phase, StatusBoard
 from vllm_engine.engine.vitals import Loss, LossKind, VitalLimits, Vitals
 from vllm_engine.errors import Diagnosis, EngineError, StartupError, StartupTimeoutError, VllmEngineError
 from vllm_engine.log import ENGINE_LOGGER
+from vllm_engine.shortage import is_own_shortage
 
 STOP_GRACE_SECONDS = 10.0
 """How long vLLM may take to end by itself after SIGTERM before its group is killed."""
 
-_POLL_SECONDS = 0.2
 _FITTING = frozenset(("MAX_MODEL_LEN", "GPU_MEMORY_UTILIZATION"))
 """What AUTO_FIT may change: less of the same, never another type, device or trust."""
 _HEALTH_SECONDS = 10.0
+_SHORTAGE_SECONDS = 5.0
+"""Until we look again whether there are files and memory enough to go on."""
 _LEAST_PATIENCE_SECONDS = 60.0
 """What a standby that has become the engine gets to be ready, and at least twice what a new one took."""
 
@@ -86,6 +89,7 @@ class Supervisor:
         self._standby = Standby(record, standby, on_line=self._on_line, tell=board.standing_by)
         self._was_standby = False
         self._start_seconds = 0.0
+        self._patience = Patience(policy.vitals.hang_seconds)
         self._process: EngineProcess | None = None
         self._has_served = False
         self._changes: Mapping[str, str] = {}
@@ -120,7 +124,10 @@ class Supervisor:
     async def _run_once(self) -> None:
         """Start the engine and watch it until it is lost; returns when it may be started again."""
         try:
-            launch = await self._start()
+            try:
+                launch = await self._start()
+            except OSError as error:
+                raise StartupError(f"the engine cannot be started: {error}") from error
             await self._watch(launch)
         except VllmEngineError as error:
             if self._board.current.state is EngineState.DRAINING:
@@ -140,13 +147,13 @@ class Supervisor:
                 logger.warning("AUTO_FIT=1: NOT AS SET, the engine is started once more with %s", chosen)
                 self._board.restart()
                 return
-            logger.warning(
-                "the engine is started again in %.1f s (restart %d of %d in %g s)",
-                delay,
-                self._budget.used,
-                self._policy.max_restarts,
-                self._policy.restart_window_seconds,
+            counted = (
+                "not counted: it is we who are short of files or memory"
+                if is_own_shortage(error)
+                else f"restart {self._budget.used} of {self._policy.max_restarts} "
+                f"in {self._policy.restart_window_seconds:g} s"
             )
+            logger.warning("the engine is started again in %.1f s (%s)", delay, counted)
             await asyncio.sleep(delay)
             self._board.restart()
 
@@ -156,6 +163,8 @@ class Supervisor:
         Raises:
             VllmEngineError: there must not be one.
         """
+        if is_own_shortage(error):
+            return _SHORTAGE_SECONDS
         if not self._may_pass(error):
             raise error
         delay = self._budget.take()
@@ -202,14 +211,24 @@ class Supervisor:
         self._process = await self._process_for(self._standby.entry(launch.command))
         self._board.describe(model_revision=launch.model_revision, dtype=launch.dtype, pid=self._process.pid)
         exited = asyncio.ensure_future(self._process.wait())
-        ready = asyncio.ensure_future(self._until_it_generates(launch.served_name))
+        first = FirstToken(self._socket, launch.served_name, self._pulse.own, self._board)
+        ready = asyncio.ensure_future(first.seconds())
         downloading = asyncio.ensure_future(watch_download(self._board, launch.hub_cache))
         try:
             timeout = self._policy.startup_timeout_seconds
             if self._was_standby:
                 timeout = min(timeout, max(_LEAST_PATIENCE_SECONDS, 2 * self._start_seconds))
-            await asyncio.wait({exited, ready}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(
+                {exited, ready}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+            )
+            while not done and first.is_blind:
+                # Whether it is ready cannot be asked: that is no reason to end it.
+                done, _ = await asyncio.wait(
+                    {exited, ready}, timeout=_SHORTAGE_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
             if ready.done() and ready.exception() is None:
+                self._patience = Patience(self._policy.vitals.hang_seconds)
+                self._patience.took(ready.result())
                 self._board.progress(Phase.READY)
                 self._board.move(EngineState.READY)
                 self._has_served = True
@@ -229,34 +248,14 @@ class Supervisor:
         self._was_standby = standby is not None
         if standby is not None:
             return standby
-        try:
-            return await EngineProcess.spawn(
-                command.argv, command.environ, on_line=self._on_line, cwd=Path.cwd()
-            )
-        except OSError as error:
-            raise StartupError(f"the engine cannot be started: {error}") from error
-
-    async def _until_it_generates(self, served_name: str) -> None:
-        said = 0.0
-        async with EngineProbe(self._socket, timeout_seconds=60.0, own=self._pulse.own) as probe:
-            while True:
-                if await probe.is_healthy():
-                    try:
-                        await probe.served_models()
-                        self._board.progress(Phase.WARMING_UP)
-                        await probe.generate_one(served_name)
-                    except ProbeError as error:
-                        if time.monotonic() - said > 30.0:
-                            said = time.monotonic()
-                            logger.warning("the engine is up but does not generate yet: %s", error)
-                    else:
-                        return
-                await asyncio.sleep(_POLL_SECONDS)
+        return await EngineProcess.spawn(command.argv, command.environ, on_line=self._on_line, cwd=Path.cwd())
 
     async def _watch(self, launch: Launch) -> None:
         assert self._process is not None  # noqa: S101 - _start has set it
         async with EngineProbe(self._socket, timeout_seconds=_HEALTH_SECONDS, own=self._pulse.own) as probe:
-            vitals = Vitals(self._process, probe, self._pulse, launch.served_name, self._policy.vitals)
+            vitals = Vitals(
+                self._process, probe, self._pulse, launch.served_name, self._policy.vitals, self._patience
+            )
             command = self._standby.entry(launch.command)
             keeping = asyncio.ensure_future(self._standby.keep(command, self._process.pid))
             try:

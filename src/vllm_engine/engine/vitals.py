@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import logging
 from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from vllm_engine.engine.family import Family
-from vllm_engine.engine.probe import EngineProbe, Health, ProbeError
+from vllm_engine.engine.canary import Canary
+from vllm_engine.engine.family import Family, activity
+from vllm_engine.engine.patience import Patience
+from vllm_engine.engine.probe import EngineProbe, Health, ProbeError, UnaskedError
 from vllm_engine.engine.process import EngineProcess
 from vllm_engine.engine.pulse import Pulse
+from vllm_engine.engine.stall_clock import StallClock
 
 _TICK_SECONDS = 0.5
 _LOOK_SECONDS = 2.0
 """How often the engine's metrics are read while nothing comes from it."""
 _FAILED_CANARIES = 3
+
+logger = logging.getLogger("gateway.supervisor")
 
 
 class LossKind(StrEnum):
@@ -51,22 +56,6 @@ class VitalLimits:
     canary_interval_seconds: float
 
 
-class StallClock:
-    """Pure: for how long the engine has had work and shown no sign of doing it."""
-
-    def __init__(self) -> None:
-        self._sign: Hashable = None
-        self._since: float | None = None
-
-    def seconds(self, now: float, running: int, sign: Hashable) -> float:
-        """Return it, given how many requests are at the engine and what changes as it works on them."""
-        if not running:
-            self._since = None
-        elif self._since is None or sign != self._sign:
-            self._since, self._sign = now, sign
-        return 0.0 if self._since is None else now - self._since
-
-
 class Vitals:
     """One ready engine under watch."""
 
@@ -77,12 +66,16 @@ class Vitals:
         pulse: Pulse,
         served_name: str,
         limits: VitalLimits,
+        patience: Patience,
     ) -> None:
         self._process = process
         self._probe = probe
         self._pulse = pulse
         self._served_name = served_name
         self._limits = limits
+        self._patience = patience
+        # What vLLM's own counts were when they were last read; silence is no change.
+        self._counters: int | None = None
 
     async def until_lost(self) -> Loss:
         """Wait until the engine is lost, and say how."""
@@ -119,29 +112,35 @@ class Vitals:
         absences = 0
         while True:
             health = await self._probe.health()
-            absences = absences + 1 if health is Health.ABSENT else 0
             if health is Health.BAD:
                 return Loss(LossKind.REPORTED, "vLLM's /health says that its engine core is dead")
-            # Once may be a full backlog in a storm of connections.
+            if health is not Health.UNKNOWN:
+                absences = absences + 1 if health is Health.ABSENT else 0
+            # Once may be an accident of a moment.
             if absences == 2:
                 return Loss(LossKind.UNREACHABLE, "nobody listens on its socket any more")
             await asyncio.sleep(_TICK_SECONDS)
 
     async def _stall(self) -> Loss:
+        if not self._limits.hang_seconds:
+            await asyncio.Event().wait()
         clock = StallClock()
-        counters: int | None = None
-        looked = 0.0
-        beats = -1
+        loop = asyncio.get_running_loop()
+        looked, stalled, beats = loop.time(), 0.0, -1
         while True:
             await asyncio.sleep(_TICK_SECONDS)
-            now = time.monotonic()
+            now, is_known = loop.time(), True
+            # Before the verdict, one more look.
+            is_due = stalled > self._limits.hang_seconds
             if self._pulse.beats != beats or not self._pulse.running:
                 beats, looked = self._pulse.beats, now
-            elif now - looked > _LOOK_SECONDS:
-                looked = now
-                counters = await self._probe.counters()
-            stalled = clock.seconds(now, self._pulse.running, (beats, counters))
-            if self._limits.hang_seconds and stalled > self._limits.hang_seconds:
+            elif is_due or now - looked > _LOOK_SECONDS:
+                looked, is_known = now, await self._look_again()
+            before = stalled
+            stalled = clock.seconds(loop.time(), self._pulse.running, (self._pulse.beats, self._counters))
+            if stalled < before:
+                self._patience.took(before)
+            if is_due and is_known and stalled > self._limits.hang_seconds and self._pulse.running:
                 return Loss(
                     LossKind.HUNG,
                     f"{self._pulse.running} request(s) are at it and no token came for {stalled:.0f} s",
@@ -151,28 +150,50 @@ class Vitals:
         """Have a token generated now and then while nothing else is: idle metrics prove nothing."""
         if not (self._limits.canary_interval_seconds and self._limits.hang_seconds):
             await asyncio.Event().wait()
+        canary = Canary(
+            lambda: self._probe.generate_one(self._served_name),
+            self._signs,
+            lambda: activity(self._process.pid),
+            self._patience,
+        )
         failures = 0
         while True:
-            await self._until_idle()
-            beats = self._pulse.beats
+            await self._until_quiet()
             try:
-                async with asyncio.timeout(self._limits.hang_seconds):
-                    await self._probe.generate_one(self._served_name)
+                vain = await canary.seconds_in_vain()
                 failures = 0
-            except TimeoutError:
-                if self._pulse.beats == beats:
-                    waited = self._limits.hang_seconds
-                    return Loss(LossKind.HUNG, f"idle, it did not generate a token within {waited:g} s")
+            except UnaskedError as error:
+                logger.warning("whether the engine generates cannot be asked: %s", error)
+                continue
             except ProbeError as error:
                 failures += 1
                 if failures == _FAILED_CANARIES and not self._pulse.running:
                     return Loss(LossKind.MUTE, f"idle, it fails to generate: {error}")
+                continue
+            if vain is not None:
+                return Loss(LossKind.HUNG, f"idle, it did not generate a token within {vain:.0f} s")
 
-    async def _until_idle(self) -> None:
-        """Wait until nothing has been asked of the engine for an interval."""
-        idle_since = time.monotonic()
-        beats = self._pulse.beats
-        while time.monotonic() - idle_since < self._limits.canary_interval_seconds:
-            await asyncio.sleep(min(1.0, self._limits.canary_interval_seconds / 4))
-            if self._pulse.running or self._pulse.beats != beats:
-                idle_since, beats = time.monotonic(), self._pulse.beats
+    async def _until_quiet(self) -> None:
+        """Wait until nothing has come of the engine for an interval, and nothing is asked of it now."""
+        loop = asyncio.get_running_loop()
+        interval = self._limits.canary_interval_seconds
+        beats, since = self._pulse.beats, loop.time()
+        while loop.time() - since < interval or self._pulse.running:
+            await asyncio.sleep(min(1.0, interval / 4))
+            if self._pulse.beats != beats:
+                beats, since = self._pulse.beats, loop.time()
+
+    async def _signs(self) -> Hashable:
+        """Return what changes as the engine core works."""
+        counters = await self._probe.counters()
+        if counters is not None:
+            self._counters = counters
+        return self._pulse.beats, self._counters
+
+    async def _look_again(self) -> bool:
+        """Read the engine's metrics anew; False if that could not be tried."""
+        try:
+            await self._signs()
+        except UnaskedError:
+            return False
+        return True
