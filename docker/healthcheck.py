@@ -12,12 +12,18 @@ ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}
 
 def url() -> str:
     """Return the address of /healthz: HEALTH_PORT where there is one, since that is never TLS."""
-    host = os.environ.get("HOST", "")
+    host = os.environ.get("HOST", "").strip()
     host = ANYWHERE.get(host, f"[{host}]" if ":" in host else host)
-    if port := os.environ.get("HEALTH_PORT"):
+    if port := port_of("HEALTH_PORT"):
         return f"http://{host}:{port}/healthz"
     scheme = "https" if os.environ.get("TLS_CERT_FILE") else "http"
-    return f"{scheme}://{host}:{os.environ.get('PORT') or 8000}/healthz"
+    return f"{scheme}://{host}:{port_of('PORT') or 8000}/healthz"
+
+
+def port_of(name: str) -> str:
+    """Return a variable's port; empty where it is none, as `HEALTH_PORT=tcp://...` that Kubernetes makes."""
+    port = os.environ.get(name, "").strip()
+    return port if port.isdigit() else ""
 
 
 def main() -> int:

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Sourced by the other scripts: exports what .env of the working folder sets and the environment does not.
+# Sourced by the other scripts: exports what .env of the working folder sets and the environment does not, and by
+# our names what is set by those of other engines.
 #
 #   . "$root/scripts/dotenv.sh" && load_dotenv [IMAGE...]
 #
@@ -8,7 +9,6 @@
 # shellcheck disable=SC2154  # root and docker are the caller's
 
 load_dotenv() {
-    if [ ! -f .env ]; then return 0; fi
     if [ -x "$root/.venv/bin/python" ]; then
         status=0
         found=$("$root/.venv/bin/python" -m vllm_engine.cli dotenv) || status=$?
@@ -17,6 +17,7 @@ load_dotenv() {
             2) exit 2 ;;
         esac
     fi
+    if [ ! -f .env ]; then return 0; fi
     command -v "$docker" >/dev/null 2>&1 || return 1
     # What ${NAME} in it may stand for: names, as the values may be secret.
     names=$(sed -n 's/\${\([A-Za-z_][A-Za-z0-9_]*\)/\

@@ -123,11 +123,12 @@ fi
 flags=$(cat "$root"/src/vllm_engine/engine/flags/*.json)
 is_ours() {
     case $1 in
-        HOST | CACHE_DIR | ENGINE_PYTHON | BUILD_SHA | BUILD_TIME | CONFIG | SEED | TOKENIZER) return 1 ;;
+        API_KEY | HOST | CACHE_DIR | ENGINE_PYTHON | BUILD_SHA | BUILD_TIME | CONFIG | SEED | TOKENIZER) return 1 ;;
         VLLM_* | HF_* | NCCL_* | OTEL_* | TORCH_* | CUDA_VISIBLE_DEVICES) return 0 ;;
     esac
     case $mounted in *" $1 "*) return 1 ;; esac
     grep -Eq "^#? ?$1=" "$root/.env.example" && return 0
+    grep -q "^    \"$1\": \"" "$root/src/vllm_engine/migration.py" && return 0 # others' names: the program reads them
     case $flags in *"\"name\": \"$(printf '%s' "$1" | tr 'A-Z_' 'a-z-')\""*) return 0 ;; esac
     return 1
 }

@@ -123,6 +123,19 @@ def test_what_the_program_reads(sh: str, reader: tuple[str, str], tmp_path: Path
     assert "MODEL_NAME is read as MODEL_ID" in said
 
 
+def test_names_of_other_engines_without_a_file(tmp_path: Path) -> None:
+    """What the environment calls otherwise is exported by our name as well."""
+    root = tmp_path / "root"
+    (root / ".venv/bin").mkdir(parents=True)
+    (root / "scripts").symlink_to(ROOT / "scripts")
+    (root / ".venv/bin/python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (root / ".venv/bin/python").chmod(0o755)
+    _, found, said = loaded("sh", (str(root), "docker"), tmp_path, MODEL_NAME="gpt2")
+    assert found.get("MODEL_ID") == "gpt2", said
+    status, _, said = loaded("sh", (str(root), "docker"), tmp_path, MODLE_ID="gpt2")
+    assert (status, "did you mean MODEL_ID?" in said) == (2, True)
+
+
 def test_an_env_file_that_cannot_be_read(reader: tuple[str, str], tmp_path: Path) -> None:
     """A wrong file ends the script, with the program's words."""
     (tmp_path / ".env").write_text('MODLE_ID=a\nAPI_KEYS="sk-abcdefgh\n')
