@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import cache
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
@@ -66,8 +67,15 @@ def own_app(
         )
     if page is not None:
         app.include_router(page.router)
-    schema = describe(app, public_paths, needs_key=needs_key)
-    app.add_api_route("/openapi.json", _constant(schema, "application/json"), include_in_schema=False)
+
+    @cache
+    def schema() -> bytes:
+        return describe(app, public_paths, needs_key=needs_key)
+
+    async def openapi() -> Response:
+        return Response(schema(), media_type="application/json")
+
+    app.add_api_route("/openapi.json", openapi, include_in_schema=False)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _http_error)
     return _with_head(app)
@@ -81,13 +89,6 @@ def _with_head(app: ASGIApp) -> ASGIApp:
             # uvicorn keeps the scope as it was, and by that leaves the body out but not its length.
             scope = {**scope, "method": "GET"}
         await app(scope, receive, send)
-
-    return answer
-
-
-def _constant(content: bytes, media_type: str) -> Callable[[], Awaitable[Response]]:
-    async def answer() -> Response:
-        return Response(content, media_type=media_type)
 
     return answer
 
