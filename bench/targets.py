@@ -179,8 +179,8 @@ def start_gateway(name: str, source: Path, pace: float, folder: Path) -> Running
         "PORT": str(port),
         "CACHE_DIR": str(folder / "cache"),
         "LOG_FORMAT": "json",
-        # The others have no such limit.
-        "MAX_IN_FLIGHT": "16384",
+        # The others have no such limit; more would leave too few files for the idle scenario's connections.
+        "MAX_IN_FLIGHT": "4096",
         "STANDBY": "0",
         "PYTHONPATH": str(source),
         PACE_VARIABLE: str(pace),
