@@ -110,15 +110,19 @@ class EngineProbe:
             UnaskedError: it could not be asked.
         """
         body = {"model": model, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
-        prompt_tokens = None
+        prompt_tokens, has_run = None, True
         self._own.begin()
         try:
             answer = await self._json("POST", "/v1/completions", body, absent_ok=True, patience=_NO_TIMEOUT)
+            has_run = bool(answer)
             if answer and not answer.get("choices"):
                 raise ProbeError(f"/v1/completions answered without a choice: {answer!r:.200}")
             prompt_tokens = _prompt_tokens(answer)
+        except UnaskedError:
+            has_run = False
+            raise
         finally:
-            self._own.end(prompt_tokens)
+            self._own.end(prompt_tokens, has_run=has_run)
 
     async def _json(
         self,

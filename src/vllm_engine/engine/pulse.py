@@ -27,10 +27,17 @@ class OwnQuestions:
         self.prompt_tokens += self._usual_prompt
         self.generated_tokens += 1
 
-    def end(self, prompt_tokens: int | None) -> None:
-        """Note that it has ended, and how long it was by the engine's answer, if there is one."""
+    def end(self, prompt_tokens: int | None, *, has_run: bool = True) -> None:
+        """Note that it has ended, and how long it was by the engine's answer, if there is one.
+
+        One that has not run, because it could not be asked or there is no such route, is taken back.
+        """
         self.running -= 1
-        if prompt_tokens is not None:
+        if not has_run:
+            self.asked -= 1
+            self.prompt_tokens -= self._usual_prompt
+            self.generated_tokens -= 1
+        elif prompt_tokens is not None:
             self.prompt_tokens += prompt_tokens - self._usual_prompt
             self._usual_prompt = prompt_tokens
 

@@ -1,0 +1,48 @@
+"""The supervisor's questions to the engine: what each is counted as."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from vllm_engine.engine.probe import EngineProbe, ProbeError
+from vllm_engine.engine.pulse import OwnQuestions
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "counted"),
+    [
+        (200, {"choices": [{}], "usage": {"prompt_tokens": 3}}, (1, 3, 1)),
+        (200, {"choices": [{}]}, (1, 1, 1)),
+        # An embedding model has no such route.
+        (404, {"detail": "Not Found"}, (0, 0, 0)),
+        (500, {"error": {}}, (1, 1, 1)),
+    ],
+    ids=["with usage", "without", "no such route", "failed"],
+)
+async def test_own_questions(
+    tmp_path: Path, status: int, answer: object, counted: tuple[int, int, int]
+) -> None:
+    """One token is counted as the engine counts it, and nothing where the engine had nothing to do."""
+
+    async def complete(_: web.Request) -> web.Response:
+        assert (own.running, own.asked) == (1, 1)
+        return web.json_response(answer, status=status)
+
+    own = OwnQuestions()
+    app = web.Application()
+    app.router.add_post("/v1/completions", complete)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.UnixSite(runner, str(tmp_path / "socket")).start()
+    async with EngineProbe(tmp_path / "socket", own=own) as probe:
+        if status == 500:
+            with pytest.raises(ProbeError):
+                await probe.generate_one("m")
+        else:
+            await probe.generate_one("m")
+    await runner.cleanup()
+    assert own.running == 0
+    assert (own.asked, own.prompt_tokens, own.generated_tokens) == counted
