@@ -7,8 +7,9 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
-from tests.campaign.client import play
+from tests.campaign.client import Client, patiently
 from tests.campaign.engine_client import EngineClient
 from tests.campaign.engine_inputs import engine_input
 from tests.campaign.improper_inputs import client_input
@@ -60,17 +61,17 @@ def client_side(port: int, patience: float, seed: int) -> Play:
 
     async def each(index: int) -> tuple[str, str | None]:
         one = client_input(seed, index)
-        return one.kind, await play(port, one, index, patience)
+        return one.kind, await patiently(lambda: Client(port, one, index), patience)
 
     return each
 
 
-def engine_side(port: int, seed: int) -> Play:
+def engine_side(port: int, patience: float, seed: int) -> Play:
     """Play what clients of a bad engine see; it must stand in for the program's own."""
 
     async def each(index: int) -> tuple[str, str | None]:
         one = engine_input(seed, index)
-        return one.kind, await EngineClient(port, one, index).play()
+        return one.kind, await patiently(lambda: EngineClient(port, one, index), patience)
 
     return each
 
@@ -83,7 +84,7 @@ async def _control(port: int, patience: float, report: Report) -> None:
     while True:
         began = time.monotonic()
         for one in (probe, chat):
-            if fault := await play(port, one, 0, patience):
+            if fault := await patiently(partial(Client, port, one, 0), patience):
                 report.faults.append(f"{one.kind} of a client that behaves: {fault}")
         report.controls.append(time.monotonic() - began)
         await asyncio.sleep(CONTROL_SECONDS)

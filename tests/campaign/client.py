@@ -7,6 +7,7 @@ import json
 import socket
 import struct
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from tests.campaign.inputs import Ending, Input, Reading, others_tags
@@ -158,19 +159,17 @@ class Client:
         return None if self._replies.is_between and len(got) == len(expected) else "more than was asked for"
 
 
-async def play(port: int, one: Input, index: int, patience: float) -> str | None:
-    """Play an input; once more where the answer was wrong and this client itself may have been too late.
+async def patiently(make: Callable[[], Client], patience: float) -> str | None:
+    """Play a client; once more where the answer was wrong and this machine itself may have been too late.
 
     Args:
-        port: the program's.
-        one: the input.
-        index: of the input.
+        make: makes the client.
         patience: the shortest of the program's time limits, in seconds.
     """
     fault = None
     for _ in range(4):
         began = time.monotonic()
-        fault = await Client(port, one, index).play()
+        fault = await make().play()
         if fault is None or not patience < time.monotonic() - began < HANG_SECONDS:
             break
     return fault

@@ -69,7 +69,7 @@ class Rig:
             change_scenario(self.scenario, tokens_per_second=1)
             await _drop_idle_connections(port)
             change_scenario(self.scenario, tokens_per_second=0)
-            return await campaign(port, LIMIT_SECONDS, engine_side(port, seed), indices, side)
+            return await campaign(port, LIMIT_SECONDS, engine_side(port, LIMIT_SECONDS, seed), indices, side)
 
     def faults(self, files: int) -> list[str]:
         """Say what does not hold after a campaign; `files` were open before it."""
