@@ -16,12 +16,16 @@ from starlette.types import Message
 from vllm_engine.engine.pulse import Pulse
 from vllm_engine.engine.state import EngineState, StatusBoard
 from vllm_engine.gateway import recovery as recovery_module
+from vllm_engine.gateway.body import Bodies, Body
+from vllm_engine.gateway.body_budget import BodyBudget
 from vllm_engine.gateway.connection import StreamOwner
 from vllm_engine.gateway.exchange import Engine, Exchange, Request
 from vllm_engine.gateway.record import Outcome, RequestRecord
 from vllm_engine.gateway.recovery import Recovery
 from vllm_engine.gateway.relay import Relay
 from vllm_engine.gateway.upstream import Upstream, UpstreamConnection, UpstreamError
+
+_BODIES = Bodies(max_bytes=1, idle_timeout_seconds=1, budget=BodyBudget(max_bytes=1, max_reading=1))
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"
 HEALTHY = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
@@ -116,7 +120,7 @@ class Case:
         head = method.encode() + b" /v1/completions HTTP/1.1\r\nhost: engine\r\n\r\n"
         exchange = Exchange(self._engine, self.relay, self.client.send, self.record, 0.0)
         async with asyncio.timeout(30):
-            await exchange.run(Request(method, head, b""))
+            await exchange.run(Request(method, head, Body(_BODIES, None)))
 
 
 @asynccontextmanager

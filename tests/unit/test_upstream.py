@@ -48,7 +48,9 @@ async def engine(path: Path) -> AsyncIterator[tuple[Upstream, list[asyncio.Strea
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers.append(writer)
         with suppress(asyncio.IncompleteReadError):
-            while await reader.readuntil(b"\r\n\r\n"):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                _, _, length = head.partition(b"content-length: ")
+                await reader.readexactly(int(length or b"0"))
                 writer.write(ANSWER)
         writer.close()
 
@@ -60,14 +62,24 @@ async def engine(path: Path) -> AsyncIterator[tuple[Upstream, list[asyncio.Strea
             await writer.wait_closed()
 
 
-async def ask(upstream: Upstream) -> SlowSink:
+async def ask(upstream: Upstream, body: bytes | bytearray = b"") -> SlowSink:
     """Send one request, and return what became of it."""
     connection = await upstream.connect()
     sink = SlowSink(connection)
-    connection.start(HEAD, b"", sink)
+    head = HEAD.replace(b"\r\n\r\n", b"\r\ncontent-length: %d\r\n\r\n" % len(body))
+    connection.start(head, body, sink)
     async with asyncio.timeout(5):
         await sink.ended.wait()
     return sink
+
+
+async def test_an_idle_connection_does_not_hold_the_last_body(tmp_path: Path) -> None:
+    """What has been sent is nobody's any more: 256 idle connections must not hold 32 MB each."""
+    async with engine(tmp_path / "socket") as (upstream, connections):
+        body = bytearray(5_000_000)
+        sink = await ask(upstream, body)
+        assert (sink.data, sink.error, len(connections)) == (b"hello", None, 1)
+        body.clear()  # raises BufferError while anybody has a view of it
 
 
 async def test_a_connection_that_was_paused_reads_the_next_answer(tmp_path: Path) -> None:

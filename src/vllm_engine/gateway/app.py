@@ -196,12 +196,12 @@ class Gateway:
             self._bodies.check_announced(scope["headers"])
             with Body(self._bodies, record.key) as body:
                 try:
-                    data = await body.read(receive)
+                    await body.read(receive)
                 finally:
                     record.bytes_in = body.size
                 is_whole = True
                 lane_of(scope).watch()
-                fields = read_fields(data)
+                fields = read_fields(body.data)
                 record.is_stream = record.may_stream and fields.stream
                 ticket = await self._turn(record, self._claim(route, fields))
                 if ticket is None:
@@ -209,7 +209,7 @@ class Gateway:
                     return
                 body.keep()
                 try:
-                    await self._proxy.pass_on(scope, send, self._passage(scope, record, data))
+                    await self._proxy.pass_on(scope, send, self._passage(scope, record, body))
                 finally:
                     ticket.leave()
                     self._charge(ticket, record, fields)
@@ -257,7 +257,7 @@ class Gateway:
         record.reject(503, "not_ready")
         await send_not_ready(send, self._status.current, record)
 
-    def _passage(self, scope: Scope, record: RequestRecord, body: bytes | bytearray) -> Passage:
+    def _passage(self, scope: Scope, record: RequestRecord, body: Body) -> Passage:
         target: bytes = scope["raw_path"]
         if scope["query_string"]:
             target += b"?" + scope["query_string"]

@@ -70,6 +70,7 @@ class Body:
         "_slow_at",
         "_task",
         "_timer",
+        "data",
         "key",
         "size",
     )
@@ -80,6 +81,8 @@ class Body:
         self.key = key
         """The API key's name, whose share it counts for."""
         self.size = 0
+        self.data: bytes | bytearray = b""
+        """All of it, from `read` to `drop`."""
 
     def __enter__(self) -> Body:
         task = asyncio.current_task()
@@ -98,8 +101,8 @@ class Body:
         if kind is not None and issubclass(kind, asyncio.CancelledError):
             raise self._refusal from None
 
-    async def read(self, receive: Receive) -> bytes | bytearray:
-        """Return the whole body.
+    async def read(self, receive: Receive) -> None:
+        """Read the whole body.
 
         Raises:
             Rejected: it is too large or does not fit beside the others.
@@ -114,24 +117,28 @@ class Body:
             piece: bytes = message.get("body", b"")
             self._take(len(piece))
             if not message.get("more_body"):
-                self._bodies.budget.whole(self)
-                return piece
-            # Not a list: a client may send a million pieces of one byte.
-            data = bytearray(piece)
-            while message.get("more_body"):
-                message = await receive()
-                piece = message.get("body", b"")
-                self._take(len(piece))
-                self._due = self._loop.time() + idle
-                data += piece
+                self.data = piece
+            else:
+                # Not a list: a client may send a million pieces of one byte.
+                self.data = data = bytearray(piece)
+                while message.get("more_body"):
+                    message = await receive()
+                    piece = message.get("body", b"")
+                    self._take(len(piece))
+                    self._due = self._loop.time() + idle
+                    data += piece
             self._bodies.budget.whole(self)
-            return data
         finally:
             self._timer.cancel()
 
     def keep(self) -> None:
         """Say that the engine has it: from now on it does not give way."""
         self._bodies.budget.keep(self)
+
+    def drop(self) -> None:
+        """Let go of it: the answer has begun, so it is not sent again."""
+        self.data = b""
+        self._bodies.budget.release(self)
 
     def give_way(self, refusal: Rejected) -> None:
         """End the request with this refusal; the first one counts."""

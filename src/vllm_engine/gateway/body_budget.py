@@ -39,7 +39,7 @@ class _Share:
 
 
 class BodyBudget:
-    """Counts every body from its first byte to its request's end.
+    """Counts every body from its first byte until it is not needed any more.
 
     The share rule: whatever is full, the number or the bytes, the key with the most yields, and of its bodies
     the one that has been read for longest; so a newcomer that sends what it has always gets in, however many

@@ -10,6 +10,7 @@ from starlette.types import Send
 
 from vllm_engine.engine.pulse import Pulse
 from vllm_engine.engine.state import StatusReader
+from vllm_engine.gateway.body import Body
 from vllm_engine.gateway.dialect import ApiError
 from vllm_engine.gateway.headers import answer_headers
 from vllm_engine.gateway.identity import REQUEST_ID
@@ -44,7 +45,7 @@ class Request:
 
     method: str
     head: bytes
-    body: bytes | bytearray
+    body: Body
 
 
 class Exchange:
@@ -96,6 +97,7 @@ class Exchange:
         if error is None:
             error = await self._obituary(start)
         if error is None:
+            request.body.drop()
             await self._pass_on()
         return error
 
@@ -109,7 +111,7 @@ class Exchange:
             except UpstreamError as error:
                 return error
             is_head = request.method == "HEAD"
-            connection.start(request.head, request.body, relay, is_head_request=is_head)
+            connection.start(request.head, request.body.data, relay, is_head_request=is_head)
             await self._until_begun()
             if relay.error is None or relay.has_begun or not _may_repeat(request, connection, relay.error):
                 break

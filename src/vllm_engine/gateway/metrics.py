@@ -68,7 +68,7 @@ _HELP = {
     "in_flight": "Requests at the engine now.",
     "waiting": "Requests that wait in the gateway for their turn now.",
     "bodies_incomplete": "Requests whose body is still being sent now.",
-    "body_bytes": "Memory that the bodies of open requests take now, in bytes.",
+    "body_bytes": "Memory that requests' bodies take now: each is held until its answer begins.",
     "engine_state": "1 for the state that the engine is in.",
     "standby_ready": "Whether a standby is ready to be the next engine.",
     "standby_bytes": "Memory that the standby takes, shared pages counted once; 0 without one.",

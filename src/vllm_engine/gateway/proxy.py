@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from starlette.types import Scope, Send
 
+from vllm_engine.gateway.body import Body
 from vllm_engine.gateway.connection import lane_of
 from vllm_engine.gateway.exchange import Engine, Exchange, Request
 from vllm_engine.gateway.headers import request_head
@@ -21,7 +22,7 @@ class Passage:
 
     record: RequestRecord
     target: bytes
-    body: bytes | bytearray
+    body: Body
     without: frozenset[bytes] = frozenset()
     extra: tuple[tuple[bytes, bytes], ...] = ()
 
@@ -72,7 +73,7 @@ class Proxy:
             passage.target,
             scope["headers"],
             identity=record.request_id.encode(),
-            body_bytes=len(body),
+            body_bytes=body.size,
             without=passage.without,
             extra=passage.extra,
         )

@@ -298,7 +298,9 @@ class UpstreamConnection(asyncio.Protocol):
         transport = self._transport
         # A transport that fails says first that it can be written to, and takes what is written to nowhere.
         while self._unsent and self._can_write and transport is not None and not transport.is_closing():
-            piece, self._unsent = self._unsent[:_PIECE], self._unsent[_PIECE:]
+            piece, rest = self._unsent[:_PIECE], self._unsent[_PIECE:]
+            # An empty view would hold the whole body for as long as the connection is kept.
+            self._unsent = rest or memoryview(b"")
             transport.write(piece)
 
     def _finish(self) -> None:
