@@ -6,6 +6,7 @@ import json
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,24 @@ def test_drain_does_not_last(start: StartProgram, variables: dict[str, str]) -> 
             program.send(signal.SIGTERM)
         assert program.wait() == 0
         assert time.monotonic() - began < 20
+
+
+def test_an_answer_that_has_not_begun_when_the_drain_ends(start: StartProgram, tmp_path: Path) -> None:
+    """It is a 503 to be asked again elsewhere, and the engine, which has the request, does not get it twice."""
+    program = start(DRAIN_TIMEOUT_SECONDS="0.5")
+    program.until_ready()
+    # So that the next request's connection to the engine is one that was used before.
+    assert program.client.post("/v1/chat/completions", json=CHAT).status_code == 200
+    change_scenario(scenario_of(tmp_path / "engine/bin/python"), first_token_seconds=600)
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(program.client.post, "/v1/chat/completions", json=CHAT)
+        until(lambda: program.metric("vllm:num_requests_running") == 1, "the request at the engine")
+        program.send(signal.SIGTERM)
+        answer = asked.result()
+    assert answer.status_code == 503
+    assert "shutting down" in answer.text
+    assert answer.headers["retry-after"]
+    assert program.wait() == 0
 
 
 def test_death_at_the_start(start: StartProgram) -> None:

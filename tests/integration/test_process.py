@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from vllm_engine.engine.ending import describe_exit
 from vllm_engine.engine.process import MAX_LINE_CHARS, TAIL_LINES, EngineProcess
+from vllm_engine.shortage import is_own_shortage
 
 DEADLINE = 10.0
 
@@ -111,6 +116,29 @@ async def test_command_that_is_not_there() -> None:
     assert await process.wait() == 1
     await process.reap()
     assert lines == ["cannot start /no/such/python: No such file or directory"]
+
+
+@pytest.mark.parametrize("what", ["process", "thread"])
+async def test_for_want_of_processes(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Where the kernel gives none, it is said as the kernel says it, and nothing is left."""
+
+    def no_process(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "no more processes")
+
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    me = psutil.Process()
+    before = me.num_fds()
+    if what == "process":
+        monkeypatch.setattr(subprocess, "Popen", no_process)
+    else:
+        monkeypatch.setattr(threading.Thread, "start", no_thread)
+    with pytest.raises(OSError, match=r"no more|can't start") as failed:
+        await spawn("import time; time.sleep(600)", [])
+    assert is_own_shortage(failed.value)
+    await eventually(lambda: me.num_fds() == before)
+    assert not me.children()
 
 
 async def test_own_session() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -67,6 +68,7 @@ class EngineProcess:
         """
         readable, writable = os.pipe()
         output = asyncio.StreamReader()
+        transport: asyncio.ReadTransport | None = None
         try:
             transport, _ = await asyncio.get_running_loop().connect_read_pipe(
                 lambda: asyncio.StreamReaderProtocol(output), os.fdopen(readable, "rb", 0)
@@ -82,9 +84,13 @@ class EngineProcess:
                 cwd=cwd,
                 start_new_session=True,
             )
+            return cls(popen, output, transport, on_line)
+        except OSError:
+            if transport is not None:
+                transport.close()
+            raise
         finally:
             os.close(writable)
-        return cls(popen, output, transport, on_line)
 
     @property
     def pid(self) -> int:
@@ -155,5 +161,10 @@ def _exit_of(popen: subprocess.Popen[bytes]) -> asyncio.Future[int]:
         with suppress(RuntimeError):  # the loop has been closed: nobody waits any more
             loop.call_soon_threadsafe(future.set_result, status)
 
-    threading.Thread(target=wait, name="engine-wait", daemon=True).start()
+    try:
+        threading.Thread(target=wait, name="engine-wait", daemon=True).start()
+    except RuntimeError as error:  # pthread_create(3) said EAGAIN, and CPython has no other word for it
+        popen.kill()
+        popen.wait()
+        raise BlockingIOError(errno.EAGAIN, "can't start new thread") from error
     return future
