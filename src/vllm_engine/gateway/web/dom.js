@@ -1,5 +1,7 @@
 // Nodes are built one by one and text is only ever text: nothing here, or anywhere else, takes markup.
 
+// A child may be an array of children.
+
 const SVG = "http://www.w3.org/2000/svg";
 
 function fill(node, properties, children) {
@@ -8,7 +10,8 @@ function fill(node, properties, children) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.filter((child) => child !== null && child !== undefined));
+  // One by one: a call cannot take as many arguments as a long answer has nodes.
+  for (const child of children.flat()) if (child !== null && child !== undefined) node.append(child);
   return node;
 }
 

@@ -21,7 +21,8 @@ const ALIASES = {
 };
 const HASH = new Set(["python", "sh", "yaml"]);
 
-const STRING = /"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|`(?:[^`\\]|\\.)*`/y;
+const STRING = /"(?:[^"\\\n]|\\[^\n])*"|'(?:[^'\\\n]|\\[^\n])*'|`(?:[^`\\]|\\[^])*`/y;
+const QUOTES = new Set("\"'`");
 const TRIPLE = /"""[^]*?(?:"""|$)|'''[^]*?(?:'''|$)/y;
 const NUMBER = /\b(?:0[xX][\da-fA-F_]+|\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d+)?)\b/y;
 const NAME = /[A-Za-z_$][\w$]*/y;
@@ -31,9 +32,27 @@ const COMMENTS = {
   dash: /--[^\n]*/y,
 };
 
+/** Finds strings as a sticky pattern does; where one has no end, the next quote before that end has none either. */
+class Strings {
+  lastIndex = 0;
+  #endless = {};
+
+  exec(code) {
+    const quote = code[this.lastIndex];
+    if (this.lastIndex < (this.#endless[quote] ?? 0)) return null;
+    STRING.lastIndex = this.lastIndex;
+    const found = STRING.exec(code);
+    if (!found && QUOTES.has(quote)) {
+      const end = quote === "`" ? -1 : code.indexOf("\n", this.lastIndex);
+      this.#endless[quote] = end === -1 ? code.length : end;
+    }
+    return found;
+  }
+}
+
 function rules(language) {
   const comment = HASH.has(language) ? COMMENTS.hash : language === "sql" ? COMMENTS.dash : COMMENTS.slash;
-  const found = [["comment", comment], ["string", STRING], ["number", NUMBER]];
+  const found = [["comment", comment], ["string", new Strings()], ["number", NUMBER]];
   if (language === "python") found.splice(1, 0, ["string", TRIPLE]);
   return found;
 }

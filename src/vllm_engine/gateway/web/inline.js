@@ -1,11 +1,15 @@
 // Markdown within a line, as DOM nodes. A model's HTML is text like any other; links lead to http and https only.
+// Each step of the scanner is paid for by the text that it takes: what may be looked for again is remembered.
 
 import { h } from "./dom.js";
 
 const MAX_DEPTH = 8;
+const MAX_LABEL = 1000;
+const MAX_URL = 2000;
 const ESCAPABLE = /[!-/:-@[-`{-~]/;
 const MARKS = { "**": "strong", __: "strong", "~~": "del", "*": "em", _: "em" };
 const BARE_URL = /https?:\/\/[^\s<>"'`\\^{|}]+/iy;
+const ENDS_SENTENCE = new Set(".,:;!?*_~");
 const WORD = /[\p{L}\p{N}]/u;
 
 /** Return the address of a link that may be followed, or null. */
@@ -19,8 +23,8 @@ export function safeUrl(text) {
   return url.protocol === "http:" || url.protocol === "https:" ? url.href : null;
 }
 
-function link(url, ...children) {
-  return h("a", { href: url, target: "_blank", rel: "noopener noreferrer nofollow" }, ...children);
+function link(url, children) {
+  return h("a", { href: url, target: "_blank", rel: "noopener noreferrer nofollow" }, children);
 }
 
 /** Return the nodes of a text. */
@@ -35,8 +39,11 @@ class Scanner {
     this.at = 0;
     this.plain = "";
     this.out = [];
-    // What was looked for in vain once is not further on either: long texts stay linear.
-    this.absent = new Set();
+    this.found = new Map();
+    this.unclosed = new Set();
+    this.run = [0, 0];
+    this.noUrlBefore = 0;
+    this.destination = null;
   }
 
   nodes() {
@@ -102,29 +109,40 @@ class Scanner {
     return h("br");
   }
 
-  find(mark, from) {
-    if (this.absent.has(mark)) return -1;
-    const found = this.text.indexOf(mark, from);
-    if (found === -1) this.absent.add(mark);
+  /** Return where a mark is next; `from` must not go back between two calls for the same mark. */
+  next(mark, from) {
+    let found = this.found.get(mark) ?? -1;
+    if (found < from) {
+      found = this.text.indexOf(mark, from);
+      if (found === -1) found = Infinity;
+      this.found.set(mark, found);
+    }
     return found;
+  }
+
+  /** Return the end of the run of one character that `at` is in. */
+  runEnd(at) {
+    const { text } = this;
+    const [from, to] = this.run;
+    if (at >= from && at < to) return to;
+    let end = at + 1;
+    while (text[end] === text[at]) end += 1;
+    this.run = [at, end];
+    return end;
   }
 
   code() {
     const { text, at } = this;
-    let size = 1;
-    while (text[at + size] === "`") size += 1;
-    const fence = "`".repeat(size);
-    let end = this.find(fence, at + size);
-    while (end !== -1 && (text[end + size] === "`" || text[end - 1] === "`")) {
-      let past = end;
-      while (text[past] === "`") past += 1;
-      end = this.find(fence, past);
-    }
-    if (end === -1) {
-      this.plain += fence;
+    const size = this.runEnd(at) - at;
+    this.fences ??= fences(text);
+    const starts = this.fences.get(size) ?? [];
+    while (starts.length && starts.at(-1) < at + size) starts.pop();
+    if (!starts.length) {
+      this.plain += text.slice(at, at + size);
       this.at += size;
       return undefined;
     }
+    const end = starts.at(-1);
     let content = text.slice(at + size, end).replaceAll("\n", " ");
     if (content.startsWith(" ") && content.endsWith(" ") && content.trim()) content = content.slice(1, -1);
     this.at = end + size;
@@ -133,37 +151,50 @@ class Scanner {
 
   // An image is shown as a link to it: nothing is loaded because a model says so.
   bracket(open) {
-    const { text } = this;
-    const middle = this.find("](", open);
-    if (middle === -1) return null;
-    const label = text.slice(open + 1, middle);
-    if (label.includes("\n\n") || label.length > 1000) return null;
-    const end = closing(text, middle + 2);
-    if (end === -1) return null;
-    const target = text.slice(middle + 2, end).trim().split(/\s/, 1)[0].replace(/^<|>$/g, "");
-    const url = safeUrl(target);
+    const middle = this.next("](", open);
+    if (middle - open - 1 > MAX_LABEL || this.next("\n\n", open) < middle) return null;
+    const { end, target, url } = this.target(middle);
     if (url === null) return null;
     this.at = end + 1;
-    return link(url, ...inline(label || target, this.depth + 4));
+    return link(url, inline(this.text.slice(open + 1, middle) || target, this.depth + 4));
+  }
+
+  /** Return what stands in the parentheses after a label's end. */
+  target(middle) {
+    if (this.destination?.middle === middle) return this.destination;
+    this.closings ??= closings(this.text);
+    const end = this.closings.get(middle + 1) ?? Infinity;
+    const isFit = end - middle < MAX_URL;
+    const inner = isFit ? this.text.slice(middle + 2, end).trim() : "";
+    const target = inner.split(/\s/, 1)[0].replace(/^<|>$/g, "");
+    this.destination = { middle, end, target, url: isFit ? safeUrl(target) : null };
+    return this.destination;
   }
 
   angle() {
-    const end = this.text.indexOf(">", this.at);
-    const inner = end === -1 || end - this.at > 2000 ? "" : this.text.slice(this.at + 1, end);
-    const url = /^https?:\S+$/i.test(inner) ? safeUrl(inner) : null;
+    const end = this.next(">", this.at);
+    const inner = end - this.at > MAX_URL ? "" : this.text.slice(this.at + 1, end);
+    const url = /^https?:[^\s<]+$/i.test(inner) ? safeUrl(inner) : null;
     if (url === null) return null;
     this.at = end + 1;
     return link(url, inner);
   }
 
   bareUrl() {
-    BARE_URL.lastIndex = this.at;
-    const found = BARE_URL.exec(this.text);
-    if (!found || WORD.test(this.text[this.at - 1] ?? "")) return null;
-    let shown = found[0].replace(/[.,:;!?*_~]+$/, "");
+    const { text, at } = this;
+    if (at < this.noUrlBefore || WORD.test(text[at - 1] ?? "")) return null;
+    BARE_URL.lastIndex = at;
+    const found = BARE_URL.exec(text)?.[0];
+    if (!found) return null;
+    let size = found.length;
+    while (ENDS_SENTENCE.has(found[size - 1])) size -= 1;
+    let shown = found.slice(0, size);
     if (shown.endsWith(")") && !shown.includes("(")) shown = shown.slice(0, -1);
-    const url = safeUrl(shown);
-    if (url === null) return null;
+    const url = shown.length > MAX_URL ? null : safeUrl(shown);
+    if (url === null) {
+      this.noUrlBefore = at + found.length;
+      return null;
+    }
     this.at += shown.length;
     return link(url, shown);
   }
@@ -182,15 +213,15 @@ class Scanner {
       return undefined;
     }
     this.at = end + mark.length;
-    return h(MARKS[mark], {}, ...inline(text.slice(at + mark.length, end), this.depth + 1));
+    return h(MARKS[mark], {}, inline(text.slice(at + mark.length, end), this.depth + 1));
   }
 
   closer(mark, from) {
     const { text } = this;
-    if (this.absent.has(`close ${mark}`)) return -1;
+    // What was looked for in vain once is not further on either.
+    if (this.unclosed.has(mark)) return -1;
     for (let end = text.indexOf(mark, from); end !== -1; end = text.indexOf(mark, end + 1)) {
-      let run = end;
-      while (text[run] === mark[0]) run += 1;
+      const run = this.runEnd(end);
       const size = run - end;
       const fits = mark.length === 2 ? size >= 2 : size === 1 || size === 3;
       const inWord = mark[0] === "_" && WORD.test(text[run] ?? "");
@@ -199,17 +230,32 @@ class Scanner {
       }
       end = run - 1;
     }
-    this.absent.add(`close ${mark}`);
+    this.unclosed.add(mark);
     return -1;
   }
 }
 
-function closing(text, from) {
-  let depth = 1;
-  for (let at = from; at < text.length && at - from < 4000; at++) {
-    if (text[at] === "(") depth += 1;
-    else if (text[at] === ")" && --depth === 0) return at;
-    else if (text[at] === "\n") return -1;
+/** Return where each "(" has its ")", of those that have it on their line. */
+function closings(text) {
+  const found = new Map();
+  let open = [];
+  for (let at = 0; at < text.length; at++) {
+    const letter = text[at];
+    if (letter === "(") open.push(at);
+    else if (letter === ")" && open.length) found.set(open.pop(), at);
+    else if (letter === "\n") open = [];
   }
-  return -1;
+  return found;
+}
+
+/** Return where runs of backticks begin, by their length, the last of them first. */
+function fences(text) {
+  const found = new Map();
+  for (const { 0: run, index } of text.matchAll(/`+/g)) {
+    const starts = found.get(run.length) ?? [];
+    starts.push(index);
+    found.set(run.length, starts);
+  }
+  for (const starts of found.values()) starts.reverse();
+  return found;
 }

@@ -5,28 +5,63 @@ import { highlight } from "./highlight.js";
 import { inline } from "./inline.js";
 
 const MAX_DEPTH = 6;
-const FENCE = /^ {0,3}(`{3,}|~{3,})[ \t]*([^`]*)$/;
-const HEADING = /^ {0,3}(#{1,6})[ \t]+(.*)$/;
+const FENCE = /^ {0,3}(`{3,}|~{3,})/;
+const HEADING = /^ {0,3}(#{1,6})[ \t]+/;
 const RULE = /^ {0,3}([-*_])(?:[ \t]*\1){2,}[ \t]*$/;
 const ITEM = /^( *)([-*+]|\d{1,9}[.)])(?: +|$)/;
 const QUOTE = /^ {0,3}> ?/;
 const CELL = /^\s*:?-+:?\s*$/;
 
-/** Show a text in a container; blocks that are as they were keep their nodes, so that a stream does not flicker. */
-export function render(container, text) {
-  const blocks = split(text.replaceAll("\r\n", "\n").split("\n"));
-  blocks.forEach((block, index) => {
-    const old = container.children[index];
-    if (old && sources.get(old) === block.source) return;
-    const node = block.make(0);
-    sources.set(node, block.source);
-    if (old) old.replaceWith(node);
-    else container.append(node);
-  });
-  while (container.children.length > blocks.length) container.lastElementChild.remove();
+// Below this length the last block is drawn anew with every change.
+const SMALL = 4096;
+const GROWTH = 1 / 32;
+
+/**
+ * Show a text in a container, which may have shown its beginning before.
+ *
+ * Blocks that are as they were keep their nodes, so that a stream does not flicker, and those that cannot change any
+ * more are not looked at again. While a text grows (`isWhole` is false) a long last block waits until it has grown by
+ * a part of itself: what a long answer costs stays in proportion to its length, however many pieces it comes in.
+ */
+export function render(container, text, { isWhole = true } = {}) {
+  let state = states.get(container);
+  if (!state || !text.startsWith(state.text)) state = { text: "", settled: 0, last: null };
+  const open = text.length - state.settled;
+  if (!isWhole && open > SMALL && text.length - state.text.length < open * GROWTH) return;
+  const lines = text.slice(state.settled).split("\n");
+  const blocks = split(lines.map((line, index) => (line.endsWith("\r") && index < lines.length - 1 ? line.slice(0, -1) : line)));
+  const nodes = [];
+  let next = state.last ? state.last.nextElementSibling : container.firstElementChild;
+  for (const block of blocks) {
+    const old = next;
+    next = old?.nextElementSibling ?? null;
+    nodes.push(place(container, old, block));
+  }
+  while (next) {
+    const old = next;
+    next = old.nextElementSibling;
+    old.remove();
+  }
+  // A block is settled when the first line of the one after it is whole.
+  const unsettled = blocks.findLastIndex(({ at }) => at < lines.length - 1);
+  if (unsettled > 0) {
+    for (let at = 0; at < blocks[unsettled].at; at++) state.settled += lines[at].length + 1;
+    state.last = nodes[unsettled - 1];
+  }
+  states.set(container, { ...state, text });
 }
 
+const states = new WeakMap();
 const sources = new WeakMap();
+
+function place(container, old, block) {
+  if (old && sources.get(old) === block.source) return old;
+  const node = block.make(0);
+  sources.set(node, block.source);
+  if (old) old.replaceWith(node);
+  else container.append(node);
+  return node;
+}
 
 function split(lines) {
   const blocks = [];
@@ -38,7 +73,7 @@ function split(lines) {
     }
     const found = fence(lines, at) ?? heading(lines, at) ?? rule(lines, at) ?? quote(lines, at) ?? list(lines, at) ??
       table(lines, at) ?? paragraph(lines, at);
-    blocks.push({ source: lines.slice(at, found.end).join("\n"), make: found.make });
+    blocks.push({ at, source: lines.slice(at, found.end).join("\n"), make: found.make });
     at = found.end;
   }
   return blocks;
@@ -47,15 +82,22 @@ function split(lines) {
 const children = (lines, depth) =>
   depth >= MAX_DEPTH ? [h("p", {}, lines.join("\n"))] : split(lines).map((block) => block.make(depth + 1));
 
+function fenceMark(line) {
+  const mark = FENCE.exec(line)?.[0];
+  // Backticks after those of the fence are code in a paragraph.
+  return mark && !line.includes("`", mark.length) ? mark : null;
+}
+
 function fence(lines, at) {
-  const open = FENCE.exec(lines[at]);
-  if (!open) return null;
-  const mark = open[1];
+  const open = fenceMark(lines[at]);
+  if (open === null) return null;
+  const mark = open.trim();
   let end = at + 1;
   const closes = (line) => line.trim().startsWith(mark) && !line.trim().replaceAll(mark[0], "");
   while (end < lines.length && !closes(lines[end])) end += 1;
   const code = lines.slice(at + 1, end).join("\n");
-  return { end: Math.min(lines.length, end + 1), make: () => codeBlock(code, open[2].trim().split(/\s/, 1)[0]) };
+  const language = lines[at].slice(open.length).trim().split(/\s/, 1)[0];
+  return { end: Math.min(lines.length, end + 1), make: () => codeBlock(code, language) };
 }
 
 function codeBlock(code, language) {
@@ -74,9 +116,9 @@ function codeBlock(code, language) {
 function heading(lines, at) {
   const found = HEADING.exec(lines[at]);
   if (!found) return null;
-  const text = found[2].trimEnd().replace(/(^|[ \t])#+$/, "");
+  const text = lines[at].slice(found[0].length).trimEnd().replace(/(^|[ \t])#+$/, "");
   // The page has an h1 and an h2 of its own: a model's begin below.
-  return { end: at + 1, make: () => h(`h${Math.min(6, found[1].length + 2)}`, {}, ...inline(text)) };
+  return { end: at + 1, make: () => h(`h${Math.min(6, found[1].length + 2)}`, {}, inline(text)) };
 }
 
 const rule = (lines, at) => (RULE.test(lines[at]) ? { end: at + 1, make: () => h("hr") } : null);
@@ -86,7 +128,7 @@ function quote(lines, at) {
   let end = at;
   while (end < lines.length && QUOTE.test(lines[end])) end += 1;
   const inner = lines.slice(at, end).map((line) => line.replace(QUOTE, ""));
-  return { end, make: (depth) => h("blockquote", {}, ...children(inner, depth)) };
+  return { end, make: (depth) => h("blockquote", {}, children(inner, depth)) };
 }
 
 function list(lines, at) {
@@ -104,11 +146,14 @@ function list(lines, at) {
       width = item[0].length;
       items.push([line.slice(width)]);
     } else if (!line.trim()) {
-      // A blank line ends the list unless something of it follows.
-      const next = lines.slice(end).find((later) => later.trim());
+      // Blank lines end the list unless something of it follows.
+      let after = end + 1;
+      while (after < lines.length && !lines[after].trim()) after += 1;
+      const next = lines[after];
       const goes = next !== undefined && (next.startsWith(" ".repeat(Math.min(width, 2))) || ITEM.test(next));
       if (!goes) break;
-      items.at(-1).push("");
+      for (; end < after; end++) items.at(-1).push("");
+      continue;
     } else if (indent >= Math.min(width, 2)) {
       items.at(-1).push(line.slice(Math.min(indent, width)));
     } else break;
@@ -122,10 +167,10 @@ function listNode(items, ordered, mark, depth) {
   const start = Number.parseInt(mark, 10);
   const nodes = items.map((lines) => {
     const inner = children(lines, depth);
-    if (!loose && inner[0]?.tagName === "P") inner.splice(0, 1, ...inner[0].childNodes);
-    return h("li", {}, ...inner);
+    const [first, ...others] = inner;
+    return h("li", {}, !loose && first?.tagName === "P" ? [...first.childNodes, ...others] : inner);
   });
-  return h(ordered ? "ol" : "ul", { start: ordered && start !== 1 ? start : undefined }, ...nodes);
+  return h(ordered ? "ol" : "ul", { start: ordered && start !== 1 ? start : undefined }, nodes);
 }
 
 function cells(line) {
@@ -142,22 +187,23 @@ function table(lines, at) {
   while (end < lines.length && lines[end].includes("|")) end += 1;
   const rows = lines.slice(at + 2, end).map(cells);
   const align = marks.map((mark) => (mark.trim().endsWith(":") ? "right" : undefined));
+  // Cells that a row lacks are not made: a wide head over many short rows would have more cells than letters.
   const row = (texts, tag) =>
-    h("tr", {}, ...align.map((side, column) =>
-      h(tag, { class: side, scope: tag === "th" ? "col" : undefined }, ...inline((texts[column] ?? "").trim()))));
+    h("tr", {}, texts.slice(0, align.length).map((text, column) =>
+      h(tag, { class: align[column], scope: tag === "th" ? "col" : undefined }, inline(text.trim()))));
   return {
     end,
     make: () =>
       h("div", { class: "table", tabindex: "0", role: "region", "aria-label": "Table" },
-        h("table", {}, h("thead", {}, row(cells(lines[at]), "th")), h("tbody", {}, ...rows.map((one) => row(one, "td"))))),
+        h("table", {}, h("thead", {}, row(cells(lines[at]), "th")), h("tbody", {}, rows.map((one) => row(one, "td"))))),
   };
 }
 
 function paragraph(lines, at) {
   let end = at + 1;
   const ends = (line) =>
-    !line.trim() || FENCE.test(line) || HEADING.test(line) || RULE.test(line) || QUOTE.test(line) || ITEM.test(line);
+    !line.trim() || fenceMark(line) !== null || HEADING.test(line) || RULE.test(line) || QUOTE.test(line) || ITEM.test(line);
   while (end < lines.length && !ends(lines[end])) end += 1;
   const text = lines.slice(at, end).map((line) => line.trim()).join("\n");
-  return { end, make: () => h("p", {}, ...inline(text)) };
+  return { end, make: () => h("p", {}, inline(text)) };
 }

@@ -62,11 +62,11 @@ export class AnswerView {
     this.node.classList.toggle("waiting", streaming && !message.content && !message.reasoning);
     this.reasoning.hidden = !message.reasoning;
     if (message.reasoning) {
-      const over = message.content || !streaming;
+      const over = Boolean(message.content) || !streaming;
       this.thought.textContent = over ? "Reasoning" : "Reasoning …";
-      render(this.thinking, message.reasoning);
+      render(this.thinking, message.reasoning, { isWhole: over });
     }
-    render(this.text, message.content);
+    render(this.text, message.content, { isWhole: !streaming });
     if (streaming) this.foot.replaceChildren();
     else this.finish(last);
   }

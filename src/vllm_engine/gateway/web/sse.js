@@ -1,31 +1,25 @@
 // Server-sent events (WHATWG HTML, section 9.2): blocks of lines; comments keep the connection alive and say nothing.
 
 export class EventReader {
-  #rest = "";
+  #pieces = [];
   #data = [];
+  #wasReturn = false;
 
   /** Take a piece of text, however it was cut; returns the data of the events that it completes. */
   push(text) {
     const events = [];
-    this.#rest += text;
     let start = 0;
-    let end;
-    while ((end = this.#lineEnd(start)) !== -1) {
-      this.#line(this.#rest.slice(start, end), events);
-      start = end + (this.#rest.startsWith("\r\n", end) ? 2 : 1);
+    for (const { 0: end, index } of text.matchAll(/\r\n|\n|\r/g)) {
+      // The second half of a line end that was cut in two.
+      if (!(index === 0 && end === "\n" && this.#wasReturn)) {
+        this.#line(this.#pieces.join("") + text.slice(start, index), events);
+        this.#pieces = [];
+      }
+      start = index + end.length;
     }
-    this.#rest = this.#rest.slice(start);
+    if (start < text.length) this.#pieces.push(text.slice(start));
+    if (text) this.#wasReturn = text.endsWith("\r");
     return events;
-  }
-
-  #lineEnd(from) {
-    for (let at = from; at < this.#rest.length; at++) {
-      const letter = this.#rest[at];
-      if (letter === "\n") return at;
-      // A carriage return at the very end may be the first half of a line end.
-      if (letter === "\r" && at + 1 < this.#rest.length) return at;
-    }
-    return -1;
   }
 
   #line(line, events) {
