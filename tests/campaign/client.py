@@ -6,8 +6,6 @@ import asyncio
 import json
 import socket
 import struct
-import time
-from collections.abc import Callable
 from contextlib import suppress
 
 from tests.campaign.inputs import Ending, Input, Reading, others_tags
@@ -16,7 +14,7 @@ from tests.raw_http import Reply
 
 HANG_SECONDS = 60.0
 """Longer than every time limit of the program put together: what takes this long has none."""
-STALL_SECONDS = 2.5
+STALL_SECONDS = 4.0
 """How long a client reads nothing, where it does: longer than what may be unread that long."""
 OUR_ERRORS = (501, 505)
 """Statuses from 500 on that a client can get for what it sent. 502, 503 and 504 would blame the engine."""
@@ -35,6 +33,11 @@ class Client:
         self._received = 0
         self._was_closed = False
         self.fault: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """What its input tries."""
+        return self._input.kind
 
     @property
     def whole(self) -> list[Reply]:
@@ -157,19 +160,3 @@ class Client:
         if len(got) < len(expected):
             return f"closed after {len(got)} of {len(expected)} answers"
         return None if self._replies.is_between and len(got) == len(expected) else "more than was asked for"
-
-
-async def patiently(make: Callable[[], Client], patience: float) -> str | None:
-    """Play a client; once more where the answer was wrong and this machine itself may have been too late.
-
-    Args:
-        make: makes the client.
-        patience: the shortest of the program's time limits, in seconds.
-    """
-    fault = None
-    for _ in range(4):
-        began = time.monotonic()
-        fault = await make().play()
-        if fault is None or not patience < time.monotonic() - began < HANG_SECONDS:
-            break
-    return fault

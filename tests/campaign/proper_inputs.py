@@ -115,8 +115,10 @@ def _echo(rng: Random, index: int) -> Input:
 
 
 def _trickled(rng: Random, index: int) -> Input:
-    data, answer = echo_request(rng, index, size=rng.randrange(200))
-    return Input("echo, byte by byte", tuple(data[i : i + 1] for i in range(len(data))), answers=(answer,))
+    data, answer = echo_request(rng, index, size=rng.randrange(20))
+    size = 1 + len(data) // 100
+    pieces = tuple(data[place : place + size] for place in range(0, len(data), size))
+    return Input("echo in small pieces", pieces, answers=(answer,))
 
 
 def _half_closed(rng: Random, index: int) -> Input:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.campaign.campaign import CONCURRENCY, Report, campaign, client_side, engine_side
+from tests.campaign.campaign import CONCURRENCY, Campaign, Report, client_side, engine_side
 from tests.campaign.engine_inputs import engine_input
 from tests.campaign.inputs import BEARER, KEY, MAX_BODY_BYTES
 from tests.campaign.stand_in import standing_in
@@ -21,7 +21,7 @@ from tests.hostile import CONFIG
 from tests.program import Program, engine_metric, running, until
 from tests.raw_http import post_json
 
-LIMIT_SECONDS = 1.0
+LIMIT_SECONDS = 2.0
 """Every time limit that the program puts on a client."""
 SETTINGS = {
     "SERVED_MODEL_NAME": "fake",
@@ -64,12 +64,12 @@ class Rig:
         """Play the inputs of these indices, on the client's side or on the engine's."""
         port = self.program.port
         if side == "client":
-            return await campaign(port, LIMIT_SECONDS, client_side(port, LIMIT_SECONDS, seed), indices, side)
+            return await Campaign(port, LIMIT_SECONDS, client_side(port, seed), side).run(indices)
         async with standing_in(self.engine, partial(engine_input, seed)):
             change_scenario(self.scenario, tokens_per_second=1)
             await _drop_idle_connections(port)
             change_scenario(self.scenario, tokens_per_second=0)
-            return await campaign(port, LIMIT_SECONDS, engine_side(port, LIMIT_SECONDS, seed), indices, side)
+            return await Campaign(port, LIMIT_SECONDS, engine_side(port, seed), side).run(indices)
 
     def faults(self, files: int) -> list[str]:
         """Say what does not hold after a campaign; `files` were open before it."""
