@@ -14,7 +14,7 @@ from vllm_engine.engine.patience import LEAST_SECONDS, Patience
 from vllm_engine.engine.probe import ProbeError, UnaskedError
 
 HANG_SECONDS = 180.0
-STOPPED = Activity(7.0, is_running=False)
+STILL = Activity(7.0, is_running=False, is_stopped=False)
 
 
 class Engine:
@@ -25,7 +25,7 @@ class Engine:
         self.counts = counts
         """Whether its metrics move when it takes up a request."""
         self.asked = 0
-        self.activity: Callable[[], Activity | None] = lambda: STOPPED
+        self.activity: Callable[[], Activity | None] = lambda: STILL
 
     async def generate(self) -> None:
         self.asked += 1
@@ -103,13 +103,23 @@ def test_a_core_that_computes_works(what: str) -> None:
         engine = Engine(170)
         loop = asyncio.get_running_loop()
         engine.activity = {
-            "on a cpu": lambda: Activity(7.0, is_running=True),
-            "has used a cpu": lambda: Activity(loop.time() / 2, is_running=False),
+            "on a cpu": lambda: Activity(7.0, is_running=True, is_stopped=False),
+            "has used a cpu": lambda: Activity(loop.time() / 2, is_running=False, is_stopped=False),
             "cannot be told": lambda: None,
         }[what]
         assert await vain(engine) is None
 
     test()
+
+
+@in_virtual_time
+async def test_a_stopped_worker_is_noticed_soon() -> None:
+    """However busy the core looks that waits for it."""
+    engine = Engine(None)
+    engine.activity = lambda: Activity(7.0, is_running=True, is_stopped=True)
+    seconds = await vain(engine)
+    assert seconds is not None
+    assert seconds < 25
 
 
 @in_virtual_time
@@ -122,7 +132,7 @@ async def test_who_cannot_look_says_nothing() -> None:
             raise UnaskedError("no files")
         return 0
 
-    canary = Canary(engine.generate, look, lambda: STOPPED, Patience(HANG_SECONDS))
+    canary = Canary(engine.generate, look, lambda: STILL, Patience(HANG_SECONDS))
     assert await canary.seconds_in_vain() is None
 
 
@@ -135,6 +145,6 @@ async def test_an_error_is_the_callers_matter() -> None:
             raise error
 
         engine = Engine(None)
-        canary = Canary(generate, engine.look, lambda: STOPPED, Patience(HANG_SECONDS))
+        canary = Canary(generate, engine.look, lambda: STILL, Patience(HANG_SECONDS))
         with pytest.raises(type(error)):
             await canary.seconds_in_vain()

@@ -63,8 +63,10 @@ class Canary:
                 now = loop.time()
                 if now_sign != sign:
                     sign, moved, works = now_sign, now, True
-                works = works or is_busy(activity, self._activity(), now - began)
-                limit = self._patience.most_seconds if works else self._patience.seconds
+                seen = self._activity()
+                works = works or is_busy(activity, seen, now - began)
+                is_stopped = seen is not None and seen.is_stopped
+                limit = self._patience.most_seconds if works and not is_stopped else self._patience.seconds
                 if now - moved > limit and not asked.done():
                     return now - moved
             await asked

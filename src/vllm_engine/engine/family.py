@@ -28,12 +28,14 @@ _AGAIN_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Activity:
-    """What the operating system says of the engine cores' work."""
+    """What the operating system says of the engine's work."""
 
     cpu_seconds: float
-    """Of all their threads, since they were started."""
+    """Of the engine cores' threads, since they were started."""
     is_running: bool
-    """Whether one is on a CPU, or waits for one or for a disk, at this moment."""
+    """Whether a core is on a CPU, or waits for one or for a disk, at this moment."""
+    is_stopped: bool
+    """Whether a core or a worker was stopped by a signal: whoever waits for it may look busy meanwhile."""
 
 
 def members(leader: int) -> dict[int, str]:
@@ -46,18 +48,19 @@ def members(leader: int) -> dict[int, str]:
 
 
 def activity(leader: int) -> Activity | None:
-    """Return what the engine cores do; None where that cannot be told."""
+    """Return what the engine does; None where that cannot be told."""
     ticks = 0
-    is_running = found = False
+    is_running = is_stopped = found = False
     try:
         for _, name, fields in _processes(leader):
+            is_stopped = is_stopped or fields[0] == "T"
             if name.startswith(_CORE):
                 found = True
                 is_running = is_running or fields[0] in "RD"
                 ticks += int(fields[11]) + int(fields[12])
     except OSError:
         return None
-    return Activity(ticks / os.sysconf("SC_CLK_TCK"), is_running) if found else None
+    return Activity(ticks / os.sysconf("SC_CLK_TCK"), is_running, is_stopped) if found else None
 
 
 def _processes(leader: int) -> Iterator[tuple[int, str, list[str]]]:
