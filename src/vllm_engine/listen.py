@@ -1,29 +1,19 @@
-"""The sockets that are listened on, opened before anything is started, and the servers on them."""
+"""The sockets that are listened on, opened before anything is started."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import errno
 import socket
-from collections.abc import AsyncIterator, Generator, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
-
-import uvicorn
-from starlette.types import ASGIApp
 
 from vllm_engine.errors import Problem, SettingsError
-from vllm_engine.gateway.connection import ConnectionLimits, connection_class
 from vllm_engine.gateway.tls import Tls, TlsError
 from vllm_engine.settings import Settings
 
 _BACKLOG = 2048
 _NOT_OF_THIS_MACHINE = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
 """A name's address that cannot be had here, such as `::1` in a container without IPv6."""
-_LAST_ANSWERS_SECONDS = 5
-_CLIENT_KEEP_ALIVE_SECONDS = 75
-"""Longer than the 60 s for which load balancers commonly keep a connection: they close first, not we."""
 
 
 @dataclass(frozen=True)
@@ -127,50 +117,3 @@ def _bind_problem(host: str, port: int, key: str, error: OSError) -> Problem:
     if error.errno == errno.EACCES:
         return Problem(key, str(port), f"needs root; set {key} to 1024 or above")
     return Problem("HOST", host, f"cannot be listened on ({error.strerror}); try HOST=0.0.0.0")
-
-
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        # uvicorn would refuse connections at the first SIGTERM; ours is the order of things.
-        yield
-
-
-@contextlib.asynccontextmanager
-async def running(
-    settings: Settings,
-    app: ASGIApp,
-    listeners: tuple[socket.socket, ...],
-    max_connections: int,
-    *,
-    tls: Tls | None = None,
-    lifespan: Literal["on", "off"] = "on",
-) -> AsyncIterator[None]:
-    """Serve an application on a socket; at the end, give running answers a few seconds."""
-    limits = ConnectionLimits(settings.header_timeout_seconds, max_connections)
-    config = uvicorn.Config(
-        app,
-        http=connection_class(limits),
-        ws="none",
-        lifespan=lifespan,
-        # Given, so that WEB_CONCURRENCY and FORWARDED_ALLOW_IPS of the environment are not read.
-        workers=1,
-        forwarded_allow_ips="127.0.0.1",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=_CLIENT_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=_LAST_ANSWERS_SECONDS,
-        ssl_context_factory=(lambda *_: tls.context) if tls else None,
-    )
-    server = _Server(config)
-    task = asyncio.create_task(server.serve(sockets=list(listeners)))
-    watching = asyncio.create_task(tls.watch_expiry()) if tls else None
-    try:
-        yield
-    finally:
-        if watching is not None:
-            watching.cancel()
-        server.should_exit = True
-        await task

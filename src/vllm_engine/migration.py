@@ -36,8 +36,9 @@ SAME: Mapping[str, str] = {
     # SageMaker
     "HF_MODEL_ID": "MODEL_ID",
     "SM_VLLM_MODEL": "MODEL_ID",
-    # vLLM's own flag
+    # vLLM's own flag, and its variable for its clients' connections: those are ours
     "MODEL": "MODEL_ID",
+    "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "CLIENT_KEEP_ALIVE_SECONDS",
 }
 """Theirs that mean what ours mean and take the same values: they are read."""
 

@@ -23,11 +23,11 @@ from vllm_engine.engine.supervisor import Launch, Policy, Supervisor
 from vllm_engine.engine.vitals import VitalLimits
 from vllm_engine.environment import Environment
 from vllm_engine.errors import VllmEngineError
-from vllm_engine.file_limit import ConnectionShares, connection_shares, raise_file_limit
-from vllm_engine.gateway.app import Gateway
+from vllm_engine.file_limit import raise_file_limit
+from vllm_engine.front import Front, open_front
 from vllm_engine.gateway.build import build_gateway
 from vllm_engine.gateway.probes import Build
-from vllm_engine.listen import Listeners, running
+from vllm_engine.listen import Listeners
 from vllm_engine.models.bundled import ConvertProgress
 from vllm_engine.preflight import Preflight
 from vllm_engine.resolve import resolve_command, resolve_hub_cache, resolve_plan, start_key
@@ -68,7 +68,7 @@ async def serve(
         EngineError: the engine could not start, or died.
         VllmEngineError: an essential companion has failed.
     """
-    shares = _connection_shares(settings, raise_file_limit())
+    files = raise_file_limit()
     board = StatusBoard()
     pulse = Pulse()
     log = StartLog(board, StartHistory(settings.cache_dir / "starts.json"))
@@ -88,17 +88,10 @@ async def serve(
         build = _build(settings, preflight)
         expiry = listeners.tls.expiry if listeners.tls else lambda: nan
         gateway = build_gateway(settings, board, build, path, pulse, lines_dropped, expiry)
-        async with contextlib.AsyncExitStack() as servers:
-            servers.push_async_callback(gateway.close)
-            if listeners.health:
-                # The first to open and the last to close: probes are answered as long as the API is.
-                health = running(
-                    settings, gateway.health_app(), listeners.health, shares.health, lifespan="off"
-                )
-                await servers.enter_async_context(health)
-            api = running(settings, gateway, listeners.api, shares.api, tls=listeners.tls)
-            await servers.enter_async_context(api)
-            await _until_told_to_stop(settings, supervisor, gateway, beside)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(gateway.close)
+            front = await stack.enter_async_context(open_front(settings, gateway, listeners, files))
+            await _until_told_to_stop(settings, supervisor, front, beside)
     if beside is not None and beside.error is not None:
         raise VllmEngineError(f"{type(beside.error).__name__}: {beside.error}") from beside.error
 
@@ -120,24 +113,6 @@ class _Beside:
             if self.is_essential:
                 self.error = error
                 told.set()
-
-
-def _connection_shares(settings: Settings, files: int) -> ConnectionShares:
-    shares = connection_shares(
-        files,
-        max_connections=settings.max_connections,
-        max_in_flight=settings.max_in_flight,
-        has_health_port=bool(settings.health_port),
-    )
-    if shares.api < settings.max_connections:
-        logger.warning(
-            "at most %d client connections, not MAX_CONNECTIONS=%d: %d files may be open, and the engine's "
-            "connections need some; raise the hard limit (ulimit -Hn, docker run --ulimit nofile=65536)",
-            shares.api,
-            settings.max_connections,
-            files,
-        )
-    return shares
 
 
 def _policy(settings: Settings) -> Policy:
@@ -184,7 +159,7 @@ class _Preparation:
 
 
 async def _until_told_to_stop(
-    settings: Settings, supervisor: Supervisor, gateway: Gateway, beside: _Beside | None
+    settings: Settings, supervisor: Supervisor, front: Front, beside: _Beside | None
 ) -> None:
     told, hurried = asyncio.Event(), asyncio.Event()
     engine = asyncio.create_task(supervisor.run())
@@ -197,7 +172,7 @@ async def _until_told_to_stop(
                 _hold_or_raise(settings, engine)
                 await stop
             else:
-                await _drain(settings, supervisor, gateway, hurried)
+                await _drain(settings, supervisor, front, hurried)
         finally:
             for task in filter(None, (engine, stop, companion)):
                 task.cancel()
@@ -236,16 +211,15 @@ def _hold_or_raise(settings: Settings, engine: asyncio.Task[None]) -> None:
     write_termination_log(settings.termination_log, str(error))
 
 
-async def _drain(
-    settings: Settings, supervisor: Supervisor, gateway: Gateway, hurried: asyncio.Event
-) -> None:
+async def _drain(settings: Settings, supervisor: Supervisor, front: Front, hurried: asyncio.Event) -> None:
+    gateway = front.gateway
     logger.info("stopping: %d request(s) may take %g s", gateway.in_flight, settings.drain_timeout_seconds)
     if settings.lame_duck_seconds:
-        gateway.begin_lame_duck()
+        front.begin_lame_duck()
     supervisor.begin_drain()
     if settings.lame_duck_seconds:
         await _first_of(hurried.wait(), seconds=settings.lame_duck_seconds)
-    gateway.begin_drain()
+    front.begin_drain()
     await _first_of(gateway.until_idle(), hurried.wait(), seconds=settings.drain_timeout_seconds)
     if gateway.in_flight:
         logger.warning("%d request(s) are ended: DRAIN_TIMEOUT_SECONDS is over", gateway.in_flight)

@@ -234,6 +234,18 @@ class Settings(BaseModel):
     header_timeout_seconds: float = _setting(
         30.0, "seconds above 0", "How long a client may take to send its request's headers.", "admission"
     )
+    send_timeout_seconds: float = _setting(
+        60.0,
+        "seconds above 0",
+        "How long a client may take nothing of its answer, before it is taken for gone.",
+        "admission",
+    )
+    client_keep_alive_seconds: float = _setting(
+        75.0,
+        "seconds above 0",
+        "How long a client's connection may wait for its next request: longer than a load balancer in front.",
+        "admission",
+    )
     max_connections: int = _setting(
         16_384,
         "a whole number from 1",

@@ -75,20 +75,46 @@ def test_pipelining(gateway: Watched) -> None:
     assert replies[30].status == 404
 
 
-def test_pipelining_without_end(gateway: Watched) -> None:
-    """Requests piled up behind a stream are not all taken in: memory stays where it was."""
+@pytest.mark.parametrize("filler", ["", f"X-Filler: {'x' * 900}"], ids=["smallest", "ordinary"])
+def test_pipelining_without_end(gateway: Watched, filler: str) -> None:
+    """Requests piled up behind a stream are not all taken in, and its client's leaving is still seen."""
     change_scenario(scenario_of(gateway.python), **ENDLESS)
-    piled = request("GET", "/v1/models", None, f"X-Filler: {'x' * 900}") * 1000
+    piled = request("GET", "/v1/_echo?behind", None, *filter(None, (filler,))) * 1000
     with gateway.wire() as connection:
         connection.send(post_json("/v1/chat/completions", STREAM))
         assert connection.socket.recv(16) == b"HTTP/1.1 200 OK\r"
         before = gateway.rss()
         connection.socket.settimeout(0.5)
         with pytest.raises(TimeoutError):
-            for _ in range(40):
+            for _ in range(1000):
                 connection.socket.sendall(piled)
-        assert gateway.rss() - before < 4e6
+        assert gateway.rss() - before < 2e6
     until(lambda: runs(gateway, 0), "the engine's stop")
+    assert b"behind" not in gateway.reached()
+
+
+@pytest.mark.parametrize("path", ["/livez", "/v1/_echo"])
+def test_pipelining_of_one_who_reads_nothing(gateway: Watched, path: str) -> None:
+    """Answers are not made ahead of a client that does not read them, nor is what it sends piled up."""
+    piled = request("POST", path, b"{}") * 1000
+    gateway.ask(piled)
+    before = gateway.rss()
+    with gateway.wire() as connection:
+        connection.socket.settimeout(1)
+        with pytest.raises(TimeoutError):
+            for _ in range(10_000):
+                connection.socket.sendall(piled)
+        assert gateway.rss() - before < 2e6
+
+
+def test_pipelined_after_a_wait(gateway: Watched) -> None:
+    """Everything that was piled up is answered in its order, once the answer before it has ended."""
+    change_scenario(scenario_of(gateway.python), tokens=8, tokens_per_second=8)
+    asked = [request("GET", f"/v1/_echo?{number}", None, f"X-Filler: {'x' * 900}") for number in range(200)]
+    with gateway.wire() as connection:
+        connection.send(post_json("/v1/chat/completions", STREAM) + b"\r\n" + b"".join(asked))
+        assert connection.reply().body.endswith(b"data: [DONE]\n\n")
+        assert [connection.reply().json()["query"] for _ in asked] == [str(n) for n in range(200)]
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
@@ -183,14 +209,50 @@ def test_upgrade_with_a_request_behind(gateway: Watched) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
-def test_half_close(gateway: Watched, stream: bool) -> None:
-    """A client that has closed its sending side gets its whole answer, or a close: never a piece that hangs."""
+@pytest.mark.parametrize("seconds", [0, 2])
+def test_half_close(gateway: Watched, stream: bool, seconds: float) -> None:
+    """A client that has closed its sending side gets its whole answer, before or after an interim one."""
+    change_scenario(scenario_of(gateway.python), first_token_seconds=seconds)
     with gateway.wire() as connection:
         connection.send(post_json("/v1/chat/completions", CHAT | {"stream": stream}))
         connection.socket.shutdown(socket.SHUT_WR)
-        said = connection.rest()
-    assert said == b"" or said.startswith(b"HTTP/1.1 200 ")
+        reply = connection.reply()
+        while reply.status == 102:
+            reply = connection.reply()
+        assert connection.rest() == b""
+    assert reply.status == 200
+    assert reply.body.endswith(b"data: [DONE]\n\n" if stream else b"}")
+
+
+def test_half_close_of_http_1_0(gateway: Watched) -> None:
+    """There are no interim answers in HTTP/1.0: who waits long is taken for gone, who need not is answered."""
+    change_scenario(scenario_of(gateway.python), first_token_seconds=30)
+    body = json.dumps(CHAT).encode()
+    slow = b"\r\n".join(
+        (
+            b"POST /v1/chat/completions HTTP/1.0",
+            b"Content-Type: application/json",
+            b"Content-Length: %d" % len(body),
+            b"",
+            body,
+        )
+    )
+    for asked, status in ((b"GET /v1/models HTTP/1.0\r\n\r\n", b"HTTP/1.1 200 OK"), (slow, b"")):
+        with gateway.wire() as connection:
+            connection.send(asked)
+            connection.socket.shutdown(socket.SHUT_WR)
+            assert connection.rest().partition(b"\r\n")[0] == status
     until(lambda: runs(gateway, 0), "the engine's stop")
+
+
+def test_half_close_behind_others(gateway: Watched) -> None:
+    """So does one that had sent several requests: all are answered, then the connection is closed."""
+    asked = [request("GET", f"/v1/_echo?{number}") for number in range(20)]
+    with gateway.wire() as connection:
+        connection.send(b"".join(asked))
+        connection.socket.shutdown(socket.SHUT_WR)
+        assert [connection.reply().json()["query"] for _ in asked] == [str(n) for n in range(20)]
+        assert connection.rest() == b""
 
 
 @pytest.mark.parametrize("piece", [b"", b"POST", b"POST /v1/_echo HTTP/1.1\r\nHost: x\r\n"])

@@ -162,6 +162,7 @@ def test_stalled_engine(gateway: Watched) -> None:
     # Sixteen bodies, their pieces while they are put together, and the buffers of sixty connections.
     assert grown < 30 * BODY_BYTES
     until(lambda: gateway.metric("vllm:num_requests_running") == 0, "the engine's stop")
+    until(lambda: gateway.program.metric("gateway_in_flight") == 0, "the end of what clients gave up")
 
 
 def upload(sender: Wire) -> None:

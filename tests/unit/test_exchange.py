@@ -18,8 +18,8 @@ from vllm_engine.engine.state import EngineState, StatusBoard
 from vllm_engine.gateway import recovery as recovery_module
 from vllm_engine.gateway.body import Bodies, Body
 from vllm_engine.gateway.body_budget import BodyBudget
-from vllm_engine.gateway.connection import StreamOwner
 from vllm_engine.gateway.exchange import Engine, Exchange, Request
+from vllm_engine.gateway.lane import StreamOwner
 from vllm_engine.gateway.record import Outcome, RequestRecord
 from vllm_engine.gateway.recovery import Recovery
 from vllm_engine.gateway.relay import Relay

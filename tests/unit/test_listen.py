@@ -12,7 +12,9 @@ from starlette.types import Receive, Scope, Send
 
 from vllm_engine.environment import Environment
 from vllm_engine.errors import SettingsError
-from vllm_engine.listen import listen, running
+from vllm_engine.gateway.incoming import ConnectionLimits
+from vllm_engine.gateway.server import running
+from vllm_engine.listen import listen
 from vllm_engine.settings import Settings, load_settings
 
 
@@ -85,7 +87,8 @@ def test_variables_of_other_servers(monkeypatch: pytest.MonkeyPatch, value: str)
         await send({"type": "http.response.body", "body": b""})
 
     async def ask() -> bytes:
-        async with running(wanted, app, listen(wanted).api, 10, lifespan="off"):
+        limits = ConnectionLimits(5, 5, 10)
+        async with running(app, listen(wanted).api, limits, keep_alive_seconds=5, lifespan="off"):
             reader, writer = await asyncio.open_connection("127.0.0.1", wanted.port)
             writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             answer = await reader.read()

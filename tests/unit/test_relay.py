@@ -11,7 +11,7 @@ import pytest
 from starlette.types import Message
 
 from vllm_engine.engine.pulse import Pulse
-from vllm_engine.gateway.connection import StreamOwner
+from vllm_engine.gateway.lane import StreamOwner
 from vllm_engine.gateway.record import Outcome, RequestRecord
 from vllm_engine.gateway.relay import Relay
 from vllm_engine.gateway.upstream import UpstreamError

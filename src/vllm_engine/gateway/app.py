@@ -13,12 +13,12 @@ from vllm_engine.engine.state import StatusReader
 from vllm_engine.gateway.admission import Admission, Claim, Ticket
 from vllm_engine.gateway.auth import CREDENTIAL_HEADERS, Keyring
 from vllm_engine.gateway.body import Bodies, Body
-from vllm_engine.gateway.connection import Lane, lane_of
 from vllm_engine.gateway.cors import Cors
 from vllm_engine.gateway.dialect import ApiError
 from vllm_engine.gateway.fields import RequestFields, read_fields
 from vllm_engine.gateway.health import HealthApp
 from vllm_engine.gateway.identity import request_id
+from vllm_engine.gateway.lane import Lane, lane_of
 from vllm_engine.gateway.limits import Rejected, draining
 from vllm_engine.gateway.own import OWN_METHODS, OWN_PATHS
 from vllm_engine.gateway.proxy import Passage, Proxy

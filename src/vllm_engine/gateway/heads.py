@@ -46,6 +46,17 @@ def check_head(method: bytes, version: str, headers: Sequence[tuple[bytes, bytes
         raise HeadError(400, "The request's Host header is not valid")
 
 
+def body_bytes(headers: Sequence[tuple[bytes, bytes]]) -> int | None:
+    """Return the length of the body that follows a head which was taken; None if only its end tells."""
+    length: int | None = 0
+    for name, value in headers:
+        if name == b"content-length":
+            length = int(value)
+        elif name == b"transfer-encoding":
+            return None
+    return length
+
+
 def without_upgrade(method: bytes, url: bytes, version: str, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
     """Return the head as it would be if no upgrade had been offered."""
     lines = [b"%b %b HTTP/%b" % (method, url, version.encode())]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from starlette.types import Scope, Send
 
 from vllm_engine.gateway.body import Body
-from vllm_engine.gateway.connection import lane_of
 from vllm_engine.gateway.exchange import Engine, Exchange, Request
 from vllm_engine.gateway.headers import request_head
+from vllm_engine.gateway.lane import lane_of
 from vllm_engine.gateway.record import RequestRecord
 from vllm_engine.gateway.relay import Relay
 from vllm_engine.gateway.upstream import UpstreamError

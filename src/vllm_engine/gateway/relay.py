@@ -8,8 +8,8 @@ import time
 from starlette.types import Send
 
 from vllm_engine.engine.pulse import Pulse
-from vllm_engine.gateway.connection import Lane
 from vllm_engine.gateway.dialect import ApiError, event_of, read_error
+from vllm_engine.gateway.lane import Lane
 from vllm_engine.gateway.record import Outcome, RequestRecord
 from vllm_engine.gateway.upstream import UpstreamConnection, UpstreamError
 from vllm_engine.gateway.usage import UsageReader
@@ -156,6 +156,11 @@ class Relay:
             self._connection.resume()
             self._work.resume()
 
+    def probe(self) -> None:
+        """Send a comment, if the stream stands between two events, to see whether the client is there."""
+        self._active = False
+        self.tick()
+
     def abort(self) -> None:
         """Give the engine's answer up; it stops generating."""
         self._live = False
@@ -209,6 +214,7 @@ class Relay:
         self._lane.open_stream()
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         self._lane.write_first(KEEP_ALIVE)
+        self._lane.set_stream(self)
         self._last = KEEP_ALIVE
 
     async def continue_event_stream(self) -> None:
