@@ -17,7 +17,7 @@ from vllm_engine.engine.command import engine_environment, flag_value
 from vllm_engine.engine.download import Download, Weights, human_bytes
 from vllm_engine.engine.hub_cache import SCAN_SECONDS, HubCache
 from vllm_engine.environment import Environment
-from vllm_engine.errors import Diagnosis, ModelError, SettingsError
+from vllm_engine.errors import Diagnosis, ModelError, Problem, SettingsError
 from vllm_engine.models import hub_fetch
 from vllm_engine.models.bundled import ConvertProgress
 from vllm_engine.models.files import HubFile, WantedFiles
@@ -25,10 +25,12 @@ from vllm_engine.models.source import Model, explain_hub_error, locate_model
 from vllm_engine.preflight import Preflight, survey
 from vllm_engine.resolve import hub_files
 from vllm_engine.settings import Settings
+from vllm_engine.spelling import Misspelt
+from vllm_engine.surroundings import AUTHORITIES
 
 _SCRIPT = Path(hub_fetch.__file__)
-_NEEDED = ("CACHE_DIR", "MODEL_ID")
-"""Settings whose problems stop a download; the machine that fetches need not be one that serves."""
+_NEEDED = ("CACHE_DIR", "MODEL_ID", *AUTHORITIES)
+"""Whose problems stop a download; the machine that fetches need not be one that serves."""
 
 ShowDownload = Callable[[Download], None]
 
@@ -83,7 +85,7 @@ class Prefetch:
         """
         began = time.monotonic()
         preflight, problems = survey(self._settings, self._environment, prefix)
-        if bad := [problem for problem in problems if problem.key in _NEEDED]:
+        if bad := list(filter(_is_in_the_way, problems)):
             raise SettingsError(bad)
         environ = engine_environment(self._settings, preflight.installation, self._environment.merged)
         python = preflight.installation.python
@@ -179,6 +181,11 @@ class Prefetch:
         seconds = time.monotonic() - began
         name = self._settings.model_id
         return Fetched(name, model.revision, folder, len(sizes), sum(sizes), fetched, seconds)
+
+
+def _is_in_the_way(problem: Problem) -> bool:
+    # A misspelt name may be the model's, and what the hub's client reads itself decides where files go.
+    return problem.key in _NEEDED or problem.key.startswith("HF_") or isinstance(problem, Misspelt)
 
 
 def _sizes(folder: Path) -> list[int]:

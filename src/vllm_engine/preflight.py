@@ -21,7 +21,7 @@ from vllm_engine.models.bundled import bundled_names, is_bundled
 from vllm_engine.quoting import stray_in_words
 from vllm_engine.redaction import masked
 from vllm_engine.settings import Settings
-from vllm_engine.spelling import misspelt
+from vllm_engine.spelling import Misspelt, misspelt
 from vllm_engine.surroundings import check_certificates, check_temporary
 
 _LIBRARIES = ("CUDA_", "HF_", "HUGGING", "NCCL_", "NVIDIA_", "OTEL_", "TORCH", "TRITON_", "VLLM_")
@@ -185,7 +185,7 @@ class _Flags:
     warnings: tuple[str, ...]
 
 
-def check_names(environment: Environment, catalogue: FlagCatalogue) -> list[Problem]:
+def check_names(environment: Environment, catalogue: FlagCatalogue) -> list[Misspelt]:
     """List the names that miss one of ours: ignored, they would serve another model than was meant."""
     ours = {name.upper() for name in Settings.model_fields}
     known = {*ELSEWHERE, *SAME, *catalogue.by_env_name(), *ENV_NAMES_NOT_TAKEN}

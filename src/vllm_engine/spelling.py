@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from vllm_engine.errors import Problem
 
@@ -13,9 +14,14 @@ _ORDINARY = frozenset({"CCACHE_DIR", "SSL_PORT", "API_KEY", "MODEL_DIR", "HTTP_P
 _OF_BUILDS = frozenset({"BUILD_SHA", "BUILD_TIME"})
 
 
+@dataclass(frozen=True)
+class Misspelt(Problem):
+    """A name that nothing reads and that is nearly a setting's."""
+
+
 def misspelt(
     process: Mapping[str, str], dotenv: Mapping[str, str], *, ours: Collection[str], known: Collection[str]
-) -> list[Problem]:
+) -> list[Misspelt]:
     """Return a problem for each variable that is nobody's and whose name is nearly one of ours.
 
     `.env` is written for this program, so a name there may be two letters off. The process's environment is
@@ -41,7 +47,7 @@ def misspelt(
         if near := _nearest(name, [one for one in unset if "_" in one and one[0] == name[0].upper()], 1):
             found[name] = near
     return [
-        Problem(name, "***", f"nothing reads this name; did you mean {near}?")
+        Misspelt(name, "***", f"nothing reads this name; did you mean {near}?")
         for name, near in sorted(found.items())
     ]
 

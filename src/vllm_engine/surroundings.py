@@ -19,6 +19,8 @@ _ROOM_FOR_VLLM = 1 + len("01234567-89ab-cdef-0123-456789abcdef")
 """vLLM names the sockets between its processes by UUIDs, in `VLLM_RPC_BASE_PATH`."""
 
 _CA_FILES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+AUTHORITIES = (*_CA_FILES, "SSL_CERT_DIR")
+"""Variables that name whom to trust, read by OpenSSL, requests, httpx and curl."""
 
 
 def check_certificates(settings: Settings, environ: Mapping[str, str]) -> tuple[list[Problem], list[str]]:

@@ -205,3 +205,23 @@ def test_dry_run_is_exact(engine: Path, model_folder: Path) -> None:
     assert "HF_TOKEN='***'" in done.stdout
     assert "hf_secret" not in done.stdout + done.stderr
     assert start_pids(scenario_of(engine)) == []
+
+
+@pytest.mark.parametrize("command", ["serve", "download", "settings", "doctor"])
+def test_a_misspelt_name_stops_every_command(engine: Path, model_folder: Path, command: str) -> None:
+    """None of them goes on with another model than was meant."""
+    (engine.parents[2] / ".env").write_text(f"MODLE_ID={model_folder}\nENGINE_PYTHON={engine}\n")
+    done = run_cli({}, command, cwd=engine.parents[2])
+    assert done.returncode == 2
+    assert 'MODLE_ID="***": nothing reads this name; did you mean MODEL_ID?' in done.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "settings"])
+def test_another_engines_name_is_read_and_said(engine: Path, model_folder: Path, command: str) -> None:
+    """The model that is meant is served."""
+    environ = {"MODEL_NAME": str(model_folder), "ENGINE_PYTHON": str(engine)}
+    arguments = (command, "--dry-run") if command == "serve" else (command,)
+    done = run_cli(environ, *arguments, cwd=engine.parents[2])
+    assert done.returncode == 0
+    assert "MODEL_NAME is read as MODEL_ID" in done.stderr
+    assert str(model_folder) in done.stdout

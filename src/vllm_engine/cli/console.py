@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +18,12 @@ def bear_any_text() -> None:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def tell(notes: Iterable[str]) -> None:
+    """Say on standard error what a report itself does not hold."""
+    for note in notes:
+        print(f"vllm-engine: {note}", file=sys.stderr)
 
 
 def console(*, stderr: bool = False) -> Console:

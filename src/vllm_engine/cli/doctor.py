@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from vllm_engine.cli.console import console
+from vllm_engine.cli.console import console, tell
 from vllm_engine.cli.ending import ending, print_json
 from vllm_engine.errors import ExitCode
 
@@ -27,6 +27,7 @@ def doctor_command(as_json: bool) -> None:
     with ending():
         environment = read_environment()
         settings = load_settings(environment)
+        tell(environment.notes)
         checks = asyncio.run(examine(settings, environment, Path(sys.prefix)))
         if as_json:
             print_json([check.as_json() for check in checks])

@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from vllm_engine.cli.console import tell
 from vllm_engine.cli.ending import ending
 
 
@@ -30,8 +31,7 @@ def dotenv_command(is_given: bool) -> None:
         environment = understood({}, parse_env(sys.stdin.buffer.read())) if is_given else read_environment()
         if problems := check_names(environment, FlagCatalogue.load("")):
             raise SettingsError(problems)
-        for note in environment.notes:
-            print(f"vllm-engine: {note}", file=sys.stderr)
+        tell(environment.notes)
         wanted = environment.dotenv.keys() | set(SAME.values())
         merged = environment.merged
         print(assignments({key: value for key, value in merged.items() if key in wanted and value}))

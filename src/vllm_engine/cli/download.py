@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vllm_engine.cli.console import console
+from vllm_engine.cli.console import console, tell
 from vllm_engine.cli.ending import ending, print_json
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def download_command(model: str | None, revision: str | None, all_caches: bool, 
         chosen = {key: value for key, value in given.items() if value}
         environment = replace(environment, process={**environment.process, **chosen})
         settings = load_settings(environment)
+        tell(environment.notes)
         fetched = _fetch(settings, environment)
         if all_caches:
             _warm(settings, environment)

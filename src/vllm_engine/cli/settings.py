@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from vllm_engine.cli.console import console
+from vllm_engine.cli.console import console, tell
 from vllm_engine.cli.ending import ending, print_json
 
 
@@ -41,8 +41,7 @@ def settings_command(as_json: bool) -> None:
         except ModelError as error:
             print(f"vllm-engine: {error}", file=sys.stderr)
         rows = settings_report(settings, environment, plan, preflight, is_model_seen=is_seen)
-        for note in environment.notes:
-            print(f"vllm-engine: {note}", file=sys.stderr)
+        tell(environment.notes)
         if as_json:
             print_json([row.__dict__ for row in rows])
         else:
