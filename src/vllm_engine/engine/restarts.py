@@ -28,6 +28,10 @@ class RestartBudget:
         self._jitter = jitter
         self._restarts: deque[float] = deque()
 
+    def __str__(self) -> str:
+        """Say how many of how many there have been."""
+        return f"restart {self.used} of {self._limit} in {self._window:g} s"
+
     @property
     def used(self) -> int:
         """How many restarts the window holds now."""

@@ -147,12 +147,8 @@ class Supervisor:
                 logger.warning("AUTO_FIT=1: NOT AS SET, the engine is started once more with %s", chosen)
                 self._board.restart()
                 return
-            counted = (
-                "not counted: it is we who are short of files or memory"
-                if is_own_shortage(error)
-                else f"restart {self._budget.used} of {self._policy.max_restarts} "
-                f"in {self._policy.restart_window_seconds:g} s"
-            )
+            is_ours = is_own_shortage(error)
+            counted = "not counted: it is we who lack files or memory" if is_ours else self._budget
             logger.warning("the engine is started again in %.1f s (%s)", delay, counted)
             await asyncio.sleep(delay)
             self._board.restart()
@@ -218,14 +214,10 @@ class Supervisor:
             timeout = self._policy.startup_timeout_seconds
             if self._was_standby:
                 timeout = min(timeout, max(_LEAST_PATIENCE_SECONDS, 2 * self._start_seconds))
-            done, _ = await asyncio.wait(
-                {exited, ready}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
-            )
-            while not done and first.is_blind:
+            await asyncio.wait({exited, ready}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            while first.is_blind and not (exited.done() or ready.done()):
                 # Whether it is ready cannot be asked: that is no reason to end it.
-                done, _ = await asyncio.wait(
-                    {exited, ready}, timeout=_SHORTAGE_SECONDS, return_when=asyncio.FIRST_COMPLETED
-                )
+                await asyncio.wait({exited, ready}, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
             if ready.done() and ready.exception() is None:
                 self._patience = Patience(self._policy.vitals.hang_seconds)
                 self._patience.took(ready.result())
