@@ -15,6 +15,7 @@ from tests.fake_engine import scenario_of
 from tests.fake_scenarios import change_scenario
 from tests.integration.conftest import StartProgram
 from tests.program import Program
+from tests.raw_http import wire
 
 KEY = "sk-of-the-client"
 MESSAGE: Any = {"model": "fake", "max_tokens": 8, "messages": [{"role": "user", "content": "Hi"}]}
@@ -53,6 +54,23 @@ def test_anthropic_overload(start: StartProgram) -> None:
     for path in ("/v1/messages", "/v1/messages/count_tokens"):
         refused = program.client.post(path, json=MESSAGE)
         assert (refused.status_code, refused.json()["error"]["type"]) == (503, "overloaded_error")
+
+
+def test_anthropic_framing(start: StartProgram) -> None:
+    """So is what is wrong with a request's head or framing, where it shows which route was meant."""
+    program = start({"never_ready": True})
+    program.until_listening()
+    broken = {
+        b"POST /v1/messages?beta=true HTTP/1.1\r\nHost: x\r\nno header\r\n\r\n": "error",
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nno header\r\n\r\n": None,
+        b"nothing that is known\r\n\r\n": None,
+    }
+    for head, kind in broken.items():
+        with wire(program.port) as connection:
+            connection.send(head)
+            reply = connection.reply()
+        assert (reply.status, reply.json().get("type")) == (400, kind), head
+        assert reply.json().get("request_id") in (None, reply.header("x-request-id"))
 
 
 def test_broken_streams_raise(start: StartProgram, tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ class ClientConnection(Incoming):
         self._disarm_request_timer()
         if self.pipeline and self.pipeline[0][0].more_body:
             self.pipeline.popleft()  # its body will never be whole
-        answer = refusal(status, message)
+        answer = refusal(status, message, self.url)
         if self._is_busy():
             self._last_words = answer
         else:

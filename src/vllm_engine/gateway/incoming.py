@@ -101,6 +101,7 @@ class Incoming(HttpToolsProtocol):
         self._whole_at = 0.0
         self._keeps_alive = True
         self._offers_upgrade = False
+        self.url = b""
         self._problem: HeadError | None = None
         self._held = b""
         self._last_words = b""

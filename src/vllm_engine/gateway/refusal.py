@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
-
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from vllm_engine.errors import error_body
+from vllm_engine.gateway.dialect import ApiError, body_of
 from vllm_engine.gateway.identity import REQUEST_ID, request_id
 
 
-def refusal(status: int, message: str, retry_after_seconds: int | None = None) -> bytes:
-    """Return a whole answer, after which the connection is closed."""
+def refusal(
+    status: int, message: str, target: bytes = b"", *, retry_after_seconds: int | None = None
+) -> bytes:
+    """Return a whole answer, after which the connection is closed; `target` as far as it is known."""
     kind = "unavailable_error" if status == 503 else "BadRequestError"
-    body = json.dumps(error_body(message, type=kind, code=status)).encode()
+    identity = request_id(())
+    path = target.partition(b"?")[0].decode("latin-1")
+    body = body_of(ApiError(status, kind, message), path, identity.decode())
     lines = [
         STATUS_LINE[status] + b"content-type: application/json",
         b"content-length: %d" % len(body),
-        REQUEST_ID + b": " + request_id(()),
+        REQUEST_ID + b": " + identity,
         b"connection: close",
     ]
     if retry_after_seconds is not None:
