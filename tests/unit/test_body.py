@@ -26,10 +26,13 @@ def bodies(*, largest: int = 64 * MIB, total: int = 512 * MIB, reading: int = 10
 class Client:
     """Sends one body, and holds its place as a request does."""
 
-    def __init__(self, bodies: Bodies, key: str | None = None) -> None:
+    def __init__(self, bodies: Bodies, key: str | None = None, at_once: bytes | None = None) -> None:
         self._pieces: asyncio.Queue[Message] = asyncio.Queue()
         self._bodies = bodies
         self._key = key
+        self._is_here = at_once is not None
+        if at_once is not None:
+            self.send(at_once, more=False)
         self._at_engine, self._begun, self._done = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.came: bytes | bytearray | None = None
         self.task = asyncio.create_task(self._serve())
@@ -70,7 +73,7 @@ class Client:
 
     async def _serve(self) -> None:
         with Body(self._bodies, self._key) as body:
-            await body.read(self._pieces.get)
+            await body.read(self._pieces.get, is_here=self._is_here)
             self.came = body.data
             await self._at_engine.wait()
             body.keep()
@@ -183,6 +186,21 @@ async def test_newcomers_get_in_however_many_dawdle() -> None:
     assert (slow[0].refusal.status, slow[0].refusal.reason) == (503, "bodies")
     assert slow[0].refusal.retry_after_seconds
     await honest.end()
+
+
+@in_virtual_time
+async def test_what_comes_at_once_pushes_nobody_out() -> None:
+    """A request whose body is here with its head is never incomplete: who still sends goes on sending."""
+    own = bodies(reading=2, total=100)
+    slow = await clients(own, None, 2, 1)
+    at_once = [Client(own, None, b"x" * 10) for _ in range(9)]
+    await settle()
+    assert (alive(slow), [client.came for client in at_once]) == ([True] * 2, [b"x" * 10] * 9)
+    # Until memory is short.
+    late = [Client(own, None, b"x" * 10) for _ in range(2)]
+    await settle()
+    assert (alive(slow), alive(late)) == ([False] * 2, [True, False])
+    assert late[1].refusal.reason == "memory"
 
 
 @in_virtual_time

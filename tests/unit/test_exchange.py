@@ -39,6 +39,7 @@ class Client:
     """A client that reads at once; what it was sent."""
 
     is_gone = False
+    is_whole = True
     on_gone: Callable[[], object] | None = None
 
     def __init__(self) -> None:

@@ -21,6 +21,7 @@ class SlowClient:
     """A client's connection; what is sent on it waits until `read` says that the client has read."""
 
     is_gone = False
+    is_whole = True
     on_gone: Callable[[], object] | None = None
 
     def __init__(self) -> None:

@@ -186,6 +186,7 @@ class Gateway:
     async def _answer(
         self, scope: Scope, receive: Receive, send: Send, record: RequestRecord, route: Route
     ) -> None:
+        lane = lane_of(scope)
         is_whole = False
         try:
             # Whoever comes in vain need not send a body first.
@@ -196,11 +197,11 @@ class Gateway:
             self._bodies.check_announced(scope["headers"])
             with Body(self._bodies, record.key) as body:
                 try:
-                    await body.read(receive)
+                    await body.read(receive, is_here=lane.is_whole)
                 finally:
                     record.bytes_in = body.size
                 is_whole = True
-                lane_of(scope).watch()
+                lane.watch()
                 fields = read_fields(body.data)
                 record.is_stream = record.may_stream and fields.stream
                 ticket = await self._turn(record, self._claim(route, fields))

@@ -89,7 +89,7 @@ class Body:
         assert task is not None  # noqa: S101 - each request has one
         self._task = task
         self._cancelling = task.cancelling()
-        self._bodies.budget.begin(self)
+        self._bodies.budget.enter(self)
         return self
 
     def __exit__(
@@ -101,33 +101,42 @@ class Body:
         if kind is not None and issubclass(kind, asyncio.CancelledError):
             raise self._refusal from None
 
-    async def read(self, receive: Receive) -> None:
+    async def read(self, receive: Receive, *, is_here: bool = False) -> None:
         """Read the whole body.
+
+        Args:
+            receive: ASGI's.
+            is_here: all of it has come already, with the request's head as a rule; it counts as incomplete
+                for no moment.
 
         Raises:
             Rejected: it is too large or does not fit beside the others.
         """
+        if is_here:
+            self.data = (await receive()).get("body", b"")
+            self._take(len(self.data))
+        else:
+            await self._read_slowly(receive)
+        self._bodies.budget.whole(self)
+
+    async def _read_slowly(self, receive: Receive) -> None:
+        self._bodies.budget.await_rest(self)
         self._loop = asyncio.get_running_loop()
         now = self._loop.time()
         idle = self._bodies.idle_timeout_seconds
         self._due = self._slow_at = now + idle
         self._timer = self._loop.call_at(self._due, self._look)
+        # Not a list: a client may send a million pieces of one byte.
+        self.data = data = bytearray()
         try:
-            message = await receive()
-            piece: bytes = message.get("body", b"")
-            self._take(len(piece))
-            if not message.get("more_body"):
-                self.data = piece
-            else:
-                # Not a list: a client may send a million pieces of one byte.
-                self.data = data = bytearray(piece)
-                while message.get("more_body"):
-                    message = await receive()
-                    piece = message.get("body", b"")
-                    self._take(len(piece))
-                    self._due = self._loop.time() + idle
-                    data += piece
-            self._bodies.budget.whole(self)
+            while True:
+                message = await receive()
+                piece: bytes = message.get("body", b"")
+                self._take(len(piece))
+                self._due = self._loop.time() + idle
+                data += piece
+                if not message.get("more_body"):
+                    return
         finally:
             self._timer.cancel()
 

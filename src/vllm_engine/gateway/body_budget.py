@@ -33,9 +33,11 @@ class _Share:
         self.bytes = 0
         self.holders = 0
 
-    def first_to_yield(self) -> Holder:
-        """Return the body that has been read for longest; where none is, the newest that waits."""
-        return next(iter(self.reading)) if self.reading else next(reversed(self.waiting))
+    def first_to_yield(self, *, to_its_own: bool) -> Holder | None:
+        """Return the body that has been read for longest; else, for another key, the newest that waits."""
+        if self.reading:
+            return next(iter(self.reading))
+        return None if to_its_own else next(reversed(self.waiting))
 
 
 class BodyBudget:
@@ -61,13 +63,17 @@ class BodyBudget:
         self.reading = 0
         """How many bodies are not whole yet."""
 
-    def begin(self, body: Holder) -> None:
-        """Let one more body be read; another may have to give way."""
+    def enter(self, body: Holder) -> None:
+        """Count one more body, of which nothing has been read."""
         share = self._shares.get(body.key)
         if share is None:
             share = self._shares[body.key] = _Share()
         share.holders += 1
         self._share_of[body] = share
+
+    def await_rest(self, body: Holder) -> None:
+        """Note that a body is not here yet, or not all of it; another may have to give way."""
+        share = self._share_of[body]
         if self.reading >= self._max_reading:
             most = max(self._shares.values(), key=lambda one: len(one.reading))
             loser = most if len(most.reading) > len(share.reading) else share
@@ -88,8 +94,8 @@ class BodyBudget:
                 if share.bytes + count <= self._max_bytes // (_RESERVE * len(self._shares)):
                     break
                 loser = share
-            first = loser.first_to_yield()
-            if first is body:
+            first = loser.first_to_yield(to_its_own=loser is share)
+            if first is None or first is body:
                 raise self._too_much()
             self._evict(first, self._too_much())
         body.size += count
@@ -99,8 +105,9 @@ class BodyBudget:
     def whole(self, body: Holder) -> None:
         """Note that a body has been read; it waits for its turn now."""
         share = self._share_of[body]
-        del share.reading[body]
-        self.reading -= 1
+        if body in share.reading:
+            del share.reading[body]
+            self.reading -= 1
         share.waiting[body] = None
 
     def keep(self, body: Holder) -> None:

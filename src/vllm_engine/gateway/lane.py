@@ -37,6 +37,10 @@ class Lane(Protocol):
     on_gone: Callable[[], object] | None
     """Called once when that happens."""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the request's body is here already, so that reading it waits for nobody."""
+
     def open_stream(self) -> None:
         """Say, before the answer's head is sent, that what follows will come by the next three."""
 
@@ -138,6 +142,11 @@ class ClientLane:
     def is_answering(self) -> bool:
         """Whether a request is being answered."""
         return self.cycle is not None and not self.cycle.response_complete
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the request's body is here already, so that reading it waits for nobody."""
+        return self.cycle is not None and not self.cycle.more_body
 
     def slow_down(self) -> None:
         """Say that the client does not keep up."""
