@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +10,8 @@ from pathlib import Path
 from vllm_engine.envfile import read_env_file
 from vllm_engine.errors import Problem, SettingsError
 from vllm_engine.migration import adopt, ambiguous
+from vllm_engine.quoting import clean
 from vllm_engine.service_links import service_links
-
-_EDGES = re.compile(r"\A[\s\ufeff\u200b-\u200f\u2060]+|[\s\ufeff\u200b-\u200f\u2060]+\Z")
-"""Blanks and line ends, a byte order mark, and what has no width at all."""
 
 _NAMED = 8
 
@@ -90,13 +87,9 @@ def understood(process: Mapping[str, str], dotenv: Mapping[str, str]) -> Environ
     return Environment(process=ours | doubtful, dotenv=theirs, notes=notes)
 
 
-def clean(value: str) -> str:
-    """Return a value without what cannot be seen at its ends."""
-    return _EDGES.sub("", value)
-
-
 def _clean(variables: Mapping[str, str]) -> dict[str, str]:
-    return {key: clean(value) for key, value in variables.items()}
+    # Nothing but blanks is not the same as nothing: an empty secret must not open the door.
+    return {key: clean(value) or value for key, value in variables.items()}
 
 
 def _links_note(links: list[str]) -> tuple[str, ...]:

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
+_EDGES = re.compile(r"\A[\s\ufeff\u200b-\u200f\u2060]+|[\s\ufeff\u200b-\u200f\u2060]+\Z")
+"""Blanks and line ends, a byte order mark, and what has no width at all."""
+
 _QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "„": "“"}
+_BLANK = "holds nothing but blanks; unset it, or give it a value"
 _KEPT = "docker --env-file, Compose's list form and Kubernetes take them as part of the value"
+
+
+def clean(value: str) -> str:
+    """Return a value without what cannot be seen at its ends."""
+    return _EDGES.sub("", value)
 
 
 def stray_in_text(value: str) -> str | None:
@@ -12,6 +23,8 @@ def stray_in_text(value: str) -> str | None:
     A legal one neither begins nor ends with a quote, holds no comment, and nothing that cannot be printed.
     """
     first, last = value[:1], value[-1:]
+    if value and not clean(value):
+        return _BLANK
     if first in _QUOTES:
         return _quotes(first)
     if last in _QUOTES.values() and last not in value[:-1]:
@@ -23,6 +36,8 @@ def stray_in_text(value: str) -> str | None:
 
 def stray_in_list(value: str) -> str | None:
     """Say what is wrong with words that are separated by blanks or commas; None where nothing is."""
+    if value and not clean(value):
+        return _BLANK
     found = next((each for each in value if each in _QUOTES or each in _QUOTES.values()), None)
     return _quotes(found) if found else _unprintable(value, "\n\r\t")
 
@@ -32,6 +47,8 @@ def stray_in_words(value: str) -> str | None:
 
     What stands as a whole in one pair of quotes was meant for a shell that never saw it.
     """
+    if value and not clean(value):
+        return _BLANK
     first, last = value[:1], value[-1:]
     whole = len(value) > 1 and _QUOTES.get(first) == last and not {first, last} & set(value[1:-1])
     return _quotes(first) if whole else None

@@ -71,6 +71,13 @@ def test_what_cannot_be_seen_is_no_part_of_a_value(key: str, around: str) -> Non
     assert environment.merged["HF_HOME"] == "/x"
 
 
+@pytest.mark.parametrize("key", [name.upper() for name in Settings.model_fields])
+def test_nothing_but_blanks_is_not_unset(key: str) -> None:
+    """A secret that holds an empty line is a mistake, and must not leave the door open."""
+    with pytest.raises(SettingsError, match=rf"^{key}=.*nothing but blanks"):
+        load_settings(understood({key: " \n"}, {}))
+
+
 GOOD = {"API_KEYS": "sk-abcdefgh", "HF_TOKEN": "hf_abc", "PUBLIC_KEY": "ssh-ed25519 AAAA me"}
 
 

@@ -37,7 +37,7 @@ def bench_command(
     """Measure any OpenAI-compatible server: TTFT, ITL, TPOT, E2EL, tokens per second, goodput."""
     from vllm_engine.bench.plan import Plan
     from vllm_engine.bench.run import parse_slos, run_bench
-    from vllm_engine.environment import clean
+    from vllm_engine.quoting import clean
 
     api_key = clean(api_key or "")
 

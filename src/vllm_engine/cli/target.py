@@ -37,7 +37,7 @@ def server_at(url: str | None, api_key: str | None) -> Server:
         SettingsError: the URL is none, or a setting is wrong.
     """
     from vllm_engine.client import Server, base_url
-    from vllm_engine.environment import clean
+    from vllm_engine.quoting import clean
 
     api_key = clean(api_key or "") or None
     if url:
