@@ -10,7 +10,8 @@ SECONDS = 5.0
 """How long the engine may take: under Prometheus' own limit, which is 10 s by default."""
 
 _MAX_BYTES = 16 << 20
-_REQUEST = b"GET /metrics HTTP/1.1\r\nhost: engine\r\naccept: text/plain;version=0.0.4\r\n\r\n"
+REQUEST = b"GET /metrics HTTP/1.1\r\nhost: engine\r\naccept: text/plain;version=0.0.4\r\n\r\n"
+"""The question as it is written, whole, to the engine."""
 
 
 class _Text:
@@ -64,7 +65,7 @@ async def read_engine_metrics(upstream: Upstream) -> bytes | None:
 async def _ask(upstream: Upstream, *, fresh: bool) -> _Text:
     connection = await upstream.connect(fresh=fresh)
     text = _Text()
-    connection.start(_REQUEST, b"", text)
+    connection.start(REQUEST, b"", text)
     try:
         await text.whole
     finally:
