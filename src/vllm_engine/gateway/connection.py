@@ -12,7 +12,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from vllm_engine.gateway.incoming import ConnectionsState, HoldingFlow, Incoming
 from vllm_engine.gateway.lane import ClientLane
 from vllm_engine.gateway.lingering import LingeringClose
-from vllm_engine.gateway.peer import PeerWatch
+from vllm_engine.gateway.peer import PeerWatch, forget_unsent
 from vllm_engine.gateway.refusal import refusal
 from vllm_engine.gateway.send_timer import SendTimer
 
@@ -44,7 +44,7 @@ class ClientConnection(Incoming):
         limits = self.server_state.limits
         self.flow = HoldingFlow(transport)
         self.lane = ClientLane(transport, self._end, self.flow.resume_reading)
-        self._send_timer = SendTimer(self.loop, transport, limits.send_timeout_seconds, self.lane.abort)
+        self._send_timer = SendTimer(self.loop, transport, limits.send_timeout_seconds, self._cut)
         self._peer = PeerWatch(self.loop, transport, self._ask, self.lane.abort)
         if len(self.connections) > limits.max_connections:
             message = f"Too many connections; MAX_CONNECTIONS={limits.max_connections}"
@@ -159,6 +159,11 @@ class ClientConnection(Incoming):
         if self._ending is None:
             self._ending = LingeringClose(self.loop, self.transport)
             self.flow.let_go()
+
+    def _cut(self) -> None:
+        """Give up an answer that its client does not read."""
+        forget_unsent(self.transport)
+        self.lane.abort()
 
     def _refuse(self, status: int, message: str) -> None:
         if self.transport.is_closing() or self._ending is not None or self._last_words:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import socket
 import struct
@@ -63,6 +64,15 @@ def taken_of(transport: asyncio.Transport) -> Taken:
         return Taken(0, transport.get_write_buffer_size())
     acknowledged = struct.unpack_from("Q", info, _ACKED_AT)[0] if len(info) >= _INFO_BYTES else 0
     return Taken(acknowledged, transport.get_write_buffer_size() + queued)
+
+
+def forget_unsent(transport: asyncio.Transport) -> None:
+    """Have the kernel drop what it still holds for the other side when the connection is cut.
+
+    It would keep megabytes for minutes, for a client that does not read (`SO_LINGER`, socket(7)).
+    """
+    with contextlib.suppress(OSError):
+        _socket(transport).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def _socket(transport: asyncio.Transport) -> socket.socket:
