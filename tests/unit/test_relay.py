@@ -137,6 +137,25 @@ async def test_a_piece_is_not_held_beside_the_transport(relay: Relay, client: Sl
     await asyncio.wait_for(task, 30)
 
 
+@pytest.mark.parametrize("keeps_alive", [Relay.probe, Relay.tick], ids=["probe", "tick"])
+async def test_no_comment_follows_the_end(
+    relay: Relay, client: SlowClient, keeps_alive: Callable[[Relay], None]
+) -> None:
+    """A comment behind a stream's last chunk would stand where the next answer on the connection begins."""
+    client.has_read.set()
+    relay.on_head(200, [(b"content-type", b"text/event-stream")])
+    relay.on_data(b"data: 1\n\n", is_last=False)
+    task = asyncio.create_task(relay.pass_on(relay.headers))
+    await asyncio.sleep(0)
+    relay.on_data(b"data: [DONE]\n\n", is_last=True)
+    relay.on_end()
+    # Before the stream's task is told of the end.
+    keeps_alive(relay)
+    keeps_alive(relay)
+    await asyncio.wait_for(task, 30)
+    assert client.chunks == [b"data: 1\n\n", b"data: [DONE]\n\n"]
+
+
 async def test_a_message_stream_breaks_in_its_own_dialect(client: SlowClient) -> None:
     """Anthropic's clients are told by an event with its name, after what was cut short has been ended."""
     client.has_read.set()

@@ -133,6 +133,7 @@ class Relay:
 
     def on_end(self) -> None:  # noqa: D102
         self._ended = True
+        self._live = False  # a comment now would follow the last chunk
         self._connection = None
         self._work.end()
         self._changed.set()
