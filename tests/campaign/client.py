@@ -13,7 +13,7 @@ from tests.campaign.replies import NotHttpError, Replies
 from tests.raw_http import Reply
 
 HANG_SECONDS = 60.0
-"""Longer than every time limit of the program put together: what takes this long has none."""
+"""Longer than every time limit of the program put together: what is silent for so long has none."""
 STALL_SECONDS = 4.0
 """How long a client reads nothing, where it does: longer than what may be unread that long."""
 OUR_ERRORS = (501, 505)
@@ -32,7 +32,10 @@ class Client:
         self._replies = Replies(heads_only=one.heads_only)
         self._received = 0
         self._was_closed = False
+        self._patience = asyncio.timeout(None)
         self.fault: str | None = None
+        self.was_silent = False
+        """Nothing came for so long that nothing will."""
 
     @property
     def kind(self) -> str:
@@ -52,10 +55,11 @@ class Client:
     async def play(self) -> str | None:
         """Do all of it; returns what was wrong, if anything was."""
         try:
-            async with asyncio.timeout(HANG_SECONDS):
+            async with asyncio.timeout(HANG_SECONDS) as self._patience:
                 await self._play()
         except TimeoutError:
-            return f"hung for {HANG_SECONDS:g} s after {self._received} bytes of answers"
+            self.was_silent = True
+            return f"silent for {HANG_SECONDS:g} s after {self._received} bytes of answers"
         return self.fault or self._judge()
 
     async def _play(self) -> None:
@@ -109,6 +113,7 @@ class Client:
                 await asyncio.sleep(0)
 
     def _take(self, data: bytes) -> bool:
+        self._patience.reschedule(asyncio.get_running_loop().time() + HANG_SECONDS)
         self._received += len(data)
         try:
             if data:

@@ -226,7 +226,7 @@ def _junk_behind(rng: Random, index: int) -> Input:
 
 def _pipelined_flood(rng: Random, index: int) -> Input:
     one = rng.choice((request("GET", "/livez"), request("GET", f"/v1/_echo?{tag(index)}", None, BEARER)))
-    data = rng.choice((b"", chat(rng, 3000, stream=True))) + one * rng.randrange(200, 1500)
+    data = rng.choice((b"", chat(rng, 3000, stream=True))) + one * rng.choice((200, 200, 1500))
     reading, ending = rng.choice(((Reading.ALL, Ending.HALF_CLOSE), (Reading.NONE, Ending.LEAVE)))
     return Input("pipelined without end", cut(rng, data), ending, reading)
 
