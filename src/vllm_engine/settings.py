@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -22,49 +20,31 @@ from pydantic import (
 from vllm_engine.environment import Environment
 from vllm_engine.errors import Problem, SettingsError
 from vllm_engine.quoting import stray_in_list, stray_in_text, stray_in_words
+from vllm_engine.setting_types import (
+    BoolOrAuto,
+    Count,
+    CountOrAuto,
+    CountOrZero,
+    Fraction,
+    HomePath,
+    HubToken,
+    Lower,
+    ModelId,
+    Origins,
+    PlainUrl,
+    Port,
+    Seconds,
+    SecondsOrZero,
+    Words,
+    looks_local,
+)
 
 DtypeName = Literal["auto", "bfloat16", "float16", "float32", "half", "float"]
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
-"""As browsers write one: in lower case (RFC 6454, section 6.2), and of apps too, such as tauri://localhost."""
-
-_WORD = re.compile(r"[!-~]+")
-
-_T = TypeVar("_T")
 
 
 def _setting(default: Any, wanted: str, description: str, group: str = "engine") -> Any:
     """Declare a setting: its default, what a legal value looks like, and what it does."""
     return Field(default, description=description, json_schema_extra={"wanted": wanted, "group": group})
-
-
-def _or_auto(value: object) -> object:
-    if isinstance(value, str) and value.strip().lower() == "auto":
-        return "auto"
-    return value
-
-
-def _lower(value: object) -> object:
-    return value.strip().lower() if isinstance(value, str) else value
-
-
-def _words(value: object) -> object:
-    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
-
-
-def _expanded(value: Path) -> Path:
-    try:
-        return value.expanduser()
-    except RuntimeError as error:  # there is no home
-        raise ValueError from error
-
-
-HomePath = Annotated[Path, AfterValidator(_expanded)]
-"""A path that may begin with `~`: no shell expands what comes from a file or a manifest."""
-
-BoolOrAuto = Annotated[bool | Literal["auto"], BeforeValidator(_or_auto)]
-IntOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_or_auto)]
 
 
 class Settings(BaseModel):
@@ -76,7 +56,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, alias_generator=str.upper, extra="forbid")
 
-    model_id: str = _setting(
+    model_id: ModelId = _setting(
         "Qwen/Qwen2.5-3B-Instruct",
         "a hub id (org/name), a local folder, or bundled:smollm2-135m-instruct",
         "The model to serve.",
@@ -85,13 +65,13 @@ class Settings(BaseModel):
     model_revision: str | None = _setting(
         None, "a branch, tag or commit of the hub repository", "Pins the model's revision.", "model"
     )
-    served_model_name: Annotated[tuple[str, ...], BeforeValidator(_words)] = _setting(
+    served_model_name: Words = _setting(
         (),
         "one or more names, separated by spaces or commas",
         "What clients send as `model`; the first is what answers say. Default: `MODEL_ID`.",
         "model",
     )
-    hf_token: SecretStr | None = _setting(
+    hf_token: HubToken = _setting(
         None,
         "a hub access token",
         "For gated and private models. Never logged, never on a command line.",
@@ -103,8 +83,8 @@ class Settings(BaseModel):
         "Address to listen on.",
         "gateway",
     )
-    port: int = _setting(8000, "a port number from 1 to 65535", "Port to listen on.", "gateway")
-    health_port: int | None = _setting(
+    port: Port = _setting(8000, "a port number from 1 to 65535", "Port to listen on.", "gateway")
+    health_port: Port | None = _setting(
         None,
         "a port number from 1 to 65535, other than PORT",
         "A second port for probes, `/version` and `/metrics` alone: plain HTTP, no key.",
@@ -119,34 +99,34 @@ class Settings(BaseModel):
     tls_key_file: HomePath | None = _setting(
         None, "a PEM file without a passphrase", "The private key of `TLS_CERT_FILE`.", "gateway"
     )
-    dtype: Annotated[DtypeName, BeforeValidator(_lower)] = _setting(
+    dtype: Annotated[DtypeName, Lower] = _setting(
         "auto",
         "auto, bfloat16, float16 or float32",
         "Weights and activations. `auto`: bfloat16 where the device supports it, else float16.",
     )
-    tensor_parallel: IntOrAuto = _setting(
+    tensor_parallel: CountOrAuto = _setting(
         1,
         "a whole number of GPUs from 1, or auto",
         "GPUs to split the model over; `auto`: as many as fit the model.",
     )
-    max_model_len: IntOrAuto = _setting(
+    max_model_len: CountOrAuto = _setting(
         8192,
         "a whole number of tokens from 1, or auto",
         "Longest prompt plus answer, in tokens. Unset: 8192 or the model's maximum, whichever is less; "
         "`auto`: as long as memory allows.",
     )
-    gpu_memory_utilization: float = _setting(
+    gpu_memory_utilization: Fraction = _setting(
         0.90,
         "a fraction above 0 and up to 1",
         "Share of each GPU's memory that vLLM may use (on CPU: of RAM).",
     )
-    engine_frontend: Annotated[Literal["python", "rust"], BeforeValidator(_lower)] = _setting(
+    engine_frontend: Annotated[Literal["python", "rust"], Lower] = _setting(
         "python",
         "python or rust",
         "vLLM's API server: `python` has the whole API; `rust` is faster, experimental, and lacks n>1, "
         "/v1/responses and /v1/messages.",
     )
-    api_server_count: IntOrAuto = _setting(
+    api_server_count: CountOrAuto = _setting(
         "auto",
         "a whole number from 1, or auto",
         "vLLM API server processes (Python frontend). `auto`: 1 on CPU, by cores on GPU machines.",
@@ -186,7 +166,7 @@ class Settings(BaseModel):
         "Whether `/metrics` on `PORT` needs no key although keys are set. Default: 1; with `HEALTH_PORT` 0.",
         "access",
     )
-    metrics_cache_seconds: float = _setting(
+    metrics_cache_seconds: SecondsOrZero = _setting(
         1.0,
         "seconds, 0 for never",
         "How long one reading of `/metrics`, and of the page's history, serves all who ask for it.",
@@ -195,100 +175,100 @@ class Settings(BaseModel):
     enable_ui: bool = _setting(
         True, "1 or 0", "Whether there is a page at `/` and `/ui`: the engine's status and a chat.", "gateway"
     )
-    cors_origins: Annotated[tuple[str, ...], BeforeValidator(_words)] = _setting(
+    cors_origins: Origins = _setting(
         (),
         "origins such as https://app.example.com, without a path or a slash at the end, or * for all",
         "Web pages that may call the API from a browser. Unset: none.",
         "access",
     )
-    max_in_flight: int = _setting(
+    max_in_flight: Count = _setting(
         512, "a whole number from 1", "Requests at the engine at once; further ones wait.", "admission"
     )
-    max_queue: int = _setting(
+    max_queue: CountOrZero = _setting(
         1024, "a whole number from 0", "Requests that may wait; further ones get 429.", "admission"
     )
-    queue_timeout_seconds: float = _setting(
+    queue_timeout_seconds: Seconds = _setting(
         30.0, "seconds above 0", "How long a request may wait for its turn before it gets 429.", "admission"
     )
-    key_max_in_flight: int = _setting(
+    key_max_in_flight: CountOrZero = _setting(
         0, "a whole number, 0 for no limit", "Requests of one key at once.", "admission"
     )
-    key_requests_per_minute: int = _setting(
+    key_requests_per_minute: CountOrZero = _setting(
         0, "a whole number, 0 for no limit", "Requests of one key in a minute.", "admission"
     )
-    key_tokens_per_minute: int = _setting(
+    key_tokens_per_minute: CountOrZero = _setting(
         0,
         "a whole number, 0 for no limit",
         "Tokens, prompts and answers, of one key in a minute; estimated where an answer does not tell.",
         "admission",
     )
-    max_body_bytes: int = _setting(
+    max_body_bytes: Count = _setting(
         33_554_432, "bytes from 1", "Largest request body; a larger one gets 413.", "admission"
     )
-    body_idle_timeout_seconds: float = _setting(
+    body_idle_timeout_seconds: Seconds = _setting(
         30.0,
         "seconds above 0",
         "How long a client may pause while it sends its body; all of it may take that plus 1 s per 16 KiB.",
         "admission",
     )
-    header_timeout_seconds: float = _setting(
+    header_timeout_seconds: Seconds = _setting(
         30.0, "seconds above 0", "How long a client may take to send its request's headers.", "admission"
     )
-    send_timeout_seconds: float = _setting(
+    send_timeout_seconds: Seconds = _setting(
         60.0,
         "seconds above 0",
         "How long a client may take nothing of its answer, before it is taken for gone.",
         "admission",
     )
-    client_keep_alive_seconds: float = _setting(
+    client_keep_alive_seconds: Seconds = _setting(
         75.0,
         "seconds above 0",
         "How long a client's connection may wait for its next request: longer than a load balancer in front.",
         "admission",
     )
-    max_connections: int = _setting(
+    max_connections: Count = _setting(
         16_384,
         "a whole number from 1",
         "Client connections at once; fewer where the limit on open files allows no more.",
         "admission",
     )
-    keep_alive_seconds: float = _setting(
+    keep_alive_seconds: SecondsOrZero = _setting(
         15.0,
         "seconds, 0 for never",
         "Longest silence on an event stream before a comment is sent, so that no proxy gives up.",
         "gateway",
     )
-    startup_timeout_seconds: float = _setting(
+    startup_timeout_seconds: Seconds = _setting(
         1800.0, "seconds above 0", "How long the engine may take to its first token.", "lifecycle"
     )
-    max_restarts: int = _setting(
+    max_restarts: CountOrZero = _setting(
         5,
         "a whole number from 0",
         "How often a lost engine is started again within `RESTART_WINDOW_SECONDS`.",
         "lifecycle",
     )
-    restart_window_seconds: float = _setting(
+    restart_window_seconds: Seconds = _setting(
         600.0, "seconds above 0", "The time over which restarts are counted.", "lifecycle"
     )
-    replay_timeout_seconds: float = _setting(
+    replay_timeout_seconds: SecondsOrZero = _setting(
         300.0,
         "seconds, 0 for never",
         "How long a request that has no answer yet may wait for a lost engine's restart.",
         "lifecycle",
     )
-    hang_timeout_seconds: float = _setting(
+    hang_timeout_seconds: SecondsOrZero = _setting(
         180.0,
         "seconds, 0 for never",
         "How long the engine may have work and make no progress before it is restarted; most for one token.",
         "lifecycle",
     )
-    canary_interval_seconds: float = _setting(
+    canary_interval_seconds: SecondsOrZero = _setting(
         30.0,
         "seconds, 0 for never",
         "How often an idle engine has to generate one token, to prove that it still can.",
         "lifecycle",
     )
-    on_fatal: Annotated[Literal["exit", "hold"], BeforeValidator(_lower)] = _setting(
+    on_fatal: Annotated[Literal["exit", "hold"], Lower] = _setting(
         "exit",
         "exit or hold",
         "When the engine cannot run: exit, or stay up, not ready, and say why on /healthz.",
@@ -306,13 +286,13 @@ class Settings(BaseModel):
         "Whether processes that have imported vLLM wait to be the next engine. `auto`: if 4 GiB stay free.",
         "lifecycle",
     )
-    lame_duck_seconds: float = _setting(
+    lame_duck_seconds: SecondsOrZero = _setting(
         0.0,
         "seconds from 0",
         "How long to go on serving after SIGTERM while readiness says no already.",
         "lifecycle",
     )
-    drain_timeout_seconds: float = _setting(
+    drain_timeout_seconds: SecondsOrZero = _setting(
         25.0, "seconds from 0", "How long running requests may take to finish at shutdown.", "lifecycle"
     )
     termination_log: HomePath = _setting(
@@ -321,13 +301,13 @@ class Settings(BaseModel):
         "Gets the reason of a failure, for Kubernetes; a file that is not there is not made.",
         "lifecycle",
     )
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = _setting(
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Lower] = _setting(
         "info", "debug, info, warning or error", "Least severe level that is logged.", "logging"
     )
-    log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(_lower)] = _setting(
+    log_format: Annotated[Literal["auto", "console", "json"], Lower] = _setting(
         "auto", "auto, console or json", "`auto`: console on a terminal, else json.", "logging"
     )
-    otlp_endpoint: str | None = _setting(
+    otlp_endpoint: PlainUrl | None = _setting(
         None,
         "an http:// or https:// URL without user and password, such as http://collector:4318",
         "Collector of traces (OTLP over HTTP), the gateway's and vLLM's as one; path `/v1/traces` if none.",
@@ -344,90 +324,14 @@ class Settings(BaseModel):
         "Keys that may log in; setting it starts sshd in the image.",
         "ssh",
     )
-    ssh_port: int = _setting(22, "a port number from 1 to 65535", "Port of sshd.", "ssh")
-
-    @field_validator("model_id")
-    @classmethod
-    def _model_id_is_usable(cls, value: str) -> str:
-        value = value.strip()
-        if looks_local(value) or value.startswith("bundled:") or _HUB_ID.fullmatch(value):
-            return value
-        raise ValueError
-
-    @field_validator("hf_token")
-    @classmethod
-    def _is_one_word(cls, value: SecretStr | None) -> SecretStr | None:
-        # It goes into a header: what cannot stand there is shown by the hub's client, token and all.
-        return _require(value, value is None or _WORD.fullmatch(value.get_secret_value()) is not None)
-
-    @field_validator("cors_origins")
-    @classmethod
-    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return _require(value, value == ("*",) or all(map(_ORIGIN.fullmatch, value)))
-
-    @field_validator("otlp_endpoint")
-    @classmethod
-    def _is_plain_url(cls, value: str | None) -> str | None:
-        url = urlsplit(value or "http://unset")
-        return _require(
-            value, url.scheme in ("http", "https") and bool(url.hostname) and "@" not in url.netloc
-        )
-
-    @field_validator("port", "ssh_port")
-    @classmethod
-    def _is_port(cls, value: int) -> int:
-        return _require(value, 1 <= value <= 65535)
+    ssh_port: Port = _setting(22, "a port number from 1 to 65535", "Port of sshd.", "ssh")
 
     @field_validator("health_port")
     @classmethod
     def _is_another_port(cls, value: int | None, info: ValidationInfo) -> int | None:
-        return _require(value, value is None or (1 <= value <= 65535 and value != info.data.get("port")))
-
-    @field_validator("max_in_flight", "max_body_bytes", "max_connections")
-    @classmethod
-    def _is_one_or_more(cls, value: int) -> int:
-        return _require(value, value >= 1)
-
-    @field_validator(
-        "max_restarts", "max_queue", "key_max_in_flight", "key_requests_per_minute", "key_tokens_per_minute"
-    )
-    @classmethod
-    def _is_zero_or_more(cls, value: int) -> int:
-        return _require(value, value >= 0)
-
-    @field_validator("tensor_parallel", "max_model_len", "api_server_count")
-    @classmethod
-    def _is_positive(cls, value: int | str) -> int | str:
-        return _require(value, value == "auto" or (isinstance(value, int) and value >= 1))
-
-    @field_validator("gpu_memory_utilization")
-    @classmethod
-    def _is_fraction(cls, value: float) -> float:
-        return _require(value, 0 < value <= 1)
-
-    @field_validator(
-        "startup_timeout_seconds",
-        "restart_window_seconds",
-        "queue_timeout_seconds",
-        "body_idle_timeout_seconds",
-        "header_timeout_seconds",
-    )
-    @classmethod
-    def _is_above_zero(cls, value: float) -> float:
-        return _require(value, 0 < value < float("inf"))
-
-    @field_validator(
-        "replay_timeout_seconds",
-        "hang_timeout_seconds",
-        "canary_interval_seconds",
-        "lame_duck_seconds",
-        "drain_timeout_seconds",
-        "keep_alive_seconds",
-        "metrics_cache_seconds",
-    )
-    @classmethod
-    def _is_not_negative(cls, value: float) -> float:
-        return _require(value, 0 <= value < float("inf"))
+        if value is not None and value == info.data.get("port"):
+            raise ValueError
+        return value
 
     @property
     def served_names(self) -> tuple[str, ...]:
@@ -483,17 +387,6 @@ def wanted(key: str) -> str:
     """Say what a legal value of setting `key` looks like."""
     extra = Settings.model_fields[key.lower()].json_schema_extra
     return str(extra["wanted"]) if isinstance(extra, dict) else ""
-
-
-def looks_local(model_id: str) -> bool:
-    """Whether a `MODEL_ID` is a path: it starts like one, or such a folder exists."""
-    return model_id.startswith(("/", "./", "../", "~")) or Path(model_id).is_dir()
-
-
-def _require(value: _T, legal: bool) -> _T:
-    if not legal:
-        raise ValueError
-    return value
 
 
 def _shown(key: str, value: str) -> str:

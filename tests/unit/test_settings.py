@@ -85,6 +85,31 @@ def test_bad_value(key: str, value: str) -> None:
     assert caught.value.exit_code is ExitCode.BAD_SETTINGS
 
 
+LEGAL = {  # what a description asks for: a bad value of each kind
+    "seconds above 0": ("0", "-1", "inf", "nan", "soon"),
+    "seconds from 0": ("-1", "inf", "nan", "soon"),
+    "seconds, 0 for never": ("-1", "inf", "nan", "soon"),
+    "a whole number from 1": ("0", "-1", "1.5"),
+    "bytes from 1": ("0", "-1", "1.5"),
+    "a whole number from 0": ("-1", "1.5"),
+    "a whole number, 0 for no limit": ("-1", "1.5"),
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (name.upper(), value)
+        for name in Settings.model_fields
+        for value in LEGAL.get(wanted(name.upper()), ())
+    ],
+)
+def test_what_is_wanted_is_asked_for(key: str, value: str) -> None:
+    """A number's description and its check are one: none is taken that is not what the message wants."""
+    with pytest.raises(SettingsError, match=f"^{key}=.*wanted"):
+        load(**{key: value})
+
+
 def test_all_errors_at_once() -> None:
     """Several bad values are reported together."""
     with pytest.raises(SettingsError) as caught:
