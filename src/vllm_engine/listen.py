@@ -69,8 +69,9 @@ def _bind(host: str, port: int, key: str) -> tuple[socket.socket, ...]:
     """Listen on every address that the name has here, as asyncio's servers do."""
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        wanted = f"cannot be resolved ({error.strerror}); expected an address of this machine, as 0.0.0.0"
+    except (OSError, UnicodeError) as error:  # the latter for what can be no name at all
+        why = error.strerror if isinstance(error, OSError) else "no host name"
+        wanted = f"cannot be resolved ({why}); expected an address of this machine, as 0.0.0.0"
         raise SettingsError([Problem("HOST", host, wanted)]) from error
     addresses = dict.fromkeys((family, address) for family, _, _, _, address in found)
     listeners: list[socket.socket] = []

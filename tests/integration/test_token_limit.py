@@ -85,3 +85,13 @@ def test_batch(start: StartProgram) -> None:
     assert ask(program, "/v1/chat/completions/batch", batch) != 429
     answer = program.client.post("/v1/chat/completions", json=CHAT, headers=KEY)
     assert (answer.status_code, 35 <= int(answer.headers["retry-after"]) <= 41) == (429, True)
+
+
+def test_a_batch_that_cannot_be_counted(start: StartProgram) -> None:
+    """It counts as what it may hold at most: a slip of the pen does not take every place and a day's requests."""
+    program = start(API_KEYS="team:sk-abcdefgh", KEY_REQUESTS_PER_MINUTE="60")
+    program.until_ready()
+    path = "/v1/chat/completions/batch"
+    broken = program.client.post(path, content=b'{"messages": [[{}', headers=KEY)
+    assert broken.status_code != 429
+    assert ask(program, "/v1/chat/completions", CHAT) == 200

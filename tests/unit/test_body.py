@@ -245,9 +245,13 @@ async def test_bodies_at_the_engine_never_yield() -> None:
         await client.start()
     other, large = await clients(own, "b", 1, 10, more=False), await clients(own, "c", 1, 13)
     (more,) = await clients(own, "a", 1, 10)
-    assert alive(running + other) == [True] * 11
-    assert [client.refusal.reason for client in (*large, more)] == ["memory"] * 2
-    for client in running + other:
+    # What came at once with its head is judged alike, where nobody is left to yield.
+    await other[0].start()
+    more_at_once, other_at_once = Client(own, "a", b"x" * 10), Client(own, "d", b"x" * 5)
+    await settle()
+    assert alive([*running, *other, other_at_once]) == [True] * 12
+    assert [client.refusal.reason for client in (*large, more, more_at_once)] == ["memory"] * 3
+    for client in [*running, *other, other_at_once]:
         await client.end()
     assert own.budget.held_bytes == 0
 

@@ -38,11 +38,12 @@ HELLO = {"type": "text", "text": "hello there"}
         ('"stream"', False),
         ('{"stream": tru', False),
         ('--x\r\nContent-Disposition: form-data; name="stream"\r\n\r\ntrue\r\n--x--', False),
+        ('{"stream": "tr\udcff"}', False),  # not UTF-8
     ],
 )
 def test_stream(body: str, stream: bool) -> None:
     """A stream is asked for by the top-level key alone, in every spelling that vLLM takes as true."""
-    assert read_fields(body.encode()).stream is stream
+    assert read_fields(body.encode(errors="surrogateescape")).stream is stream
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":', '{"messages":[', '{"messages":[{"content":['])
@@ -57,6 +58,7 @@ def test_deep_nesting(opening: str) -> None:
 def test_anything(noise: bytes) -> None:
     """Whatever comes is read without an error, in place of a body and of each of its values."""
     read_fields(noise)
+    read_fields(b'{"stream":"%s"}' % noise)
     for key in ("stream", "messages", "prompt", "input", "system", "tools", "documents"):
         read_fields(b'{"%s":%s}' % (key.encode(), noise))
 

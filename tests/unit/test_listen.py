@@ -75,6 +75,13 @@ def test_no_address_that_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
         listen(settings(HOST="elsewhere"))
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 64])
+def test_a_name_that_can_be_none(host: str) -> None:
+    """What no resolver would be asked for is said as what cannot be resolved is."""
+    with pytest.raises(SettingsError, match="HOST"):
+        listen(settings(HOST=host))
+
+
 @pytest.mark.parametrize("value", ["", "auto", "4"])
 def test_variables_of_other_servers(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     """Hosting platforms set them for uvicorn and gunicorn; one process is served whatever they say."""

@@ -204,7 +204,7 @@ class Gateway:
                 lane.watch()
                 fields = read_fields(body.data)
                 record.is_stream = record.may_stream and fields.stream
-                ticket = await self._turn(record, self._claim(route, fields))
+                ticket = await self._turn(record, self._claim(route, fields, body))
                 if ticket is None:
                     await self._not_ready(send, record)
                     return
@@ -218,9 +218,11 @@ class Gateway:
             record.reject(rejected.status, rejected.reason)
             await send_rejected(send, record, rejected, is_whole=is_whole)
 
-    def _claim(self, route: Route, fields: RequestFields) -> Claim:
-        # A batch that cannot be counted takes all there is: vLLM will most likely refuse it at once.
-        requests = (fields.conversations or self._admission.places) if route.is_batch else 1
+    def _claim(self, route: Route, fields: RequestFields, body: Body) -> Claim:
+        requests = fields.conversations if route.is_batch else 1
+        if requests is None:
+            # vLLM most likely refuses it at once; if not, each conversation is one object at least.
+            requests = min(max(1, body.data.count(b"{")), self._admission.places)
         return Claim(requests, self._estimate.prompt_tokens(fields) if route.is_core_work else 0)
 
     def _charge(self, ticket: Ticket, record: RequestRecord, fields: RequestFields) -> None:

@@ -89,7 +89,9 @@ class BodyBudget:
         """
         share = self._share_of[body]
         while self.held_bytes + count > self._max_bytes:
-            loser = max(filter(_can_yield, self._shares.values()), key=lambda one: one.bytes)
+            # With all others at the engine nobody yields, and a body that came at once is not counted yet.
+            yielding = filter(_can_yield, self._shares.values())
+            loser = max(yielding, key=lambda one: one.bytes, default=share)
             if loser.bytes <= share.bytes + count:
                 if share.bytes + count <= self._max_bytes // (_RESERVE * len(self._shares)):
                     break

@@ -14,6 +14,8 @@ import msgspec
 from msgspec import Meta, Raw
 
 _NONE: Final = Raw(b"")
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What the decoders raise: of strings that are left raw nobody has looked at the bytes before."""
 _SMALL_BYTES: Final = 4096
 """Up to here text is not told from media: an image that small makes no absurd estimate."""
 _MAX_OBJECTS: Final = 20_000
@@ -87,7 +89,7 @@ def read_fields(body: bytes | bytearray) -> RequestFields:
     """
     try:
         top = _top.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except _UNREADABLE:
         is_form = body.startswith(b"--")
         return RequestFields(conversations=None, text_bytes=0 if is_form else len(body))
     text = len(top.instructions) + len(top.tools) + len(top.query) + len(top.queries)
@@ -114,7 +116,7 @@ def _is_true(raw: Raw) -> bool:
         return False
     try:
         value = _flag.decode(raw)
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         return False
     return value.lower() in _TRUE if isinstance(value, str) else value == 1
 
@@ -126,7 +128,7 @@ def _conversations(messages: Raw) -> int | None:
         return None
     try:
         return len(_batch.decode(messages))
-    except (msgspec.DecodeError, RecursionError):
+    except _UNREADABLE:
         return None
 
 
@@ -139,7 +141,7 @@ def _text_bytes(raw: Raw, deepest: int) -> int:
             parts: Sequence[_Part] = [part for one in _batch.decode(raw) for part in one]
         else:
             parts = _parts.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
+    except _UNREADABLE:
         return len(raw)
     text = 0
     for part in parts:
