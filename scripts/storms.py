@@ -76,7 +76,7 @@ def guarded(storm: Storm) -> Result:
         (folder / "model/config.json").write_text(json.dumps(CONFIG))
         port = health_port(storm)
         environ = {
-            "ENGINE_PYTHON": str(make_fake_engine_python(folder / "engine", _SCENARIO)),
+            "ENGINE_PYTHON": str(make_fake_engine_python(folder / "engine", {**_SCENARIO, **storm.scenario})),
             "MODEL_ID": str(folder / "model"),
             "MAX_MODEL_LEN": "1000000",
             "LOG_LEVEL": "error",
@@ -105,17 +105,19 @@ def row(result: Result) -> str:
 
 
 def write(results: list[Result]) -> None:
-    """Put the table into the document."""
+    """Put the table into the document; rows of storms that were not played stay."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    head, _, rest = text.partition(BEGIN)
+    table, _, tail = rest.partition(END)
+    rows = {line.split(" | ")[0][2:]: line for line in table.splitlines()}
+    rows |= {result.name: row(result) for result in results}
     lines = [
         f"Made by `scripts/storms.py --write` on this machine: {describe()}.",
         "",
         "| storm | `/livez` p50, p99 ms | other clients' chats, p99 s | RSS MiB | engine restarts | faults |",
         "| --- | --- | --- | --- | --- | --- |",
-        *map(row, results),
+        *(rows[storm.name] for storm in STORMS if storm.name in rows),
     ]
-    text = DOCUMENT.read_text(encoding="utf-8")
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
     DOCUMENT.write_text("\n".join([head + BEGIN, *lines, END]) + tail, encoding="utf-8")
 
 

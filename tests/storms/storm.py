@@ -32,6 +32,7 @@ class Storm:
     Attributes:
         name: in the table.
         variables: settings of the program, beside the usual.
+        scenario: of its engine, beside the usual.
         nofile: of the program, as `SOFT:HARD`.
         growth_mib: what it may take of memory at most.
         chat_seconds: how long a chat of another client may take (99th percentile).
@@ -41,6 +42,7 @@ class Storm:
     name: str
     commands: tuple[tuple[str, ...], ...]
     variables: Mapping[str, str] = field(default_factory=dict)
+    scenario: Mapping[str, float] = field(default_factory=dict)
     nofile: str | None = None
     growth_mib: int = 48
     chat_seconds: float = 5.0
@@ -83,6 +85,8 @@ _HEY = ("hey", "-z", "{seconds}s", "-c", "64", "-m", "POST", "-T", "application/
 _HTTPERF = ("httperf", "--hog", "--server", "127.0.0.1", "--port", "{port}", "--uri", "/livez", "--rate", "100",
             "--num-conns", "2500", "--timeout", "10")  # fmt: skip
 _SLOW_STREAMS = {"MAX_IN_FLIGHT": "4096", "MAX_QUEUE": "4096", "SEND_TIMEOUT_SECONDS": "10"}
+_LONG_NAME = {"SERVED_MODEL_NAME": "m" * 2000}
+"""Makes events of 2 kB, which fill a client's buffers in less time."""
 
 STORMS = (
     Storm("slowhttptest -H, chat", (_HEADERS,)),
@@ -93,7 +97,8 @@ STORMS = (
     Storm("slowhttptest -X, /metrics", (_slow(*_READS, "-u", "{url}/metrics"),)),
     Storm("slowhttptest -X, /metrics, keys set", (_slow(*_READS, "-u", "{url}/metrics"),), KEYS),
     Storm("slowhttptest -X, /ui/state", (_slow(*_READS, "-u", "{url}/ui/state"),)),
-    Storm("streams read at 64 bytes/s", (_own("slow_readers", CONNECTIONS),), _SLOW_STREAMS, growth_mib=1000),
+    Storm("streams read at 64 bytes/s", (_own("slow_readers", CONNECTIONS),), {**_SLOW_STREAMS, "SERVED_MODEL_NAME": "m" * 10_000},
+          scenario={"tokens_per_second": 2}, growth_mib=400, chat_seconds=10.0),
     Storm("slowhttptest -H, soft limit of 1,024 files", (_HEADERS,), nofile="1024:"),
     Storm("silent connections, soft limit of 1,024 files", (_own("idle", CONNECTIONS),), nofile="1024:"),
     Storm("silent connections, hard limit of 1,024 files", (_own("idle", CONNECTIONS),), nofile="1024:1024",
@@ -103,7 +108,8 @@ STORMS = (
     Storm("trailers without end, keys set, without one", (_own("trailers", 8),), KEYS),
     Storm("bodies behind a 404", (_own("unfinished", CONNECTIONS),)),
     Storm("blackholed clients in all places", (_own("blackholed", 8),),
-          {"MAX_IN_FLIGHT": "8", "SEND_TIMEOUT_SECONDS": "5", "HANG_TIMEOUT_SECONDS": "8"}, chat_seconds=15.0),
+          {"MAX_IN_FLIGHT": "8", "SEND_TIMEOUT_SECONDS": "5", "HANG_TIMEOUT_SECONDS": "8", **_LONG_NAME},
+          chat_seconds=15.0),
 )  # fmt: skip
 
 
