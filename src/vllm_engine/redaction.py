@@ -11,10 +11,12 @@ MIN_SECRET_LENGTH = 8
 """What is shorter is not blanked in the log: it would blank half of it."""
 
 _SECRET_NAME = re.compile(
-    r"(?:^|_)(?:TOKEN|PASSWORD|PASSWD|PASSPHRASE|SECRETS?|API_?KEYS?|SECRET_KEY|ACCESS_KEY|SECRET_ACCESS_KEY"
-    r"|PRIVATE_KEY|CREDENTIALS?)$|OTLP_(?:\w+_)?HEADERS$"
+    r"(?:PASSWORD|PASSWD|PASSPHRASE|SECRET|API_?KEY|ACCESS_KEY|PRIVATE_KEY|CREDENTIAL)"
+    r"(?!\w*_(?:FILE|PATH|DIR|URL|ID|NAME)$)"
+    r"|TOKEN(?:_?\d+)?$|OTLP_(?:\w+_)?HEADERS$"
 )
-_PASSWORD = re.compile(r"(?<=://)([^\s/@]*)@")
+_PASSWORD = re.compile(r"(?<=://)([^\s/]*)@")
+"""Up to the last @ before the path, as curl and requests read it: many passwords hold one."""
 
 
 def is_secret_name(name: str) -> bool:

@@ -15,6 +15,11 @@ from vllm_engine.redaction import mask_environ, secrets_in_environment
         ("AWS_SECRET_ACCESS_KEY", "abcdefghij", "abcdefghij"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20abcdefghij,x=1", "abcdefghij"),
         ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "api-key=abcdefghij", "abcdefghij"),
+        ("DB_PASSWORD_PROD", "abcdefghij", "abcdefghij"),
+        ("PGPASSWORD", "abcdefghij", "abcdefghij"),
+        ("OPENAI_API_KEY_2", "sk-abcdefgh", "sk-abcdefgh"),
+        ("GITHUBTOKEN", "ghp_abcdefgh", "ghp_abcdefgh"),
+        ("HTTP_PROXY", "http://me:p@ss@word!@proxy:3128", "p@ss@word!"),
         ("https_proxy", "http://me:p%40ssw0rd!@proxy:3128", "p@ssw0rd!"),
     ],
 )
@@ -30,6 +35,10 @@ def test_secrets(name: str, value: str, secret: str) -> None:
     [
         ("TOKENIZERS_PARALLELISM", "false-and-longer"),
         ("MAX_NUM_BATCHED_TOKENS", "8192819281"),
+        ("API_KEYS_FILE", "/run/secrets/keys"),
+        ("SECRET_NAME", "hub-token-of-the-cluster"),
+        ("AWS_ACCESS_KEY_ID", "AKIAABCDEFGH"),
+        ("PIP_INDEX_URL", "https://host.example/a@b/simple"),
         ("HF_TOKEN_PATH", "/run/secrets/token"),
         ("HF_ENDPOINT", "https://hub.example/path"),
     ],
