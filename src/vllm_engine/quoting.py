@@ -35,11 +35,19 @@ def stray_in_text(value: str) -> str | None:
 
 
 def stray_in_list(value: str) -> str | None:
-    """Say what is wrong with words that are separated by blanks or commas; None where nothing is."""
+    """Say what is wrong with words that are separated by blanks or commas; None where nothing is.
+
+    A legal word neither begins nor ends with a quote, nor does what follows its first colon (`name:key`).
+    """
     if value and not clean(value):
         return _BLANK
-    found = next((each for each in value if each in _QUOTES or each in _QUOTES.values()), None)
-    return _quotes(found) if found else _unprintable(value, "\n\r\t")
+    for word in value.replace(",", " ").split():
+        for part in (word, word.partition(":")[2]):
+            if part[:1] in _QUOTES:
+                return _quotes(part[0])
+            if part[-1:] in _QUOTES.values():
+                return _quotes(part[-1])
+    return _unprintable(value, "\n\r\t")
 
 
 def stray_in_words(value: str) -> str | None:

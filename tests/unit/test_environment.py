@@ -103,6 +103,8 @@ def test_quotes_are_refused_for_every_setting(key: str, quote: str) -> None:
         ("HOST", "127.0.0.1\x1b", r"(\x1b)"),
         ("SERVED_MODEL_NAME", '"a","b"', '(")'),
         ("SERVED_MODEL_NAME", "“a”", "(“)"),
+        ("SERVED_MODEL_NAME", "a,'b c'", "(')"),
+        ("API_KEYS", 'team:"sk-abcdefgh"', '(")'),
         ("VLLM_EXTRA_ARGS", '"--max-num-seqs 4"', '(")'),
     ],
 )
@@ -111,6 +113,14 @@ def test_the_wrong_character_is_shown(key: str, value: str, shown: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings(understood({key: value}, {}))
     assert shown in str(caught.value).replace(value, "")
+
+
+@pytest.mark.parametrize("key", ["it's-a-long-key", 'team:sk"abcdefgh', "sk-`abc`-defgh"])
+def test_quotes_within_a_key(key: str) -> None:
+    """A generated key may hold any character that a header can carry."""
+    settings = load_settings(understood({"API_KEYS": f"{key},other:sk-abcdefgh"}, {}))
+    assert settings.api_keys is not None
+    assert key in settings.api_keys.get_secret_value()
 
 
 @pytest.mark.parametrize(
