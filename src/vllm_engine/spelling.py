@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 from vllm_engine.errors import Problem
 
-_SHORT, _LONG = 8, 10
-_ORDINARY = frozenset({"CCACHE_DIR", "SSL_PORT", "API_KEY", "MODEL_DIR", "HTTP_PORT", "SSH_HOST"})
-"""Names of other programs' that are near to ours by chance."""
+_SHORT, _LONG = 8, 12
+_ORDINARY = frozenset(
+    {"API_KEY", "APP_KEYS", "CCACHE_DIR", "HTTP_PORT", "MODEL_DIR", "SSH_HOST", "SSL_CERT_FILE", "SSL_PORT"}
+    | {"COST", "GHOST", "HOSTS", "LOST", "MOST", "PART", "PORTS", "POST", "SORT", "SPORT", "TYPE"}
+)
+"""Names that are near to ours by chance: other programs', and words."""
 
 _OF_BUILDS = frozenset({"BUILD_SHA", "BUILD_TIME"})
 
@@ -24,8 +27,9 @@ def misspelt(
 ) -> list[Misspelt]:
     """Return a problem for each variable that is nobody's and whose name is nearly one of ours.
 
-    `.env` is written for this program, so a name there may be two letters off. The process's environment is
-    everybody's: only long names count there, one letter but the first off a setting which is not set.
+    `.env` is written for this program, so a long name there may be two letters off. The process's
+    environment is everybody's: only long names count there, one letter but the first off a setting which is
+    not set.
 
     Args:
         process: the process environment.

@@ -42,6 +42,7 @@ def test_in_the_process() -> None:
 
 ORDINARY = [
     "ANTHROPIC_API_KEY",
+    "APP_KEYS",
     "BUILD_SHA1",
     "BUILD_TIMES",
     "CCACHE_DIR",
@@ -96,3 +97,22 @@ ORDINARY = [
 def test_ordinary_names(name: str) -> None:
     """What machines, shells and vLLM have is nobody's mistake."""
     assert told({name: "1"}, {}) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "APP_KEYS",
+        "COST",
+        "ENABLE_API",
+        "ENABLE_SSL",
+        "HOSTS",
+        "POST",
+        "TYPE",
+    ],
+)
+def test_other_names_in_dotenv(name: str) -> None:
+    """What libraries read by themselves, and words of their own, are no mistakes there either."""
+    assert told({}, {name: "1"}) == []
