@@ -13,7 +13,7 @@ from starlette.types import Message
 from vllm_engine.engine.pulse import Pulse
 from vllm_engine.gateway.lane import StreamOwner
 from vllm_engine.gateway.record import Outcome, RequestRecord
-from vllm_engine.gateway.relay import Relay
+from vllm_engine.gateway.relay import KEEP_ALIVE, Relay
 from vllm_engine.gateway.upstream import UpstreamError
 
 
@@ -154,6 +154,26 @@ async def test_no_comment_follows_the_end(
     keeps_alive(relay)
     await asyncio.wait_for(task, 30)
     assert client.chunks == [b"data: 1\n\n", b"data: [DONE]\n\n"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "comments"),
+    [(b"text/event-stream", [KEEP_ALIVE]), (b"audio/pcm", []), (b"application/json", [])],
+)
+async def test_comments_are_for_event_streams(
+    relay: Relay, client: SlowClient, kind: bytes, comments: list[bytes]
+) -> None:
+    """Any other answer of open length may pause after an empty line too; a comment would be part of it."""
+    client.has_read.set()
+    relay.on_head(200, [(b"content-type", kind)])
+    relay.on_data(b"1\n\n", is_last=False)
+    task = asyncio.create_task(relay.pass_on(relay.headers))
+    await asyncio.sleep(0)
+    relay.tick()
+    relay.tick()
+    assert client.chunks == [b"1\n\n", *comments]
+    relay.on_end()
+    await asyncio.wait_for(task, 30)
 
 
 async def test_a_message_stream_breaks_in_its_own_dialect(client: SlowClient) -> None:

@@ -45,7 +45,7 @@ class ClientConnection(Incoming):
         self.flow = HoldingFlow(transport)
         self.lane = ClientLane(transport, self._end, self.flow.resume_reading)
         self._send_timer = SendTimer(self.loop, transport, limits.send_timeout_seconds, self._cut)
-        self._peer = PeerWatch(self.loop, transport, self._ask, self.lane.abort)
+        self._peer = PeerWatch(self.loop, transport, self._ask, self._give_up)
         if len(self.connections) > limits.max_connections:
             message = f"Too many connections; MAX_CONNECTIONS={limits.max_connections}"
             transport.write(refusal(503, message, retry_after_seconds=1))
@@ -161,9 +161,14 @@ class ClientConnection(Incoming):
             self.flow.let_go()
 
     def _cut(self) -> None:
-        """Give up an answer that its client does not read."""
+        """Give up a client that does not read its answer."""
         forget_unsent(self.transport)
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """Cut the connection, and end its request before that can take what has come of it for whole."""
         self.lane.abort()
+        self.lane.tell_gone()
 
     def _refuse(self, status: int, message: str) -> None:
         if self.transport.is_closing() or self._ending is not None or self._last_words:

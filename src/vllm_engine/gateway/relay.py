@@ -237,11 +237,8 @@ class Relay:
 
     def tick(self) -> None:
         """Send a keep-alive comment if nothing was sent since the last tick; called by a timer."""
-        if (
-            (self._live or self._opened_early)
-            and not self._active
-            and self._last.endswith((b"\n\n", b"\r\n\r\n"))
-        ):
+        is_open = self._opened_early or (self._live and self.is_event_stream)
+        if is_open and not self._active and self._last.endswith((b"\n\n", b"\r\n\r\n")):
             self._lane.write_chunk(KEEP_ALIVE)
         self._active = False
 
