@@ -136,6 +136,13 @@ def test_names_of_other_engines_without_a_file(tmp_path: Path) -> None:
     assert (status, "did you mean MODEL_ID?" in said) == (2, True)
 
 
+def test_a_locale_without_the_characters(reader: tuple[str, str], tmp_path: Path) -> None:
+    """Values arrive as they are in the file, though this machine's locale could not print them."""
+    (tmp_path / ".env").write_text("SERVED_MODEL_NAME=größer\n", encoding="utf-8")
+    _, found, said = loaded("sh", reader, tmp_path, PYTHONIOENCODING="ascii")
+    assert found.get("SERVED_MODEL_NAME") == "größer", said
+
+
 def test_an_env_file_that_cannot_be_read(reader: tuple[str, str], tmp_path: Path) -> None:
     """A wrong file ends the script, with the program's words."""
     (tmp_path / ".env").write_text('MODLE_ID=a\nAPI_KEYS="sk-abcdefgh\n')

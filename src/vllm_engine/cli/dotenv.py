@@ -34,4 +34,6 @@ def dotenv_command(is_given: bool) -> None:
         tell(environment.notes)
         wanted = environment.dotenv.keys() | set(SAME.values())
         merged = environment.merged
-        print(assignments({key: value for key, value in merged.items() if key in wanted and value}))
+        text = assignments({key: value for key, value in merged.items() if key in wanted and value})
+        # As the file has it, whatever the locale says: a shell copies bytes.
+        click.echo(text.encode(errors="surrogateescape"))
