@@ -79,12 +79,12 @@ def understood(process: Mapping[str, str], dotenv: Mapping[str, str]) -> Environ
     cleaned, written = _clean(process), _clean(dotenv)
     links = service_links(cleaned)
     given = {key: value for key, value in cleaned.items() if key not in links}
-    doubtful = {key: given.pop(key) for key in ambiguous(given)}
+    for_others = {key: given.pop(key) for key in ambiguous(given)}
     everything = {key: value for source in (written, given) for key, value in source.items() if value}
     ours, said = adopt(given, is_set=everything)
     theirs, said_too = adopt(written, is_set=everything | ours)
     notes = (*_links_note(links), *said, *said_too)
-    return Environment(process=ours | doubtful, dotenv=theirs, notes=notes)
+    return Environment(process=ours | for_others, dotenv=theirs, notes=notes)
 
 
 def _clean(variables: Mapping[str, str]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from vllm_engine.engine.download import Download, Weights, human_bytes
 from vllm_engine.engine.hub_cache import SCAN_SECONDS, HubCache
 from vllm_engine.environment import Environment
 from vllm_engine.errors import Diagnosis, ModelError, Problem, SettingsError
+from vllm_engine.library_variables import AUTHORITIES
 from vllm_engine.models import hub_fetch
 from vllm_engine.models.bundled import ConvertProgress
 from vllm_engine.models.files import HubFile, WantedFiles
@@ -26,7 +27,6 @@ from vllm_engine.preflight import Preflight, survey
 from vllm_engine.resolve import hub_files
 from vllm_engine.settings import Settings
 from vllm_engine.spelling import Misspelt
-from vllm_engine.surroundings import AUTHORITIES
 
 _SCRIPT = Path(hub_fetch.__file__)
 _NEEDED = ("CACHE_DIR", "MODEL_ID", *AUTHORITIES)

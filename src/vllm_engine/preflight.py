@@ -16,13 +16,13 @@ from vllm_engine.engine.plan import check_device
 from vllm_engine.engine.traces import tracing_gap
 from vllm_engine.environment import Environment
 from vllm_engine.errors import Diagnosis, Problem, SettingsError, StartupError
+from vllm_engine.library_variables import check_certificates, check_temporary
 from vllm_engine.migration import ELSEWHERE, SAME, unread
 from vllm_engine.models.bundled import bundled_names, is_bundled
 from vllm_engine.quoting import stray_in_words
 from vllm_engine.redaction import masked
 from vllm_engine.settings import Settings
 from vllm_engine.spelling import Misspelt, misspelt
-from vllm_engine.surroundings import check_certificates, check_temporary
 
 _LIBRARIES = ("CUDA_", "HF_", "HUGGING", "NCCL_", "NVIDIA_", "OTEL_", "TORCH", "TRITON_", "VLLM_")
 """Beginnings of the names that vLLM and its libraries read by themselves."""
@@ -35,7 +35,7 @@ class Preflight:
     Attributes:
         flags: the user's vLLM flags as arguments, checked.
         flag_variables: the upper-case names by which some of them were given.
-        warnings: doubts, for the log.
+        warnings: what is allowed and yet may not be meant, for the log.
     """
 
     installation: Installation
@@ -99,7 +99,7 @@ def survey(
         *environment.notes,
         *useless,
         *check_temporary(environ),
-        *doubts(settings),
+        *warnings_about(settings),
         *untraced(settings, installation),
         *unread(environ),
         *checked.warnings,
@@ -138,7 +138,7 @@ def _check_engine_key(environ: Mapping[str, str]) -> list[Problem]:
     )
 
 
-def doubts(settings: Settings) -> list[str]:
+def warnings_about(settings: Settings) -> list[str]:
     """Return what is allowed and yet may not be meant, for the log."""
     found = []
     if settings.engine_frontend == "rust":

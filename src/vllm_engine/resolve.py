@@ -13,12 +13,12 @@ from vllm_engine.engine.hub_cache import HubCache
 from vllm_engine.engine.installation import alias_folder, write_alias
 from vllm_engine.engine.plan import EnginePlan, plan_engine
 from vllm_engine.environment import Environment
+from vllm_engine.library_variables import socket_variables
 from vllm_engine.models.bundled import ConvertProgress
 from vllm_engine.models.files import Listing, WantedFiles, wanted_files
 from vllm_engine.models.source import Model, locate_model
 from vllm_engine.preflight import Preflight
 from vllm_engine.settings import Settings
-from vllm_engine.surroundings import socket_variables
 
 
 async def resolve_plan(

@@ -27,12 +27,12 @@ from vllm_engine.file_limit import raise_file_limit
 from vllm_engine.front import Front, open_front
 from vllm_engine.gateway.build import build_gateway
 from vllm_engine.gateway.probes import Build
+from vllm_engine.library_variables import socket_root
 from vllm_engine.listen import Listeners
 from vllm_engine.models.bundled import ConvertProgress
 from vllm_engine.preflight import Preflight
 from vllm_engine.resolve import resolve_command, resolve_hub_cache, resolve_plan, start_key
 from vllm_engine.settings import Settings, load_settings
-from vllm_engine.surroundings import socket_root
 
 Companion = Callable[[StatusReader], Awaitable[None]]
 """Something that runs beside the server and may read the status, such as the first question."""

@@ -5,21 +5,25 @@ from __future__ import annotations
 import pytest
 
 from vllm_engine.environment import Environment
-from vllm_engine.preflight import doubts
+from vllm_engine.preflight import warnings_about
 from vllm_engine.settings import load_settings
 
 
 def open_door(**variables: str) -> list[str]:
-    """Return the doubts about who may come in."""
-    return [doubt for doubt in doubts(load_settings(Environment(variables, {}))) if "API_KEYS" in doubt]
+    """Return the warnings about who may come in."""
+    return [
+        warning
+        for warning in warnings_about(load_settings(Environment(variables, {})))
+        if "API_KEYS" in warning
+    ]
 
 
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "192.0.2.1", "example.com"])
 def test_no_keys_on_a_reachable_address(host: str) -> None:
-    """Without keys an address that others reach is doubted, once, and the remedy is named."""
-    [doubt] = open_door(HOST=host)
-    assert f"HOST={host or '0.0.0.0'}" in doubt
-    assert "set API_KEYS or API_KEYS_FILE, or HOST=127.0.0.1" in doubt
+    """Without keys an address that others reach is warned of, once, and the remedy is named."""
+    [warning] = open_door(HOST=host)
+    assert f"HOST={host or '0.0.0.0'}" in warning
+    assert "set API_KEYS or API_KEYS_FILE, or HOST=127.0.0.1" in warning
 
 
 @pytest.mark.parametrize(
@@ -33,6 +37,6 @@ def test_no_keys_on_a_reachable_address(host: str) -> None:
         {"API_KEYS_FILE": "/keys"},
     ],
 )
-def test_nothing_to_doubt(variables: dict[str, str]) -> None:
+def test_nothing_to_warn_of(variables: dict[str, str]) -> None:
     """With keys, or for this machine alone, nothing is said."""
     assert open_door(**variables) == []

@@ -11,7 +11,7 @@ from vllm_engine import __version__
 from vllm_engine.cli.bench import bench_command
 from vllm_engine.cli.chat import chat_command
 from vllm_engine.cli.completion import completion_command
-from vllm_engine.cli.console import bear_any_text
+from vllm_engine.cli.console import escape_what_cannot_be_encoded
 from vllm_engine.cli.doctor import doctor_command
 from vllm_engine.cli.dotenv import dotenv_command
 from vllm_engine.cli.download import download_command
@@ -30,7 +30,7 @@ def main(context: click.Context) -> None:
     from vllm_engine.environment import check_key_log
 
     open_closed_streams()
-    bear_any_text()
+    escape_what_cannot_be_encoded()
     with ending():
         check_key_log()
     # click ends a command whose reader has gone (`settings | head`) quietly, with status 1.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def bear_any_text() -> None:
+def escape_what_cannot_be_encoded() -> None:
     """Have standard output escape what its encoding lacks, as standard error does, and never fail for it.
 
     `PYTHONIOENCODING`, `LC_ALL` or `PYTHONUTF8` of the machine's may have made it ASCII.

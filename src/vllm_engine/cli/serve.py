@@ -57,7 +57,7 @@ def serve_command(dry_run: bool, local: bool, question: str | None) -> None:
         lines_dropped = (lambda: 0) if dry_run else never_block()
         set_up_logging(settings, environment, quiet=question is not None)
         preflight = run_preflight(settings, environment, Path(sys.prefix))
-        _log_doubts(settings, preflight)
+        _log_warnings(settings, preflight)
         if dry_run:
             _print_command(settings, environment, preflight)
             return
@@ -75,7 +75,7 @@ def _local_defaults() -> dict[str, str]:
     }
 
 
-def _log_doubts(settings: Settings, preflight: Preflight) -> None:
+def _log_warnings(settings: Settings, preflight: Preflight) -> None:
     import logging
 
     from vllm_engine.doctor.check import Status

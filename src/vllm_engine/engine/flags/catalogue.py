@@ -117,14 +117,14 @@ class FlagCatalogue:
         taken = self._by_env_name
         candidates = [name for name in taken if len(name) >= _LEAST_NEAR_MISS]
         passed_over = {*known, *taken, *ENV_NAMES_NOT_TAKEN, *_ORDINARY_NEAR_MISSES}
-        doubts: list[FlagError] = []
+        warnings: list[FlagError] = []
         for key in sorted(set(env) - passed_over):
             # Short names are near to each other by chance; vLLM looks after its own variables.
             if len(key) < _LEAST_NEAR_MISS or key.startswith("VLLM_"):
                 continue
             names = difflib.get_close_matches(key, candidates, n=1, cutoff=0.88)
-            doubts.extend(_doubt(key, env[key], taken[name], name) for name in names)
-        return doubts
+            warnings.extend(_warning(key, env[key], taken[name], name) for name in names)
+        return warnings
 
     @cached_property
     def _by_env_name(self) -> Mapping[str, Flag]:
@@ -141,7 +141,7 @@ class FlagCatalogue:
         return {alias: flag for flag in self.flags for alias in flag.aliases}
 
     def _arguments(self, flag: Flag, key: str, value: str, errors: list[FlagError]) -> list[str]:
-        """Return the arguments for one variable. Raises FlagError; a mere doubt goes into `errors`."""
+        """Return the arguments for one variable. Raises FlagError; a mere warning goes into `errors`."""
         if flag.kind in ("bool", "switch"):
             negative = key in map(env_name, flag.negatives)
             return flag.switched(_is_on(key, value) is not negative)
@@ -222,7 +222,7 @@ def _shown(flag: Flag, value: str) -> str:
     return _HIDDEN if flag.name in SECRET_FLAGS else value
 
 
-def _doubt(key: str, value: str, flag: Flag, name: str) -> FlagError:
+def _warning(key: str, value: str, flag: Flag, name: str) -> FlagError:
     remedy = f"did you mean {name}?"
     return FlagError(key, _shown(flag, value), "the name of a vLLM flag", remedy, severity="warning")
 

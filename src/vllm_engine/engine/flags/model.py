@@ -99,7 +99,7 @@ class Flag:
 class FlagError(ValueError):
     """One flag that cannot be used as given: which, its value, what was wanted, and a way out.
 
-    A `warning` is a doubt about a vLLM whose flags are not known exactly; what was given is kept.
+    A `warning` is about a vLLM whose flags are not known exactly; what was given is kept.
     """
 
     def __init__(

@@ -27,14 +27,16 @@ def check_certificates(settings: Settings, environ: Mapping[str, str]) -> tuple[
     """Look at the certificate authorities that a set-up has named, and left behind perhaps.
 
     Returns what keeps the hub's client from working, which are problems where a model comes from the hub, and
-    doubts where none does.
+    warnings where none does.
     """
     found = [problem for name in _CA_FILES if (problem := _unusable_authorities(name, environ.get(name, "")))]
     folders = environ.get("SSL_CERT_DIR", "")
     if folders and not any(map(os.path.isdir, folders.split(os.pathsep))):
         found.append(Problem("SSL_CERT_DIR", folders, "no such folder; correct it, or unset SSL_CERT_DIR"))
     is_local = settings.is_local_model or settings.model_id.startswith("bundled:")
-    is_offline = environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    # As huggingface_hub reads them.
+    offline = environ.get("HF_HUB_OFFLINE") or environ.get("TRANSFORMERS_OFFLINE") or ""
+    is_offline = offline.lower() in ("1", "true", "yes", "on")
     if is_local or is_offline:
         return [], [str(problem) for problem in found]
     return found, []
@@ -83,7 +85,7 @@ def socket_variables(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def check_temporary(environ: Mapping[str, str]) -> list[str]:
-    """Return a doubt where `TMPDIR` cannot be used: Python's library then takes another folder in silence."""
+    """Warn where `TMPDIR` cannot be used: Python's library then takes another folder in silence."""
     named = environ.get("TMPDIR")
     if not named or os.access(named, os.W_OK | os.X_OK):
         return []
