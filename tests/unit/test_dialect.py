@@ -131,3 +131,8 @@ def test_read_error(answer: bytes, error: ApiError | None) -> None:
     assert read_error(404, answer) == (
         error or ApiError(502, "upstream_error", "The engine broke off this stream")
     )
+
+
+def test_read_error_of_a_status_without_a_name() -> None:
+    """Statuses need not be registered (RFC 9110, section 15)."""
+    assert read_error(499, b'{"detail":"m"}') == ApiError(499, "Error", "m")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
-from vllm_engine.engine.probe import EngineProbe, ProbeError
+from vllm_engine.engine.probe import EngineProbe, Health, ProbeError
 from vllm_engine.engine.pulse import OwnQuestions
 
 
@@ -46,3 +47,16 @@ async def test_own_questions(
     await runner.cleanup()
     assert own.running == 0
     assert (own.asked, own.prompt_tokens, own.generated_tokens) == counted
+
+
+async def test_who_hangs_up_is_there(tmp_path: Path) -> None:
+    """An engine that is short of files takes a connection and closes it (libuv does): it is not absent."""
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with EngineProbe(tmp_path / "socket") as probe:
+        assert await probe.health() is Health.ABSENT
+        async with await asyncio.start_unix_server(hang_up, tmp_path / "socket"):
+            assert await probe.health() is Health.SILENT
+        assert await probe.health() is Health.ABSENT

@@ -27,7 +27,7 @@ class Health(StrEnum):
     ABSENT = "absent"
     """Nobody listens on the socket."""
     SILENT = "silent"
-    """No answer in time, or one that says neither."""
+    """No answer, or none in time, or one that says neither."""
 
 
 class ProbeError(Exception):
@@ -67,7 +67,10 @@ class EngineProbe:
         except TimeoutError:
             return Health.SILENT
         except (aiohttp.ClientError, OSError) as error:
-            return Health.UNKNOWN if is_own_shortage(error) else Health.ABSENT
+            if is_own_shortage(error):
+                return Health.UNKNOWN
+            # Who takes a connection and closes it is there, and may be short of files (libuv does so then).
+            return Health.ABSENT if isinstance(error, aiohttp.ClientConnectorError) else Health.SILENT
 
     async def counters(self) -> int | None:
         """Return a sum over vLLM's own metrics that changes whenever its engine core works.

@@ -10,7 +10,7 @@ import json
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from http import HTTPStatus
+from http.client import responses
 from typing import Any, Final
 
 from vllm_engine.errors import error_body
@@ -113,7 +113,7 @@ def read_error(status: int, answer: bytes) -> ApiError:
     kind, param, code = error.get("type"), error.get("param"), error.get("code")
     return ApiError(
         status,
-        kind if isinstance(kind, str) else HTTPStatus(status).phrase,
+        kind if isinstance(kind, str) else responses.get(status, "Error"),
         message,
         param if isinstance(param, str) else None,
         code if isinstance(code, int | str) else None,

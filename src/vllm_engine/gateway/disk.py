@@ -32,7 +32,11 @@ class Disk:
         if self._asked is None or self._asked.done():
             self._asked = asyncio.get_running_loop().create_future()
             # A dead network mount blocks for ever, and a thread of a pool would then block our end too.
-            Thread(target=self._ask, args=(self._asked,), name="disk", daemon=True).start()
+            thread = Thread(target=self._ask, args=(self._asked,), name="disk", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # pthread_create(3) said EAGAIN, and CPython has no other word for it
+                self._asked.set_result(None)
         await asyncio.wait((self._asked,), timeout=_SECONDS)
         return self._asked.result() if self._asked.done() else None
 
