@@ -10,20 +10,28 @@ import urllib.request
 ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}
 
 
+OTHERS = {
+    "HOST": ("LLAMA_ARG_HOST",),
+    "PORT": ("NIM_SERVER_PORT", "LLAMA_ARG_PORT"),
+    "TLS_CERT_FILE": ("LLAMA_ARG_SSL_CERT_FILE",),
+}
+"""Other engines' names for these, which the program reads as well (SAME in migration.py)."""
+
+
 def url() -> str:
     """Return the address of /healthz: HEALTH_PORT where there is one, since that is never TLS."""
-    host = os.environ.get("HOST", "").strip()
+    host = value_of("HOST")
     host = ANYWHERE.get(host, f"[{host}]" if ":" in host else host)
-    if port := port_of("HEALTH_PORT"):
+    if port := value_of("HEALTH_PORT"):
         return f"http://{host}:{port}/healthz"
-    scheme = "https" if os.environ.get("TLS_CERT_FILE") else "http"
-    return f"{scheme}://{host}:{port_of('PORT') or 8000}/healthz"
+    scheme = "https" if value_of("TLS_CERT_FILE") else "http"
+    return f"{scheme}://{host}:{value_of('PORT') or 8000}/healthz"
 
 
-def port_of(name: str) -> str:
-    """Return a variable's port; empty where it is none, as `HEALTH_PORT=tcp://...` that Kubernetes makes."""
-    port = os.environ.get(name, "").strip()
-    return port if port.isdigit() else ""
+def value_of(name: str) -> str:
+    """Return a setting's value; a port such as `HEALTH_PORT=tcp://...`, which Kubernetes makes, is none."""
+    values = (os.environ.get(each, "").strip() for each in (name, *OTHERS.get(name, ())))
+    return next((value for value in values if value.isdigit() or (value and "PORT" not in name)), "")
 
 
 def main() -> int:
