@@ -124,6 +124,7 @@ flags=$(cat "$root"/src/vllm_engine/engine/flags/*.json)
 is_ours() {
     case $1 in
         API_KEY | HOST | CACHE_DIR | ENGINE_PYTHON | BUILD_SHA | BUILD_TIME | CONFIG | SEED | TOKENIZER) return 1 ;;
+        LLAMA_ARG_HOST | NIM_CACHE_PATH) return 1 ;; # HOST and CACHE_DIR, which are this machine's
         VLLM_* | HF_* | NCCL_* | OTEL_* | TORCH_* | CUDA_VISIBLE_DEVICES) return 0 ;;
     esac
     case $mounted in *" $1 "*) return 1 ;; esac
