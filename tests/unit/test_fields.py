@@ -46,6 +46,22 @@ def test_stream(body: str, stream: bool) -> None:
     assert read_fields(body.encode(errors="surrogateescape")).stream is stream
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32-le"])
+def test_encodings(encoding: str) -> None:
+    """vLLM reads with Python's json, which tells the encoding by itself: such a body means the same here."""
+    body = {"stream": True, "messages": [{"role": "user", "content": "w" * 900}]}
+    fields = read_fields(json.dumps(body).encode(encoding))
+    assert fields.stream is True
+    assert fields.text_bytes >= 900
+    assert read_fields(json.dumps({"metadata": body}).encode(encoding)).stream is False
+
+
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", '"\\ud800"'])
+def test_more_than_json(value: str) -> None:
+    """What Python's json takes beyond the standard hides nothing."""
+    assert read_fields(f'{{"user": {value}, "stream": true}}'.encode()).stream is True
+
+
 @pytest.mark.parametrize("opening", ["[", '{"a":', '{"messages":[', '{"messages":[{"content":['])
 def test_deep_nesting(opening: str) -> None:
     """A million levels are vLLM's to refuse."""
