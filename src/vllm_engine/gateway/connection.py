@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from uvicorn._types import ASGI3Application
-from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from vllm_engine.gateway.incoming import ConnectionsState, HoldingFlow, Incoming
+from vllm_engine.gateway.incoming import HoldingFlow, Incoming
 from vllm_engine.gateway.lane import ClientLane
 from vllm_engine.gateway.lingering import LingeringClose
 from vllm_engine.gateway.peer import PeerWatch, forget_unsent
@@ -25,20 +23,11 @@ _SOON_SECONDS = 0.25
 class ClientConnection(Incoming):
     """One client connection; its requests are answered one after another."""
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ConnectionsState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self._is_half_closed = False
-        self._ending: LingeringClose | None = None
-
     # Called by the event loop.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # noqa: D102
         super().connection_made(transport)
+        self._is_half_closed = False
+        self._ending: LingeringClose | None = None
         # The event loop's own limit for plain connections; over TLS it is eight times that.
         transport.set_write_buffer_limits(high=_MAX_UNSENT_BYTES)
         limits = self.server_state.limits
@@ -50,6 +39,7 @@ class ClientConnection(Incoming):
             message = f"Too many connections; MAX_CONNECTIONS={limits.max_connections}"
             transport.write(refusal(503, message, retry_after_seconds=1))
             self.lane.leave()
+            self._is_over = True
             # Nothing lingers here: that would be one connection more than there may be.
             transport.close()
             return
@@ -71,6 +61,8 @@ class ClientConnection(Incoming):
     def data_received(self, data: bytes) -> None:  # noqa: D102
         if self._ending is not None:
             self._ending.took(len(data))
+        elif self._is_over:
+            pass  # over TLS, while the last answer is still being written
         elif self._held or self._has_to_wait():
             self._hold(data)
         else:
