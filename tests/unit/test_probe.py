@@ -60,3 +60,24 @@ async def test_who_hangs_up_is_there(tmp_path: Path) -> None:
         async with await asyncio.start_unix_server(hang_up, tmp_path / "socket"):
             assert await probe.health() is Health.SILENT
         assert await probe.health() is Health.ABSENT
+
+
+@pytest.mark.parametrize(
+    ("status", "health"), [(200, Health.GOOD), (503, Health.BAD), (500, Health.SILENT), (404, Health.SILENT)]
+)
+async def test_only_its_own_word_says_that_the_core_is_dead(
+    tmp_path: Path, status: int, health: Health
+) -> None:
+    """VLLM answers 503 when its engine core is dead (0.32's `entrypoints/serve/instrumentator/health.py`)."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=status)
+
+    app = web.Application()
+    app.router.add_get("/health", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.UnixSite(runner, str(tmp_path / "socket")).start()
+    async with EngineProbe(tmp_path / "socket") as probe:
+        assert await probe.health() is health
+    await runner.cleanup()

@@ -61,9 +61,8 @@ class EngineProbe:
         """Ask `/health`, which vLLM answers from its API process: it does not prove that tokens come."""
         try:
             async with self._session.get(f"{_BASE}/health") as response:
-                if response.status >= 500:
-                    return Health.BAD
-                return Health.GOOD if response.status == 200 else Health.SILENT
+                # Any other status is a fault of the API process alone.
+                return {200: Health.GOOD, 503: Health.BAD}.get(response.status, Health.SILENT)
         except TimeoutError:
             return Health.SILENT
         except (aiohttp.ClientError, OSError) as error:
