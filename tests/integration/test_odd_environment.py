@@ -25,6 +25,7 @@ ODD = {
     "http_proxy": "http://127.0.0.1:9",
     "LC_ALL": "C",
     "NETRC": "/nonexistent",
+    "OTEL_PROPAGATORS": "tracecontext,baggage",
     "PYTHONASYNCIODEBUG": "1",
     "PYTHONIOENCODING": "ascii",
     "PYTHONWARNINGS": "default",
@@ -70,6 +71,14 @@ def test_a_key_log_that_cannot_be_written(command: str, tmp_path: Path) -> None:
     done = run_cli({"SSLKEYLOGFILE": "/nonexistent/keys"}, command, cwd=tmp_path)
     assert done.returncode == 2
     assert 'SSLKEYLOGFILE="/nonexistent/keys"' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_propagator_that_is_not_there(tmp_path: Path) -> None:
+    """FastAPI cannot be imported then, traces or none; the sentence names the variable."""
+    done = run_cli({"OTEL_PROPAGATORS": "tracecontext, b3"}, "serve", cwd=tmp_path)
+    assert done.returncode == 2
+    assert 'OTEL_PROPAGATORS="tracecontext, b3"' in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -41,7 +41,10 @@ def serve_command(dry_run: bool, local: bool, question: str | None) -> None:
     import uvloop
 
     from vllm_engine.cli.logs import never_block, set_up_logging
-    from vllm_engine.environment import read_environment
+    from vllm_engine.environment import check_propagators, read_environment
+
+    with ending():
+        check_propagators()
     from vllm_engine.listen import listen
     from vllm_engine.log import is_console
     from vllm_engine.preflight import run_preflight
