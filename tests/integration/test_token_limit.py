@@ -77,12 +77,19 @@ def test_what_the_engine_refuses_is_given_back(start: StartProgram) -> None:
     assert ask(program, "/v1/chat/completions", CHAT) == 429
 
 
-def test_batch(start: StartProgram) -> None:
-    """A batch of a hundred conversations is a hundred requests."""
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions/batch", {"model": "fake", "messages": [CHAT["messages"]] * 100}),
+        ("/v1/chat/completions", CHAT | {"n": 100}),
+    ],
+    ids=["conversations", "choices"],
+)
+def test_many_in_one(start: StartProgram, path: str, body: dict[str, Any]) -> None:
+    """A request for a hundred answers is a hundred requests."""
     program = start(API_KEYS="team:sk-abcdefgh", KEY_REQUESTS_PER_MINUTE="60")
     program.until_ready()
-    batch = {"model": "fake", "messages": [CHAT["messages"]] * 100}
-    assert ask(program, "/v1/chat/completions/batch", batch) != 429
+    assert ask(program, path, body) != 429
     answer = program.client.post("/v1/chat/completions", json=CHAT, headers=KEY)
     assert (answer.status_code, 35 <= int(answer.headers["retry-after"]) <= 41) == (429, True)
 

@@ -151,6 +151,27 @@ def test_unreadable() -> None:
     assert read_fields(b"--x\r\n" + b"RIFF" * 9000).text_bytes == 0
 
 
+@pytest.mark.parametrize(
+    ("n", "choices"),
+    [
+        ("1", 1),
+        ("16", 16),
+        ('"16"', 16),
+        ("16.0", 16),
+        ("null", 1),
+        ("0", 1),
+        ("-3", 1),
+        ('"many"', 1),
+        ("[9]", 1),
+    ],
+)
+def test_choices(n: str, choices: int) -> None:
+    """Answers are asked for by `n`, in every spelling that vLLM takes as a number."""
+    assert read_fields(f'{{"messages": [], "n": {n}}}'.encode()).choices == choices
+    assert read_fields(f'{{"messages": [], "n": {n}, "top_p": NaN}}'.encode()).choices == choices
+    assert read_fields(f'{{"metadata": {{"n": {n}}}}}'.encode()).choices == 1
+
+
 def test_conversations() -> None:
     """A batch is as many requests as it has conversations; what cannot be counted is not taken for one."""
     one = [{"role": "user", "content": "hi"}]

@@ -70,6 +70,15 @@ async def test_head_is_get_without_a_body(board: StatusBoard) -> None:
                 assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD"), path
 
 
+async def test_a_path_is_told_back_as_one_short_word(board: StatusBoard) -> None:
+    """As in the log: a stranger's 60 kB are not sent back, nor what a terminal would obey."""
+    async with make(board) as client:
+        answer = await client.get("/%1b[2J" + "x" * 60_000)
+    assert answer.status_code == 404
+    assert answer.json()["error"]["message"].startswith("No such route: GET /%1B%5B2Jxx")
+    assert len(answer.content) < 500
+
+
 @pytest.mark.parametrize(
     ("state", "tells"),
     [(EngineState.STARTING, True), (EngineState.BACKOFF, True), (EngineState.FAILED, False)],

@@ -6,13 +6,14 @@ import asyncio
 import errno
 import os
 from collections.abc import Iterator
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from tests.virtual_time import in_virtual_time
-from vllm_engine.engine.family import Family, activity, members
+from vllm_engine.engine.family import Activity, Family, activity, members
 from vllm_engine.engine.patience import Patience
 from vllm_engine.engine.probe import EngineProbe, Health, ProbeError, UnaskedError
 from vllm_engine.engine.process import EngineProcess
@@ -66,6 +67,36 @@ async def lost(probe: Probe, pulse: Pulse, *, within: float = 1000.0, canary: fl
             return await vitals.until_lost()
     except TimeoutError:
         return None
+
+
+@pytest.mark.parametrize("running", [0, 1], ids=["idle", "at work"])
+def test_a_stopped_process_is_noticed_soon(monkeypatch: pytest.MonkeyPatch, running: int) -> None:
+    """However busy the core looks that waits for it, and however slow it has been."""
+    stopped = Activity(7.0, is_running=True, is_stopped=True)
+    monkeypatch.setattr("vllm_engine.engine.vitals.activity", lambda _: stopped)
+
+    @in_virtual_time
+    async def test() -> None:
+        loss = await lost(Probe(Health.GOOD, counters=count()), Pulse(running=running), within=30.0)
+        assert loss is not None
+        assert (loss.kind, "stopped" in loss.seen) == (LossKind.HUNG, True)
+
+    test()
+
+
+def test_a_process_that_goes_on_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped now and then is not stopped for good."""
+    states = cycle([True, True, True, False])
+    monkeypatch.setattr(
+        "vllm_engine.engine.vitals.activity",
+        lambda _: Activity(7.0, is_running=True, is_stopped=next(states)),
+    )
+
+    @in_virtual_time
+    async def test() -> None:
+        assert await lost(Probe(Health.GOOD), Pulse(), within=300.0, canary=0) is None
+
+    test()
 
 
 @pytest.mark.parametrize(

@@ -65,8 +65,7 @@ class Canary:
                     sign, moved, works = now_sign, now, True
                 seen = self._activity()
                 works = works or is_busy(activity, seen, now - began)
-                is_stopped = seen is not None and seen.is_stopped
-                limit = self._patience.most_seconds if works and not is_stopped else self._patience.seconds
+                limit = self._patience.most_seconds if works else self._patience.seconds
                 if now - moved > limit and not asked.done():
                     return now - moved
             await asked
@@ -78,7 +77,7 @@ class Canary:
 
 
 def is_busy(before: Activity | None, now: Activity | None, seconds: float) -> bool:
-    """Whether the core computes, or may for all that is known; one that was stopped does not."""
+    """Whether the core computes, or may for all that is known."""
     if before is None or now is None:
         return True
     return now.is_running or now.cpu_seconds - before.cpu_seconds >= _BUSY_SHARE * seconds

@@ -35,7 +35,7 @@ class Activity:
     is_running: bool
     """Whether a core is on a CPU, or waits for one or for a disk, at this moment."""
     is_stopped: bool
-    """Whether a core or a worker was stopped by a signal: whoever waits for it may look busy meanwhile."""
+    """Whether a core or a worker was stopped by a signal."""
 
 
 def members(leader: int) -> dict[int, str]:

@@ -20,6 +20,9 @@ _TICK_SECONDS = 0.5
 _LOOK_SECONDS = 2.0
 """How often the engine's metrics are read while nothing comes from it."""
 _FAILED_CANARIES = 3
+_STOPPED_SECONDS = 20.0
+"""How long a process may be stopped by a signal: whoever waits for it may look busy meanwhile."""
+_STOPPED_LOOKS = 5
 
 logger = logging.getLogger("gateway.supervisor")
 
@@ -88,6 +91,7 @@ class Vitals:
                 self._health(),
                 self._stall(),
                 self._canary(),
+                self._stopped(),
             )
         ]
         try:
@@ -172,6 +176,19 @@ class Vitals:
                 continue
             if vain is not None:
                 return Loss(LossKind.HUNG, f"idle, it did not generate a token within {vain:.0f} s")
+
+    async def _stopped(self) -> Loss:
+        """Notice that a signal has stopped a process: it does nothing until another lets it go on."""
+        seconds = min(_STOPPED_SECONDS, self._limits.hang_seconds)
+        if not seconds:
+            await asyncio.Event().wait()
+        looks = 0
+        # Looks are counted, not time: who was stopped together with us may be let go on a little later.
+        while looks < _STOPPED_LOOKS:
+            await asyncio.sleep(seconds / _STOPPED_LOOKS)
+            seen = activity(self._process.pid)
+            looks = looks + 1 if seen is not None and seen.is_stopped else 0
+        return Loss(LossKind.HUNG, f"a signal has stopped one of its processes for {seconds:g} s")
 
     async def _until_quiet(self) -> None:
         """Wait until nothing has come of the engine for an interval, and nothing is asked of it now."""

@@ -223,6 +223,7 @@ class Gateway:
         if requests is None:
             # vLLM most likely refuses it at once; if not, each conversation is one object at least.
             requests = min(max(1, body.data.count(b"{")), self._admission.places)
+        requests *= fields.choices
         return Claim(requests, self._estimate.prompt_tokens(fields) if route.is_core_work else 0)
 
     def _charge(self, ticket: Ticket, record: RequestRecord, fields: RequestFields) -> None:

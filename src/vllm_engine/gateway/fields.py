@@ -29,7 +29,8 @@ _DEEPEST: Final = 3
 
 _TRUE: Final = frozenset(("1", "on", "t", "true", "y", "yes"))
 """Strings that pydantic's lax mode, and so vLLM, takes as true, in any case."""
-_LONGEST_TRUE: Final = 8
+_LONGEST_FLAG: Final = 8
+"""Bytes in JSON of the longest spelling of true, and of a number that vLLM may take for `n`."""
 
 _TOKEN_IDS: Final = re.compile(rb"[\[\s]*[-\d]")
 _LIST_OF_LISTS: Final = re.compile(rb"\[\s*\[")
@@ -43,6 +44,8 @@ class RequestFields(msgspec.Struct, frozen=True, gc=False):
     """Whether it asks for an event stream."""
     conversations: int | None = 1
     """How many `/v1/chat/completions/batch` is to answer; None where that cannot be read."""
+    choices: int = 1
+    """How many answers it asks for to each prompt (`n`)."""
     text_bytes: int = 0
     """Bytes of its prompt, instructions and tools, as JSON; large images, audio and video are left out."""
     token_ids: int = 0
@@ -51,6 +54,7 @@ class RequestFields(msgspec.Struct, frozen=True, gc=False):
 
 class _Top(msgspec.Struct, gc=False):
     stream: Raw = _NONE
+    n: Raw = _NONE
     messages: Raw = _NONE
     prompt: Raw = _NONE
     input: Raw = _NONE
@@ -107,7 +111,9 @@ def read_fields(body: bytes | bytearray) -> RequestFields:
             ids += _count(raw, b",") + 1
             text -= len(raw)
     text += len(top.prompt)
-    return RequestFields(_is_true(top.stream), _conversations(top.messages), text, ids)
+    return RequestFields(
+        _is_true(top.stream), _conversations(top.messages), _choices(top.n), text_bytes=text, token_ids=ids
+    )
 
 
 def _read_other(body: bytes | bytearray) -> RequestFields:
@@ -119,8 +125,8 @@ def _read_other(body: bytes | bytearray) -> RequestFields:
             top = json.loads(body)
     if not isinstance(top, dict):
         return RequestFields(conversations=None, text_bytes=len(body))
-    stream = _is_true(Raw(json.dumps(top.get("stream")).encode()))
-    return RequestFields(stream, conversations=None, text_bytes=len(body))
+    stream, n = (Raw(json.dumps(top.get(key)).encode()) for key in ("stream", "n"))
+    return RequestFields(_is_true(stream), conversations=None, choices=_choices(n), text_bytes=len(body))
 
 
 def _may_hold_media(body: bytes | bytearray) -> bool:
@@ -129,13 +135,25 @@ def _may_hold_media(body: bytes | bytearray) -> bool:
 
 
 def _is_true(raw: Raw) -> bool:
-    if not 0 < len(raw) <= _LONGEST_TRUE:
-        return False
-    try:
-        value = _flag.decode(raw)
-    except _UNREADABLE:
-        return False
+    value = _scalar(raw)
     return value.lower() in _TRUE if isinstance(value, str) else value == 1
+
+
+def _choices(raw: Raw) -> int:
+    try:
+        return max(1, int(_scalar(raw) or 1))
+    except (ValueError, OverflowError):
+        return 1  # vLLM refuses it
+
+
+def _scalar(raw: Raw) -> bool | float | str | None:
+    if not 0 < len(raw) <= _LONGEST_FLAG:
+        return None
+    try:
+        value: bool | float | str | None = _flag.decode(raw)
+    except _UNREADABLE:
+        return None
+    return value
 
 
 def _conversations(messages: Raw) -> int | None:

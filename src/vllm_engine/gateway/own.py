@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from vllm_engine import __version__
 from vllm_engine.engine.state import StatusReader
 from vllm_engine.gateway import probes
+from vllm_engine.gateway.access import one_word
 from vllm_engine.gateway.dialect import ApiError, body_of
 from vllm_engine.gateway.metrics import CONTENT_TYPE
 from vllm_engine.gateway.page import Page
@@ -107,7 +108,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     kind, message = "BadRequestError", HTTPStatus(status).phrase
     headers: dict[str, str] = {}
     if status == HTTPStatus.NOT_FOUND:
-        kind, message = "NotFoundError", f"No such route: {record.method} {record.path}"
+        kind, message = "NotFoundError", f"No such route: {record.method} {one_word(record.path)}"
     elif status == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(sorted(OWN_METHODS))
         message = f"{record.method} is not allowed here; allowed: {headers['Allow']}"
