@@ -21,6 +21,10 @@ from tests.raw_http import Wire, post_json, request, wire
 
 STREAM = CHAT | {"stream": True, "max_tokens": 900_000}
 BODY_BYTES = 8_000_000
+ALL_BODIES_BYTES = 256 << 20
+"""What all bodies may take together where sixteen of the largest take less."""
+SENDERS = 200
+UPLOAD = request("POST", "/v1/_upload", b"x" * BODY_BYTES)
 STALLED_BYTES = 600_000
 """What a client that reads nothing may cost: 64 KiB unsent, the engine's last piece, which is of up to 256 KiB
 on a busy machine, and what the allocator keeps of that piece's copies."""
@@ -150,7 +154,7 @@ def test_stalled_engine(gateway: Watched) -> None:
     engine.send_signal(signal.SIGSTOP)
     try:
         with ExitStack() as stack:
-            senders = [stack.enter_context(gateway.wire()) for _ in range(60)]
+            senders = [stack.enter_context(gateway.wire()) for _ in range(SENDERS)]
             threads = [threading.Thread(target=upload, args=(sender,)) for sender in senders]
             for thread in threads:
                 thread.start()
@@ -159,8 +163,8 @@ def test_stalled_engine(gateway: Watched) -> None:
             grown = gateway.rss() - before
     finally:
         engine.send_signal(signal.SIGCONT)
-    # Sixteen bodies, their pieces while they are put together, and the buffers of sixty connections.
-    assert grown < 30 * BODY_BYTES
+    # What grows piece by piece leaves gaps in the heap: up to 2.8 times the bound was seen, of six offered.
+    assert grown < 4 * ALL_BODIES_BYTES < SENDERS * BODY_BYTES
     until(lambda: gateway.metric("vllm:num_requests_running") == 0, "the engine's stop")
     until(lambda: gateway.program.metric("gateway_in_flight") == 0, "the end of what clients gave up")
 
@@ -168,8 +172,8 @@ def test_stalled_engine(gateway: Watched) -> None:
 def upload(sender: Wire) -> None:
     """Send a body as far as it is taken, for two seconds at most."""
     sender.socket.settimeout(2)
-    with suppress(TimeoutError):
-        sender.send(request("POST", "/v1/_upload", b"x" * BODY_BYTES))
+    with suppress(TimeoutError, ConnectionError):
+        sender.send(UPLOAD)
 
 
 def test_storm(gateway: Watched) -> None:
