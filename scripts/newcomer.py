@@ -49,7 +49,7 @@ def main() -> None:
             page = visit.open(f"{URL}/#chat")
             expect(page.locator("#pill")).to_have_text("Ready", timeout=SECONDS * 1000)
             note("the page says Ready")
-            page.get_by_label("Message", exact=True).fill("What is the capital of France?")
+            page.get_by_label("Message", exact=True).fill("What is the capital of Japan?")
             page.keyboard.press("Enter")
             expect(page.locator(".assistant .stats")).to_contain_text("tokens/s", timeout=60_000)
             note("the page shows an answer: " + page.locator(".assistant > .markdown").inner_text())

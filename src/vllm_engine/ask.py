@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from vllm_engine.client import Client, Server
 from vllm_engine.engine.state import EngineState, EngineStatus, StatusReader
 
-QUESTION = "What is the capital of France?"
+QUESTION = "What is the capital of Japan?"
 _MAX_TOKENS = 64
 
 

@@ -13,7 +13,7 @@ from vllm_engine.readiness import Tell, until_ready
 LISTENING_SECONDS = 30.0
 """The gateway listens within a second or two of its start: where nothing does by then, nothing will."""
 
-_QUESTION = "What is the capital of France?"
+_QUESTION = "What is the capital of Japan?"
 _TOKENS = 16
 _ANSWER_SECONDS = 300.0
 _LOOK = "see the server's log, and docs/troubleshooting.md"

@@ -28,12 +28,12 @@ WITH_TOOLS = os.environ.get("TEST_TOOLS") == "1"
 PAGE_URL = "http://127.0.0.1:8000"
 """What the page calls the server."""
 
-QUESTION = "What is the capital of France?"
+QUESTION = "What is the capital of Japan?"
 SCHEMA: dict[str, Any] = {
     "name": "place",
     "schema": {
         "type": "object",
-        "properties": {"city": {"type": "string", "enum": ["Paris", "Rome"]}},
+        "properties": {"city": {"type": "string", "enum": ["Tokyo", "Rome"]}},
         "required": ["city"],
         "additionalProperties": False,
     },
@@ -51,7 +51,7 @@ def test_openai_schema(client: OpenAI) -> None:
         "max_tokens": 48,
     }
     whole = client.chat.completions.create(**ask).choices[0].message.content or ""
-    assert json.loads(whole)["city"] in ("Paris", "Rome")
+    assert json.loads(whole)["city"] in ("Tokyo", "Rome")
     with client.chat.completions.stream(**ask) as stream:
         assert stream.get_final_completion().choices[0].message.content == whole
 
@@ -81,14 +81,14 @@ def test_openai_async(served: Served) -> None:
         )
         return "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
 
-    assert all("Paris" in text for text in asyncio.run(all_of_them()))
+    assert all("Tokyo" in text for text in asyncio.run(all_of_them()))
 
 
 def test_openai_responses_stream(client: OpenAI) -> None:
     """The OpenAI SDK reads the events of the responses API."""
     with client.responses.stream(model=MODEL, input=QUESTION, max_output_tokens=16, temperature=0) as stream:
         kinds = [event.type for event in stream]
-        assert "Paris" in stream.get_final_response().output_text
+        assert "Tokyo" in stream.get_final_response().output_text
     assert kinds[0] == "response.created"
     assert kinds.count("response.output_text.delta") > 3
 
@@ -105,7 +105,7 @@ def test_anthropic(served: Served) -> None:
         message = client.messages.create(**ask)
         (block,) = message.content
         assert block.type == "text"
-        assert "Paris" in block.text
+        assert "Tokyo" in block.text
         with client.messages.stream(**ask) as stream:
             pieces = list(stream.text_stream)
             assert stream.get_final_message().usage.output_tokens > 3
@@ -216,6 +216,6 @@ def test_curl(served: Served, tmp_path: Path, stream: bool, version: str) -> Non
         events = [event.removeprefix("data: ") for event in done.stdout.split("\n\n")]
         assert events[-2:] == ["[DONE]", ""]
         texts = [json.loads(event)["choices"][0]["delta"].get("content", "") for event in events[:-2]]
-        assert "Paris" in "".join(texts)
+        assert "Tokyo" in "".join(texts)
     else:
-        assert "Paris" in json.loads(done.stdout)["choices"][0]["message"]["content"]
+        assert "Tokyo" in json.loads(done.stdout)["choices"][0]["message"]["content"]

@@ -30,7 +30,7 @@ def ran(command: list[str], served: Served, language: str, word: str) -> str:
 
 def test_python(served: Served) -> None:
     """The SDK's lines name the capital."""
-    assert "Paris" in ran([sys.executable, "-c"], served, "python", "OpenAI")
+    assert "Tokyo" in ran([sys.executable, "-c"], served, "python", "OpenAI")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from tests.program import engine_metric, until
 
 pytestmark = pytest.mark.e2e
 
-QUESTION: ChatCompletionUserMessageParam = {"role": "user", "content": "What is the capital of France?"}
+QUESTION: ChatCompletionUserMessageParam = {"role": "user", "content": "What is the capital of Japan?"}
 STORY: ChatCompletionUserMessageParam = {"role": "user", "content": "Tell me a long story about the sea."}
 
 
@@ -41,7 +41,7 @@ def test_gateway_memory(served: Served) -> None:
 def test_chat(client: OpenAI) -> None:
     """A real model answers a real question."""
     chat = client.chat.completions.create(model=MODEL, messages=[QUESTION], max_tokens=32, temperature=0)
-    assert "Paris" in (chat.choices[0].message.content or "")
+    assert "Tokyo" in (chat.choices[0].message.content or "")
     assert chat.choices[0].finish_reason == "stop"
     assert chat.model == MODEL
     assert chat.usage is not None
@@ -60,7 +60,7 @@ def test_stream_with_usage(client: OpenAI) -> None:
     )
     chunks = list(stream)
     pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
-    assert "Paris" in "".join(pieces)
+    assert "Tokyo" in "".join(pieces)
     assert len([piece for piece in pieces if piece]) > 3
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens > 3
@@ -77,9 +77,9 @@ def test_max_tokens(client: OpenAI) -> None:
 def test_stop(client: OpenAI) -> None:
     """A stop string ends the answer before it."""
     chat = client.chat.completions.create(
-        model=MODEL, messages=[QUESTION], max_tokens=32, temperature=0, stop=["Paris"]
+        model=MODEL, messages=[QUESTION], max_tokens=32, temperature=0, stop=["Tokyo"]
     )
-    assert "Paris" not in (chat.choices[0].message.content or "")
+    assert "Tokyo" not in (chat.choices[0].message.content or "")
     assert chat.choices[0].finish_reason == "stop"
 
 
@@ -92,15 +92,15 @@ def test_several_choices(client: OpenAI) -> None:
 def test_completion(client: OpenAI) -> None:
     """The older completions route works too."""
     done = client.completions.create(
-        model=MODEL, prompt="The capital of France is", max_tokens=4, temperature=0
+        model=MODEL, prompt="The capital of Japan is", max_tokens=4, temperature=0
     )
-    assert "Paris" in done.choices[0].text
+    assert "Tokyo" in done.choices[0].text
 
 
 def test_responses(client: OpenAI) -> None:
     """So does the newer responses route."""
     response = client.responses.create(
-        model=MODEL, input="What is the capital of France?", max_output_tokens=32
+        model=MODEL, input="What is the capital of Japan?", max_output_tokens=32
     )
     assert response.output_text
 

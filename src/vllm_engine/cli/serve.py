@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vllm_engine.preflight import Preflight
     from vllm_engine.settings import Settings
 
-_QUESTION = "What is the capital of France?"
+_QUESTION = "What is the capital of Japan?"
 
 
 @click.command("serve")
