@@ -113,6 +113,10 @@ async def test_own_questions_are_no_work() -> None:
 
     questions = OwnQuestions()
     recorder = Recorder(ready_board(), metrics, lambda: 0, questions)
+    questions.begin()
+    await recorder.look()
+    work(2)
+    questions.end(2)
     await recorder.look()
     questions.begin()
     work(2)
@@ -126,10 +130,10 @@ async def test_own_questions_are_no_work() -> None:
     counted["running"] = 0
     await recorder.look()
     kept = recorder.history()
-    assert kept.running == [0, 0, 0, 0]
-    assert kept.generated_per_second == [None, 0, 0, 0]
-    assert kept.prompt_per_second == [None, 0, 0, 0]
-    assert kept.ttft_mean == [None] * 4
+    assert kept.running == [0] * 5
+    assert kept.generated_per_second == [None, 0, 0, 0, 0]
+    assert kept.prompt_per_second == [None, 0, 0, 0, 0]
+    assert kept.ttft_mean == [None] * 5
     work(50)  # a client's
     await recorder.look()
     kept = recorder.history()

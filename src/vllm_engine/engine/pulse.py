@@ -18,13 +18,14 @@ class OwnQuestions:
     prompt_tokens: int = 0
     """Of all of them together, as is the next."""
     generated_tokens: int = 0
-    _usual_prompt: int = 1
+    usual_prompt: int = 1
+    """Tokens of the last one's prompt, which each that runs is taken to have."""
 
     def begin(self) -> None:
         """Count one that is about to be asked, taken to be as long as the last."""
         self.running += 1
         self.asked += 1
-        self.prompt_tokens += self._usual_prompt
+        self.prompt_tokens += self.usual_prompt
         self.generated_tokens += 1
 
     def end(self, prompt_tokens: int | None, *, has_run: bool = True) -> None:
@@ -35,11 +36,11 @@ class OwnQuestions:
         self.running -= 1
         if not has_run:
             self.asked -= 1
-            self.prompt_tokens -= self._usual_prompt
+            self.prompt_tokens -= self.usual_prompt
             self.generated_tokens -= 1
         elif prompt_tokens is not None:
-            self.prompt_tokens += prompt_tokens - self._usual_prompt
-            self._usual_prompt = prompt_tokens
+            self.prompt_tokens += prompt_tokens - self.usual_prompt
+            self.usual_prompt = prompt_tokens
 
 
 @dataclass(slots=True)

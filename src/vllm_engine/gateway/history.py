@@ -237,6 +237,7 @@ class Recorder:
 
     async def look(self) -> None:
         """Take one reading; what cannot be read is a gap."""
+        answered = _own_work(self._questions, with_running=False)
         text = await self._engine_metrics() if self._status.current.is_ready else None
         now = time.monotonic()
         if text is None:
@@ -249,9 +250,10 @@ class Recorder:
             logger.debug("the engine's metrics cannot be read: %s", error)
             self._before = None
             return
-        questions = self._questions
-        reading.own = OwnWork(questions.asked, questions.prompt_tokens, questions.generated_tokens)
-        reading.running = max(0.0, reading.running - questions.running)
+        # What was answered before is in the first reading for certain; the next ones may hold what runs too.
+        goes_on = self._before is not None and self._before.is_before(reading)
+        reading.own = _own_work(self._questions, with_running=True) if goes_on else answered
+        reading.running = max(0.0, reading.running - self._questions.running)
         self._points.append(point(reading, self._before, self._queued()))
         self._before = reading
 
@@ -280,6 +282,15 @@ class Recorder:
         while True:
             await self.look()
             await asyncio.sleep(self._interval)
+
+
+def _own_work(questions: OwnQuestions, *, with_running: bool) -> OwnWork:
+    running = 0 if with_running else questions.running
+    return OwnWork(
+        questions.asked - running,
+        questions.prompt_tokens - running * questions.usual_prompt,
+        questions.generated_tokens - running,
+    )
 
 
 def _column(points: Sequence[Point], name: str) -> Column:
