@@ -9,7 +9,7 @@ SHELL := /bin/sh
 .PHONY: help setup run test chaos nightly check fix docs site lock image clean distclean
 
 # What to lint, as far as it exists.
-PYTHON_FILES := src tests scripts docker
+PYTHON_FILES := src tests tools perf docker
 
 ## setup      make .venv (the gateway) and .venv-engine (vLLM and the bundled model)
 setup:
@@ -27,23 +27,23 @@ DEBIAN := chromium:chromium promtool:prometheus dockerd:docker.io debootstrap:de
 ## test       set up with the development tools, then run all tests: unit, integration, browser, container, e2e
 test:
 	@FRONTEND=rust scripts/setup.sh all
-	@scripts/debian.sh $(DEBIAN)
-	@.venv/bin/pytest -n 2 --dist loadfile tests/unit tests/integration
+	@tools/debian.sh $(DEBIAN)
+	@.venv/bin/pytest -n 2 --dist loadfile tests/unit tests/process
 	@.venv/bin/pytest tests/browser tests/container tests/e2e
 
 ## chaos      do harm to a running program with the real vLLM; writes the table of docs/reliability.md
 chaos: setup
 	@scripts/setup.sh dev
-	@.venv/bin/python scripts/chaos.py --write
+	@.venv/bin/python -m perf.chaos --write
 
 ## nightly    hostile inputs by the thousand, and storms by real tools, against a running program (about 15 minutes)
 # It writes the storms' table into docs/security.md; what was wrong is printed with the words that play it again.
 STORM_TOOLS := slowhttptest:slowhttptest hey:hey httperf:httperf iptables:iptables
 nightly:
 	@scripts/setup.sh gateway dev
-	@scripts/debian.sh $(STORM_TOOLS)
-	@.venv/bin/python scripts/hostile.py
-	@.venv/bin/python scripts/storms.py --write
+	@tools/debian.sh $(STORM_TOOLS)
+	@.venv/bin/python -m perf.campaign
+	@.venv/bin/python -m perf.storms --write
 
 ## check      what needs no engine: format, lint, types, import rules, shell scripts
 check:
@@ -52,7 +52,7 @@ check:
 	@.venv/bin/ruff check $(PYTHON_FILES)
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
-	@.venv/bin/shellcheck scripts/*.sh .ci/run docker/entrypoint docker/sshd tests/container/*.sh
+	@.venv/bin/shellcheck scripts/*.sh tools/*.sh .ci/run docker/entrypoint docker/sshd tests/container/*.sh
 	@.venv/bin/hadolint docker/Dockerfile
 
 ## fix        format, and repair what the linter can
@@ -64,8 +64,8 @@ fix:
 ## docs       write the generated parts of the documentation anew
 docs:
 	@scripts/setup.sh gateway
-	@.venv/bin/python scripts/generate_docs.py
-	@.venv/bin/python scripts/dashboard.py
+	@.venv/bin/python tools/generate_docs.py
+	@.venv/bin/python tools/dashboard.py
 
 ## site       build the documentation into site/, strictly: a link or an anchor that leads nowhere fails
 # An environment of its own, made anew when the lock has changed.
@@ -101,7 +101,7 @@ image:
 ## clean      remove what the tools cached
 clean:
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist site
-	@find src tests scripts -type d -name __pycache__ -prune -exec rm -rf {} +
+	@find src tests tools perf -type d -name __pycache__ -prune -exec rm -rf {} +
 
 ## distclean  clean, and remove both environments and .cache with its models
 distclean: clean

@@ -120,7 +120,7 @@ if mount_here MODEL_ID; then
 fi
 
 # Names only: values, the secret ones among them, stay off the command line.
-flags=$(cat "$root"/src/vllm_engine/engine/flags/*.json)
+flags=$(cat "$root"/src/vllm_engine/config/flags/*.json)
 is_ours() {
     case $1 in
         API_KEY | HOST | CACHE_DIR | ENGINE_PYTHON | BUILD_SHA | BUILD_TIME | CONFIG | SEED | TOKENIZER) return 1 ;;
@@ -129,7 +129,7 @@ is_ours() {
     esac
     case $mounted in *" $1 "*) return 1 ;; esac
     grep -Eq "^#? ?$1=" "$root/.env.example" && return 0
-    grep -q "^    \"$1\": \"" "$root/src/vllm_engine/migration.py" && return 0 # others' names: the program reads them
+    grep -q "^    \"$1\": \"" "$root/src/vllm_engine/config/other_engines.py" && return 0 # others' names: the program reads them
     case $flags in *"\"name\": \"$(printf '%s' "$1" | tr 'A-Z_' 'a-z-')\""*) return 0 ;; esac
     return 1
 }

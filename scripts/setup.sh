@@ -349,12 +349,12 @@ install_torch() {
 }
 
 setup_rust_frontend() {
-    local files=(requirements/engine-cpu.txt scripts/rust_frontend.py) binary
+    local files=(requirements/engine-cpu.txt tools/rust_frontend.py) binary
     binary=$(echo .venv-engine/lib/python3.*/site-packages/vllm/vllm-rs)
     if [[ -x $binary ]] && finished .venv-engine frontend rust "${files[@]}"; then return; fi
     begin 1
     say "engine: vLLM's Rust frontend"
-    .venv-engine/bin/python scripts/rust_frontend.py || die "the Rust frontend is not installed; FRONTEND=python does without"
+    .venv-engine/bin/python tools/rust_frontend.py || die "the Rust frontend is not installed; FRONTEND=python does without"
     stamp .venv-engine frontend rust "${files[@]}"
     say 'engine: Rust frontend ready'
 }

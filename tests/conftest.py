@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_engine.settings import Settings
+from vllm_engine.config.settings import Settings
 
 
 @pytest.fixture(autouse=True)

@@ -13,26 +13,26 @@ from dataclasses import dataclass, replace
 from math import nan
 from pathlib import Path
 
+from vllm_engine.config.environment import Environment
+from vllm_engine.config.library_variables import socket_root
+from vllm_engine.config.settings import Settings, load_settings
 from vllm_engine.diagnosis.explainer import Explainer
 from vllm_engine.diagnosis.termination import write_termination_log
-from vllm_engine.engine.history import StartHistory
-from vllm_engine.engine.pulse import Pulse
-from vllm_engine.engine.start_log import StartLog
-from vllm_engine.engine.state import Phase, StatusBoard, StatusReader
+from vllm_engine.engine.activity import Pulse
+from vllm_engine.engine.engine_state import Phase, StatusBoard, StatusReader
+from vllm_engine.engine.startup.start_history import StartHistory
+from vllm_engine.engine.startup.start_log import StartLog
 from vllm_engine.engine.supervisor import Launch, Policy, Supervisor
-from vllm_engine.engine.vitals import VitalLimits
-from vllm_engine.environment import Environment
+from vllm_engine.engine.watchdog.watch import VitalLimits
 from vllm_engine.errors import VllmEngineError
-from vllm_engine.file_limit import raise_file_limit
-from vllm_engine.front import Front, open_front
 from vllm_engine.gateway.build import build_gateway
-from vllm_engine.gateway.probes import Build
-from vllm_engine.library_variables import socket_root
-from vllm_engine.listen import Listeners
+from vllm_engine.gateway.front import Front, open_front
+from vllm_engine.gateway.http.listening_sockets import Listeners
+from vllm_engine.gateway.local.probes import Build
 from vllm_engine.models.bundled import ConvertProgress
-from vllm_engine.preflight import Preflight
-from vllm_engine.resolve import resolve_command, resolve_hub_cache, resolve_plan, start_key
-from vllm_engine.settings import Settings, load_settings
+from vllm_engine.plan.inspect import resolve_command, resolve_hub_cache, resolve_plan, start_key
+from vllm_engine.plan.preflight import Preflight
+from vllm_engine.system.file_limit import raise_file_limit
 
 Companion = Callable[[StatusReader], Awaitable[None]]
 """Something that runs beside the server and may read the status, such as the first question."""

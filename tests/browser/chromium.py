@@ -35,7 +35,7 @@ def chromium() -> Iterator[Browser]:
     """Run one; skips where there is none."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
-        pytest.skip("NOT TESTED: no Chromium on PATH; install it with scripts/debian.sh chromium:chromium")
+        pytest.skip("NOT TESTED: no Chromium on PATH; install it with tools/debian.sh chromium:chromium")
     expect.set_options(timeout=SECONDS * 1000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=_ARGUMENTS)

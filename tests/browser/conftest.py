@@ -12,9 +12,15 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests.browser.chromium import Visit, chromium
-from tests.fake_engine import Scenario, change_scenario, make_fake_engine_python, scenario_of, write_scenario
-from tests.integration.conftest import CONFIG
-from tests.program import Program, running
+from tests.process.conftest import CONFIG
+from tests.support.fake.fake_engine import (
+    Scenario,
+    change_scenario,
+    make_fake_engine_python,
+    scenario_of,
+    write_scenario,
+)
+from tests.support.program import Program, running
 
 MODEL = "org/model"
 

@@ -16,7 +16,7 @@ from playwright.sync_api import Page, Route, expect
 
 from tests.browser.chromium import Visit
 from tests.browser.conftest import MODEL, Server
-from tests.program import until
+from tests.support.program import until
 
 CHAT = "**/v1/chat/completions"
 

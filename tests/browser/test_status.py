@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 
 from tests.browser.chromium import Visit
 from tests.browser.conftest import MODEL, Server, StartServer
-from tests.program import until
+from tests.support.program import until
 
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx2
 
-from tests.program import DEADLINE, until
+from tests.support.program import DEADLINE, until
 
 CONTAINER_SECONDS = 60.0
 """What a container of the fake engine may take for anything, on a slow and busy machine."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.program import until
+from tests.support.program import until
 
 ENGINE_SECONDS = 90.0
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tests.fake_engine import make_fake_engine_python
+from tests.support.fake.fake_engine import make_fake_engine_python
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],

@@ -11,7 +11,7 @@ import pytest
 
 from tests.container.box import Box, Docker
 from tests.container.conftest import BUILD_SECRET, ROOT, StartBox
-from tests.program import until
+from tests.support.program import until
 
 OUR_LAYERS_BYTES = 80e6
 CODE_LAYER_BYTES = 5e6
@@ -61,7 +61,7 @@ def test_a_change_of_code_makes_one_layer_anew(
 ) -> None:
     """What was built before is used again, but for the last layer."""
     checkout = copy_of_checkout(tmp_path)
-    with (checkout / "src/vllm_engine/ask.py").open("a") as code:
+    with (checkout / "src/vllm_engine/cli/first_question.py").open("a") as code:
         code.write("\n# one line more\n")
     environ = docker.environ | {"TARGET": "fake", "IMAGE_TAG": "fake-changed", "BASE_IMAGE": base_image}
     subprocess.run(

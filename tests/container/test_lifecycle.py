@@ -9,7 +9,7 @@ import httpx2
 from tests.container.box import CONTAINER_SECONDS, is_whole, stream_of
 from tests.container.conftest import StartBox
 from tests.container.test_image import kill_engine
-from tests.program import metric_in, until
+from tests.support.program import metric_in, until
 
 STREAMS = 16
 

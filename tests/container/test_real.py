@@ -18,8 +18,8 @@ from tests.container.box import Box, Docker, is_whole, options, stream_of
 from tests.container.conftest import ROOT
 from tests.container.test_image import HARDENED, copied, copy_of_checkout, kill_engine
 from tests.container.test_lifecycle import STREAMS, in_flight
-from tests.fake_hub import Hub, fake_hub
-from tests.program import until
+from tests.support.fake.fake_hub import Hub, fake_hub
+from tests.support.program import until
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("CONTAINER_E2E") != "1", reason="NOT TESTED: the real cpu image: set CONTAINER_E2E=1"
@@ -157,7 +157,7 @@ def test_a_change_of_code_is_built_quickly(
     if cpu_image != "vllm-engine:cpu":
         pytest.skip("NOT TESTED: the rebuild: the image was given")
     clone = copy_of_checkout(tmp_path)
-    with (clone / "src/vllm_engine/ask.py").open("a") as code:
+    with (clone / "src/vllm_engine/cli/first_question.py").open("a") as code:
         code.write("\n# one line more\n")
     environ = docker.environ | {"TARGET": "cpu", "IMAGE_TAG": "cpu-changed", "BASE_IMAGE": base_image}
     began = time.monotonic()

@@ -14,7 +14,7 @@ import pytest
 
 from tests.container.box import Box, Docker
 from tests.container.conftest import ROOT, StartBox
-from tests.program import free_port, until
+from tests.support.program import free_port, until
 
 KEY = "a-key-of-some-length"
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.container.box import Box
 from tests.container.conftest import StartBox
-from tests.program import until
+from tests.support.program import until
 
 pytestmark = pytest.mark.skipif(
     shutil.which("ssh") is None, reason="NOT TESTED: sshd: there is no ssh client"

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from openai import OpenAI
 
-from tests.program import Elsewhere, Program, running, until
+from tests.support.program import Elsewhere, Program, running, until
 
 ROOT = Path(__file__).parents[2]
 ENGINE_PYTHON = Path(os.environ.get("ENGINE_PYTHON") or ROOT / ".venv-engine/bin/python")

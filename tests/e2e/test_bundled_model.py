@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from vllm_engine.models import convert
 from vllm_engine.models.bundled import ConvertProgress, bundled_path, ensure_bundled, is_intact
+from vllm_engine.models.engine_scripts import convert_gguf
 
 pytestmark = pytest.mark.e2e
 
@@ -121,7 +121,15 @@ def names(folder: Path) -> set[str]:
 
 def kill_midway(engine_python: Path, output: Path) -> int:
     """Start a conversion, kill it outright once it writes weights, and return its process id."""
-    command: list[str | Path] = [engine_python, "-I", convert.__file__, "--model", NAME, "--output", output]
+    command: list[str | Path] = [
+        engine_python,
+        "-I",
+        convert_gguf.__file__,
+        "--model",
+        NAME,
+        "--output",
+        output,
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         for event in map(json.loads, child.stdout):
@@ -139,15 +147,15 @@ class TestConversion:
         assert time.monotonic() - started < INTACT_SECONDS
 
     def test_files(self, folder: Path) -> None:
-        assert names(folder) == {*convert.FILES, convert.MANIFEST}
+        assert names(folder) == {*convert_gguf.FILES, convert_gguf.MANIFEST}
         assert names(folder.parent) == {NAME, f".{NAME}.lock"}
-        manifest = json.loads((folder / convert.MANIFEST).read_text())
-        assert manifest["source_sha256"] == convert.SOURCES[NAME].sha256
-        assert (folder / convert.WEIGHTS).stat().st_size > 269_000_000
+        manifest = json.loads((folder / convert_gguf.MANIFEST).read_text())
+        assert manifest["source_sha256"] == convert_gguf.SOURCES[NAME].sha256
+        assert (folder / convert_gguf.WEIGHTS).stat().st_size > 269_000_000
         assert "Apache License" in (folder / "LICENSE").read_text()
         notice = (folder / "NOTICE").read_text()
         assert "HuggingFaceTB/SmolLM2-135M-Instruct" in notice
-        assert convert.SOURCES[NAME].sha256 in notice
+        assert convert_gguf.SOURCES[NAME].sha256 in notice
 
     def test_config(self, folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text())
@@ -161,7 +169,7 @@ class TestConversion:
     async def test_flipped_bit_is_found_and_repaired(
         self, cache: Path, folder: Path, engine_python: Path
     ) -> None:
-        with (folder / convert.WEIGHTS).open("r+b") as file:
+        with (folder / convert_gguf.WEIGHTS).open("r+b") as file:
             file.seek(100_000_000)
             byte = file.read(1)[0]
             file.seek(100_000_000)

@@ -17,10 +17,10 @@ import anthropic
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from tests.client_tools import LOCKS, bin_path, node_modules, python_with, run_script
-from tests.doc_blocks import ROOT, Block, blocks
 from tests.e2e.conftest import CACHE_DIR, MODEL, START_SECONDS, Served
-from tests.program import running
+from tests.support.client_tools import LOCKS, bin_path, node_modules, python_with, run_script
+from tests.support.doc_blocks import ROOT, Block, blocks
+from tests.support.program import running
 
 pytestmark = pytest.mark.e2e
 

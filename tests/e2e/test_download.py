@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import CACHE_DIR, START_SECONDS
-from tests.fake_engine import make_fake_engine_python
-from tests.fake_hub import COMMIT, Hub, fake_hub
-from tests.integration.conftest import CONFIG
-from tests.program import Program, free_port, run_cli, running, until
+from tests.process.conftest import CONFIG
+from tests.support.fake.fake_engine import make_fake_engine_python
+from tests.support.fake.fake_hub import COMMIT, Hub, fake_hub
+from tests.support.program import Program, free_port, run_cli, running, until
 
 pytestmark = pytest.mark.e2e
 

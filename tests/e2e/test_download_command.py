@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import CACHE_DIR
-from tests.fake_engine import make_fake_engine_python
-from tests.fake_hub import COMMIT, Hub, fake_hub
-from tests.program import run_cli
-from tests.terminal import terminal
+from tests.support.fake.fake_engine import make_fake_engine_python
+from tests.support.fake.fake_hub import COMMIT, Hub, fake_hub
+from tests.support.program import run_cli
+from tests.support.terminal import terminal
 
 pytestmark = pytest.mark.e2e
 

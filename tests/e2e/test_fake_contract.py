@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from tests.fake_engine import make_fake_engine_python
+from tests.support.fake.fake_engine import make_fake_engine_python
 
 pytestmark = pytest.mark.e2e
 

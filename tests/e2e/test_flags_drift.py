@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from vllm_engine.engine import flags
-from vllm_engine.engine.flags import FlagCatalogue
+from vllm_engine.config import flags
+from vllm_engine.config.flags import FlagCatalogue
 
 pytestmark = pytest.mark.e2e
 
@@ -146,7 +146,7 @@ def engine() -> Engine:
 def catalogue(engine: Engine) -> FlagCatalogue:
     """The flags of the installed vLLM, which must be among those that are stored."""
     found = FlagCatalogue.load(engine.version)
-    assert found.exact, f"no catalogue of vLLM {engine.version}: run scripts/vllm_flags.py"
+    assert found.exact, f"no catalogue of vLLM {engine.version}: run tools/vllm_flags.py"
     return found
 
 

@@ -18,7 +18,7 @@ def test_known_metrics(served: Served, client: OpenAI) -> None:
     """Name, type and labels of each metric are as in deploy/observability/vllm-metrics.json."""
     for _ in client.completions.create(model=MODEL, prompt="Hello", max_tokens=4, stream=True):
         pass
-    script = ROOT / "scripts/vllm_metrics.py"
+    script = ROOT / "tools/vllm_metrics.py"
     done = subprocess.run([sys.executable, script, served.program.url], capture_output=True, check=True)
     real = json.loads(done.stdout)
     known = json.loads((ROOT / "deploy/observability/vllm-metrics.json").read_text())

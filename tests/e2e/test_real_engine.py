@@ -13,7 +13,7 @@ from openai import OpenAI
 from openai.types.chat import ChatCompletionUserMessageParam
 
 from tests.e2e.conftest import MODEL, Served
-from tests.program import engine_metric, until
+from tests.support.program import engine_metric, until
 
 pytestmark = pytest.mark.e2e
 

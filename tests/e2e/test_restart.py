@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.e2e.conftest import CACHE_DIR, MODEL, START_SECONDS
-from tests.program import Program, running, until
+from tests.support.program import Program, running, until
 
 pytestmark = pytest.mark.e2e
 

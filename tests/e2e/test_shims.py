@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vllm_engine.engine.compatibility import write_shims
-from vllm_engine.engine.installation import inspect_installation
+from vllm_engine.plan.compatibility import write_shims
+from vllm_engine.plan.engine_installation import inspect_installation
 
 TOKENIZER = """
 from tokenizers import Tokenizer

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from tests.collector import Collector, attributes
 from tests.e2e.conftest import CACHE_DIR, MODEL, START_SECONDS
-from tests.program import running, until
+from tests.support.collector import Collector, attributes
+from tests.support.program import running, until
 
 pytestmark = pytest.mark.e2e
 

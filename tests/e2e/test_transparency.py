@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.differential import ANSWER_SECONDS, Case, Explained, ask, differences
 from tests.e2e.conftest import CACHE_DIR, MODEL, START_SECONDS, Served
-from tests.hostile import engine_socket
-from tests.program import running
-from tests.raw_http import post_json, request, wire
+from tests.support.differential import ANSWER_SECONDS, Case, Explained, ask, differences
+from tests.support.hostile import engine_socket
+from tests.support.program import running
+from tests.support.raw_http import post_json, request, wire
 
 pytestmark = pytest.mark.e2e
 

@@ -8,18 +8,18 @@ from __future__ import annotations
 import click
 
 from vllm_engine import __version__
-from vllm_engine.cli.bench import bench_command
-from vllm_engine.cli.chat import chat_command
-from vllm_engine.cli.completion import completion_command
+from vllm_engine.cli.commands.bench_command import bench_command
+from vllm_engine.cli.commands.chat_command import chat_command
+from vllm_engine.cli.commands.completion_command import completion_command
+from vllm_engine.cli.commands.doctor_command import doctor_command
+from vllm_engine.cli.commands.dotenv_command import dotenv_command
+from vllm_engine.cli.commands.download_command import download_command
+from vllm_engine.cli.commands.serve_command import serve_command
+from vllm_engine.cli.commands.settings_command import settings_command
+from vllm_engine.cli.commands.smoke_command import smoke_command
 from vllm_engine.cli.console import escape_what_cannot_be_encoded
-from vllm_engine.cli.doctor import doctor_command
-from vllm_engine.cli.dotenv import dotenv_command
-from vllm_engine.cli.download import download_command
-from vllm_engine.cli.ending import ending
-from vllm_engine.cli.serve import serve_command
-from vllm_engine.cli.settings import settings_command
-from vllm_engine.cli.smoke import smoke_command
-from vllm_engine.standard_streams import flush_streams, open_closed_streams
+from vllm_engine.cli.exit_status import ending
+from vllm_engine.system.standard_streams import flush_streams, open_closed_streams
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,7 +27,7 @@ from vllm_engine.standard_streams import flush_streams, open_closed_streams
 @click.pass_context
 def main(context: click.Context) -> None:
     """Serve one model with vLLM behind a gateway. Configured by environment variables and .env."""
-    from vllm_engine.environment import check_key_log
+    from vllm_engine.config.environment import check_key_log
 
     open_closed_streams()
     escape_what_cannot_be_encoded()

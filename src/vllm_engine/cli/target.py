@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from vllm_engine.client import Server
+    from vllm_engine.client.api_client import Server
 
 KEY_VARIABLE = "VLLM_ENGINE_API_KEY"
 
@@ -36,14 +36,14 @@ def server_at(url: str | None, api_key: str | None) -> Server:
     Raises:
         SettingsError: the URL is none, or a setting is wrong.
     """
-    from vllm_engine.client import Server, base_url
-    from vllm_engine.quoting import clean
+    from vllm_engine.client.api_client import Server, base_url
+    from vllm_engine.config.quoting import clean
 
     api_key = clean(api_key or "") or None
     if url:
         return Server(base_url(url), api_key)
-    from vllm_engine.environment import read_environment
-    from vllm_engine.local import local_server
-    from vllm_engine.settings import load_settings
+    from vllm_engine.cli.local_server import local_server
+    from vllm_engine.config.environment import read_environment
+    from vllm_engine.config.settings import load_settings
 
     return local_server(load_settings(read_environment()), api_key)

@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from vllm_engine.diagnosis.facts import Facts, gib
+from vllm_engine.diagnosis.catalogue import BY_CODE, CATALOGUE
+from vllm_engine.diagnosis.last_error import last_error
+from vllm_engine.diagnosis.run_facts import Facts, gib
 from vllm_engine.diagnosis.signature import Groups, Signature
-from vllm_engine.diagnosis.signatures import BY_CODE, CATALOGUE
-from vllm_engine.engine.ending import Ending
-from vllm_engine.engine.last_error import last_error
+from vllm_engine.engine.engine_exit import Ending
 from vllm_engine.errors import Diagnosis
 
 MAX_EVIDENCE_CHARS = 400

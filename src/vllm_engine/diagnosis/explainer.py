@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from vllm_engine.device import Device
+from vllm_engine.config.settings import Settings
 from vllm_engine.diagnosis.diagnose import diagnose
-from vllm_engine.diagnosis.gather import known_facts, oom_kills, with_host, with_plan
-from vllm_engine.engine.ending import Ending
-from vllm_engine.engine.plan import EnginePlan
+from vllm_engine.diagnosis.run_facts_gathering import known_facts, oom_kills, with_host, with_plan
+from vllm_engine.engine.engine_exit import Ending
 from vllm_engine.errors import Diagnosis
-from vllm_engine.settings import Settings
+from vllm_engine.plan.engine_plan import EnginePlan
+from vllm_engine.system.device import Device
 
 
 class Explainer:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import cached_property
 
-from vllm_engine.diagnosis.facts import Facts
-from vllm_engine.engine.ending import Ending
+from vllm_engine.diagnosis.run_facts import Facts
+from vllm_engine.engine.engine_exit import Ending
 
 Groups = Mapping[str, str]
 """What a pattern's named groups caught; empty where the general case is asked for."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from vllm_engine.device import free_memory_bytes, nvidia_driver
-from vllm_engine.doctor import facts
+from vllm_engine.config.environment import Environment
+from vllm_engine.config.settings import Settings
+from vllm_engine.doctor import os_facts
 from vllm_engine.doctor.check import Check, fail, ok
-from vllm_engine.doctor.machine import (
+from vllm_engine.doctor.machine_checks import (
     device_check,
     driver_check,
     dtype_check,
@@ -17,19 +18,18 @@ from vllm_engine.doctor.machine import (
     port_check,
     shm_check,
 )
-from vllm_engine.doctor.model import Room, memory_check, template_check, token_check
-from vllm_engine.doctor.storage import cache_check, space_check
-from vllm_engine.engine.command import engine_environment, flag_value
-from vllm_engine.engine.plan import EnginePlan
-from vllm_engine.environment import Environment
+from vllm_engine.doctor.model_checks import Room, memory_check, template_check, token_check
+from vllm_engine.doctor.storage_checks import cache_check, space_check
 from vllm_engine.errors import ModelError, Problem, SettingsError
-from vllm_engine.listen import listen
-from vllm_engine.models.files import HubFile, Listing, WantedFiles, wanted_files
-from vllm_engine.models.memory import kv_value_bytes, loaded_bytes
-from vllm_engine.models.source import HubAccount, Model, ask_hub_account
-from vllm_engine.preflight import Preflight, survey
-from vllm_engine.resolve import hub_files, resolve_plan
-from vllm_engine.settings import Settings
+from vllm_engine.gateway.http.listening_sockets import listen
+from vllm_engine.models.model_memory import kv_value_bytes, loaded_bytes
+from vllm_engine.models.model_source import HubAccount, Model, ask_hub_account
+from vllm_engine.models.repository_files import HubFile, Listing, WantedFiles, wanted_files
+from vllm_engine.plan.engine_command import engine_environment, flag_value
+from vllm_engine.plan.engine_plan import EnginePlan
+from vllm_engine.plan.inspect import hub_files, resolve_plan
+from vllm_engine.plan.preflight import Preflight, survey
+from vllm_engine.system.device import free_memory_bytes, nvidia_driver
 
 _OWN = ("CACHE_DIR", "DTYPE", "TENSOR_PARALLEL")
 """Settings whose problems are a check's to tell; any other is a bad setting."""
@@ -64,8 +64,8 @@ def machine_checks(settings: Settings, preflight: Preflight) -> list[Check]:
     return [
         driver_check(device, nvidia_driver() if device.kind == "cuda" else None, preflight.installation.cuda),
         free_gpu_memory_check(device.gpus[:devices], settings.gpu_memory_utilization),
-        shm_check(facts.shm_bytes(), devices),
-        files_check(facts.open_files_limit(), settings),
+        shm_check(os_facts.shm_bytes(), devices),
+        files_check(os_facts.open_files_limit(), settings),
     ]
 
 
@@ -80,7 +80,7 @@ async def _model_checks(settings: Settings, environment: Environment, preflight:
     model = plan.model
     wanted = _wanted(model, preflight)
     folder = model.listing.folder if model.listing else None
-    free = facts.free_disk_bytes(settings.cache_dir)
+    free = os_facts.free_disk_bytes(settings.cache_dir)
     return [
         token,
         ok(

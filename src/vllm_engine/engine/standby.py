@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vllm_engine.device import free_memory_bytes
-from vllm_engine.engine.command import EngineCommand
-from vllm_engine.engine.process import EngineProcess
-from vllm_engine.engine.warm import RECORD
+from vllm_engine.engine.child_process import EngineProcess
+from vllm_engine.engine.standby_process import RECORD
+from vllm_engine.plan.engine_command import EngineCommand
+from vllm_engine.system.device import free_memory_bytes
 
 WARM = Path(__file__).with_name("warm.py")
 BYTES_EACH = 700 << 20

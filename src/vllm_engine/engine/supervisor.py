@@ -9,23 +9,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from vllm_engine.engine.command import EngineCommand
-from vllm_engine.engine.download import Weights
-from vllm_engine.engine.ending import Ending
-from vllm_engine.engine.first_token import FirstToken
-from vllm_engine.engine.hub_cache import HubCache, watch_download
-from vllm_engine.engine.patience import Patience
-from vllm_engine.engine.probe import EngineProbe
-from vllm_engine.engine.process import EngineProcess
-from vllm_engine.engine.progress import later, parse_line
-from vllm_engine.engine.pulse import Pulse
+from vllm_engine.engine.activity import Pulse
+from vllm_engine.engine.child_process import EngineProcess
+from vllm_engine.engine.control_client import EngineProbe
+from vllm_engine.engine.engine_exit import Ending
+from vllm_engine.engine.engine_state import EngineState, Phase, StatusBoard
 from vllm_engine.engine.restarts import RestartBudget
 from vllm_engine.engine.standby import Standby
-from vllm_engine.engine.state import EngineState, Phase, StatusBoard
-from vllm_engine.engine.vitals import Loss, LossKind, VitalLimits, Vitals
+from vllm_engine.engine.startup.first_token import FirstToken
+from vllm_engine.engine.startup.hub_cache import HubCache, watch_download
+from vllm_engine.engine.startup.log_progress import later, parse_line
+from vllm_engine.engine.watchdog.patience import Patience
+from vllm_engine.engine.watchdog.watch import Loss, LossKind, VitalLimits, Vitals
 from vllm_engine.errors import Diagnosis, EngineError, StartupError, StartupTimeoutError, VllmEngineError
-from vllm_engine.log import ENGINE_LOGGER
-from vllm_engine.shortage import is_own_shortage
+from vllm_engine.models.download_progress import Weights
+from vllm_engine.plan.engine_command import EngineCommand
+from vllm_engine.system.log import ENGINE_LOGGER
+from vllm_engine.system.shortage import is_own_shortage
 
 STOP_GRACE_SECONDS = 10.0
 """How long vLLM may take to end by itself after SIGTERM before its group is killed."""

@@ -9,26 +9,26 @@ from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from vllm_engine.engine.state import StatusReader
-from vllm_engine.gateway.admission import Admission, Claim, Ticket
-from vllm_engine.gateway.auth import CREDENTIAL_HEADERS, Keyring
-from vllm_engine.gateway.body import Bodies, Body
-from vllm_engine.gateway.cors import Cors
-from vllm_engine.gateway.dialect import ApiError
-from vllm_engine.gateway.fields import RequestFields, read_fields
-from vllm_engine.gateway.health import HealthApp
-from vllm_engine.gateway.identity import request_id
-from vllm_engine.gateway.lane import Lane, lane_of
-from vllm_engine.gateway.limits import Rejected, draining
-from vllm_engine.gateway.own import OWN_METHODS, OWN_PATHS
-from vllm_engine.gateway.proxy import Passage, Proxy
-from vllm_engine.gateway.record import RECORD, Observer, Outcome, RequestRecord
-from vllm_engine.gateway.recovery import Recovery
-from vllm_engine.gateway.replies import identified, send_error, send_not_ready, send_rejected
-from vllm_engine.gateway.routes import Route, RouteTable
-from vllm_engine.gateway.token_estimate import TokenEstimate
-from vllm_engine.gateway.tracing import Tracer
-from vllm_engine.gateway.upstream import UpstreamError
+from vllm_engine.engine.engine_state import StatusReader
+from vllm_engine.gateway.answers import identified, send_error, send_not_ready, send_rejected
+from vllm_engine.gateway.body.body_fields import RequestFields, read_fields
+from vllm_engine.gateway.body.request_body import Bodies, Body
+from vllm_engine.gateway.body.token_estimate import TokenEstimate
+from vllm_engine.gateway.error_dialect import ApiError
+from vllm_engine.gateway.http.client_stream import Lane, lane_of
+from vllm_engine.gateway.local.health_port import HealthApp
+from vllm_engine.gateway.local.local_routes import OWN_METHODS, OWN_PATHS
+from vllm_engine.gateway.observe.request_record import RECORD, Observer, Outcome, RequestRecord
+from vllm_engine.gateway.observe.tracing import Tracer
+from vllm_engine.gateway.policy.admission import Admission, Claim, Ticket
+from vllm_engine.gateway.policy.admission_limits import Rejected, draining
+from vllm_engine.gateway.policy.auth import CREDENTIAL_HEADERS, Keyring
+from vllm_engine.gateway.policy.cors import Cors
+from vllm_engine.gateway.policy.request_id import request_id
+from vllm_engine.gateway.policy.routes import Route, RouteTable
+from vllm_engine.gateway.proxy.engine_proxy import Passage, Proxy
+from vllm_engine.gateway.proxy.failover import Recovery
+from vllm_engine.gateway.proxy.upstream import UpstreamError
 
 logger = logging.getLogger("gateway")
 

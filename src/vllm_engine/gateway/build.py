@@ -7,31 +7,31 @@ from math import nan
 from pathlib import Path
 
 from vllm_engine import __version__
-from vllm_engine.engine.pulse import Pulse
-from vllm_engine.engine.state import StatusReader
+from vllm_engine.config.settings import Settings
+from vllm_engine.engine.activity import Pulse
+from vllm_engine.engine.engine_state import StatusReader
 from vllm_engine.errors import Problem, SettingsError
-from vllm_engine.gateway.admission import Admission
 from vllm_engine.gateway.app import Gateway
-from vllm_engine.gateway.auth import Keyring, KeysError
-from vllm_engine.gateway.body import Bodies
-from vllm_engine.gateway.body_budget import BodyBudget
-from vllm_engine.gateway.cors import Cors
-from vllm_engine.gateway.disk import Disk
-from vllm_engine.gateway.exchange import Engine
-from vllm_engine.gateway.history import Recorder
-from vllm_engine.gateway.limits import Limits
-from vllm_engine.gateway.metrics import GatewayMetrics
-from vllm_engine.gateway.observation import Observation
-from vllm_engine.gateway.own import METRICS_PATHS, own_app
-from vllm_engine.gateway.page import Page
-from vllm_engine.gateway.probes import PUBLIC_PATHS, Build
-from vllm_engine.gateway.proxy import Proxy
-from vllm_engine.gateway.recovery import Recovery
-from vllm_engine.gateway.routes import ExtraRouteError, RouteTable, parse_extra_routes
-from vllm_engine.gateway.tracing import make_tracer
-from vllm_engine.gateway.upstream import Upstream
-from vllm_engine.log import add_secrets
-from vllm_engine.settings import Settings
+from vllm_engine.gateway.body.body_budget import BodyBudget
+from vllm_engine.gateway.body.request_body import Bodies
+from vllm_engine.gateway.local.local_routes import METRICS_PATHS, own_app
+from vllm_engine.gateway.local.metric_history import Recorder
+from vllm_engine.gateway.local.page import Page
+from vllm_engine.gateway.local.probes import PUBLIC_PATHS, Build
+from vllm_engine.gateway.observe.disk_usage import Disk
+from vllm_engine.gateway.observe.gateway_metrics import GatewayMetrics
+from vllm_engine.gateway.observe.observation import Observation
+from vllm_engine.gateway.observe.tracing import make_tracer
+from vllm_engine.gateway.policy.admission import Admission
+from vllm_engine.gateway.policy.admission_limits import Limits
+from vllm_engine.gateway.policy.auth import Keyring, KeysError
+from vllm_engine.gateway.policy.cors import Cors
+from vllm_engine.gateway.policy.routes import ExtraRouteError, RouteTable, parse_extra_routes
+from vllm_engine.gateway.proxy.attempt import Engine
+from vllm_engine.gateway.proxy.engine_proxy import Proxy
+from vllm_engine.gateway.proxy.failover import Recovery
+from vllm_engine.gateway.proxy.upstream import Upstream
+from vllm_engine.system.log import add_secrets
 
 _BODIES_AT_ONCE = 16
 """How many bodies of the largest size may be held in memory together."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from vllm_engine.models import convert
-from vllm_engine.models.convert import SOURCES, is_intact
+from vllm_engine.models.engine_scripts import convert_gguf
+from vllm_engine.models.engine_scripts.convert_gguf import SOURCES, is_intact
 
 __all__ = [
     "BundledModelError",
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 _PREFIX: Final = "bundled:"
-_CONVERTER: Final = Path(convert.__file__)
+_CONVERTER: Final = Path(convert_gguf.__file__)
 _LONGEST_LINE: Final = 1 << 20  # bytes; far beyond any event, so that only a broken child reaches it
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks, soak, chaos and storms."""

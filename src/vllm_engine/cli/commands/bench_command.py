@@ -1,0 +1,59 @@
+"""`vllm-engine bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from vllm_engine.cli.exit_status import ending, print_json
+
+
+@click.command("bench")
+@click.argument("base_url")
+@click.option("--model", default="", help="Model to ask for. Default: the first the server lists.")
+@click.option("--requests", type=click.IntRange(1), default=256, show_default=True, help="How many to send.")
+@click.option("--concurrency", type=click.IntRange(1), default=16, show_default=True, help="Kept in flight.")
+@click.option(
+    "--rate", type=click.FloatRange(0, min_open=True), help="Requests per second, by the clock instead."
+)
+@click.option("--max-tokens", type=click.IntRange(1), default=128, show_default=True, help="Of each answer.")
+@click.option("--slo", "slos", multiple=True, help="For goodput, in milliseconds: ttft:500. May be repeated.")
+@click.option("--api-key", envvar="BENCH_API_KEY", help="Sent as a bearer key; better by BENCH_API_KEY.")
+@click.option("--rows", type=click.Path(path_type=Path), help="Append one JSON object per request here.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def bench_command(
+    base_url: str,
+    model: str,
+    requests: int,
+    concurrency: int,
+    rate: float | None,
+    max_tokens: int,
+    slos: tuple[str, ...],
+    api_key: str | None,
+    rows: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure any OpenAI-compatible server: TTFT, ITL, TPOT, E2EL, tokens per second, goodput."""
+    from vllm_engine.client.bench.bench_plan import Plan
+    from vllm_engine.client.bench.bench_run import parse_slos, run_bench
+    from vllm_engine.config.quoting import clean
+
+    api_key = clean(api_key or "")
+
+    with ending():
+        plan = Plan(
+            base_url=base_url,
+            model=model,
+            requests=requests,
+            concurrency=concurrency,
+            rate=rate,
+            max_tokens=max_tokens,
+            headers={"authorization": f"Bearer {api_key}"} if api_key else {},
+            slos_ms=parse_slos(slos),
+        )
+        summary, text = run_bench(plan, rows)
+        if as_json:
+            print_json(summary.as_json())
+        else:
+            print(text)

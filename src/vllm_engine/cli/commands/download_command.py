@@ -1,0 +1,75 @@
+"""`vllm-engine download`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vllm_engine.cli.console import console, tell
+from vllm_engine.cli.exit_status import ending, print_json
+
+if TYPE_CHECKING:
+    from vllm_engine.config.environment import Environment
+    from vllm_engine.config.settings import Settings
+    from vllm_engine.plan.prefetch import Fetched
+
+
+@click.command("download")
+@click.argument("model", required=False)
+@click.option("--revision", help="Branch, tag or commit. Default: MODEL_REVISION.")
+@click.option(
+    "--all-caches",
+    is_flag=True,
+    help="Then start the engine once and stop it, so that what it compiles is in CACHE_DIR as well.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def download_command(model: str | None, revision: str | None, all_caches: bool, as_json: bool) -> None:
+    """Fetch a model into CACHE_DIR and check every file's checksum. MODEL defaults to MODEL_ID.
+
+    Files that are there already are checked and not fetched again, so after an interruption run it anew.
+    Needs no GPU; --all-caches needs the machine that will serve.
+    """
+    from vllm_engine.config.environment import read_environment
+    from vllm_engine.config.settings import load_settings
+
+    with ending():
+        environment = read_environment()
+        given = {"MODEL_ID": model, "MODEL_REVISION": revision}
+        chosen = {key: value for key, value in given.items() if value}
+        environment = replace(environment, process={**environment.process, **chosen})
+        settings = load_settings(environment)
+        tell(environment.notes)
+        fetched = _fetch(settings, environment)
+        if all_caches:
+            _warm(settings, environment)
+        if as_json:
+            print_json(fetched.as_json())
+        else:
+            print(fetched)
+
+
+def _fetch(settings: Settings, environment: Environment) -> Fetched:
+    import asyncio
+
+    from vllm_engine.cli.download_display import DownloadView
+    from vllm_engine.plan.prefetch import Prefetch
+
+    with DownloadView(console(stderr=True)) as view:
+        prefetch = Prefetch(settings, environment, view.download, view.convert, view.note)
+        return asyncio.run(prefetch.run(Path(sys.prefix)))
+
+
+def _warm(settings: Settings, environment: Environment) -> None:
+    import uvloop
+
+    from vllm_engine.cli.logging_setup import set_up_logging
+    from vllm_engine.cli.start_display import Presenter
+    from vllm_engine.cli.warm_up import warm
+
+    set_up_logging(settings, environment, quiet=True)
+    presenter = Presenter(settings, None, console(stderr=True))
+    uvloop.run(warm(settings, environment, Path(sys.prefix), presenter))

@@ -1,0 +1,106 @@
+"""`vllm-engine serve`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vllm_engine.cli.console import console
+from vllm_engine.cli.exit_status import ending
+from vllm_engine.errors import ExitCode
+
+if TYPE_CHECKING:
+    from vllm_engine.config.environment import Environment
+    from vllm_engine.config.settings import Settings
+    from vllm_engine.plan.preflight import Preflight
+
+_QUESTION = "What is the capital of Japan?"
+
+
+@click.command("serve")
+@click.option("--dry-run", is_flag=True, help="Print the engine's command and environment; start nothing.")
+@click.option(
+    "--local",
+    is_flag=True,
+    help="Where nothing else is set: the bundled model, for this machine alone, cached in ./.cache.",
+)
+@click.option(
+    "--ask",
+    "question",
+    is_flag=False,
+    flag_value=_QUESTION,
+    help="When ready, ask this and print the answer.",
+)
+def serve_command(dry_run: bool, local: bool, question: str | None) -> None:
+    """Run the gateway and the engine until Ctrl-C or SIGTERM."""
+    import uvloop
+
+    from vllm_engine.cli.logging_setup import never_block, set_up_logging
+    from vllm_engine.config.environment import check_propagators, read_environment
+
+    with ending():
+        check_propagators()
+    from vllm_engine.cli.start_display import Presenter
+    from vllm_engine.config.settings import load_settings
+    from vllm_engine.gateway.http.listening_sockets import listen
+    from vllm_engine.plan.preflight import run_preflight
+    from vllm_engine.serve import serve
+    from vllm_engine.system.log import is_console
+
+    with ending(last_words=True, interrupted=ExitCode.CLEAN):
+        environment = read_environment()
+        if local:
+            environment = replace(environment, defaults=_local_defaults())
+        settings = load_settings(environment)
+        lines_dropped = (lambda: 0) if dry_run else never_block()
+        set_up_logging(settings, environment, quiet=question is not None)
+        preflight = run_preflight(settings, environment, Path(sys.prefix))
+        _log_warnings(settings, preflight)
+        if dry_run:
+            _print_command(settings, environment, preflight)
+            return
+        listeners = listen(settings)
+        shown = question is not None or (sys.stdout.isatty() and is_console(settings.log_format))
+        presenter = Presenter(settings, question, console()) if shown else None
+        uvloop.run(serve(settings, environment, preflight, listeners, presenter, lines_dropped))
+
+
+def _local_defaults() -> dict[str, str]:
+    return {
+        "MODEL_ID": "bundled:smollm2-135m-instruct",
+        "HOST": "127.0.0.1",
+        "CACHE_DIR": str(Path.cwd() / ".cache"),
+    }
+
+
+def _log_warnings(settings: Settings, preflight: Preflight) -> None:
+    import logging
+
+    from vllm_engine.doctor.check import Status
+    from vllm_engine.doctor.examine import machine_checks
+
+    for warning in preflight.warnings:
+        logging.getLogger("gateway").warning("%s", warning)
+    for check in machine_checks(settings, preflight):
+        if check.status is not Status.OK:
+            logging.getLogger("gateway.doctor").warning("%s: %s", check.id, check)
+
+
+def _print_command(settings: Settings, environment: Environment, preflight: Preflight) -> None:
+    import asyncio
+
+    from vllm_engine.config.flags import mask
+    from vllm_engine.config.redaction import mask_environ
+    from vllm_engine.plan.inspect import resolve_command, resolve_plan
+
+    plan = asyncio.run(resolve_plan(settings, environment, preflight))
+    command = resolve_command(settings, environment, preflight, plan, Path("engine.sock"))
+    print("env -i \\")
+    for key, value in sorted(mask_environ(command.environ).items()):
+        print(f"  {key}={shlex.quote(value)} \\")
+    print(f"  {shlex.join(mask(command.argv))}")

@@ -1,0 +1,50 @@
+"""`vllm-engine settings`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from vllm_engine.cli.console import console, tell
+from vllm_engine.cli.exit_status import ending, print_json
+
+
+@click.command("settings")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def settings_command(as_json: bool) -> None:
+    """Print the resolved configuration with each value's source; secrets are masked.
+
+    What only the model tells is marked where it cannot be had, and why is said on standard error. Exits
+    with 2 where a setting cannot be used.
+    """
+    import asyncio
+
+    from vllm_engine.config.environment import read_environment
+    from vllm_engine.config.settings import load_settings
+    from vllm_engine.errors import ModelError, SettingsError
+    from vllm_engine.plan.configuration_report import settings_report, show_settings
+    from vllm_engine.plan.inspect import plan_unseen, resolve_plan
+    from vllm_engine.plan.preflight import survey
+
+    with ending():
+        environment = read_environment()
+        settings = load_settings(environment)
+        preflight, problems = survey(settings, environment, Path(sys.prefix))
+        plan = plan_unseen(settings, environment, preflight)
+        is_seen = False
+        try:
+            if not problems:
+                plan = asyncio.run(resolve_plan(settings, environment, preflight))
+                is_seen = True
+        except ModelError as error:
+            print(f"vllm-engine: {error}", file=sys.stderr)
+        rows = settings_report(settings, environment, plan, preflight, is_model_seen=is_seen)
+        tell(environment.notes)
+        if as_json:
+            print_json([row.__dict__ for row in rows])
+        else:
+            show_settings(rows, console())
+        if problems:
+            raise SettingsError(problems)

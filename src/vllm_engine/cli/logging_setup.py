@@ -1,0 +1,44 @@
+"""Sets logging up for the commands that run an engine."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+from collections.abc import Callable
+
+from vllm_engine.config.environment import Environment
+from vllm_engine.config.redaction import secrets_in_environment
+from vllm_engine.config.settings import Settings
+from vllm_engine.gateway.policy.auth import secrets_in, words
+from vllm_engine.system.log import ENGINE_LOGGER, configure_logging
+from vllm_engine.system.standard_streams import stop_blocking
+
+
+def set_up_logging(settings: Settings, environment: Environment, *, quiet: bool) -> None:
+    """Log as the settings say, never a secret; `quiet` holds back what the engine says, unless asked for."""
+    secrets = secrets_in_environment(environment.merged)
+    if settings.hf_token:
+        secrets.append(settings.hf_token.get_secret_value())
+    if settings.api_keys:
+        secrets += secrets_in(words(settings.api_keys.get_secret_value()))
+    configure_logging(settings.log_level, settings.log_format, secrets=secrets)
+    if quiet and environment.source("LOG_LEVEL") is None:
+        logging.getLogger(ENGINE_LOGGER).setLevel(logging.ERROR)
+
+
+def never_block() -> Callable[[], int]:
+    """Have nothing that is logged or shown wait for its reader; returns what counts the lines lost.
+
+    For the rest of the process; its end waits a while for what is printed last, a traceback too.
+    """
+    streams = stop_blocking(_tell_dropped)
+    atexit.register(streams.drain)
+    return streams.lines_dropped
+
+
+def _tell_dropped(lines: int) -> None:
+    logging.getLogger("gateway.log").error(
+        "%d line(s) were dropped before this one: standard output or standard error was not read, or could "
+        "not be written to",
+        lines,
+    )

@@ -1,0 +1,1 @@
+"""Clients of a running server: plain questions, waiting until it is ready, chat, load."""

@@ -1,0 +1,146 @@
+"""Sends a plan's requests, closed-loop or open-loop, and returns a row for each."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+
+import uvloop
+
+from vllm_engine.client.bench.bench_connection import Connection, Exchange, connect
+from vllm_engine.client.bench.bench_plan import Plan, arrival_seconds, request_bytes
+from vllm_engine.client.bench.bench_rows import Row, count_gaps
+
+_LEAD_SECONDS = 0.5
+"""From the processes' being there to the first request, so that all begin at once."""
+
+
+def run_load(plan: Plan) -> list[Row]:
+    """Run a plan to its end; rows come in the order of their requests."""
+    if plan.processes == 1:
+        return uvloop.run(_run_share(plan, 0))
+    with ProcessPoolExecutor(plan.processes, mp_context=get_context("spawn")) as pool:
+        list(pool.map(time.sleep, [_LEAD_SECONDS] * plan.processes))
+        begin = time.perf_counter() + _LEAD_SECONDS
+        shares = [pool.submit(_run_share_here, plan, share, begin) for share in range(plan.processes)]
+        rows = [row for share in shares for row in share.result()]
+    return sorted(rows, key=lambda row: row.number)
+
+
+def _run_share_here(plan: Plan, share: int, begin: float) -> list[Row]:
+    return uvloop.run(_run_share(plan, share, begin))
+
+
+async def _run_share(plan: Plan, share: int, begin: float = 0.0) -> list[Row]:
+    sender = _Sender(plan, range(share, plan.requests, plan.processes))
+    # The clock is the machine's, so a moment means the same in every process.
+    sender.begin = max(begin, time.perf_counter())
+    await asyncio.sleep(sender.begin - time.perf_counter())
+    try:
+        if plan.is_open_loop:
+            await _open_loop(plan, share, sender)
+        else:
+            await _closed_loop(plan, share, sender)
+    finally:
+        sender.close()
+    return [_row(number, late, exchange, sender.begin) for number, late, exchange in sender.done]
+
+
+async def _closed_loop(plan: Plan, share: int, sender: _Sender) -> None:
+    numbers = iter(range(share, plan.requests, plan.processes))
+    workers = len(range(share, plan.concurrency, plan.processes))
+
+    async def worker() -> None:
+        for number in numbers:
+            await sender.send(number)
+
+    await asyncio.gather(*(worker() for _ in range(workers)))
+
+
+async def _open_loop(plan: Plan, share: int, sender: _Sender) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        for number, due in _share_of(enumerate(arrival_seconds(plan)), share, plan.processes):
+            wait = sender.begin + due - time.perf_counter()
+            if wait > 0:
+                await asyncio.sleep(wait)
+            tasks.create_task(sender.send(number, due))
+
+
+def _share_of(
+    arrivals: Iterator[tuple[int, float]], share: int, processes: int
+) -> Iterator[tuple[int, float]]:
+    return itertools.islice(arrivals, share, None, processes)
+
+
+class _Sender:
+    """Sends single requests over connections that it keeps open."""
+
+    def __init__(self, plan: Plan, numbers: Iterable[int]) -> None:
+        self._plan = plan
+        # Made before the start: a burst of requests must not wait for its own making.
+        self._requests = {number: request_bytes(plan, number) for number in numbers}
+        self._idle: list[Connection] = []
+        self.begin = 0.0
+        self.done: list[tuple[int, float, Exchange]] = []
+
+    async def send(self, number: int, due: float | None = None) -> None:
+        """Send one request and record what came of it; never fails."""
+        request = self._requests.pop(number)
+        exchange = Exchange()
+        late = 0.0 if due is None else exchange.sent - self.begin - due
+        connection = self._take_idle()
+        was_used = connection is not None
+        await self._try(connection, request, exchange)
+        if was_used and exchange.failure and exchange.status == 0 and exchange.failure != "timeout":
+            # The server may close an idle connection at the moment it is used again: not its failure.
+            retry = Exchange()
+            retry.sent = exchange.sent
+            exchange = retry
+            await self._try(None, request, exchange)
+        self.done.append((number, late, exchange))
+
+    async def _try(self, connection: Connection | None, request: bytes, exchange: Exchange) -> None:
+        try:
+            connection = connection or await connect(self._plan.base_url)
+        except OSError as error:
+            exchange.end(f"cannot connect: {error.strerror or error}")
+            return
+        await connection.ask(request, exchange, self._plan.timeout_seconds)
+        if connection.is_open:
+            self._idle.append(connection)
+
+    def _take_idle(self) -> Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open:
+                return connection
+        return None
+
+    def close(self) -> None:
+        """Close what is open."""
+        for connection in self._idle:
+            connection.close()
+
+
+def _row(number: int, late: float, exchange: Exchange, begin: float) -> Row:
+    row = Row(
+        number=number,
+        sent_s=round(exchange.sent - begin, 6),
+        late_ms=_ms(late),
+        status=exchange.status,
+        e2el_ms=_ms(exchange.last - exchange.sent),
+        events=exchange.events,
+        tokens=exchange.reader.tokens or exchange.events,
+        itl_ms=count_gaps(exchange.gaps),
+        error=exchange.failure,
+    )
+    return row if exchange.first is None else replace(row, ttft_ms=_ms(exchange.first - exchange.sent))
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 4)

@@ -1,0 +1,121 @@
+"""The process environment and `.env`: read here and nowhere else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from vllm_engine.config.env_file import read_env_file
+from vllm_engine.config.other_engines import adopt, ambiguous
+from vllm_engine.config.quoting import clean
+from vllm_engine.config.service_links import service_links
+from vllm_engine.errors import Problem, SettingsError
+
+_NAMED = 8
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The variables this program was given, and where each came from.
+
+    Attributes:
+        process: the process environment.
+        dotenv: the variables of `.env`.
+        defaults: what holds where neither says anything.
+        notes: sentences on variables that were read under another name, or left out.
+    """
+
+    process: Mapping[str, str]
+    dotenv: Mapping[str, str]
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def merged(self) -> dict[str, str]:
+        """Every variable; the process environment wins over `.env`, empty values are unset."""
+        filled = {**self.defaults, **{key: value for key, value in self.dotenv.items() if value}}
+        return filled | {key: value for key, value in self.process.items() if value or key not in filled}
+
+    def source(self, key: str) -> str | None:
+        """Say where a variable was set: `environment`, `.env`, or None where it is not."""
+        if self.process.get(key):
+            return "environment"
+        return ".env" if self.dotenv.get(key) else None
+
+
+def read_environment(env_file: Path = Path(".env")) -> Environment:
+    """Read the process environment and `.env`: the only place in the program that does.
+
+    Raises:
+        SettingsError: `.env` is there but cannot be read.
+    """
+    return understood(os.environ, read_env_file(env_file))  # noqa: TID251 - the one reader
+
+
+def check_key_log() -> None:
+    """See that a file which `SSLKEYLOGFILE` names can be written: else no TLS library can be imported.
+
+    Raises:
+        SettingsError: it cannot.
+    """
+    name = os.environ.get("SSLKEYLOGFILE")  # noqa: TID251 - Python's ssl reads it from there
+    if not name:
+        return
+    try:
+        Path(name).open("ab").close()
+    except OSError as error:
+        remedy = f"TLS keys cannot be written to it ({error.strerror}); unset SSLKEYLOGFILE"
+        raise SettingsError([Problem("SSLKEYLOGFILE", name, remedy)]) from error
+
+
+def check_propagators() -> None:
+    """See that OpenTelemetry's library has what `OTEL_PROPAGATORS` names: else FastAPI cannot be imported.
+
+    Raises:
+        SettingsError: it has not.
+    """
+    value = os.environ.get("OTEL_PROPAGATORS")  # noqa: TID251 - OpenTelemetry's library reads it from there
+    if not value:
+        return
+    known = {"none"} | {each.name for each in entry_points(group="opentelemetry_propagator")}
+    missing = [name for name in (each.strip() for each in value.split(",")) if name not in known]
+    if missing and "none" not in value.lower():
+        remedy = f"there is no propagator {missing[0]!r} here, only {', '.join(sorted(known))}; correct it"
+        raise SettingsError([Problem("OTEL_PROPAGATORS", value, remedy)])
+
+
+def understood(process: Mapping[str, str], dotenv: Mapping[str, str]) -> Environment:
+    """Return variables as they are meant: clean, under our names, without those that Kubernetes made.
+
+    What stands round a value and cannot be seen is no part of it: secrets of Kubernetes end in a line end,
+    files from Windows in a carriage return. What Kubernetes makes for Services is meant for nobody here.
+    """
+    cleaned, written = _clean(process), _clean(dotenv)
+    links = service_links(cleaned)
+    given = {key: value for key, value in cleaned.items() if key not in links}
+    for_others = {key: given.pop(key) for key in ambiguous(given)}
+    everything = {key: value for source in (written, given) for key, value in source.items() if value}
+    ours, said = adopt(given, is_set=everything)
+    theirs, said_too = adopt(written, is_set=everything | ours)
+    notes = (*_links_note(links), *said, *said_too)
+    return Environment(process=ours | for_others, dotenv=theirs, notes=notes)
+
+
+def _clean(variables: Mapping[str, str]) -> dict[str, str]:
+    # Nothing but blanks is not the same as nothing: an empty secret must not open the door.
+    return {key: clean(value) or value for key, value in variables.items()}
+
+
+def _links_note(links: list[str]) -> tuple[str, ...]:
+    if not links:
+        return ()
+    # Those first that a program here would have read.
+    shown = sorted(links, key=lambda name: (not name.startswith("VLLM_"), not name.endswith("_PORT"), name))
+    more = f" and {len(shown) - _NAMED} more" if len(shown) > _NAMED else ""
+    return (
+        f"not read, and kept from the engine: {', '.join(shown[:_NAMED])}{more}; Kubernetes made them for "
+        "Services (enableServiceLinks: false turns that off)",
+    )

@@ -1,0 +1,137 @@
+"""What a flag is, and what is said about one that cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, Self
+
+Severity = Literal["error", "warning"]
+
+SECRET_FLAGS = frozenset({"api-key", "hf-token"})
+"""Names of the flags whose values are never shown."""
+
+ENV_NAMES_NOT_TAKEN: Mapping[str, str] = MappingProxyType(
+    {
+        "API_KEY": "many programs' key; a secret does not belong on a command line every process can read",
+        "BLOCK_SIZE": "GNU coreutils print sizes in it",
+        "CONFIG": "many build systems and images set it",
+        "GRPC_PORT": "Kubernetes sets it to tcp://... where a service is named grpc",
+        "HEADLESS": "images with a browser set it",
+        "HF_TOKEN": "huggingface_hub reads it by itself; a secret does not belong on a command line",
+        "HOST": "login shells set it to the machine's name",
+        "LOG_LEVEL": "most programs' verbosity, in lower case, which vLLM refuses",
+        "MASTER_ADDR": "torchrun, Kubeflow and Slurm scripts describe their own job with it",
+        "MASTER_PORT": "torchrun, Kubeflow and Slurm scripts describe their own job with it",
+        "MODEL": "hardware descriptions and training scripts set it",
+        "NNODES": "torchrun and Slurm scripts describe their own job with it",
+        "NODE_RANK": "torchrun and Slurm scripts describe their own job with it",
+        "PORT": "hosting platforms set it to the port they route to",
+        "REVISION": "build systems set it to their own commit",
+        "RUNNER": "CI systems set it",
+        "SEED": "training and test scripts set it",
+        "TOKENIZER": "training scripts set it",
+    }
+)
+"""Upper-case flag names too general to be taken from an environment, and why.
+
+Where no setting of ours owns such a flag, it goes into `VLLM_EXTRA_ARGS`.
+"""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag of `vllm serve`, as vLLM's own parser describes it.
+
+    `type` names what one value must be: `bool`, `str`, `int`, `float`, `ids` (a comma-separated list),
+    `human_int` (also `8k` or `8K`), `human_int_or_auto`, `json` (any JSON), `json_object`,
+    `json_or_str`, or `lora` (`name=path` or a JSON object).
+    """
+
+    name: str
+    """The long form without its dashes: `max-num-seqs`."""
+    aliases: tuple[str, ...]
+    """Every option string the parser takes, short and negative ones included."""
+    kind: Literal["bool", "switch", "value", "list"]
+    """`bool` can be turned off by a flag, `switch` only on; `value` takes one value, `list` one or more."""
+    type: str
+    choices: tuple[str, ...] | None = None
+    negatives: tuple[str, ...] = ()
+    """The aliases that turn a `bool` off."""
+    platform_choices: tuple[str, ...] = ()
+    """Further choices, each of which vLLM takes on one kind of device only."""
+    fold_choices: bool = False
+    """Whether vLLM lower-cases the value and reads `-` as `_` before it looks at the choices."""
+    optional: bool = False
+    """Whether the values `None` and the empty string mean that the flag is not set."""
+    bare: bool = False
+    """Whether a `value` flag may stand without its value."""
+    repeat: bool = False
+    """Whether a `list` is given by repeating the flag instead of by several values."""
+    dotted: bool = False
+    """Whether JSON keys may be given one by one, as in `--compilation-config.mode 3`."""
+    keys: tuple[str, ...] | None = None
+    """The only keys vLLM takes in the JSON object; None where it takes any."""
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Self:
+        """Build a flag from one entry that `tools/vllm_flags.py` wrote."""
+        fields: dict[str, Any] = dict(entry)
+        for key, value in fields.items():
+            if isinstance(value, list):
+                fields[key] = tuple(value)
+        return cls(**fields)
+
+    @property
+    def env_name(self) -> str:
+        """The upper-case name that sets this flag from an environment."""
+        return env_name(f"--{self.name}")
+
+    def switched(self, on: bool) -> list[str]:
+        """Return the arguments that turn a `bool` or a `switch` on or off; a `switch` is off when absent."""
+        if on:
+            return [f"--{self.name}"]
+        plain_no = f"--no-{self.name}"
+        return [plain_no if plain_no in self.negatives else self.negatives[0]] if self.negatives else []
+
+
+class FlagError(ValueError):
+    """One flag that cannot be used as given: which, its value, what was wanted, and a way out.
+
+    A `warning` is about a vLLM whose flags are not known exactly; what was given is kept.
+    """
+
+    def __init__(
+        self, key: str, value: str, wanted: str, remedy: str = "", *, severity: Severity = "error"
+    ) -> None:
+        super().__init__(key, value, wanted, remedy)
+        self.key = key
+        self.value = value
+        self.wanted = wanted
+        self.remedy = remedy
+        self.severity = severity
+
+    def __str__(self) -> str:
+        sentence = f"{self.key}={_quoted(self.value)}: wanted {self.wanted}"
+        return _one_line(f"{sentence}; {self.remedy}" if self.remedy else sentence)
+
+
+def env_name(option: str) -> str:
+    """Return the upper-case name of a long option: `--max-num-seqs` is `MAX_NUM_SEQS`."""
+    return option.removeprefix("--").replace("-", "_").upper()
+
+
+def bare_name(name: str) -> str:
+    """Return a flag's name as `Flag.name` spells it, from `--api-key`, `api_key` or `api-key`."""
+    return name.removeprefix("--").replace("_", "-")
+
+
+def _quoted(value: str) -> str:
+    shortened = value if len(value) <= 200 else value[:197] + "..."
+    return '"' + shortened.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _one_line(text: str) -> str:
+    # Lone surrogates, which os.environ yields for bytes that are not UTF-8, cannot be printed as they are.
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,276 @@
+"""Signatures: not enough memory, on the GPU, for the KV cache, or of the host.
+
+Texts of vLLM 0.26 to 0.33 (`v1/core/kv_cache_utils.py`, `v1/worker/{utils,gpu_worker,cpu_worker}.py`) and of
+torch's allocators.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+
+from vllm_engine.diagnosis.run_facts import GIB, Facts, gib
+from vllm_engine.diagnosis.signature import Advice, Groups, Signature, Stage, always
+from vllm_engine.engine.engine_exit import Ending
+
+_CUDA_OOM = (
+    r"(?:torch\.(?:cuda\.)?)?OutOfMemoryError\W.*?(?:CUDA|HIP) out of memory\."
+    r"(?: Tried to allocate (?P<tried>[\d.]+ [KMG]iB))?"
+    r"(?:.*? has a total capacity of (?P<total>[\d.]+ GiB) of which (?P<free>[\d.]+ [KMG]iB) is free)?"
+)
+_CUDA_FAILURE = r"CUDA error: out of memory|Cuda failure \W?out of memory"
+_PROFILING = r"in (?:profile_run|determine_available_memory|determine_num_available_blocks|profile_cudagraph)"
+_SAMPLING = r"in _dummy_(?:sampler|pooler)_run|out of memory occurred when warming up"
+_WARMING_UP = (
+    rf"{_SAMPLING}|in (?:capture_model|_capture_cudagraphs|initialize_kv_cache"
+    r"|_allocate_kv_cache_tensors|initialize_from_config|compile_or_warm_up_model)\b"
+)
+STEP = 0.05
+"""By how much `GPU_MEMORY_UTILIZATION` is lowered at a time: 1 GiB on a card of 20."""
+
+
+def _lower(facts: Facts) -> float:
+    return max(0.1, round(facts.gpu_memory_utilization - STEP, 2))
+
+
+def _split(facts: Facts) -> str:
+    more = facts.next_tensor_parallel
+    return f", or set TENSOR_PARALLEL={more} to split it over more GPUs" if more else ""
+
+
+def _loading(_groups: Groups, facts: Facts) -> Advice:
+    size = f" (this GPU has {gib(facts.gpu_memory_bytes)})" if facts.gpu_memory_bytes else ""
+    more = facts.next_tensor_parallel
+    return Advice(
+        f"serve a smaller or quantised model{size}{_split(facts)}; if other programs use the GPU, end them",
+        {"TENSOR_PARALLEL": str(more)} if more else {},
+    )
+
+
+def _profiling(_groups: Groups, facts: Facts) -> Advice:
+    half = max(512, (facts.max_model_len or 8192) // 4)
+    return Advice(
+        f"set MAX_NUM_BATCHED_TOKENS={half}, which shrinks the largest batch{_split(facts)}",
+        {"MAX_NUM_BATCHED_TOKENS": str(half)},
+    )
+
+
+def _warming_up(groups: Groups, facts: Facts) -> Advice:
+    lower = _lower(facts)
+    changes = {"GPU_MEMORY_UTILIZATION": f"{lower:g}"}
+    if "requests" in groups:
+        changes["MAX_NUM_SEQS"] = str(max(1, int(groups["requests"]) // 2))
+    fewer = changes.get("MAX_NUM_SEQS", "64")
+    return Advice(
+        f"set GPU_MEMORY_UTILIZATION={lower:g} or MAX_NUM_SEQS={fewer}; ENFORCE_EAGER=1 does without graphs",
+        changes,
+    )
+
+
+def _serving(_groups: Groups, facts: Facts) -> Advice:
+    lower = _lower(facts)
+    return Advice(
+        f"set GPU_MEMORY_UTILIZATION={lower:g}, which leaves more room beside the KV cache; long prompts "
+        "need less with a smaller MAX_NUM_BATCHED_TOKENS",
+        {"GPU_MEMORY_UTILIZATION": f"{lower:g}"},
+    )
+
+
+def _kv_cache(groups: Groups, facts: Facts) -> Advice:
+    fits = groups.get("fits")
+    shorter = f"set MAX_MODEL_LEN={fits} or less" if fits else "set a smaller MAX_MODEL_LEN"
+    changes = {"MAX_MODEL_LEN": fits} if fits else {}
+    missing = float(groups["needed"]) - float(groups["available"]) if "available" in groups else 0.0
+    if facts.device == "cpu":
+        # vLLM rounds what it says to 0.01 GiB.
+        more = math.ceil((float(groups.get("needed", 1)) + 0.01) * GIB / (1 << 26)) << 26
+        return Advice(f"{shorter}, or KV_CACHE_MEMORY_BYTES={more} where there is RAM for it", changes)
+    return Advice(f"{shorter}{_more_utilization(facts, missing)}", changes)
+
+
+def _more_utilization(facts: Facts, missing_gib: float) -> str:
+    if not facts.gpu_memory_bytes:
+        return ", or raise GPU_MEMORY_UTILIZATION"
+    share = facts.gpu_memory_utilization + missing_gib * GIB / facts.gpu_memory_bytes
+    wanted = math.ceil(share * 100) / 100
+    return f", or GPU_MEMORY_UTILIZATION={wanted:g}" if wanted <= 0.97 else _split(facts)
+
+
+def _no_kv_memory(_groups: Groups, facts: Facts) -> Advice:
+    if facts.device == "cpu":
+        return Advice(f"set KV_CACHE_MEMORY_BYTES={GIB} or more", {"KV_CACHE_MEMORY_BYTES": str(GIB)})
+    more = min(0.95, round(facts.gpu_memory_utilization + STEP, 2))
+    if more > facts.gpu_memory_utilization:
+        setting = {"GPU_MEMORY_UTILIZATION": f"{more:g}"}
+        return Advice(
+            f"set GPU_MEMORY_UTILIZATION={more:g}, or serve a smaller model{_split(facts)}", setting
+        )
+    return Advice(f"serve a smaller or quantised model{_split(facts)}")
+
+
+def _share_that_is_free(groups: Groups, _facts: Facts) -> Advice:
+    if "free" not in groups:
+        return Advice("set GPU_MEMORY_UTILIZATION to the share that is free, or end what uses the memory")
+    share = math.floor(float(groups["free"]) / float(groups["total"]) * 100) / 100
+    if share < 0.1:
+        return Advice("end the program that uses the memory, or choose another GPU with CUDA_VISIBLE_DEVICES")
+    return Advice(
+        f"set GPU_MEMORY_UTILIZATION={share:g}, or end what uses the memory",
+        {"GPU_MEMORY_UTILIZATION": f"{share:g}"},
+    )
+
+
+def _kv_that_is_free(groups: Groups, _facts: Facts) -> Advice:
+    if "free" not in groups:
+        return Advice("set a smaller KV_CACHE_MEMORY_BYTES, or end what uses the memory")
+    half = int(float(groups["free"]) * GIB / 2) >> 20 << 20
+    return Advice(
+        f"set KV_CACHE_MEMORY_BYTES={half}, or end what uses the memory", {"KV_CACHE_MEMORY_BYTES": str(half)}
+    )
+
+
+def _host(_groups: Groups, facts: Facts) -> Advice:
+    limit = f" (now {gib(facts.memory_limit_bytes)})" if facts.memory_limit_bytes else ""
+    less = ", a smaller KV_CACHE_MEMORY_BYTES" if facts.device == "cpu" else ""
+    return Advice(
+        f"raise the container's memory limit{limit}: --memory in Docker, resources.limits.memory in "
+        f"Kubernetes; or serve a smaller model{less}"
+    )
+
+
+def _killed_for_memory(ending: Ending, facts: Facts) -> bool:
+    return facts.oom_kills > 0 and ending.status != -signal.SIGTERM
+
+
+MEMORY = (
+    Signature(
+        code="host-memory-limit",
+        seen="The engine vanishes, or `Failed core proc(s): {'EngineCore': -9}`; the cgroup counts an "
+        "oom_kill.",
+        cause="the kernel killed the engine because the container's memory limit was reached",
+        advise=_host,
+        ended=_killed_for_memory,
+        stage=Stage.ANY,
+    ),
+    Signature(
+        code="cuda-out-of-memory-serving",
+        seen="`torch.OutOfMemoryError: CUDA out of memory` while requests run.",
+        cause="the GPU ran out of memory while requests were running ({tried} more were wanted, {free} free)",
+        advise=_serving,
+        patterns=(_CUDA_OOM, _CUDA_FAILURE),
+        stage=Stage.SERVING,
+    ),
+    Signature(
+        code="cuda-out-of-memory-profiling",
+        seen="`torch.OutOfMemoryError: CUDA out of memory`, with `profile_run` in the traceback.",
+        cause="the weights fit, but the largest batch does not: the GPU ran out of memory while vLLM "
+        "profiled it ({tried} more were wanted, {free} of {total} free)",
+        advise=_profiling,
+        patterns=(_CUDA_OOM, _CUDA_FAILURE),
+        also=_PROFILING,
+        unless=_SAMPLING,
+    ),
+    Signature(
+        code="cuda-out-of-memory-warming-up",
+        seen="`CUDA out of memory occurred when warming up sampler with 256 dummy requests`.",
+        cause="the GPU ran out of memory after the KV cache had been reserved, while the engine warmed up",
+        advise=_warming_up,
+        patterns=(
+            r"CUDA out of memory occurred when warming up \w+ with (?P<requests>\d+) dummy",
+            _CUDA_OOM,
+            _CUDA_FAILURE,
+        ),
+        also=_WARMING_UP,
+    ),
+    Signature(
+        code="cuda-out-of-memory-loading",
+        seen="`torch.OutOfMemoryError: CUDA out of memory`, with `load_model` in the traceback.",
+        cause="the model's weights do not fit into the GPU's memory ({tried} more were wanted, {free} of "
+        "{total} free)",
+        advise=_loading,
+        patterns=(
+            _CUDA_OOM,
+            _CUDA_FAILURE,
+            r"Failed to create unquantized linear weights: CUDA out of memory",
+        ),
+        unless=rf"{_PROFILING}|{_WARMING_UP}",
+    ),
+    Signature(
+        code="kv-cache-too-small",
+        seen="`To serve at least one request with the model's max seq len (8192), … KV cache is needed`.",
+        cause="one request of MAX_MODEL_LEN={length} tokens needs {needed} GiB of KV cache and there are "
+        "{available}",
+        advise=_kv_cache,
+        patterns=(
+            r"max seq len \((?P<length>\d+)\), \(?(?P<needed>[\d.]+) GiB KV cache is needed, which is "
+            r"larger than "
+            r"the available KV cache memory \((?P<available>[\d.]+) GiB\)\."
+            r"(?:.*?estimated maximum model length is (?P<fits>\d+))?",
+        ),
+    ),
+    Signature(
+        code="no-memory-for-kv-cache",
+        seen="`No available memory for the cache blocks`.",
+        cause="the weights and the largest batch leave no memory for the KV cache",
+        advise=_no_kv_memory,
+        patterns=(r"No available memory for the cache blocks",),
+    ),
+    Signature(
+        code="gpu-memory-in-use",
+        seen="`Free memory on device cuda:0 (31.44/47.38 GiB) on startup is less than desired GPU memory "
+        "utilization`.",
+        cause="GPU_MEMORY_UTILIZATION={share} wants {wanted} GiB, but only {free} of {total} GiB are free "
+        "on the GPU: another program uses it",
+        advise=_share_that_is_free,
+        patterns=(
+            r"Free memory on device \S*\s?\((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\) on startup is less than "
+            r".*?\((?P<share>[\d.]+), (?P<wanted>[\d.]+) GiB\)",
+        ),
+        retryable=True,
+    ),
+    Signature(
+        code="ram-below-utilization",
+        seen="`Available memory on node 0 (…) on startup is less than desired CPU memory utilization`.",
+        cause="GPU_MEMORY_UTILIZATION={share} (on CPU: of RAM) wants {wanted} GiB, but only {free} of "
+        "{total} GiB are "
+        "available",
+        advise=_share_that_is_free,
+        patterns=(
+            r"Available memory on node \d+ \((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\) on startup is less "
+            r"than "
+            r"desired CPU memory utilization \((?P<share>[\d.]+), (?P<wanted>[\d.]+) GiB\)",
+        ),
+    ),
+    Signature(
+        code="ram-below-kv-cache",
+        seen="`Available memory on node 0 (…) on kv cache allocation is less than requested memory for kv`.",
+        cause="the KV cache shall have {wanted} GiB of RAM, but only {free} of {total} GiB are available",
+        advise=_kv_that_is_free,
+        patterns=(
+            r"Available memory on node \d+ \((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\) on kv cache "
+            r"allocation is "
+            r"less than requested memory for kv \((?P<wanted>[\d.]+)",
+        ),
+    ),
+    Signature(
+        code="gpu-memory-changed",
+        seen="`Error in memory profiling. Initial free memory …, current free memory …`.",
+        cause="another program released GPU memory while vLLM measured it",
+        advise=always("start again, and let only one engine start at a time on a shared GPU"),
+        patterns=(r"Error in memory profiling\. Initial free memory",),
+        retryable=True,
+    ),
+    Signature(
+        code="host-memory",
+        seen="`DefaultCPUAllocator: can't allocate memory`, `Cannot allocate memory`, `MemoryError`.",
+        cause="the machine has too little main memory for this model",
+        advise=_host,
+        patterns=(
+            r"DefaultCPUAllocator: can't allocate memory",
+            r"\[Errno 12\]|Cannot allocate memory",
+            r"^MemoryError\b|std::bad_alloc",
+        ),
+        unless=r"parse_safetensors_file_metadata",
+        stage=Stage.ANY,
+    ),
+)

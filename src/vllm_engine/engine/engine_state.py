@@ -1,0 +1,178 @@
+"""The engine's states, their legal transitions, and the snapshot that others may read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Protocol
+
+from vllm_engine.errors import Diagnosis
+from vllm_engine.models.download_progress import Download, Weights
+
+
+class EngineState(StrEnum):
+    """What the supervisor holds the engine to be."""
+
+    STARTING = "starting"
+    READY = "ready"
+    UNHEALTHY = "unhealthy"
+    BACKOFF = "backoff"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class Phase(StrEnum):
+    """How far a start has come, in the order in which vLLM goes through it: it downloads after importing."""
+
+    PREPARING = "preparing"
+    IMPORTING = "importing"
+    DOWNLOADING = "downloading"
+    LOADING_WEIGHTS = "loading weights"
+    COMPILING = "compiling"
+    PROFILING_MEMORY = "profiling memory"
+    CAPTURING_GRAPHS = "capturing graphs"
+    WARMING_UP = "warming up"
+    READY = "ready"
+
+    @property
+    def rank(self) -> int:
+        """The phase's place in the order, from 0."""
+        return list(Phase).index(self)
+
+
+_S = EngineState
+TRANSITIONS: Mapping[EngineState, frozenset[EngineState]] = {
+    _S.STARTING: frozenset({_S.READY, _S.BACKOFF, _S.DRAINING, _S.FAILED}),
+    _S.READY: frozenset({_S.UNHEALTHY, _S.BACKOFF, _S.DRAINING, _S.FAILED}),
+    _S.UNHEALTHY: frozenset({_S.READY, _S.BACKOFF, _S.DRAINING, _S.FAILED}),
+    _S.BACKOFF: frozenset({_S.STARTING, _S.DRAINING, _S.FAILED}),
+    _S.DRAINING: frozenset({_S.STOPPED, _S.FAILED}),
+    _S.STOPPED: frozenset(),
+    _S.FAILED: frozenset(),
+}
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """What is known of the engine at one moment; times are `time.monotonic` seconds.
+
+    Attributes:
+        fraction: how much of the phase is done, where that is known.
+        download: how far the weights' download is; None where there is nothing to download.
+        expected: seconds that each phase took at an earlier start of the same configuration.
+    """
+
+    state: EngineState = EngineState.STARTING
+    phase: Phase = Phase.PREPARING
+    fraction: float | None = None
+    download: Download | None = None
+    expected: Mapping[Phase, float] = field(default_factory=dict)
+    error: Diagnosis | None = None
+    model_revision: str | None = None
+    dtype: str | None = None
+    pid: int | None = None
+    starts: int = 1
+    """Which start of the engine this is."""
+    standby_bytes: int | None = None
+    """What a standby takes that is ready to become the next engine; None while there is none."""
+    started: float = field(default_factory=time.monotonic)
+    entered: float = field(default_factory=time.monotonic)
+    phase_entered: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the engine has generated a token and has not been lost since."""
+        return self.state is EngineState.READY
+
+    def elapsed_seconds(self) -> float:
+        """Seconds since this start of the engine began."""
+        return time.monotonic() - self.started
+
+
+Watcher = Callable[[EngineStatus], object]
+"""Called with every new snapshot, at once and in order; must not raise."""
+
+
+class StatusReader(Protocol):
+    """The read-only side of the status that the gateway sees."""
+
+    @property
+    def current(self) -> EngineStatus:
+        """The newest snapshot."""
+
+    def watch(self, watcher: Watcher) -> Callable[[], None]:
+        """Tell `watcher` of every change from now on; returns what ends that."""
+
+
+class StatusBoard:
+    """Holds the newest snapshot; the supervisor alone writes to it."""
+
+    def __init__(self) -> None:
+        self._current = EngineStatus()
+        self._watchers: list[Watcher] = []
+
+    @property
+    def current(self) -> EngineStatus:
+        """The newest snapshot."""
+        return self._current
+
+    def watch(self, watcher: Watcher) -> Callable[[], None]:
+        """Tell `watcher` of every change from now on; returns what ends that."""
+        self._watchers.append(watcher)
+        return lambda: self._watchers.remove(watcher)
+
+    def move(self, state: EngineState, *, error: Diagnosis | None = None) -> None:
+        """Go to another state.
+
+        Raises:
+            ValueError: the transition is not a legal one.
+        """
+        if state not in TRANSITIONS[self._current.state]:
+            raise ValueError(f"illegal engine transition {self._current.state} -> {state}")
+        self._set(replace(self._current, state=state, error=error, entered=time.monotonic()))
+
+    def restart(self) -> None:
+        """Begin another start."""
+        self.move(EngineState.STARTING)
+        now = time.monotonic()
+        again = replace(self._current, starts=self._current.starts + 1, started=now, phase_entered=now)
+        self._set(replace(again, phase=Phase.PREPARING, fraction=None, download=None, expected={}))
+
+    def progress(self, phase: Phase, fraction: float | None = None) -> None:
+        """Record how far the start has come; within a phase the fraction never goes back."""
+        now = self._current
+        if phase is not now.phase:
+            now = replace(now, phase=phase, fraction=None, phase_entered=time.monotonic())
+        elif fraction is not None:
+            fraction = max(fraction, now.fraction or 0.0)
+        self._set(replace(now, fraction=fraction))
+
+    def expect(self, seconds: Mapping[Phase, float]) -> None:
+        """Record how long each phase took at an earlier start of the same configuration."""
+        self._set(replace(self._current, expected=dict(seconds)))
+
+    def downloading(self, download: Download) -> None:
+        """Record how far the weights' download is; the phase follows it."""
+        phase, fraction = self._current.phase, self._current.fraction
+        if download.weights is Weights.PRESENT and phase is Phase.DOWNLOADING:
+            phase, fraction = Phase.LOADING_WEIGHTS, None
+        elif phase is Phase.DOWNLOADING or download.is_coming:
+            phase, fraction = max(phase, Phase.DOWNLOADING, key=lambda it: it.rank), download.fraction
+        self._current = replace(self._current, download=download)
+        self.progress(phase, fraction)
+
+    def describe(self, *, model_revision: str | None, dtype: str, pid: int) -> None:
+        """Record what is running."""
+        self._set(replace(self._current, model_revision=model_revision, dtype=dtype, pid=pid))
+
+    def standing_by(self, size: int | None) -> None:
+        """Record whether there is a standby, and what memory it takes."""
+        self._set(replace(self._current, standby_bytes=size))
+
+    def _set(self, status: EngineStatus) -> None:
+        self._current = status
+        for watcher in tuple(self._watchers):
+            watcher(status)

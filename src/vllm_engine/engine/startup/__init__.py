@@ -1,0 +1,1 @@
+"""How a start goes: its phases, its progress, and how long it will take."""

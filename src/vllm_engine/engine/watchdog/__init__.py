@@ -1,0 +1,1 @@
+"""Is a ready engine still working? Evidence, clocks and the verdict."""

@@ -1,0 +1,168 @@
+"""A request's body, read whole before the engine hears of it: bounded in size, time, number and sum."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+
+from starlette.types import Receive
+
+from vllm_engine.gateway.body.body_budget import BodyBudget
+from vllm_engine.gateway.policy.admission_limits import Rejected
+
+_SLOWEST_BYTES_PER_SECOND = 16_384
+"""Who sends slower than this, all in all, holds a place and memory longer than an honest client would.
+Apache has the same rule (mod_reqtimeout: `body=20,MinRate=500`)."""
+
+
+class Bodies:
+    """Makes a `Body` of every request, within one budget.
+
+    Args:
+        max_bytes: of one body.
+        idle_timeout_seconds: how long a client may send nothing; and it has that long for all of its body,
+            and a second more for each 16 KiB of it.
+        budget: what all may take together.
+    """
+
+    def __init__(self, *, max_bytes: int, idle_timeout_seconds: float, budget: BodyBudget) -> None:
+        self.max_bytes = max_bytes
+        self.idle_timeout_seconds = idle_timeout_seconds
+        self.budget = budget
+
+    def check_announced(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """Refuse a body by its announced length, before any of it is read.
+
+        Raises:
+            Rejected: it is larger than `MAX_BODY_BYTES`.
+        """
+        for name, value in headers:
+            if name == b"content-length" and int(value) > self.max_bytes:
+                raise self.too_large()
+
+    def too_large(self) -> Rejected:
+        """Refuse a body for its size (RFC 9110, section 15.5.14)."""
+        return Rejected(413, "body_size", None, f"The body exceeds MAX_BODY_BYTES={self.max_bytes}")
+
+    def too_slow(self) -> Rejected:
+        """Refuse a body for its pace (RFC 9110, section 15.5.9)."""
+        seconds = f"{self.idle_timeout_seconds:g}"
+        message = (
+            f"The body came too slowly: at most {seconds} s may pass without a byte, and in all that and 1 s "
+            f"for each 16 KiB (BODY_IDLE_TIMEOUT_SECONDS={seconds})"
+        )
+        return Rejected(408, "body_timeout", None, message)
+
+
+class Body:
+    """Holds one request's body while entered, in the task that serves the request.
+
+    Until `keep` it may have to give way to others: the task is cancelled then, wherever it waits, and leaving
+    this raises the refusal in place of the cancellation, as `asyncio.timeout` does with its own.
+    """
+
+    __slots__ = (
+        "_bodies",
+        "_cancelling",
+        "_due",
+        "_loop",
+        "_refusal",
+        "_slow_at",
+        "_task",
+        "_timer",
+        "data",
+        "key",
+        "size",
+    )
+
+    def __init__(self, bodies: Bodies, key: str | None) -> None:
+        self._bodies = bodies
+        self._refusal: Rejected | None = None
+        self.key = key
+        """The API key's name, whose share it counts for."""
+        self.size = 0
+        self.data: bytes | bytearray = b""
+        """All of it, from `read` to `drop`."""
+
+    def __enter__(self) -> Body:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - each request has one
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._bodies.budget.enter(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bodies.budget.release(self)
+        if self._refusal is None or self._task.uncancel() > self._cancelling:
+            return
+        if kind is not None and issubclass(kind, asyncio.CancelledError):
+            raise self._refusal from None
+
+    async def read(self, receive: Receive, *, is_here: bool = False) -> None:
+        """Read the whole body.
+
+        Args:
+            receive: ASGI's.
+            is_here: all of it has come already, with the request's head as a rule; it counts as incomplete
+                for no moment.
+
+        Raises:
+            Rejected: it is too large or does not fit beside the others.
+        """
+        if is_here:
+            self.data = (await receive()).get("body", b"")
+            self._take(len(self.data))
+        else:
+            await self._read_slowly(receive)
+        self._bodies.budget.whole(self)
+
+    async def _read_slowly(self, receive: Receive) -> None:
+        self._bodies.budget.await_rest(self)
+        self._loop = asyncio.get_running_loop()
+        now = self._loop.time()
+        idle = self._bodies.idle_timeout_seconds
+        self._due = self._slow_at = now + idle
+        self._timer = self._loop.call_at(self._due, self._look)
+        # Not a list: a client may send a million pieces of one byte.
+        self.data = data = bytearray()
+        try:
+            while True:
+                message = await receive()
+                piece: bytes = message.get("body", b"")
+                self._take(len(piece))
+                self._due = self._loop.time() + idle
+                data += piece
+                if not message.get("more_body"):
+                    return
+        finally:
+            self._timer.cancel()
+
+    def keep(self) -> None:
+        """Say that the engine has it: from now on it does not give way."""
+        self._bodies.budget.keep(self)
+
+    def drop(self) -> None:
+        """Let go of it: the answer has begun, so it is not sent again."""
+        self.data = b""
+        self._bodies.budget.release(self)
+
+    def give_way(self, refusal: Rejected) -> None:
+        """End the request with this refusal; the first one counts."""
+        if self._refusal is None:
+            self._refusal = refusal
+            self._task.cancel()
+
+    def _take(self, count: int) -> None:
+        if self.size + count > self._bodies.max_bytes:
+            raise self._bodies.too_large()
+        self._bodies.budget.grow(self, count)
+
+    def _look(self) -> None:
+        due = min(self._due, self._slow_at + self.size / _SLOWEST_BYTES_PER_SECOND)
+        if self._loop.time() < due:
+            self._timer = self._loop.call_at(due, self._look)
+        else:
+            self.give_way(self._bodies.too_slow())

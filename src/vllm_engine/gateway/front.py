@@ -1,0 +1,95 @@
+"""What clients reach: the application, and the servers of its connections on both ports."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from vllm_engine.config.settings import Settings
+from vllm_engine.gateway.app import Gateway
+from vllm_engine.gateway.http.http_server import Server, running
+from vllm_engine.gateway.http.incoming import ConnectionLimits
+from vllm_engine.gateway.http.listening_sockets import Listeners
+from vllm_engine.system.file_limit import ConnectionShares, connection_shares
+
+logger = logging.getLogger("gateway")
+
+
+@dataclass(frozen=True)
+class Front:
+    """What clients reach: the application and the server of its connections."""
+
+    gateway: Gateway
+    server: Server
+
+    def begin_lame_duck(self) -> None:
+        """Go on serving, and let pooled connections end one after another."""
+        self.gateway.begin_lame_duck()
+        self.server.announce_close()
+
+    def begin_drain(self) -> None:
+        """Let the answers that are under way end, and nothing begin."""
+        self.gateway.begin_drain()
+        self.server.close_idle()
+
+
+@contextlib.asynccontextmanager
+async def open_front(
+    settings: Settings, gateway: Gateway, listeners: Listeners, files: int
+) -> AsyncIterator[Front]:
+    """Serve the application on its sockets.
+
+    Args:
+        settings: the loaded settings.
+        gateway: the application.
+        listeners: its sockets; closed at the end.
+        files: how many may be open.
+    """
+    shares = _connection_shares(settings, files)
+    async with contextlib.AsyncExitStack() as servers:
+        if listeners.health:
+            # The first to open and the last to close: probes are answered as long as the API is.
+            health = running(
+                gateway.health_app(),
+                listeners.health,
+                _connection_limits(settings, shares.health),
+                keep_alive_seconds=settings.client_keep_alive_seconds,
+                lifespan="off",
+            )
+            await servers.enter_async_context(health)
+        api = running(
+            gateway,
+            listeners.api,
+            _connection_limits(settings, shares.api),
+            keep_alive_seconds=settings.client_keep_alive_seconds,
+            tls=listeners.tls,
+        )
+        yield Front(gateway, await servers.enter_async_context(api))
+
+
+def _connection_limits(settings: Settings, connections: int) -> ConnectionLimits:
+    return ConnectionLimits(
+        header_timeout_seconds=settings.header_timeout_seconds,
+        send_timeout_seconds=settings.send_timeout_seconds,
+        max_connections=connections,
+    )
+
+
+def _connection_shares(settings: Settings, files: int) -> ConnectionShares:
+    shares = connection_shares(
+        files,
+        max_connections=settings.max_connections,
+        max_in_flight=settings.max_in_flight,
+        has_health_port=bool(settings.health_port),
+    )
+    if shares.api < settings.max_connections:
+        logger.warning(
+            "at most %d client connections, not MAX_CONNECTIONS=%d: %d files may be open, and the engine's "
+            "connections need some; raise the hard limit (ulimit -Hn, docker run --ulimit nofile=65536)",
+            shares.api,
+            settings.max_connections,
+            files,
+        )
+    return shares

@@ -1,0 +1,1 @@
+"""Bytes from and to clients: connections within bounds, TLS, and uvicorn's internals."""

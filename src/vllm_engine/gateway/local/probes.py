@@ -1,0 +1,196 @@
+"""What the gateway answers itself: is it alive, is the engine ready, what is running."""
+
+from __future__ import annotations
+
+import platform
+import time
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
+
+from vllm_engine import __version__
+from vllm_engine.engine.engine_state import EngineState, EngineStatus, StatusReader
+from vllm_engine.engine.startup.estimate import estimate
+from vllm_engine.errors import error_body
+from vllm_engine.gateway.answers import not_ready, retry_after
+
+router = APIRouter()
+
+PUBLIC_PATHS = frozenset(
+    ("/livez", "/healthz", "/readyz", "/health", "/v1/health/live", "/v1/health/ready", "/ping")
+)
+"""Probes: orchestrators cannot send a key, so these never ask for one."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """What runs, as far as it is known before the engine starts."""
+
+    sha: str
+    time: str
+    vllm: str
+    engine_python: str
+    model_id: str
+    model_revision: str | None
+    frontend: str
+    device: str
+
+
+class Live(BaseModel):
+    """Answer of `/livez`."""
+
+    status: str
+
+
+class DownloadProgress(BaseModel):
+    """How far the weights' download is; totals are null where the hub did not tell sizes."""
+
+    files_done: int
+    files_total: int | None
+    bytes_done: int
+    bytes_total: int | None
+    bytes_per_second: int | None
+    remaining_seconds: float | None
+
+
+class Health(BaseModel):
+    """Answer of `/healthz`, ready or not; `error` has `code`, `message`, `remedy`, `docs` once it failed.
+
+    `fraction` is of the whole start and comes, as the two estimates do, from an earlier start of the same
+    configuration; `phase_fraction` is of the phase. Each is null where it is not known.
+    """
+
+    status: str
+    state: EngineState
+    phase: str
+    phase_fraction: float | None
+    fraction: float | None
+    elapsed_seconds: float
+    estimate_seconds: float | None
+    remaining_seconds: float | None
+    download: DownloadProgress | None
+    model: str
+    error: dict[str, Any] | None = None
+
+
+class Version(BaseModel):
+    """Answer of `/version`."""
+
+    version: str
+    build_sha: str
+    build_time: str
+    vllm: str
+    python: str
+    engine_python: str
+    model: str
+    model_revision: str | None
+    dtype: str | None
+    device: str
+    frontend: str
+
+
+# Not plain functions: FastAPI would have a thread of a pool run those, for each request.
+async def _status(request: Request) -> EngineStatus:
+    reader: StatusReader = request.app.state.status
+    return reader.current
+
+
+Status = Annotated[EngineStatus, Depends(_status)]
+
+
+@router.get("/livez")
+@router.get("/v1/health/live", include_in_schema=False)
+async def livez() -> Live:
+    """Say that this program runs; never asks the engine."""
+    return Live(status="alive")
+
+
+@router.get(
+    "/healthz",
+    response_model=Health,
+    responses={503: {"model": Health, "description": "Not ready: loading, lost, draining or failed."}},
+)
+@router.get("/readyz", response_model=Health, include_in_schema=False)
+@router.get("/health", response_model=Health, include_in_schema=False)
+@router.get("/v1/health/ready", response_model=Health, include_in_schema=False)
+async def healthz(request: Request, status: Status) -> JSONResponse:
+    """Answer 200 when the engine has generated a token and still runs, else 503 and why."""
+    body = health_of(request.app.state.build, status)
+    if status.is_ready:
+        return JSONResponse(body.model_dump(mode="json"))
+    retry = {name.decode(): value.decode() for name, value in retry_after(status)}
+    return JSONResponse(body.model_dump(mode="json"), status_code=503, headers=retry)
+
+
+def health_of(build: Build, status: EngineStatus) -> Health:
+    """Say how the engine is."""
+    forecast = estimate(status, time.monotonic())
+    return Health(
+        status="ready" if status.is_ready else "unavailable",
+        state=status.state,
+        phase=str(status.phase),
+        phase_fraction=_rounded(status.fraction, 3),
+        fraction=1.0 if status.is_ready else _rounded(forecast.fraction if forecast else None, 3),
+        elapsed_seconds=round(status.elapsed_seconds(), 1),
+        estimate_seconds=_rounded(forecast.total_seconds if forecast else None),
+        remaining_seconds=_rounded(forecast.remaining_seconds if forecast else None),
+        download=_download(status),
+        model=build.model_id,
+        error=None if status.is_ready else _error(status),
+    )
+
+
+def _download(status: EngineStatus) -> DownloadProgress | None:
+    download = status.download
+    if download is None or status.is_ready:
+        return None
+    return DownloadProgress(
+        files_done=download.files_done,
+        files_total=download.files_total,
+        bytes_done=download.bytes_done,
+        bytes_total=download.bytes_total,
+        bytes_per_second=None if download.bytes_per_second is None else round(download.bytes_per_second),
+        remaining_seconds=_rounded(download.remaining_seconds),
+    )
+
+
+def _rounded(value: float | None, digits: int = 1) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def _error(status: EngineStatus) -> dict[str, Any]:
+    if status.error is not None:
+        return dict(status.error.body)
+    why = not_ready(status)
+    error: dict[str, Any] = error_body(why.message, type=why.kind, code=why.status)["error"]
+    return error
+
+
+@router.get("/ping", response_class=Response, responses={204: {}, 503: {}})
+async def ping(status: Status) -> Response:
+    """Answer as Runpod's load balancer wants it: 204 while loading, 200 when ready, 503 otherwise."""
+    if status.is_ready:
+        return Response(status_code=200)
+    return Response(status_code=204 if status.state is EngineState.STARTING else 503)
+
+
+@router.get("/version")
+async def version(request: Request, status: Status) -> Version:
+    """Say what runs: our build, vLLM, the model, the device."""
+    build: Build = request.app.state.build
+    return Version(
+        version=__version__,
+        build_sha=build.sha,
+        build_time=build.time,
+        vllm=build.vllm,
+        python=platform.python_version(),
+        engine_python=build.engine_python,
+        model=build.model_id,
+        model_revision=status.model_revision or build.model_revision,
+        dtype=status.dtype,
+        device=build.device,
+        frontend=build.frontend,
+    )

@@ -1,0 +1,301 @@
+"""The gateway's own metrics beside vLLM's, in one answer of Prometheus' text format 0.0.4.
+
+Labels are bounded: routes are the allow-list's templates, keys their configured names, and what is
+neither is counted under one word. No label holds what a client wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import nan
+from typing import Final
+
+from prometheus_client import (
+    CONTENT_TYPE_PLAIN_0_0_4,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    values,
+)
+from prometheus_client.metrics_core import Metric
+
+from vllm_engine.engine.engine_state import EngineState, EngineStatus, StatusReader
+from vllm_engine.gateway.observe.disk_usage import Space
+from vllm_engine.gateway.observe.request_record import UNMATCHED, Outcome, RequestRecord
+
+CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
+"""What `GatewayMetrics.render` returns. vLLM's metrics must be asked for in the same format: send
+`Accept: text/plain;version=0.0.4`, and no `Accept-Encoding`."""
+
+HUNG: Final = "engine-hung"
+"""The diagnosis of an engine that runs and makes no progress; counted from 0, so that its first is a rise."""
+
+_OTHER = "other"
+_MAX_REASONS = 32
+_END_OF_OPENMETRICS = b"# EOF"
+
+# vLLM's own bounds (`vllm/v1/metrics/buckets.py`), so that the two can be laid over each other, and finer
+# ones below 0.3 s, where vLLM has none for durations.
+_TTFT_BUCKETS = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
+)
+_DURATION_BUCKETS = (
+    *(0.005, 0.02, 0.05, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0),
+    *(60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
+)
+_QUEUE_BUCKETS = (
+    *(0.001, 0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0),
+    *(60.0, 120.0, 240.0, 480.0, 960.0),
+)
+
+
+_HELP = {
+    "ttft_seconds": "Time from a request to the first byte of the engine's answer, of streamed answers.",
+    "request_duration_seconds": "Time from a request to its end, of all requests that were not rejected.",
+    "queue_seconds": "Time a request waited in the gateway for its turn, in vain or not.",
+    "requests": "Requests that have ended; status is none where the client left before it had one.",
+    "rejections": "Requests that the gateway answered instead of the engine.",
+    "disconnects": "Requests whose client left before their end.",
+    "replays": "Requests sent again because the engine was lost before their answer began.",
+    "tokens": "Tokens by API key; of answers that told no usage prompt_estimate, by the size of the prompt's "
+    "text, and completion_estimate, the stream's events, a lower bound.",
+    "bytes": "Bytes of bodies, in from clients and out to them.",
+    "in_flight": "Requests at the engine now.",
+    "waiting": "Requests that wait in the gateway for their turn now.",
+    "bodies_incomplete": "Requests whose body is still being sent now.",
+    "body_bytes": "Memory that requests' bodies take now: each is held until its answer begins.",
+    "engine_state": "1 for the state that the engine is in.",
+    "standby_ready": "Whether a standby is ready to be the next engine.",
+    "standby_bytes": "Memory that the standby takes, shared pages counted once; 0 without one.",
+    "engine_up": "Whether the engine's own metrics could be read just now.",
+    "engine_restarts": "Starts of the engine after the first one of this process.",
+    "engine_failures": "Engines lost and failed starts, by the diagnosis' code (docs/troubleshooting.md).",
+    "engine_start_seconds": "How long the engine's last start took, up to its first token; 0 before that.",
+    "cache_free_bytes": "Free space where CACHE_DIR is; NaN while that is not known.",
+    "cache_size_bytes": "Size of the file system where CACHE_DIR is; NaN while that is not known.",
+    "log_lines_dropped": "Lines of the log that were dropped: not read in time, or not to be written.",
+    "tls_certificate_expiry_timestamp_seconds": "When the certificate in TLS_CERT_FILE expires, in seconds "
+    "since 1970; NaN without TLS.",
+    "start_time_seconds": "When the gateway started, in seconds since 1970.",
+    "build_info": "What runs; always 1.",
+}
+
+
+@dataclass(frozen=True)
+class Described:
+    """One metric as the documentation tells of it."""
+
+    name: str
+    type: str
+    labels: tuple[str, ...]
+    help: str
+
+
+class GatewayMetrics:
+    """Counts requests and renders `/metrics`; has a registry of its own and nothing global."""
+
+    def __init__(self, routes: Iterable[str], key_names: Container[str], build: Mapping[str, str]) -> None:
+        """Make all metrics.
+
+        Args:
+            routes: the allow-list's templates, the only values of `route` beside `unmatched`.
+            key_names: the names of the configured keys; may change while in use.
+            build: labels of `gateway_build_info`, such as version and sha.
+        """
+        self._routes = frozenset(routes)
+        self._key_names = key_names
+        self._registry = own = _Registry()
+        self._ttft = own.histogram("ttft_seconds", _TTFT_BUCKETS, "route")
+        self._duration = own.histogram("request_duration_seconds", _DURATION_BUCKETS, "route")
+        self._queue = own.histogram("queue_seconds", _QUEUE_BUCKETS)
+        self._requests = own.counter("requests", "route", "status", "outcome")
+        self._rejections = own.counter("rejections", "reason")
+        self._disconnects = own.counter("disconnects")
+        self._replays = own.counter("replays")
+        self._tokens = own.counter("tokens", "key", "kind")
+        size = own.counter("bytes", "direction")
+        self._bytes_in, self._bytes_out = size.labels("in"), size.labels("out")
+        self._in_flight = own.gauge("in_flight")
+        self._waiting = own.gauge("waiting")
+        self._incomplete, self._body_bytes = own.gauge("bodies_incomplete"), own.gauge("body_bytes")
+        self._state = own.gauge("engine_state", "state")
+        self._standby_ready = own.gauge("standby_ready")
+        self._standby_bytes = own.gauge("standby_bytes")
+        self._up = own.gauge("engine_up")
+        self._restarts = own.counter("engine_restarts")
+        self._failures = own.counter("engine_failures", "code")
+        self._failures.labels(HUNG)
+        self._start_seconds = own.gauge("engine_start_seconds")
+        self._cache_free, self._cache_size = own.gauge("cache_free_bytes"), own.gauge("cache_size_bytes")
+        self._log_lines_dropped = own.counter("log_lines_dropped")
+        self._count_log_lines_dropped: Callable[[], int] = lambda: 0
+        self._log_lines_counted = 0
+        self._certificate_expiry = own.gauge("tls_certificate_expiry_timestamp_seconds")
+        own.gauge("start_time_seconds").set(datetime.now(UTC).timestamp())
+        own.gauge("build_info", *build).labels(**build).set(1)
+        # Looking a label up costs as much as counting: what was found once is kept.
+        self._requests_of: dict[tuple[str, int, Outcome], Counter] = {}
+        self._times_of: dict[str, tuple[Histogram, Histogram]] = {}
+        self._tokens_of: dict[tuple[str | None, str], Counter] = {}
+        self._rejections_of: dict[str, Counter] = {}
+
+    @property
+    def described(self) -> Sequence[Described]:
+        """What there is, by name, type, labels and meaning."""
+        return tuple(self._registry.described)
+
+    def watch(
+        self,
+        *,
+        in_flight: Callable[[], int],
+        waiting: Callable[[], int],
+        state: Callable[[], EngineState],
+        standby_bytes: Callable[[], int | None] = lambda: None,
+        log_lines_dropped: Callable[[], int] = lambda: 0,
+        bodies: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        certificate_expiry: Callable[[], float] = lambda: nan,
+    ) -> None:
+        """Take these from where they are known, asked at each `render` and never on the data path."""
+        self._count_log_lines_dropped = log_lines_dropped
+        self._certificate_expiry.set_function(certificate_expiry)
+        self._in_flight.set_function(in_flight)
+        self._waiting.set_function(waiting)
+        self._incomplete.set_function(lambda: bodies()[0])
+        self._body_bytes.set_function(lambda: bodies()[1])
+        self._standby_ready.set_function(lambda: standby_bytes() is not None)
+        self._standby_bytes.set_function(lambda: standby_bytes() or 0)
+        for one in EngineState:
+            self._state.labels(one.value).set_function(lambda one=one: state() is one)  # type: ignore[misc]
+
+    def follow(self, status: StatusReader) -> None:
+        """Count the engine's restarts and failures from now on."""
+        last = status.current
+
+        def changed(now: EngineStatus) -> None:
+            nonlocal last
+            was, last = last, now
+            if now.starts > was.starts:
+                self._restarts.inc()
+            if now.state is was.state:
+                return
+            if now.error is not None:
+                self._failures.labels(now.error.code).inc()
+            if now.is_ready and was.state is EngineState.STARTING:
+                self._start_seconds.set(now.elapsed_seconds())
+
+        status.watch(changed)
+
+    def observe(self, record: RequestRecord) -> None:
+        """Count one request at its end."""
+        route = record.route if record.route in self._routes else UNMATCHED
+        outcome = record.outcome
+        requests = self._requests_of.get((route, record.status, outcome))
+        (requests or self._new_requests(route, record.status, outcome)).inc()
+        self._bytes_in.inc(record.bytes_in)
+        self._bytes_out.inc(record.bytes_out)
+        if record.queue_seconds is not None:
+            self._queue.observe(record.queue_seconds)
+        if outcome is Outcome.REJECTED:
+            self._reject(record.reason or _OTHER)
+            return
+        if outcome is Outcome.CLIENT_GONE:
+            self._disconnects.inc()
+        if record.replays:
+            self._replays.inc(record.replays)
+        if route not in self._times_of:
+            self._times_of[route] = self._ttft.labels(route), self._duration.labels(route)
+        ttft, duration = self._times_of[route]
+        duration.observe(record.duration_seconds)
+        if record.is_stream and record.ttft_seconds is not None:
+            ttft.observe(record.ttft_seconds)
+        if record.prompt_tokens:
+            kind = "prompt_estimate" if record.is_prompt_estimate else "prompt"
+            self._count_tokens(record.key, kind, record.prompt_tokens)
+        if record.completion_tokens:
+            kind = "completion_estimate" if record.is_estimate else "completion"
+            self._count_tokens(record.key, kind, record.completion_tokens)
+
+    def render(self, engine_text: bytes | None, cache: Space | None = None) -> bytes:
+        """Return the engine's metrics, byte for byte, and ours after them.
+
+        Args:
+            engine_text: what the engine's `/metrics` answered, uncompressed; None if it did not.
+            cache: the disk space where CACHE_DIR is, as far as known.
+        """
+        self._up.set(engine_text is not None)
+        self._cache_free.set(cache.free if cache else nan)
+        self._cache_size.set(cache.size if cache else nan)
+        dropped = self._count_log_lines_dropped()
+        self._log_lines_dropped.inc(dropped - self._log_lines_counted)
+        self._log_lines_counted = dropped
+        return _open_ended(engine_text or b"") + generate_latest(self._registry)
+
+    def _new_requests(self, route: str, status: int, outcome: Outcome) -> Counter:
+        shown = str(status) if 100 <= status <= 599 else "none"
+        child = self._requests.labels(route, shown, outcome.value)
+        self._requests_of[route, status, outcome] = child
+        return child
+
+    def _reject(self, reason: str) -> None:
+        child = self._rejections_of.get(reason)
+        if child is None:
+            known = len(self._rejections_of) < _MAX_REASONS
+            child = self._rejections.labels(reason if known else _OTHER)
+            if known:
+                self._rejections_of[reason] = child
+        child.inc()
+
+    def _count_tokens(self, key: str | None, kind: str, count: int) -> None:
+        child = self._tokens_of.get((key, kind))
+        if child is None:
+            known = key is None or key in self._key_names
+            child = self._tokens.labels((key or "") if known else _OTHER, kind)
+            if known:
+                self._tokens_of[key, kind] = child
+        child.inc(count)
+
+
+class _Registry(CollectorRegistry):
+    """Ours: named `gateway_*`, described in `_HELP`, and without the `_created` series nobody asks for."""
+
+    def __init__(self) -> None:
+        # PROMETHEUS_MULTIPROC_DIR is for vLLM's processes: our numbers would go into vLLM's files there, and
+        # come out of its /metrics. The library looks at the variable when it is imported and not again.
+        values.ValueClass = values.MutexValue
+        super().__init__()
+        self.described: list[Described] = []
+
+    def histogram(self, name: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        full, text = self._describe(name, "histogram", labels)
+        return Histogram(full, text, labels, buckets=buckets, registry=self)
+
+    def counter(self, name: str, *labels: str) -> Counter:
+        full, text = self._describe(name, "counter", labels)
+        return Counter(full, text, labels, registry=self)
+
+    def gauge(self, name: str, *labels: str) -> Gauge:
+        full, text = self._describe(name, "gauge", labels)
+        return Gauge(full, text, labels, registry=self)
+
+    def _describe(self, name: str, kind: str, labels: tuple[str, ...]) -> tuple[str, str]:
+        full = f"gateway_{name}_total" if kind == "counter" else f"gateway_{name}"
+        self.described.append(Described(full, kind, labels, _HELP[name]))
+        return full, _HELP[name]
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in super().collect():
+            metric.samples = [one for one in metric.samples if not one.name.endswith("_created")]
+            yield metric
+
+
+def _open_ended(text: bytes) -> bytes:
+    """Return a text that another can follow: `# EOF`, which ends OpenMetrics, is taken off."""
+    body = text.rstrip()
+    if body == _END_OF_OPENMETRICS or body.endswith(b"\n" + _END_OF_OPENMETRICS):
+        text = body.removesuffix(_END_OF_OPENMETRICS)
+    return text if not text or text.endswith(b"\n") else text + b"\n"

@@ -1,0 +1,51 @@
+"""Counts and logs every request at its end, and answers `/metrics`."""
+
+from __future__ import annotations
+
+import asyncio
+
+from vllm_engine.gateway.local.shared_answer import Shared
+from vllm_engine.gateway.observe.access_log import log_access
+from vllm_engine.gateway.observe.disk_usage import Disk
+from vllm_engine.gateway.observe.gateway_metrics import GatewayMetrics
+from vllm_engine.gateway.observe.request_record import UNMATCHED, RequestRecord
+from vllm_engine.gateway.observe.scrape import read_engine_metrics
+from vllm_engine.gateway.proxy.upstream import Upstream
+
+
+class Observation:
+    """Both observers in one: metrics and the access log."""
+
+    def __init__(
+        self, metrics: GatewayMetrics, upstream: Upstream, model: str, cache: Disk, *, keep_seconds: float
+    ) -> None:
+        """Take what to count with, the engine, the model's served name, and the cache's disk.
+
+        Args:
+            metrics: the gateway's own.
+            upstream: the engine's connections.
+            model: the name under which the model is served.
+            cache: the file system of `CACHE_DIR`.
+            keep_seconds: for how long one reading serves all who ask (`METRICS_CACHE_SECONDS`).
+        """
+        self._metrics = metrics
+        self._model = model
+        self._cache = cache
+        self._engine_text = Shared(lambda: read_engine_metrics(upstream), keep_seconds)
+        self._rendered = Shared(self._render, keep_seconds)
+
+    def finished(self, record: RequestRecord) -> None:
+        """Count and log a request that has ended."""
+        self._metrics.observe(record)
+        log_access(record, None if record.route == UNMATCHED else self._model)
+
+    async def render(self) -> bytes:
+        """Return vLLM's metrics as they are, then the gateway's; ours alone while vLLM is silent."""
+        return await self._rendered.get()
+
+    async def engine_metrics(self) -> bytes | None:
+        """Return vLLM's metrics as they are; None while it is silent."""
+        return await self._engine_text.get()
+
+    async def _render(self) -> bytes:
+        return self._metrics.render(*await asyncio.gather(self.engine_metrics(), self._cache.space()))

@@ -1,0 +1,96 @@
+"""What is known of one request: filled in along the data path, read once at its end."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from vllm_engine.gateway.observe.tracing import Span
+
+UNMATCHED = "unmatched"
+"""The route of a request that the allow-list does not name, our own ones included."""
+
+RECORD = "vllm_engine.record"
+"""Key in the scope under which what the gateway answers itself finds the request's `RequestRecord`."""
+
+
+class Outcome(StrEnum):
+    """Why a request ended; the label of `gateway_requests_total` and a field of the access log."""
+
+    COMPLETE = "complete"
+    """The engine's whole answer was passed on, whatever its status."""
+    CLIENT_GONE = "client_gone"
+    """The client left first; the engine was told to stop."""
+    UPSTREAM_BROKEN = "upstream_broken"
+    """The engine broke off: the client got a 502, an SSE error event, or a cut connection."""
+    REJECTED = "rejected"
+    """The gateway answered instead of the engine; `reason` says why."""
+    FAILED = "failed"
+    """A defect of ours: the client got a 500 or a cut connection."""
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """One request on its way; times are `time.monotonic` seconds, the rest seconds and bytes."""
+
+    request_id: str
+    method: str
+    path: str
+    route: str = UNMATCHED
+    """The allow-list's own name of the route, such as `/v1/responses/{id}`: safe as a metric label."""
+    is_core_work: bool = False
+    """Whether vLLM's engine core has to work for an answer on this route, and not its API process alone."""
+    key: str | None = None
+    """The API key's name, never the key; None where no keys are set."""
+    reason: str | None = None
+    """Why it was rejected: unknown_route, method, unauthorized, not_ready, saturated, queue_timeout, ..."""
+    status: int = 0
+    outcome: Outcome = Outcome.COMPLETE
+    received: float = field(default_factory=time.monotonic)
+    queue_seconds: float | None = None
+    """How long it waited for its turn, in vain or not; None for what has not come that far."""
+    replays: int = 0
+    """How often it was sent again because the engine was lost before the answer began."""
+    first_byte: float | None = None
+    """When the first byte of the answer's body came from the engine."""
+    ended: float = 0.0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    may_stream: bool = False
+    """Whether the route answers with events to who asks for a stream."""
+    is_stream: bool = False
+    """Whether the client waits for events."""
+    has_run: bool = False
+    """Whether the engine was given it and did not refuse it, so that its prompt was worked on."""
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    span: Span | None = None
+    """Its part of a trace, from where it is known to be somebody's request for the engine."""
+    is_prompt_estimate: bool = False
+    """Whether the prompt's tokens are `TokenEstimate`'s estimate."""
+    is_estimate: bool = False
+    """Whether the completion tokens are `UsageReader`'s estimate."""
+
+    def reject(self, status: int, reason: str) -> None:
+        """Note that the gateway answers instead of the engine."""
+        self.status, self.reason, self.outcome = status, reason, Outcome.REJECTED
+
+    @property
+    def ttft_seconds(self) -> float | None:
+        """Seconds from the request to the first byte of the engine's answer."""
+        return None if self.first_byte is None else self.first_byte - self.received
+
+    @property
+    def duration_seconds(self) -> float:
+        """Seconds from the request to its end."""
+        return self.ended - self.received
+
+
+class Observer(Protocol):
+    """Told of every request at its end."""
+
+    def finished(self, record: RequestRecord) -> None:
+        """Count it, log it; must not raise."""

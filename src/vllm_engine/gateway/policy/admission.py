@@ -1,0 +1,287 @@
+"""Admission: which request may go to the engine, which waits, and which is refused and until when."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from vllm_engine.gateway.policy.admission_limits import Limits, Pace, Rejected, draining
+from vllm_engine.gateway.policy.fairness import FairQueue, KeyState
+
+KEYS_BEFORE_SWEEP = 64
+"""Up to this many keys are remembered whether or not they come back."""
+
+
+class KeyLoad(NamedTuple):
+    """What one API key has open."""
+
+    in_flight: int
+    waiting: int
+
+
+class Claim(NamedTuple):
+    """What a request asks for."""
+
+    requests: int = 1
+    """How many it counts for; it takes as many places, but never more than there are."""
+    tokens: int = 0
+    """What its prompt will cost, estimated; corrected when the use is known."""
+
+
+_ONE: Final = Claim()
+
+
+class Ticket:
+    """A place at the engine, or as many as its request counts for; whoever holds it must `leave`."""
+
+    __slots__ = ("_admission", "_has_left", "_key", "_places", "_started", "estimate")
+
+    def __init__(
+        self, admission: Admission, key: KeyState, places: int, estimate: int, started: float
+    ) -> None:
+        self._admission = admission
+        self._key = key
+        self._places = places
+        self.estimate = estimate
+        """The tokens that its key has been charged for already."""
+        self._started = started
+        self._has_left = False
+
+    def leave(self) -> None:
+        """Give the place to the next in turn; a second call does nothing."""
+        if not self._has_left:
+            self._has_left = True
+            self._admission._left(self._key, self._places, self._started)
+
+    def record_tokens(self, prompt: int, completion: int) -> None:
+        """Charge the key for what was used, in place of the estimate; before or after `leave`, calls add up.
+
+        More than the key has left puts it into debt: its next requests are refused until the
+        minute's refill has paid it. Requests that are already open run on.
+        """
+        estimate, self.estimate = self.estimate, 0
+        self._admission._charge(self._key.name, prompt + completion - estimate)
+
+
+class Admission:
+    """Lets requests through to the engine, as many as the limits allow, fair between API keys.
+
+    A request is refused for its key's limits first, then for want of a place. It counts as one of
+    its key's requests per minute, and its prompt for its key's tokens, only if it runs. One that wants
+    more places than are free waits for them at the head of the queue, and the others behind it. Only
+    `enter` is awaited, and suspends only where a request has to wait. All calls belong to one event loop.
+
+    Args:
+        limits: how much to take on.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, limits: Limits, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits = limits
+        self._clock = clock
+        self.places = limits.max_in_flight or sys.maxsize
+        """How many requests may be at the engine at once."""
+        # Whenever a request waits, fewer places are free than the first in turn wants.
+        self._in_flight = 0
+        self._queue: FairQueue[_Waiter] = FairQueue()
+        self._keys: dict[str | None, KeyState] = {}
+        self._sweep_at = KEYS_BEFORE_SWEEP
+        self._pace = Pace(clock())
+        self._closed: str | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests hold a place."""
+        return self._in_flight
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for one."""
+        return len(self._queue)
+
+    def by_key(self) -> dict[str | None, KeyLoad]:
+        """Return what every key has open; keys with nothing open are not in it."""
+        loads = {name: KeyLoad(key.in_flight, self._queue.count(name)) for name, key in self._keys.items()}
+        return {name: load for name, load in loads.items() if any(load)}
+
+    async def enter(self, key: str | None, claim: Claim = _ONE) -> Ticket:
+        """Return a place at the engine, at once or after waiting for it.
+
+        Await it in the very task that will `leave`: cancelling that task while it waits frees its
+        place in the queue, and a place at the engine if one was being handed over at that moment.
+
+        Args:
+            key: the API key's name; None stands for all clients without a known one together.
+            claim: what the request counts for.
+
+        Raises:
+            Rejected: a limit is reached, the wait took too long, or the gateway is draining.
+        """
+        now = self._clock()
+        state = self._keys.get(key) or self._new_key(key, now)
+        places = min(claim.requests, self.places)
+        self._check(state, places, now)
+        if self._queue or self._in_flight + places > self.places:
+            return await self._wait(state, places, claim, now)
+        state.take(claim.requests, claim.tokens, now)
+        state.in_flight += places
+        self._in_flight += places
+        if self._in_flight == self.places:
+            self._pace.quiet_since = now
+        return Ticket(self, state, places, claim.tokens, now)
+
+    def check_open(self) -> None:
+        """Refuse a request before anything is done for it.
+
+        Raises:
+            Rejected: the gateway is draining.
+        """
+        if self._closed is not None:
+            raise draining(self._closed)
+
+    def close(self, reason: str) -> None:
+        """Refuse everyone who waits, or comes from now on, with 503; those in flight go on.
+
+        Args:
+            reason: the sentence they are told.
+        """
+        self._closed = reason
+        while self._queue:
+            self._queue.popleft().answer(draining(reason))
+
+    def reopen(self) -> None:
+        """Take requests again."""
+        self._closed = None
+
+    def _check(self, key: KeyState, places: int, now: float) -> None:
+        self.check_open()
+        requests = 0.0 if key.requests is None else key.requests.seconds_until_one(now)
+        tokens = 0.0 if key.tokens is None else key.tokens.seconds_until_one(now)
+        # Of two allowances that are used up, the one that takes longer says when to come back.
+        if tokens > requests:
+            raise self._limits.out_of_tokens(key.name, tokens)
+        if requests:
+            raise self._limits.out_of_requests(key.name, requests)
+        limit = self._limits.key_max_in_flight
+        # One that counts for more than the key may have open runs alone.
+        if limit and key.in_flight + key.waiting + min(places, limit) > limit:
+            one = self._pace.seconds_until_one(key.in_flight) if key.in_flight else self._until_free(now)
+            raise self._limits.too_many_open(key.name, one)
+
+    async def _wait(self, key: KeyState, places: int, claim: Claim, arrived: float) -> Ticket:
+        self._find_room(key.name, arrived)
+        if not self._queue and self._in_flight < self.places:
+            self._pace.quiet_since = arrived
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(key, places, loop.create_future())
+        self._queue.append(key.name, waiter)
+        key.take(claim.requests, claim.tokens, arrived)
+        # Whoever made room may have been the first in turn.
+        self._pass_on()
+        timeout = self._limits.queue_timeout_seconds
+        timer = loop.call_later(timeout, self._expire, waiter) if timeout else None
+        try:
+            if refusal := await waiter.answered:
+                refusal.has_waited = True
+                raise refusal
+        except BaseException:
+            self._give_up(waiter, claim)
+            raise
+        finally:
+            if timer:
+                timer.cancel()
+        return Ticket(self, key, places, claim.tokens, self._clock())
+
+    def _find_room(self, name: str | None, now: float) -> None:
+        if len(self._queue) < self._limits.max_queue:
+            return
+        displaced = self._queue.make_room(name)
+        if displaced is None:
+            raise self._limits.queue_is_full(self._until_free(now))
+        displaced.answer(self._limits.displaced(self._until_free(now)))
+
+    def _expire(self, waiter: _Waiter) -> None:
+        if waiter.answered.done():
+            return  # in the loop's same step it got its place, or its client left
+        self._queue.discard(waiter.key.name, waiter)
+        waiter.answer(self._limits.waited_too_long(self._until_free(self._clock())))
+        self._pass_on()
+
+    def _give_up(self, waiter: _Waiter, claim: Claim) -> None:
+        self._queue.discard(waiter.key.name, waiter)
+        waiter.key.take(-claim.requests, -claim.tokens, self._clock())
+        # The client left after a place was handed to it and before it could take notice.
+        if waiter.has_place:
+            waiter.key.in_flight -= waiter.places
+            self._in_flight -= waiter.places
+        elif waiter.answered.cancelled():
+            waiter.key.waiting -= waiter.places
+        self._pass_on()
+
+    def _left(self, key: KeyState, places: int, started: float) -> None:
+        now = self._clock()
+        self._pace.ended(now - started, now)
+        key.in_flight -= places
+        self._in_flight -= places
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Give the free places to those whose turn it is."""
+        while self._queue:
+            waiter = self._queue.first()
+            if self._in_flight + waiter.places > self.places:
+                return
+            self._queue.popleft()
+            if waiter.answer(None):
+                waiter.key.in_flight += waiter.places
+                self._in_flight += waiter.places
+
+    def _until_free(self, now: float) -> float:
+        """Estimate when all that wait are served and one more place is free; all are taken now."""
+        return self._pace.seconds_until(len(self._queue) + 1, self._in_flight, now)
+
+    def _charge(self, name: str | None, tokens: int) -> None:
+        if not (self._limits.key_tokens_per_minute and tokens):
+            return
+        now = self._clock()
+        # By name: since it left, the key may have been forgotten.
+        key = self._keys.get(name) or self._new_key(name, now)
+        if key.tokens is not None:
+            key.tokens.take(tokens, now)
+
+    def _new_key(self, name: str | None, now: float) -> KeyState:
+        if len(self._keys) >= self._sweep_at:
+            # At twice what the last sweep left, sweeping costs each new key a constant share.
+            waiting = self._queue.count
+            self._keys = {n: key for n, key in self._keys.items() if waiting(n) or not key.is_new(now)}
+            self._sweep_at = max(KEYS_BEFORE_SWEEP, 2 * len(self._keys))
+        key = self._keys[name] = KeyState(name, self._limits, now)
+        return key
+
+
+class _Waiter:
+    """A request in the queue; it is answered None with places of its own, else why it gets none."""
+
+    __slots__ = ("answered", "key", "places")
+
+    def __init__(self, key: KeyState, places: int, answered: asyncio.Future[Rejected | None]) -> None:
+        self.key = key
+        self.places = places
+        self.answered = answered
+        key.waiting += places
+
+    @property
+    def has_place(self) -> bool:
+        """Whether a place at the engine was handed to it."""
+        return self.answered.done() and not self.answered.cancelled() and self.answered.result() is None
+
+    def answer(self, refusal: Rejected | None) -> bool:
+        """Tell it its fate; False where its client had left before."""
+        if self.answered.done():
+            return False
+        self.key.waiting -= self.places
+        self.answered.set_result(refusal)
+        return True

@@ -1,0 +1,1 @@
+"""One request to the engine, and its answer back."""

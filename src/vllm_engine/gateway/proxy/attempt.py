@@ -1,0 +1,203 @@
+"""One request's way to an answer: tried, tried again where that is safe, and over a restart of the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from starlette.types import Send
+
+from vllm_engine.engine.activity import Pulse
+from vllm_engine.engine.engine_state import StatusReader
+from vllm_engine.gateway.answers import retry_after, send_error
+from vllm_engine.gateway.body.request_body import Body
+from vllm_engine.gateway.error_dialect import ApiError
+from vllm_engine.gateway.observe.request_record import Outcome, RequestRecord
+from vllm_engine.gateway.policy.request_id import REQUEST_ID
+from vllm_engine.gateway.proxy.failover import Recovery, Verdict
+from vllm_engine.gateway.proxy.forwarded_headers import answer_headers
+from vllm_engine.gateway.proxy.liveness import Liveness, ask_health
+from vllm_engine.gateway.proxy.response_stream import Relay
+from vllm_engine.gateway.proxy.upstream import Upstream, UpstreamConnection, UpstreamError
+
+logger = logging.getLogger("gateway.proxy")
+
+_CONNECTIONS = 3
+"""How many connections a request may use up at one and the same engine."""
+_SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
+"""RFC 9110, section 9.2.1: what may be asked twice without harm."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What every exchange needs of the engine."""
+
+    upstream: Upstream
+    status: StatusReader
+    recovery: Recovery
+    pulse: Pulse
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request as it is written to the engine."""
+
+    method: str
+    head: bytes
+    body: Body
+
+
+class Exchange:
+    """Passes one request to the engine and its answer to the client.
+
+    Nothing has reached the client while an exchange is repeated, but for comments in an event stream.
+    """
+
+    def __init__(
+        self, engine: Engine, relay: Relay, send: Send, record: RequestRecord, keep_alive: float
+    ) -> None:
+        self._engine = engine
+        self._relay = relay
+        self._send = send
+        self._record = record
+        self._keep_alive = keep_alive if record.is_stream else 0.0
+        self._identity = record.request_id.encode()
+        self._is_open = False
+
+    async def run(self, request: Request) -> None:
+        """Go through with it.
+
+        Raises:
+            UpstreamError: the engine broke off in an answer that cannot say so any more.
+        """
+        lost = 0
+        while True:
+            start = self._engine.status.current.starts
+            error = await self._try(request, start)
+            if error is None:
+                return
+            verdict = Verdict.LIVES if error.own_reason else await self._verdict(start)
+            if verdict is not Verdict.LIVES and not error.is_unread:
+                lost += 1
+            error = self._relay.failure or error
+            if lost == 2 and error.own_reason is None:
+                await self._refuse_poison()
+                return
+            if error.own_reason or verdict is not Verdict.RESTARTED:
+                await self._refuse(error)
+                return
+            self._record.replays += 1
+            logger.info("%s: the engine was lost; sent again to the restarted one", self._record.request_id)
+            self._relay.reset()
+
+    async def _try(self, request: Request, start: int) -> UpstreamError | None:
+        """Ask the engine that there is; returns why there is no answer, or None once one was passed on."""
+        error = await self._ask(request)
+        if error is None:
+            error = await self._obituary(start)
+        if error is None:
+            request.body.drop()
+            await self._pass_on()
+        return error
+
+    async def _ask(self, request: Request) -> UpstreamError | None:
+        relay = self._relay
+        for number in range(_CONNECTIONS):
+            try:
+                relay.check()
+                connection = await self._engine.upstream.connect(fresh=number > 0)
+                relay.attach(connection)
+            except UpstreamError as error:
+                return error
+            is_head = request.method == "HEAD"
+            connection.start(request.head, request.body.data, relay, is_head_request=is_head)
+            await self._until_begun()
+            if relay.error is None or relay.has_begun or not _may_repeat(request, connection, relay.error):
+                break
+        return None if relay.has_begun else relay.error
+
+    async def _until_begun(self) -> None:
+        """Wait for something to pass on; an event stream is opened if that takes long."""
+        if self._keep_alive and not self._is_open:
+            try:
+                async with asyncio.timeout(self._keep_alive):
+                    await self._relay.until_begun()
+            except TimeoutError:
+                await self._open()
+        await self._relay.until_begun()
+
+    async def _verdict(self, start: int) -> Verdict:
+        """Find out whether the engine was lost; a client of a stream hears from us while that takes long."""
+        health = await ask_health(self._engine.upstream)
+        if health is Liveness.GOOD and self._engine.status.current.starts == start:
+            return Verdict.LIVES
+        waiting = asyncio.ensure_future(self._engine.recovery.after_failure(start))
+        try:
+            if self._keep_alive and not self._is_open:
+                await asyncio.wait({waiting}, timeout=self._keep_alive)
+                if not waiting.done():
+                    await self._open()
+            return await waiting
+        finally:
+            waiting.cancel()
+
+    async def _open(self) -> None:
+        self._is_open = True
+        await self._relay.open_event_stream((REQUEST_ID, self._identity))
+
+    async def _obituary(self, start: int) -> UpstreamError | None:
+        """Say whether what has come is no answer but the sign of the engine's death."""
+        if not self._relay.may_be_obituary:
+            return None
+        # While it reports an error the engine may not have noticed itself that this was its end.
+        health = await ask_health(self._engine.upstream)
+        if health is Liveness.UNKNOWN and await self._engine.recovery.is_lost(start):
+            health = Liveness.DEAD
+        return UpstreamError("the engine died under it") if health is Liveness.DEAD else None
+
+    async def _pass_on(self) -> None:
+        relay = self._relay
+        if self._is_open:
+            await relay.continue_event_stream()
+            return
+        assert relay.status is not None  # noqa: S101 - it has begun
+        is_events = relay.is_event_stream
+        self._record.is_stream |= is_events
+        headers = answer_headers(relay.status, relay.headers, self._identity, is_event_stream=is_events)
+        await relay.pass_on(headers)
+
+    async def _refuse_poison(self) -> None:
+        logger.warning("%s: the engine died twice with this request; not sent again", self._record.request_id)
+        self._record.outcome = Outcome.UPSTREAM_BROKEN
+        self._record.reason = "poison"
+        message = "The engine died twice while it worked on this request, so it is not tried again"
+        await self._end(ApiError(500, "engine_crash", message))
+
+    async def _refuse(self, error: UpstreamError) -> None:
+        logger.warning("%s: %s", self._record.request_id, error)
+        record, kind = self._record, "upstream_error"
+        record.outcome = Outcome.UPSTREAM_BROKEN
+        if error.own_reason is not None:
+            record.outcome, record.reason = Outcome.REJECTED, error.own_reason
+            kind = "unavailable_error"
+        await self._end(ApiError(error.status, kind, error.told))
+
+    async def _end(self, error: ApiError) -> None:
+        if self._is_open:
+            await self._relay.end_event_stream(error)
+            return
+        self._record.status = error.status
+        retry = retry_after(self._engine.status.current) if error.status == 503 else []
+        await send_error(self._send, self._record, error, retry)
+
+
+def _may_repeat(request: Request, connection: UpstreamConnection, error: UpstreamError) -> bool:
+    """Whether the same engine may be asked once more, after nothing of an answer has come.
+
+    Only what it has certainly not begun, or what can be asked twice (RFC 9110, section 9.2.2). An idle
+    connection that it was about to close as the request was written to it leaves the request unread.
+    """
+    if error.own_reason is not None:
+        return False
+    return error.is_unread or (connection.reused and request.method in _SAFE_METHODS)

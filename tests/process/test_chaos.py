@@ -1,0 +1,47 @@
+"""The chaos suite with the fake engine: every harm, in seconds. With the real one: `make chaos`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from perf.chaos.case import Case, play, play_sigterm
+from perf.chaos.harm import Rig, kill_core, kill_leader, stop_core
+from tests.process.conftest import StartProgram
+from tests.support.program import DEADLINE
+
+NOTICE_SECONDS = 10.0
+"""Ten times what is promised: the machine that tests may be busy. `make chaos` measures."""
+CASES = [
+    Case("EngineCore killed", kill_core, streams=32, begun=32, notice=NOTICE_SECONDS),
+    Case("killed during prefill", kill_core, words=500, begun=0, notice=NOTICE_SECONDS),
+    Case("kills in a row", kill_leader, times=4, tokens=400, notice=NOTICE_SECONDS),
+    Case("clients leave", None, streams=48, wholes=16, leave=0.4, begun=0),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_chaos(start: StartProgram, tmp_path: Path, case: Case) -> None:
+    """Every request ends as documented, none that had not begun fails, nothing is left behind."""
+    program = start({"tokens_per_second": 20}, MAX_RESTARTS="100", RESTART_WINDOW_SECONDS="1")
+    program.until_ready()
+    result = play(case, Rig(program, "fake", tmp_path, tmp_path / "cache"), DEADLINE)
+    assert not result.faults, result
+
+
+def test_core_stopped(start: StartProgram, tmp_path: Path) -> None:
+    """A core that stands still is found out; with nothing begun, nothing is lost."""
+    program = start({"tokens_per_second": 20}, HANG_TIMEOUT_SECONDS="2", CANARY_INTERVAL_SECONDS="0.5")
+    program.until_ready()
+    rig = Rig(program, "fake", tmp_path, tmp_path / "cache")
+    result = play(Case("EngineCore stopped", stop_core, notice=None, may_live=True), rig, DEADLINE)
+    assert not result.faults, result
+
+
+def test_sigterm(start: StartProgram, tmp_path: Path) -> None:
+    """64 streams over a SIGTERM: none is cut short, exit 0."""
+    program = start({"tokens": 160, "tokens_per_second": 20})
+    program.until_ready()
+    result = play_sigterm(Rig(program, "fake", tmp_path, tmp_path / "cache"), 64, 160, 64, DEADLINE)
+    assert not result.faults, result

@@ -1,0 +1,70 @@
+"""Failed starts and deaths on record: each file's first line says what it is and what must be told from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from vllm_engine.diagnosis.run_facts import Facts
+from vllm_engine.engine.child_process import TAIL_LINES
+from vllm_engine.engine.engine_exit import Ending
+
+LOGS = Path(__file__).parents[1] / "data/logs"
+_OLDER = {
+    "bad-value": ("bad-flag-value", 2),
+    "kv-cache": ("kv-cache-too-small", 1),
+    "max-model-len": ("max-model-len-too-large", 1),
+    "missing-model": ("model-not-found", 1),
+    "offline-model": ("hub-unreachable", 1),
+    "unknown-flag": ("unknown-flag", 2),
+}
+"""`cpu-0.32-fail-*.log`, recorded before the files had a first line of their own: code and exit status."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One recorded failure."""
+
+    name: str
+    code: str
+    ending: Ending
+    oom_kills: int = 0
+
+    def facts(self, facts: Facts) -> Facts:
+        """Add to the facts what the record says of the kernel's counters."""
+        return dataclasses.replace(facts, oom_kills=self.oom_kills)
+
+
+def failures() -> list[Failure]:
+    """Return every recorded failure."""
+    older = [
+        Failure(path.stem, code, Ending(status, lines_of(path), False))
+        for name, (code, status) in _OLDER.items()
+        for path in [LOGS / f"cpu-0.32-fail-{name}.log"]
+    ]
+    return older + [_read(path) for path in sorted((LOGS / "failed").glob("*.log"))]
+
+
+def healthy_logs() -> list[Path]:
+    """Return the logs of starts that went well."""
+    return [path for path in sorted(LOGS.glob("*.log")) if "-fail-" not in path.name]
+
+
+def lines_of(path: Path) -> tuple[str, ...]:
+    """Return a log's newest lines as the supervisor keeps them, without the record's own."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return tuple(line.rstrip() for line in lines if line.strip() and not line.startswith("# recorded"))[
+        -TAIL_LINES:
+    ]
+
+
+def _read(path: Path) -> Failure:
+    with path.open(encoding="utf-8") as file:
+        head = dict(re.findall(r"(\w+): ([^|]+?)(?: \||$)", file.readline().strip().removeprefix("# ")))
+    status = None if head["status"] == "None" else int(head["status"])
+    ending = Ending(status, lines_of(path), head["stage"] == "serving", "loading weights")
+    if "hang" in head:
+        ending = dataclasses.replace(ending, seen=head["hang"], is_hang=True)
+    return Failure(path.stem, head["code"], ending, int(head.get("oom_kills", 0)))

@@ -1,0 +1,169 @@
+"""What a fake engine does before it serves: real log lines, a real socket, real children."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from tests.support.fake.fake_scenarios import LOGS, Scenario
+
+_CLOCK = re.compile(rb"\d\d-\d\d (\d\d):(\d\d):(\d\d)")
+_PROCESS = re.compile(rb"^\((\w+)[\w-]*( pid=)\d+\)")
+_SERVES = re.compile(rb"Started server process|\[shutdown\]|\"(GET|POST) /")
+"""The first line that a replay leaves out: from there on the fake's own server speaks."""
+
+_SLEEPER = "import signal; signal.pause()"
+_SLEEPER_WITH_ORPHAN = """
+import signal, subprocess, sys
+deaf = lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN)  # before its exec, so it is never not deaf
+subprocess.Popen([sys.argv[1], "-S", "-E", "-c", "import signal; signal.pause()"], preexec_fn=deaf)
+signal.pause()
+"""
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """A line of a real log."""
+
+    raw: bytes
+    at: float
+    """Seconds since the log's first line."""
+
+    @property
+    def descriptor(self) -> int:
+        """Where vLLM writes it: its own lines to stdout; progress bars, warnings and tracebacks to stderr."""
+        return 1 if _PROCESS.match(self.raw) else 2
+
+
+def read_log(name: str) -> list[LogLine]:
+    """Return a log's lines up to where its server starts to serve, or all of them if it never does."""
+    lines: list[LogLine] = []
+    first = now = None
+    # An absolute path wins over LOGS.
+    for raw in (LOGS / name).read_bytes().splitlines(keepends=True):
+        if _SERVES.search(raw):
+            break
+        if clock := _CLOCK.search(raw):
+            hours, minutes, seconds = map(int, clock.groups())
+            now = hours * 3600 + minutes * 60 + seconds
+            first = now if first is None else first
+        lines.append(LogLine(raw, float((now or 0) - (first or 0))))
+    return lines
+
+
+class EngineCoreProcess:
+    """A second process in the group, named as vLLM's; it only sleeps."""
+
+    def __init__(self, *, with_orphan: bool) -> None:
+        folder = Path(sys.prefix) / "bin"
+        sleeper = (_SLEEPER_WITH_ORPHAN, str(folder / "VLLM::Worker")) if with_orphan else (_SLEEPER,)
+        self.process = subprocess.Popen(
+            [folder / "VLLM::EngineCore", "-S", "-E", "-c", *sleeper], stdin=subprocess.DEVNULL
+        )
+
+    @property
+    def pid(self) -> int:
+        """Its pid."""
+        return self.process.pid
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.process.kill()
+
+    def reap(self) -> None:
+        """Take note of its end."""
+        self.process.wait()
+
+
+class Replay:
+    """Writes a start's log lines, at their times, with the pids and the clock of now."""
+
+    def __init__(self, scenario: Scenario, steps: dict[bytes, Callable[[], None]]) -> None:
+        self._scenario = scenario
+        self._steps = dict(steps)
+        self._pids = {b"APIServer": os.getpid()}
+
+    def name_process(self, name: bytes, pid: int) -> None:
+        """Have lines of this process carry this pid."""
+        self._pids[name] = pid
+
+    def run(self) -> None:
+        """Write all lines; each step runs once, before the first line that holds its key or at the end."""
+        for line in self._timed(read_log(self._scenario.startup_log)):
+            for key in [key for key in self._steps if key in line.raw]:
+                self._steps.pop(key)()
+            write(line.descriptor, self._rewritten(line.raw))
+            stall_at = self._scenario.stall_at
+            if stall_at is not None and stall_at.encode() in line.raw:
+                sleep_for_ever()
+        for step in self._steps.values():
+            step()
+
+    def _timed(self, lines: list[LogLine]) -> Iterator[LogLine]:
+        whole = lines[-1].at if lines else 0.0
+        started = time.monotonic()
+        for line in lines:
+            if whole and self._scenario.startup_seconds:
+                due = started + line.at / whole * self._scenario.startup_seconds
+                time.sleep(max(0.0, due - time.monotonic()))
+            yield line
+
+    def _rewritten(self, raw: bytes) -> bytes:
+        if process := _PROCESS.match(raw):
+            # A worker, if there is none, is given the pid after the engine core's.
+            pid = self._pids.get(process[1], self._pids.get(b"EngineCore", 0) + 1)
+            raw = raw[: process.end(2)] + str(pid).encode() + raw[process.end() - 1 :]
+        return _CLOCK.sub(time.strftime("%m-%d %H:%M:%S").encode(), raw, count=1)
+
+
+def write(descriptor: int, data: bytes) -> None:
+    """Write all of it, unbuffered: a crash must not lose what came before it."""
+    # Like Python's logging, and so like vLLM, go on when nobody reads any more.
+    with suppress(BrokenPipeError):
+        while data:
+            data = data[os.write(descriptor, data) :]
+
+
+def log(level: str, message: str) -> None:
+    """Write a line as vLLM's API server does."""
+    now = time.strftime("%m-%d %H:%M:%S")
+    write(1, f"(APIServer pid={os.getpid()}) {level} {now} {message}\n".encode())
+
+
+def write_chatter(scenario: Scenario) -> None:
+    """Write what no reader of logs expects."""
+    if "many" in scenario.chatter:
+        for number in range(20_000):
+            write(1, f"(APIServer pid={os.getpid()}) INFO chatter line {number}\n".encode())
+    if "long" in scenario.chatter:
+        write(1, b"long " + b"x" * 4_000_000 + b"\n")
+    if "binary" in scenario.chatter:
+        write(2, b"binary \xff\xfe\x80 \xc3( \x00 \x1b[31m end\n")
+
+
+def end(scenario: Scenario, status: int) -> NoReturn:
+    """End as the scenario says, with its last words; a negative status is a signal."""
+    for line in scenario.last_lines:
+        write(2, line.encode() + b"\n")
+    if "unterminated" in scenario.chatter:
+        write(2, b"unterminated last line")
+    if status < 0:
+        if status != -signal.SIGKILL:
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    os._exit(status)
+
+
+def sleep_for_ever() -> NoReturn:
+    """Sleep until a signal ends the process."""
+    while True:
+        signal.pause()

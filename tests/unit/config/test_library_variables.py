@@ -1,0 +1,82 @@
+"""What variables of libraries name must be there, and Unix sockets need short paths."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+import trustme
+
+from vllm_engine.config import library_variables
+from vllm_engine.config.settings import Settings
+from vllm_engine.errors import SettingsError
+
+HUB = Settings(MODEL_ID="org/name")
+
+
+@pytest.fixture
+def authorities(tmp_path: Path) -> Path:
+    """A file with a certificate authority."""
+    path = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_DIR"])
+def test_authorities_that_are_gone(name: str, tmp_path: Path, authorities: Path) -> None:
+    """The sentence names the variable and the file; a model that is here already is served all the same."""
+    environ = {name: str(tmp_path / "gone")}
+    ((problem,), warnings) = library_variables.check_certificates(HUB, environ)
+    assert problem.key == name and "gone" in problem.value and warnings == []
+    for settings, more in (
+        (Settings(MODEL_ID=str(tmp_path)), {}),
+        (HUB, {"HF_HUB_OFFLINE": "1"}),
+        (HUB, {"TRANSFORMERS_OFFLINE": "YES"}),
+    ):
+        problems, (warning,) = library_variables.check_certificates(settings, environ | more)
+        assert problems == [] and name in warning
+    good = tmp_path if name == "SSL_CERT_DIR" else authorities
+    assert library_variables.check_certificates(HUB, {name: str(good)}) == ([], [])
+
+
+@pytest.mark.parametrize("content", ["", "no certificate"])
+def test_a_file_without_certificates(tmp_path: Path, content: str) -> None:
+    """An empty mount is no authority."""
+    path = tmp_path / "ca.pem"
+    path.write_text(content)
+    ((problem,), _) = library_variables.check_certificates(HUB, {"SSL_CERT_FILE": str(path)})
+    assert "holds no certificate" in problem.wanted
+
+
+def test_sockets_in_a_long_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `TMPDIR` that is too long for the path of a Unix socket is left for /tmp, by vLLM as well."""
+    monkeypatch.setattr(tempfile, "tempdir", "/t")
+    assert library_variables.socket_root() == "/t"
+    assert library_variables.socket_variables({}) == {}
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("x" * 90)))
+    assert library_variables.socket_root() == "/tmp"
+    assert library_variables.socket_variables({}) == {"VLLM_RPC_BASE_PATH": "/tmp"}
+    assert library_variables.socket_variables({"VLLM_RPC_BASE_PATH": "/x"}) == {}
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(SettingsError, match=r"TMPDIR=.*too long for Unix sockets; at most 74 bytes"):
+        library_variables.socket_root()
+
+
+def test_no_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read-only container without /tmp is told what it lacks; a `TMPDIR` that is not there is warned of."""
+
+    def none() -> str:
+        raise FileNotFoundError
+
+    warnings = library_variables.check_temporary({"TMPDIR": str(tmp_path / "gone")})
+    assert len(warnings) == 1 and "gone" in warnings[0]
+    assert (
+        library_variables.check_temporary({"TMPDIR": str(tmp_path)})
+        == library_variables.check_temporary({})
+        == []
+    )
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    with pytest.raises(SettingsError, match="TMPDIR"):
+        library_variables.socket_root()

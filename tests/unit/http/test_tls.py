@@ -1,0 +1,289 @@
+"""TLS: unusable certificates are refused with a remedy, and changed ones are followed without a gap."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tests.support.certificates import Certificate
+from tests.support.program import free_port, until
+from vllm_engine.config.settings import Settings
+from vllm_engine.errors import SettingsError
+from vllm_engine.gateway.http.listening_sockets import load_tls
+from vllm_engine.gateway.http.tls import FILE_CHECK_SECONDS, Tls, TlsError, client_context, proven
+
+DAY = 86_400.0
+
+
+class Clock:
+    """A clock that stands still."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Certificate:
+    """A good certificate and its key."""
+    return Certificate(tmp_path)
+
+
+def handshake(client: ssl.SSLContext, tls: Tls, names: str | None = None) -> ssl.SSLObject:
+    """Connect as a client does; returns its end of the connection."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    connected = client.wrap_bio(to_client, to_server, server_hostname=names)
+    server = tls.context.wrap_bio(to_server, to_client, server_side=True)
+    for end in (connected, server) * 3:
+        try:
+            end.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+    return connected
+
+
+def careless() -> ssl.SSLContext:
+    """Return a client that trusts everybody."""
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_mode = ssl.CERT_NONE
+    return client
+
+
+def presented(tls: Tls, names: str | None = None) -> bytes | None:
+    """Connect as a client does; returns the certificate that the server shows."""
+    connected = handshake(careless(), tls, names)
+    assert connected.version() in ("TLSv1.2", "TLSv1.3")
+    return connected.getpeercert(binary_form=True)
+
+
+def openssl(*words: str | Path) -> None:
+    """Run the command that people make certificates with."""
+    arguments = [part for word in words for part in str(word).split()]
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
+
+
+def leaf(files: Certificate) -> bytes:
+    """Return the server's certificate in the file."""
+    end = "-----END CERTIFICATE-----"
+    return ssl.PEM_cert_to_DER_cert(files.cert.read_text().partition(end)[0] + end)
+
+
+@pytest.mark.parametrize("rsa", [False, True])
+def test_good(tmp_path: Path, rsa: bool) -> None:
+    """A certificate and its key serve TLS 1.2 and later."""
+    files = Certificate(tmp_path, rsa=rsa)
+    tls = Tls(files.cert, files.key)
+    assert presented(tls) == leaf(files)
+    assert presented(tls, "any.example") == leaf(files)
+    assert tls.context.minimum_version is ssl.TLSVersion.TLSv1_2
+
+
+def test_self_signed(tmp_path: Path) -> None:
+    """What `openssl req -x509` makes is good."""
+    key, cert, encrypted = tmp_path / "key", tmp_path / "cert", tmp_path / "encrypted"
+    openssl("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=x -keyout", key, "-out", cert)
+    proven(cert, key)
+    openssl("pkey -aes256 -passout pass:secret -in", key, "-out", encrypted)
+    with pytest.raises(TlsError, match="TLS_KEY_FILE: is encrypted; give it without a passphrase"):
+        proven(cert, encrypted)
+
+
+def test_expired(tmp_path: Path) -> None:
+    """An expired certificate is refused at once, not by every client."""
+    files = Certificate(tmp_path, expired=True)
+    with pytest.raises(TlsError, match="TLS_CERT_FILE: certificate has expired; wanted"):
+        proven(files.cert, files.key)
+
+
+@pytest.mark.parametrize("rsa", [False, True])
+def test_mismatch(files: Certificate, tmp_path: Path, rsa: bool) -> None:
+    """Another certificate's key is refused, of the same kind or not."""
+    other = Certificate(tmp_path, "other", rsa=rsa)
+    with pytest.raises(TlsError, match="TLS_KEY_FILE: is not the key of the certificate in TLS_CERT_FILE"):
+        proven(files.cert, other.key)
+
+
+def test_unusable_files(files: Certificate, tmp_path: Path) -> None:
+    """What is missing, no file, or no PEM is named by its setting."""
+    junk = tmp_path / "junk"
+    junk.write_text("junk")
+    for cert, key, problem in (
+        (tmp_path / "none", files.key, "TLS_CERT_FILE: cannot be read .No such file"),
+        (files.cert, tmp_path / "none", "TLS_KEY_FILE: cannot be read .No such file"),
+        (tmp_path, files.key, "TLS_CERT_FILE: cannot be read .not a file"),
+        (junk, files.key, "TLS_CERT_FILE: is no certificate"),
+        (files.key, files.key, "TLS_CERT_FILE: is no certificate"),
+        (files.cert, junk, "TLS_KEY_FILE: is no private key"),
+    ):
+        with pytest.raises(TlsError, match=problem):
+            proven(cert, key)
+
+
+def test_one_without_the_other(files: Certificate) -> None:
+    """A certificate without a key, or a key without one, is an error of the settings."""
+    assert load_tls(Settings()) is None
+    with pytest.raises(SettingsError, match=r'TLS_KEY_FILE="": .*set both or neither'):
+        load_tls(Settings(TLS_CERT_FILE=files.cert))
+    with pytest.raises(SettingsError, match=r'TLS_CERT_FILE="": .*set both or neither'):
+        load_tls(Settings(TLS_KEY_FILE=files.key))
+    with pytest.raises(SettingsError, match=r"TLS_KEY_FILE=.*server.pem.*: is no private key"):
+        load_tls(Settings(TLS_CERT_FILE=files.cert, TLS_KEY_FILE=files.cert))
+
+
+def test_reload(files: Certificate) -> None:
+    """New connections get the new certificate, after a moment in which nothing is looked at."""
+    clock = Clock()
+    tls = Tls(files.cert, files.key, clock)
+    before = presented(tls)
+    files.renew()
+    assert presented(tls) == before
+    clock.now += FILE_CHECK_SECONDS
+    assert presented(tls) == leaf(files) != before
+
+
+def test_broken_reload(files: Certificate, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A certificate whose key has not come yet, or that goes, changes nothing and is said once."""
+    clock = Clock()
+    tls = Tls(files.cert, files.key, clock)
+    before = presented(tls)
+    other = Certificate(tmp_path, "other")
+    for broken in (other.cert.read_bytes(), b"junk", None):
+        caplog.clear()
+        if broken is None:
+            files.cert.unlink()
+        else:
+            files.cert.write_bytes(broken)
+        for _ in range(3):
+            clock.now += FILE_CHECK_SECONDS
+            assert presented(tls) == before
+        assert [record.levelno for record in caplog.records] == [logging.ERROR]
+        assert "the certificate of before stays in use" in caplog.text
+    files.renew()
+    clock.now += FILE_CHECK_SECONDS
+    assert presented(tls) == leaf(files)
+
+
+def test_client_context_trusts_one(files: Certificate, tmp_path: Path) -> None:
+    """The question that we put to ourselves goes to this certificate alone, whatever its names."""
+    other = Certificate(tmp_path, "other")
+    with pytest.raises(ssl.SSLCertVerificationError):
+        handshake(client_context(files.cert), Tls(other.cert, other.key))
+
+
+@pytest.mark.parametrize("rsa", [False, True])
+def test_ciphers(tmp_path: Path, rsa: bool) -> None:
+    """TLS 1.2 with each of Mozilla's ciphers for the key; with CBC, or without forward secrecy, none."""
+    files = Certificate(tmp_path, rsa=rsa)
+    tls = Tls(files.cert, files.key)
+    client = careless()
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    kind = "RSA" if rsa else "ECDSA"
+    for cipher in ("AES128-GCM-SHA256", "AES256-GCM-SHA384", "CHACHA20-POLY1305"):
+        client.set_ciphers(f"ECDHE-{kind}-{cipher}")
+        assert (handshake(client, tls).cipher() or "")[0] == f"ECDHE-{kind}-{cipher}"
+    for refused in (
+        f"ECDHE-{kind}-AES256-SHA384",
+        f"ECDHE-{kind}-AES128-SHA",
+        "AES128-GCM-SHA256",
+        "AES256-SHA",
+    ):
+        client.set_ciphers(refused)
+        with pytest.raises(ssl.SSLError, match="NO_SHARED_CIPHER"):
+            handshake(client, tls)
+    assert {cipher["protocol"] for cipher in tls.context.get_ciphers()} == {"TLSv1.2", "TLSv1.3"}
+
+
+def test_groups(files: Certificate) -> None:
+    """No curve but the three of the profile, and no finite field, whose 8192 bits cost 140 ms a handshake."""
+    port = free_port()
+    script = (
+        "import socket, sys; from pathlib import Path; from vllm_engine.gateway.tls import Tls\n"
+        "context = Tls(Path(sys.argv[1]), Path(sys.argv[2])).context\n"
+        "listener = socket.create_server(('127.0.0.1', int(sys.argv[3])))\n"
+        "while True:\n"
+        "    try: context.wrap_socket(listener.accept()[0], server_side=True).close()\n"
+        "    except OSError: pass\n"
+    )
+    server = subprocess.Popen([sys.executable, "-c", script, files.cert, files.key, str(port)])
+    try:
+        until(lambda: connects(port, "P-256"), "a handshake with the group that everybody has")
+        for group in ("ffdhe2048", "ffdhe8192", "X448", "P-521"):
+            assert not connects(port, group), group
+        assert connects(port, "X25519:P-256")
+    finally:
+        server.kill()
+        server.wait()
+
+
+def connects(port: int, groups: str) -> bool:
+    """Connect with OpenSSL's own client, which takes what groups it has as an argument."""
+    done = subprocess.run(
+        ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-groups", groups],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    return "New, TLSv1.3" in done.stdout
+
+
+def test_no_tickets(files: Certificate) -> None:
+    """Nothing of a connection is kept for the next, and a connection's keys are agreed on once."""
+    tls = Tls(files.cert, files.key)
+    assert tls.context.num_tickets == 0
+    for option in (ssl.OP_NO_TICKET, ssl.OP_NO_RENEGOTIATION, ssl.OP_NO_COMPRESSION):
+        assert tls.context.options & option
+
+
+def test_expiry(files: Certificate, caplog: pytest.LogCaptureFixture) -> None:
+    """The last two weeks of a certificate are said once a day, its end as an error, and a new one ends it."""
+    clock = Clock()
+    tls = Tls(files.cert, files.key, clock, lambda: clock.now)
+    expiry = tls.expiry()
+    assert expiry == datetime(datetime.now(UTC).year + 2, 1, 1, tzinfo=UTC).timestamp()
+    clock.now = expiry - 20 * DAY
+    told: list[tuple[int, str]] = []
+    for _ in range(24 * 22):
+        caplog.clear()
+        tls.warn_of_expiry()
+        told += [(record.levelno, record.getMessage()) for record in caplog.records]
+        clock.now += 3600
+    assert [level for level, _ in told] == [logging.WARNING] * 14 + [logging.ERROR] * 2
+    assert "01-01 00:00 UTC (14.0 days left)" in told[0][1]
+    assert "(1.0 days left)" in told[13][1]
+    assert "clients refuse it" in told[-1][1]
+
+
+def test_expiry_of_a_short_life(files: Certificate, caplog: pytest.LogCaptureFixture) -> None:
+    """A certificate that lives for six days is not said to expire from its first day on."""
+    clock = Clock()
+    clock.now = datetime.now(UTC).timestamp()
+    made = files.authority.issue_cert(
+        "127.0.0.1", not_before=date(clock.now - DAY), not_after=date(clock.now + 5 * DAY)
+    )
+    files.cert.write_bytes(b"".join(pem.bytes() for pem in made.cert_chain_pems))
+    files.key.write_bytes(made.private_key_pem.bytes())
+    tls = Tls(files.cert, files.key, clock, lambda: clock.now)
+    tls.warn_of_expiry()
+    assert not caplog.records
+    clock.now += 4.5 * DAY
+    tls.warn_of_expiry()
+    assert "(0.5 days left)" in caplog.text
+    files.renew()
+    caplog.clear()
+    clock.now += FILE_CHECK_SECONDS
+    tls.warn_of_expiry()
+    assert not caplog.records
+    assert tls.expiry() > clock.now + 300 * DAY
+
+
+def date(seconds: float) -> datetime:
+    """Return a time as certificates have it."""
+    return datetime.fromtimestamp(round(seconds), UTC)

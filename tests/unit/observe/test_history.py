@@ -1,0 +1,189 @@
+"""The plots' history: what is read from vLLM's metrics, what a point says of the time before it, and its bounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.fake.fake_scenarios import LiveScenario, Scenario, write_scenario
+from tests.support.fake.fake_state import Engine, EngineCore, render_metrics
+from vllm_engine.engine.activity import OwnQuestions
+from vllm_engine.engine.engine_state import EngineState, StatusBoard
+from vllm_engine.gateway.local.metric_history import Latency, Reading, Recorder, point, read_metrics
+
+TEXT = """\
+# HELP vllm:num_requests_running Number of requests in model execution batches.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="m"} 2.0
+vllm:num_requests_running{engine="1",model_name="m"} 3.0
+vllm:num_requests_waiting{engine="0",model_name="m"} 1.0
+vllm:num_requests_waiting_by_reason{engine="0",model_name="m",reason="capacity"} 7.0
+vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.25
+vllm:kv_cache_usage_perc{engine="1",model_name="m"} 0.5
+vllm:prompt_tokens_total{engine="0",model_name="m"} 100.0
+vllm:prompt_tokens_created{engine="0",model_name="m"} 1.7e+09
+vllm:generation_tokens_total{engine="0",model_name="m"} 40.0
+vllm:time_to_first_token_seconds_bucket{engine="0",le="0.1",model_name="m"} 3.0
+vllm:time_to_first_token_seconds_bucket{engine="0",le="1.0",model_name="m"} 4.0
+vllm:time_to_first_token_seconds_bucket{engine="0",le="+Inf",model_name="m"} 4.0
+vllm:time_to_first_token_seconds_count{engine="0",model_name="m"} 4.0
+vllm:time_to_first_token_seconds_sum{engine="0",model_name="m"} 0.8
+vllm:time_to_first_token_seconds_created{engine="0",model_name="m"} 1.7e+09
+vllm:inter_token_latency_seconds_count{engine="0",model_name="m"} 36.0
+vllm:inter_token_latency_seconds_sum{engine="0",model_name="m"} 1.8
+"""
+
+
+def ready_board() -> StatusBoard:
+    """Return the status of a ready engine."""
+    board = StatusBoard()
+    board.move(EngineState.READY)
+    return board
+
+
+def test_reading() -> None:
+    """Engines are added up, the fullest cache counts, and names that only begin alike are others."""
+    reading = read_metrics(TEXT, 10.0)
+    assert (reading.running, reading.waiting, reading.kv_cache) == (5, 1, 0.5)
+    assert (reading.prompt, reading.generated) == (100, 40)
+    assert reading.ttft.count == 4
+    assert reading.ttft.mean == pytest.approx(0.2)
+    assert reading.itl.mean == pytest.approx(0.05)
+    assert reading.ttft.buckets == {0.1: 3, 1.0: 4, float("inf"): 4}
+
+
+def test_reading_of_the_fake(tmp_path: Path) -> None:
+    """The fake's metrics, whose names the real vLLM has, hold everything that is read."""
+    write_scenario(tmp_path / "scenario.json", Scenario())
+    engine = Engine(LiveScenario(tmp_path / "scenario.json"), EngineCore(lambda: None))
+    engine.running, engine.counts["generation_tokens"] = 3, 12
+    engine.latencies["time_to_first_token"] = [0.25]
+    reading = read_metrics(render_metrics(engine, "m"), 0.0)
+    assert (reading.running, reading.generated, reading.ttft.mean) == (3, 12, 0.25)
+
+
+def test_point_is_of_the_time_between() -> None:
+    """Rates and latencies are of what came since the point before; waiting counts the gateway's queue."""
+    before = Reading(10.0, prompt=100, generated=40, ttft=Latency(1.0, 2, {0.1: 1, 1.0: 2}))
+    now = Reading(15.0, 2, 3, 0.5, 200, 140, Latency(2.0, 4, {0.1: 1, 1.0: 4}), Latency())
+    found = point(now, before, 4)
+    assert (found.running, found.waiting, found.kv_cache) == (2, 7, 0.5)
+    assert (found.generated_per_second, found.prompt_per_second) == (20, 20)
+    assert found.ttft_mean == 0.5
+    assert found.ttft_p95 == pytest.approx(0.1 + 0.9 * 0.95)
+    assert (found.itl_mean, found.itl_p95) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.0, 0.0), (0.25, 0.05), (0.5, 0.1), (0.75, 1.0), (0.99, 1.0), (1.0, 1.0)]
+)
+def test_quantile(share: float, expected: float) -> None:
+    """Linear within a bucket; beyond the last bound it is that bound; without observations nothing."""
+    latency = Latency(3.0, 4, {0.1: 2, 1.0: 3, float("inf"): 4})
+    assert latency.quantile(share) == pytest.approx(expected)
+    assert Latency().quantile(share) is None
+
+
+def test_restarted_engine_has_no_rate() -> None:
+    """Counters that begin anew give no negative rate."""
+    before = Reading(10.0, generated=1000)
+    found = point(Reading(15.0, generated=5), before, 0)
+    assert (found.generated_per_second, found.running) == (None, 0)
+
+
+async def test_own_questions_are_no_work() -> None:
+    """An idle engine looks idle, whether it has counted our question before the reading or counts it later."""
+    counted = {"prompt_tokens": 100, "generation_tokens": 40, "time_to_first_token_seconds": 4, "running": 0}
+
+    async def metrics() -> bytes | None:
+        lines = [
+            f"vllm:prompt_tokens_total {counted['prompt_tokens']}",
+            f"vllm:generation_tokens_total {counted['generation_tokens']}",
+            f"vllm:time_to_first_token_seconds_count {counted['time_to_first_token_seconds']}",
+            f"vllm:time_to_first_token_seconds_sum {counted['time_to_first_token_seconds']}",
+            f"vllm:num_requests_running {counted['running']}",
+        ]
+        return "\n".join(lines).encode()
+
+    def work(prompt: int) -> None:
+        counted["prompt_tokens"] += prompt
+        counted["generation_tokens"] += 1
+        counted["time_to_first_token_seconds"] += 1
+
+    questions = OwnQuestions()
+    recorder = Recorder(ready_board(), metrics, lambda: 0, questions)
+    questions.begin()
+    await recorder.look()
+    work(2)
+    questions.end(2)
+    await recorder.look()
+    questions.begin()
+    work(2)
+    questions.end(2)
+    await recorder.look()
+    questions.begin()
+    counted["running"] = 1
+    await recorder.look()
+    work(2)
+    questions.end(2)
+    counted["running"] = 0
+    await recorder.look()
+    kept = recorder.history()
+    assert kept.running == [0] * 5
+    assert kept.generated_per_second == [None, 0, 0, 0, 0]
+    assert kept.prompt_per_second == [None, 0, 0, 0, 0]
+    assert kept.ttft_mean == [None] * 5
+    work(50)  # a client's
+    await recorder.look()
+    kept = recorder.history()
+    assert kept.ttft_mean[-1] == 1
+    assert (kept.generated_per_second[-1] or 0) > 0
+    assert (kept.prompt_per_second[-1] or 0) == pytest.approx(50 * (kept.generated_per_second[-1] or 0), 0.01)
+
+
+async def test_gap_while_not_ready() -> None:
+    """An engine that is not ready is not asked; its time is a gap, also in the rates after it."""
+    board = StatusBoard()
+    asked = []
+
+    async def metrics() -> bytes | None:
+        asked.append(1)
+        return TEXT.encode()
+
+    recorder = Recorder(board, metrics, lambda: 0, OwnQuestions())
+    await recorder.look()
+    assert asked == []
+    board.move(EngineState.READY)
+    await recorder.look()
+    await recorder.look()
+    kept = recorder.history()
+    assert kept.running == [None, 5, 5]
+    assert kept.generated_per_second == [None, None, 0]
+
+
+async def test_unreadable_metrics_are_left_out() -> None:
+    """Metrics that are broken, or cannot be had, break nothing."""
+    answers: list[bytes | None] = [b'vllm:num_requests_running{x="1" oops', None, TEXT.encode()]
+
+    async def metrics() -> bytes | None:
+        return answers.pop(0)
+
+    recorder = Recorder(ready_board(), metrics, lambda: 0, OwnQuestions())
+    for _ in range(3):
+        await recorder.look()
+    assert recorder.history().running == [None, 5]
+
+
+async def test_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more is kept than fits the window, however long it runs."""
+
+    async def metrics() -> bytes | None:
+        return TEXT.encode()
+
+    recorder = Recorder(ready_board(), metrics, lambda: 0, OwnQuestions(), interval_seconds=90)
+    for _ in range(25):
+        await recorder.look()
+    assert len(recorder.history().running) == 10
+    monkeypatch.setattr("time.monotonic", lambda: 1e9)
+    assert recorder.history().running == []

@@ -1,0 +1,325 @@
+"""Bodies: bounded in size, time, number and sum, and shared fairly between keys."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+import pytest
+from starlette.types import Message
+
+from tests.support.virtual_time import in_virtual_time
+from vllm_engine.gateway.body.body_budget import BodyBudget
+from vllm_engine.gateway.body.request_body import Bodies, Body
+from vllm_engine.gateway.policy.admission_limits import Rejected, draining
+
+MIB = 1 << 20
+
+
+def bodies(*, largest: int = 64 * MIB, total: int = 512 * MIB, reading: int = 100) -> Bodies:
+    """Return bodies with these bounds and an idle timeout of 30 s."""
+    budget = BodyBudget(max_bytes=total, max_reading=reading)
+    return Bodies(max_bytes=largest, idle_timeout_seconds=30, budget=budget)
+
+
+class Client:
+    """Sends one body, and holds its place as a request does."""
+
+    def __init__(self, bodies: Bodies, key: str | None = None, at_once: bytes | None = None) -> None:
+        self._pieces: asyncio.Queue[Message] = asyncio.Queue()
+        self._bodies = bodies
+        self._key = key
+        self._is_here = at_once is not None
+        if at_once is not None:
+            self.send(at_once, more=False)
+        self._at_engine, self._begun, self._done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.came: bytes | bytearray | None = None
+        self.task = asyncio.create_task(self._serve())
+        # Not every test looks at every refusal.
+        self.task.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    def send(self, piece: bytes, *, more: bool = True) -> None:
+        self._pieces.put_nowait({"type": "http.request", "body": piece, "more_body": more})
+
+    async def trickle(self, piece: bytes, seconds: float) -> None:
+        """Send a piece again and again, until the request has ended."""
+        while not self.task.done():
+            self.send(piece)
+            await asyncio.sleep(seconds)
+
+    async def start(self) -> None:
+        """Go to the engine."""
+        self._at_engine.set()
+        await settle()
+
+    async def begin(self) -> None:
+        """Get the first of the answer."""
+        await self.start()
+        self._begun.set()
+        await settle()
+
+    async def end(self) -> None:
+        """Be answered."""
+        await self.begin()
+        self._done.set()
+        await self.task
+
+    @property
+    def refusal(self) -> Rejected:
+        error = self.task.exception()
+        assert isinstance(error, Rejected)
+        return error
+
+    async def _serve(self) -> None:
+        with Body(self._bodies, self._key) as body:
+            await body.read(self._pieces.get, is_here=self._is_here)
+            self.came = body.data
+            await self._at_engine.wait()
+            body.keep()
+            await self._begun.wait()
+            body.drop()
+            await self._done.wait()
+
+
+async def settle() -> None:
+    """Let every task run as far as it can."""
+    for _ in range(6):
+        await asyncio.sleep(0)
+
+
+async def clients(
+    bodies: Bodies, key: str | None, count: int, size: int, *, more: bool = True
+) -> list[Client]:
+    """Return so many clients of a key, each of which has sent so much."""
+    made = []
+    for _ in range(count):
+        client = Client(bodies, key)
+        client.send(b"x" * size, more=more)
+        made.append(client)
+        await settle()
+    return made
+
+
+def alive(clients: list[Client]) -> list[bool]:
+    """Say of each whether it has not been refused."""
+    return [not client.task.done() for client in clients]
+
+
+@in_virtual_time
+async def test_whole() -> None:
+    """A body arrives as it was sent, in one piece or many, and is held until its answer begins."""
+    own = bodies()
+    one, many = Client(own), Client(own)
+    one.send(b"abc", more=False)
+    for letter in b"abc":
+        many.send(bytes([letter]))
+    await settle()
+    assert (own.budget.reading, own.budget.held_bytes) == (1, 6)
+    many.send(b"", more=False)
+    await settle()
+    assert (one.came, many.came) == (b"abc", b"abc")
+    assert (own.budget.reading, own.budget.held_bytes) == (0, 6)
+    await one.begin()
+    assert own.budget.held_bytes == 3
+    await one.end()
+    await many.end()
+    assert (own.budget.reading, own.budget.held_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("piece", "every", "ends_after"),
+    [
+        (b"", 31, 30),  # nothing at all
+        (b"x", 31, 30),  # a pause
+        (b"x", 1, 30),  # a byte now and then does not buy time, however small the body
+        (b"x" * 8192, 1, 60),  # half the pace that is the least
+        (b"x" * 65_536, 31, 30),
+    ],
+)
+@in_virtual_time
+async def test_too_slow(piece: bytes, every: float, ends_after: float) -> None:
+    """Every body has a total time, that grows with what has come of it."""
+    client = Client(bodies())
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    sending = asyncio.create_task(client.trickle(piece, every))
+    await asyncio.wait({client.task})
+    assert (client.refusal.status, client.refusal.reason) == (408, "body_timeout")
+    assert loop.time() - began == pytest.approx(ends_after, abs=1.1)
+    sending.cancel()
+
+
+@in_virtual_time
+async def test_steady() -> None:
+    """Who keeps the pace may take its time: 8 MiB over a line of 32 KiB/s."""
+    client = Client(bodies())
+    for _ in range(256):
+        client.send(b"x" * 32_768)
+        await asyncio.sleep(1)
+    client.send(b"", more=False)
+    await settle()
+    assert len(client.came or b"") == 8 * MIB
+    await asyncio.sleep(3600)  # its wait for a turn is no part of it
+    await client.end()
+
+
+@in_virtual_time
+async def test_too_large() -> None:
+    """The bound on one body holds, announced or not."""
+    own = bodies(largest=10)
+    with pytest.raises(Rejected) as caught:
+        own.check_announced([(b"content-length", b"11")])
+    assert caught.value.status == 413
+    (client,) = await clients(own, None, 1, 11)
+    assert (client.refusal.status, client.refusal.retry_after_seconds) == (413, None)
+    assert own.budget.held_bytes == 0
+
+
+@in_virtual_time
+async def test_newcomers_get_in_however_many_dawdle() -> None:
+    """In a full house of unfinished bodies the one that has been read for longest makes room."""
+    own = bodies(reading=10)
+    slow = await clients(own, None, 10, 1)
+    (honest,) = await clients(own, None, 1, 5, more=False)
+    assert alive(slow) == [False] + [True] * 9
+    assert (slow[0].refusal.status, slow[0].refusal.reason) == (503, "bodies")
+    assert slow[0].refusal.retry_after_seconds
+    await honest.end()
+
+
+@in_virtual_time
+async def test_what_comes_at_once_pushes_nobody_out() -> None:
+    """A request whose body is here with its head is never incomplete: who still sends goes on sending."""
+    own = bodies(reading=2, total=100)
+    slow = await clients(own, None, 2, 1)
+    at_once = [Client(own, None, b"x" * 10) for _ in range(9)]
+    await settle()
+    assert (alive(slow), [client.came for client in at_once]) == ([True] * 2, [b"x" * 10] * 9)
+    # Until memory is short.
+    late = [Client(own, None, b"x" * 10) for _ in range(2)]
+    await settle()
+    assert (alive(slow), alive(late)) == ([False] * 2, [True, False])
+    assert late[1].refusal.reason == "memory"
+
+
+@in_virtual_time
+async def test_one_key_does_not_lock_out_another() -> None:
+    """The key with the most unfinished bodies yields; shares become equal and none is pushed below that."""
+    own = bodies(reading=10)
+    greedy = await clients(own, "a", 10, 1)
+    others = await clients(own, "b", 5, 1)
+    assert (alive(greedy), alive(others)) == ([False] * 5 + [True] * 5, [True] * 5)
+    greedy += await clients(own, "a", 3, 1)
+    assert (sum(alive(greedy)), alive(others)) == (5, [True] * 5)
+
+
+@in_virtual_time
+async def test_bytes_are_bounded() -> None:
+    """Together bodies never take more than they may; the largest share yields, its longest read first."""
+    own = bodies(total=100)
+    greedy = await clients(own, "a", 9, 10)
+    small = await clients(own, "b", 2, 10)
+    assert alive(greedy) == [False] + [True] * 8
+    assert (greedy[0].refusal.status, greedy[0].refusal.reason) == (503, "memory")
+    assert (alive(small), own.budget.held_bytes) == ([True] * 2, 100)
+
+
+@in_virtual_time
+async def test_waiting_bodies_yield_to_another_key_alone() -> None:
+    """Whole bodies that wait for their turn are not pushed out by their own key's newcomers."""
+    own = bodies(total=100)
+    waiting = await clients(own, "a", 10, 10, more=False)
+    (newcomer,) = await clients(own, "a", 1, 10)
+    assert (alive(waiting), newcomer.refusal.reason) == ([True] * 10, "memory")
+    (other,) = await clients(own, "b", 1, 10, more=False)
+    assert (alive(waiting), alive([other])) == ([True] * 9 + [False], [True])
+
+
+@in_virtual_time
+async def test_bodies_at_the_engine_never_yield() -> None:
+    """What runs runs on; where it takes all there is, another key is still lent a little."""
+    own = bodies(total=100)
+    running = await clients(own, "a", 10, 10, more=False)
+    for client in running:
+        await client.start()
+    other, large = await clients(own, "b", 1, 10, more=False), await clients(own, "c", 1, 13)
+    (more,) = await clients(own, "a", 1, 10)
+    # What came at once with its head is judged alike, where nobody is left to yield.
+    await other[0].start()
+    more_at_once, other_at_once = Client(own, "a", b"x" * 10), Client(own, "d", b"x" * 5)
+    await settle()
+    assert alive([*running, *other, other_at_once]) == [True] * 12
+    assert [client.refusal.reason for client in (*large, more, more_at_once)] == ["memory"] * 3
+    for client in [*running, *other, other_at_once]:
+        await client.end()
+    assert own.budget.held_bytes == 0
+
+
+@in_virtual_time
+async def test_drain() -> None:
+    """Who is still sending is told at once; who waits or runs is not disturbed."""
+    own = bodies()
+    sending = await clients(own, "a", 2, 10) + await clients(own, "b", 2, 10)
+    whole = await clients(own, "a", 2, 10, more=False)
+    await whole[0].start()
+    own.budget.refuse_incomplete(draining("The server is shutting down"))
+    await settle()
+    assert [client.refusal.reason for client in sending] == ["draining"] * 4
+    assert (alive(whole), own.budget.reading, own.budget.held_bytes) == ([True] * 2, 0, 20)
+
+
+@in_virtual_time
+async def test_a_client_that_leaves_is_no_refusal() -> None:
+    """Cancelled for its client's leaving, a request ends so, even where it has to make room in the same step."""
+    own = bodies(reading=1)
+    (gone,) = await clients(own, None, 1, 1)
+    gone.task.cancel()
+    await settle()
+    assert gone.task.cancelled()
+    (both,) = await clients(own, None, 1, 1)
+    both.task.cancel()
+    await clients(own, None, 1, 1)
+    assert both.task.cancelled()
+    assert own.budget.reading == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+@in_virtual_time
+async def test_nothing_leaks(seed: int) -> None:
+    """Thousands of bodies in any order of pieces, ends, starts and leaving: the counts hold, and end at 0."""
+    dice = random.Random(seed)
+    own = bodies(largest=300, total=1000, reading=12)
+    open_: list[Client] = []
+    refusals: set[str] = set()
+
+    async def start(client: Client) -> None:
+        await client.start()
+
+    async def begin(client: Client) -> None:
+        await client.begin()
+
+    async def leave(client: Client) -> None:
+        client.task.cancel()
+
+    async def piece(client: Client) -> None:
+        client.send(b"x" * dice.randrange(150), more=dice.random() < 0.7)
+
+    acts: list[Callable[[Client], Awaitable[None]]] = [piece, piece, piece, start, begin, leave]
+    for _ in range(5000):
+        if dice.random() < 0.4:
+            open_.append(Client(own, dice.choice("aaab")))
+        if open_:
+            await dice.choice(acts)(dice.choice(open_))
+        if dice.random() < 0.05:
+            await asyncio.sleep(dice.random() * 20)
+        await settle()
+        refusals |= {c.refusal.reason for c in open_ if c.task.done() and not c.task.cancelled()}
+        open_ = [client for client in open_ if not client.task.done()]
+        assert own.budget.held_bytes <= 1000 * 1.25
+        assert own.budget.reading == sum(client.came is None for client in open_) <= 12
+    for client in open_:
+        client.task.cancel()
+    await settle()
+    assert (own.budget.held_bytes, own.budget.reading, own.budget._shares) == (0, 0, {})
+    assert refusals >= {"body_timeout", "body_size", "bodies", "memory"}

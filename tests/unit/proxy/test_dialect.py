@@ -1,0 +1,138 @@
+"""Errors of ours as clients of each API read them: by body, by event, and by their SDKs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import anthropic
+import httpx2
+import openai
+import pytest
+from anthropic.types.shared import ErrorResponse
+from openai.types.responses import ResponseErrorEvent
+
+from vllm_engine.gateway.error_dialect import ApiError, Dialect, body_of, dialect_of, event_of, read_error
+
+BROKEN = ApiError(502, "upstream_error", "The engine broke off this request")
+CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
+
+
+@pytest.mark.parametrize(
+    ("path", "dialect"),
+    [
+        ("/v1/messages", Dialect.ANTHROPIC),
+        ("/v1/messages/count_tokens", Dialect.ANTHROPIC),
+        ("/v1/messages/nothing", Dialect.ANTHROPIC),
+        ("/v1/messages2", Dialect.OPENAI),
+        ("/v1/responses", Dialect.RESPONSES),
+        ("/v1/responses/resp_1", Dialect.RESPONSES),
+        (CHAT, Dialect.OPENAI),
+        ("/nowhere", Dialect.OPENAI),
+    ],
+)
+def test_dialect_of(path: str, dialect: Dialect) -> None:
+    """A route's clients are known by its path, also where there is no such route."""
+    assert dialect_of(path) is dialect
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, "invalid_request_error"),
+        (401, "authentication_error"),
+        (404, "not_found_error"),
+        (405, "invalid_request_error"),
+        (408, "invalid_request_error"),
+        (413, "request_too_large"),
+        (429, "rate_limit_error"),
+        (500, "api_error"),
+        (502, "api_error"),
+        (503, "overloaded_error"),
+    ],
+)
+def test_anthropic_body(status: int, kind: str) -> None:
+    """Each status has one of Anthropic's own types, and the body the request's id."""
+    body = json.loads(body_of(ApiError(status, "ours", "why"), MESSAGES, "id-1"))
+    assert body == {"type": "error", "error": {"type": kind, "message": "why"}, "request_id": "id-1"}
+    if status != 413:  # in Anthropic's reference, but not among the SDK's types
+        ErrorResponse.model_validate(body)
+
+
+def test_openai_body() -> None:
+    """Everywhere else it is OpenAI's, whose code is the status."""
+    for path in (CHAT, RESPONSES):
+        body = json.loads(body_of(ApiError(429, "rate_limit_error", "why"), path, "id-1"))
+        assert body == {"error": {"message": "why", "type": "rate_limit_error", "param": None, "code": 429}}
+
+
+def test_event_of_responses() -> None:
+    """It has the fields of OpenAI's reference, counted on from the stream's last whole event."""
+    tail = b'data: {"sequence_number":6,"type":"x"}\n\nevent: y\ndata: {"text":"\\"sequence_number\\": 9'
+    name, data = event_of(BROKEN, RESPONSES, "id-1", tail).decode().strip().split("\n")
+    assert name == "event: error"
+    event = ResponseErrorEvent.model_validate_json(data.removeprefix("data: "), strict=True)
+    assert (event.type, event.code, event.sequence_number) == ("error", "upstream_error", 7)
+    assert event.message == BROKEN.message
+
+
+def stream_of(path: str, before: str = "") -> httpx2.MockTransport:
+    """Return a server whose answer breaks off after some events."""
+    content = before.encode() + event_of(BROKEN, path, "id-1", before.encode())
+    headers = {"content-type": "text/event-stream"}
+    return httpx2.MockTransport(lambda _: httpx2.Response(200, headers=headers, content=content))
+
+
+@pytest.mark.parametrize("path", [CHAT, RESPONSES])
+def test_openai_sdk_raises(path: str) -> None:
+    """OpenAI's SDK takes half an answer for a whole one unless it is made to raise."""
+    http = httpx2.Client(transport=stream_of(path))
+    client = openai.OpenAI(base_url="http://x/v1", api_key="none", http_client=http, max_retries=0)
+    events: Any
+    if path == CHAT:
+        events = client.chat.completions.create(
+            model="m", messages=[{"role": "user", "content": "x"}], stream=True
+        )
+    else:
+        events = client.responses.create(model="m", input="x", stream=True)
+    with pytest.raises(openai.APIError, match="broke off"):
+        list(events)
+
+
+def test_anthropic_sdk_raises() -> None:
+    """The same for Anthropic's, which passes over events without a name."""
+    http = httpx2.Client(transport=stream_of(MESSAGES))
+    client = anthropic.Anthropic(base_url="http://x", api_key="none", http_client=http, max_retries=0)
+    events = client.messages.create(
+        model="m", max_tokens=4, messages=[{"role": "user", "content": "x"}], stream=True
+    )
+    with pytest.raises(anthropic.APIStatusError, match="broke off"):
+        list(events)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (
+            b'{"error":{"message":"m","type":"t","param":"p","code":404}}',
+            ApiError(404, "t", "m", "p", 404),
+        ),
+        (b'{"type":"error","error":{"type":"t","message":"m"}}', ApiError(404, "t", "m")),
+        (b'{"detail":"Not Found"}', ApiError(404, "Not Found", "Not Found")),
+        (b'{"error":{"message":"cut', None),
+        (b"[" * 100_000, None),
+        (b"[]", None),
+        (b'{"error":"words"}', None),
+        (b'{"error":{"message":1}}', None),
+    ],
+)
+def test_read_error(answer: bytes, error: ApiError | None) -> None:
+    """Any body of vLLM's is understood, and nothing that is none passes for one."""
+    assert read_error(404, answer) == (
+        error or ApiError(502, "upstream_error", "The engine broke off this stream")
+    )
+
+
+def test_read_error_of_a_status_without_a_name() -> None:
+    """Statuses need not be registered (RFC 9110, section 15)."""
+    assert read_error(499, b'{"detail":"m"}') == ApiError(499, "Error", "m")

@@ -1,0 +1,159 @@
+"""Token use: what vLLM says at the end of each kind of answer, however it is cut, and never an exception."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.fake.fake_requests import Api, Job
+from tests.support.fake.fake_shapes import ChatShape, CompletionShape, Shape, dump
+from tests.support.fake.fake_shapes_newer import MessagesShape, ResponsesShape
+from vllm_engine.gateway.observe.usage import UsageReader
+
+PROMPT, WORDS = 11, (" fox", ' is "longer"', " 日本語", '"usage":{"prompt_tokens":666}', " 😀", "\n\n", ".")
+SHAPES: dict[Api, Callable[[Job], Shape]] = {
+    "chat": ChatShape,
+    "completion": CompletionShape,
+    "responses": ResponsesShape,
+    "messages": MessagesShape,
+}
+
+
+def job(api: Api, **body: Any) -> Job:
+    """Return a request."""
+    return Job(api, body, "0123", "a/model", PROMPT, prompts=1, max_tokens=4096)
+
+
+def stream(api: Api, tokens: int, **body: Any) -> list[bytes]:
+    """Return the events of an answer."""
+    shape = SHAPES[api](job(api, stream=True, **body))
+    words = [WORDS[number % len(WORDS)] for number in range(tokens)]
+    pieces = [shape.piece(0, word, at, None) for at, word in enumerate(words, 1)]
+    return [*shape.opening(), *pieces, *shape.closing(["".join(words)], tokens, "stop")]
+
+
+def read(chunks: Iterable[bytes]) -> tuple[int | None, int | None, bool]:
+    """Return what a reader makes of these chunks."""
+    reader = UsageReader()
+    for chunk in chunks:
+        reader.feed(chunk)
+    return (*reader.tokens(), reader.is_estimate)
+
+
+@pytest.mark.parametrize("api", SHAPES)
+@pytest.mark.parametrize("tokens", [1, 300])
+def test_whole_answers(api: Api, tokens: int) -> None:
+    """Each API's answer tells its use, also when it is far longer than what is kept."""
+    texts = ["".join(WORDS) * tokens]
+    body = dump(SHAPES[api](job(api)).whole(texts, tokens, "stop"))
+    assert read([body]) == (PROMPT, tokens, False)
+    assert read(body[at : at + 7] for at in range(0, len(body), 7)) == (PROMPT, tokens, False)
+
+
+@pytest.mark.parametrize("api", SHAPES)
+@pytest.mark.parametrize("tokens", [1, 300])
+@pytest.mark.parametrize("size", [None, 1, 61, 65_536])
+def test_streams(api: Api, tokens: int, size: int | None) -> None:
+    """Each API's stream tells its use in its last events, in chunks of any size."""
+    events = stream(api, tokens, stream_options={"include_usage": True})
+    whole = b"".join(events)
+    chunks = events if size is None else [whole[at : at + size] for at in range(0, len(whole), size)]
+    assert read(chunks) == (PROMPT, tokens, False)
+
+
+@pytest.mark.parametrize("api", ["chat", "completion"])
+@pytest.mark.parametrize("tokens", [1, 300])
+def test_streams_without_usage(api: Api, tokens: int) -> None:
+    """Without include_usage the events are counted, and the count is marked as an estimate."""
+    assert read(stream(api, tokens)) == (None, tokens, True)
+
+
+@pytest.mark.parametrize("api", SHAPES)
+@pytest.mark.parametrize("given_up", [40, 200])
+def test_streams_given_up(api: Api, given_up: int) -> None:
+    """Of a stream whose client left, the events so far are counted."""
+    opening = len(stream(api, 0)) - len(list(SHAPES[api](job(api)).closing([""], 0, "stop")))
+    events = stream(api, 300, stream_options={"include_usage": True})[: opening + given_up]
+    _, completion, is_estimate = read([*events[:-1], events[-1][:-1]])  # cut before its last line ends
+    assert completion is not None
+    assert given_up - 1 <= completion <= given_up
+    assert is_estimate
+
+
+def test_message_given_up_at_once() -> None:
+    """The zero in message_start is not the use of a message."""
+    assert read(stream("messages", 300)[:7]) == (PROMPT, 5, True)
+
+
+def test_continuous_usage() -> None:
+    """Use in every chunk makes even a stream that was given up exact."""
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    assert read(stream("chat", 300, stream_options=options)[:120]) == (PROMPT, 119, False)
+
+
+def test_embeddings() -> None:
+    """Embeddings use prompt tokens only."""
+    usage = {"prompt_tokens": 5, "total_tokens": 5, "completion_tokens": 0, "prompt_tokens_details": None}
+    data = [{"index": 0, "object": "embedding", "embedding": [0.1] * 4096}]
+    body = {"id": "embd-1", "object": "list", "created": 1, "model": "m", "data": data, "usage": usage}
+    assert read([dump(body)]) == (5, 0, False)
+    assert read([json.dumps(body, indent=1).encode()]) == (5, 0, False)
+
+
+def test_cached_prompt_of_messages() -> None:
+    """Anthropic's input_tokens leave out what came from the cache; the prompt is all of it."""
+    usage = {"input_tokens": 3, "output_tokens": 2, "cache_read_input_tokens": 16}
+    assert read([dump({"usage": {**usage, "cache_creation_input_tokens": None}})]) == (19, 2, False)
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zlib.compress])
+def test_compressed(compress: Callable[[bytes], bytes]) -> None:
+    """A compressed answer is not read."""
+    assert read([compress(b"".join(stream("chat", 50)))]) == (None, None, False)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b'{"usage":null}',
+        b'{"usage":"much"}',
+        b'{"usage":{"prompt_tokens":"5","completion_tokens":true}}',
+        b'{"usage":{"prompt_tokens":-1,"completion_tokens":1.5}}',
+        b'{"usage":{"prompt_tokens":5,',
+        b'{"usage":{"prompt_tokens":1' + b"0" * 400 + b"}}",
+        b'{"usage":',
+        b'{"usage":' + b"[" * 4000,
+        b'{"input_tokens":7,"context_management":{"original_input_tokens":7}}',
+        b'{"error":{"message":"no","type":"BadRequestError","param":null,"code":400}}',
+        bytes(range(256)),
+    ],
+)
+def test_nothing_to_read(body: bytes) -> None:
+    """Errors, other routes and broken answers tell nothing."""
+    assert read([body]) == (None, None, False)
+
+
+@given(st.lists(st.binary(max_size=50) | st.sampled_from([b'"usage":', b"{", b"[", b"\n", b"data: [DONE]"])))
+@settings(max_examples=200, deadline=None)
+def test_never_raises(chunks: list[bytes]) -> None:
+    """No bytes make it raise."""
+    read(chunks)
+
+
+def test_what_is_kept_is_bounded() -> None:
+    """A megabyte fed leaves a few KiB held."""
+    reader = UsageReader()
+    for _ in range(1000):
+        reader.feed(bytes(1000))
+    assert sum(map(len, reader._chunks)) <= 9 * 1024
+    reader.feed(bytes(1 << 20))
+    assert sum(map(len, reader._chunks)) <= 9 * 1024

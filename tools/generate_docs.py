@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+"""Write the generated parts of the documentation from the code; with --check, only say what is stale.
+
+.venv/bin/python tools/generate_docs.py [--check]
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+
+from vllm_engine.cli import main as cli
+from vllm_engine.config.settings import Settings
+from vllm_engine.diagnosis.catalogue import GROUPS
+from vllm_engine.diagnosis.run_facts import Facts
+from vllm_engine.diagnosis.signature import Signature, Stage
+from vllm_engine.gateway.observe.gateway_metrics import GatewayMetrics
+
+ROOT = Path(__file__).resolve().parents[1]
+OF_THE_IMAGE = frozenset(("HOST", "CACHE_DIR", "ENGINE_PYTHON", "BUILD_SHA", "BUILD_TIME"))
+"""Settings that an image has made, so that Compose passes none of them on; its `HOST` is where it publishes."""
+CONTRACT = [
+    "MODEL_ID",
+    "HF_TOKEN",
+    "PORT",
+    "HOST",
+    "DTYPE",
+    "TENSOR_PARALLEL",
+    "MAX_MODEL_LEN",
+    "GPU_MEMORY_UTILIZATION",
+    "BUILD_SHA",
+    "BUILD_TIME",
+    "ENABLE_SSHD",
+    "PUBLIC_KEY",
+    "SSH_PORT",
+]
+
+
+def default_of(key: str) -> str:
+    """Show a setting's default as a user would write it."""
+    value = Settings.model_fields[key.lower()].default
+    if value is None or value == ():
+        return ""
+    return f"`{int(value)}`" if isinstance(value, bool) else f"`{value}`"
+
+
+def settings_table(keys: list[str], *, whole: bool) -> str:
+    """Render settings as a Markdown table."""
+    head = (
+        ["variable", "default", "what it does"]
+        if not whole
+        else ["variable", "default", "legal", "what it does"]
+    )
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    for key in keys:
+        field = Settings.model_fields[key.lower()]
+        extra = field.json_schema_extra
+        legal = str(extra["wanted"]) if isinstance(extra, dict) else ""
+        cells = [f"`{key}`", default_of(key), *([legal] if whole else []), field.description or ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def cli_help() -> str:
+    """Render the help page of every command."""
+    pages = []
+    for name, command in [("", cli), *sorted(cli.commands.items())]:
+        title = f"vllm-engine {name}".strip()
+        with click.Context(command, info_name=title, max_content_width=100) as context:
+            pages.append(f"## {title}\n\n```text\n{command.get_help(context)}\n```")
+    return "\n\n".join(pages)
+
+
+def catalogue() -> str:
+    """Render every cause that a failure can be told by; the heading is the code, and so the anchor."""
+    groups = []
+    for title, entries in GROUPS.items():
+        rows = "\n\n".join(catalogue_entry(entry) for entry in entries)
+        groups.append(f"## {title}\n\n{rows}")
+    return "\n\n".join(groups)
+
+
+def catalogue_entry(entry: Signature) -> str:
+    """Render one cause."""
+    again = "yes" if entry.retryable or entry.stage is Stage.SERVING else "no"
+    return (
+        f"### {entry.code}\n\n"
+        f"- What you see: {entry.seen}\n"
+        f"- Cause: {entry.sentence({})}.\n"
+        f"- Remedy: {entry.advise({}, Facts()).text}.\n"
+        f"- Worth trying again unchanged: {again}."
+    )
+
+
+def own_metrics() -> str:
+    """Render the gateway's metrics as a Markdown table."""
+    build = dict.fromkeys(("version", "sha", "vllm", "model"), "")
+    rows = [
+        (one.name, one.type, one.labels, one.help) for one in GatewayMetrics((), frozenset(), build).described
+    ]
+    return metrics_table(rows)
+
+
+def vllm_metrics() -> str:
+    """Render vLLM's metrics, as a run of the pinned vLLM showed them."""
+    known = json.loads((ROOT / "deploy/observability/vllm-metrics.json").read_text(encoding="utf-8"))
+    rows = [(name, one["type"], one["labels"], one["help"]) for name, one in known["metrics"].items()]
+    return f"Those of vLLM {known['vllm']}.\n\n{metrics_table(rows)}"
+
+
+def metrics_table(rows: Iterable[tuple[str, str, Iterable[str], str]]) -> str:
+    """Render metrics as a Markdown table."""
+    lines = ["| metric | type | labels | meaning |", "| --- | --- | --- | --- |"]
+    for name, kind, labels, text in rows:
+        text = " ".join(text.split()).replace("|", "\\|")
+        lines.append(f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {text} |")
+    return "\n".join(lines)
+
+
+def env_example(keys: list[str]) -> str:
+    """Render every setting as a line of `.env`, all of them commented out."""
+    lines = ["# Copy to .env and uncomment what you want to change. Written by scripts/generate_docs.py."]
+    group = None
+    for key in keys:
+        field = Settings.model_fields[key.lower()]
+        extra = field.json_schema_extra
+        assert isinstance(extra, dict)
+        if extra["group"] != group:
+            group = extra["group"]
+            lines += ["", f"# --- {group}"]
+        lines += [f"# {field.description}".replace("`", ""), f"#   {extra['wanted']}"]
+        lines.append(f"# {key}={default_of(key).strip('`')}")
+    return "\n".join(lines) + "\n"
+
+
+def compose_environment(keys: list[str]) -> str:
+    """Render the settings that Compose passes on, from the shell or `.env`; MODEL_ID has a line of its own."""
+    return "\n".join(f"      - {key}" for key in keys if key not in OF_THE_IMAGE | {"MODEL_ID"})
+
+
+def parts() -> dict[Path, dict[str, str]]:
+    """Return each document's generated parts by the name of their marker; the name "" is the whole file."""
+    every = [name.upper() for name in Settings.model_fields]
+    return {
+        ROOT / "README.md": {"settings": settings_table(CONTRACT, whole=False)},
+        ROOT / "docs/configuration.md": {"settings": settings_table(every, whole=True)},
+        ROOT / "docs/cli.md": {"help": cli_help()},
+        ROOT / "docs/metrics.md": {"gateway": own_metrics(), "vllm": vllm_metrics()},
+        ROOT / "docs/troubleshooting.md": {"catalogue": catalogue()},
+        ROOT / ".env.example": {"": env_example(every)},
+        ROOT / "compose.yaml": {"settings": compose_environment(every)},
+    }
+
+
+def rewritten(text: str, marker: str, content: str) -> str:
+    """Replace what stands between a document's markers, which are comments of Markdown or YAML.
+
+    Raises:
+        ValueError: the document lacks them.
+    """
+    if not marker:
+        return content
+    pattern = re.compile(rf"((?:<!--|#) {marker}:begin(?: -->)?\n).*?( *(?:<!--|#) {marker}:end)", re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"no {marker}:begin ... {marker}:end in comments")
+    return pattern.sub(lambda match: match[1] + content + "\n" + match[2], text)
+
+
+def main(argv: list[str]) -> int:
+    """Write or check every document; returns the exit status."""
+    stale = []
+    for path, contents in parts().items():
+        old = new = path.read_text(encoding="utf-8") if path.exists() else ""
+        for marker, content in contents.items():
+            new = rewritten(new, marker, content)
+        if new != old:
+            stale.append(path)
+            if "--check" not in argv:
+                path.write_text(new, encoding="utf-8")
+    for path in stale:
+        print(f"{path.relative_to(ROOT)}: {'stale: run make docs' if '--check' in argv else 'written'}")
+    return 1 if stale and "--check" in argv else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
