@@ -10,13 +10,13 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Page, expect
 
-import vllm_engine.gateway
+import vllm_engine.gateway.local
 from tests.browser.chromium import Visit
 from tests.browser.conftest import Server
 from tests.browser.prefix_proxy import prefixed
 from tests.browser.test_chat import ready, say, until_ready
 
-WEB = Path(vllm_engine.gateway.__file__).parent / "web"
+WEB = Path(vllm_engine.gateway.local.__file__).parent / "web"
 CORPUS: list[str] = json.loads((Path(__file__).parent / "xss.json").read_text(encoding="utf-8"))
 MAX_BYTES = 150_000
 TAGS = {

@@ -16,7 +16,7 @@ from vllm_engine.config.flags import FlagCatalogue
 pytestmark = pytest.mark.e2e
 
 REPOSITORY = Path(__file__).parents[2]
-SCRIPT = REPOSITORY / "scripts" / "vllm_flags.py"
+SCRIPT = REPOSITORY / "tools" / "vllm_flags.py"
 # Read before any fixture hides the machine's environment.
 ENGINE_PYTHON = Path(os.environ.get("ENGINE_PYTHON", REPOSITORY / ".venv-engine" / "bin" / "python"))
 IMPORT_SECONDS = 300

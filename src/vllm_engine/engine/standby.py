@@ -17,7 +17,7 @@ from vllm_engine.engine.standby_process import RECORD
 from vllm_engine.plan.engine_command import EngineCommand
 from vllm_engine.system.device import free_memory_bytes
 
-WARM = Path(__file__).with_name("warm.py")
+WARM = Path(__file__).with_name("standby_process.py")
 BYTES_EACH = 700 << 20
 """What a process that has imported vLLM takes at most (measured: docs/lifecycle.md)."""
 BYTES_LEFT = 4 << 30

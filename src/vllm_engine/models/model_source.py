@@ -20,8 +20,8 @@ from vllm_engine.models.repository_files import HubFile, Listing
 HUB_TIMEOUT_SECONDS = 90.0
 """How long the hub may take to hand over config.json, retries included."""
 
-_HUB_SCRIPT = Path(__file__).with_name("hub_config.py")
-_ACCOUNT_SCRIPT = Path(__file__).with_name("hub_account.py")
+_HUB_SCRIPT = Path(__file__).with_name("engine_scripts") / "hub_config.py"
+_ACCOUNT_SCRIPT = Path(__file__).with_name("engine_scripts") / "hub_account.py"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import re
 import shutil
 from pathlib import Path
 
-SHIMS = Path(__file__).parent / "shims"
+SHIMS = Path(__file__).parents[1] / "engine" / "shims"
 _NAME = "sitecustomize.py"
 _MENDED_IN = ((0, 12), (0, 11, 1))
 """vLLM's versions that no longer need 1 and 2."""

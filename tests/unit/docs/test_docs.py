@@ -26,7 +26,7 @@ BLOCKS = [
 @pytest.mark.parametrize("name", ["generate_docs.py", "dashboard.py"])
 def test_generated_parts_are_current(name: str) -> None:
     """Tables, help pages and the dashboard are what the code says now."""
-    script = ROOT / "scripts" / name
+    script = ROOT / "tools" / name
     done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
 

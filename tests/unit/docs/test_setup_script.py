@@ -64,7 +64,7 @@ class Checkout:
         self.root = parent / "a checkout"
         self.calls = parent / "calls"
         self.shims = parent / "shims"
-        for folder in ("scripts", "requirements"):
+        for folder in ("scripts", "tools", "requirements"):
             shutil.copytree(ROOT / folder, self.root / folder)
         shutil.copy(ROOT / "pyproject.toml", self.root)
         self.calls.touch()

@@ -205,7 +205,7 @@ def test_groups(files: Certificate) -> None:
     """No curve but the three of the profile, and no finite field, whose 8192 bits cost 140 ms a handshake."""
     port = free_port()
     script = (
-        "import socket, sys; from pathlib import Path; from vllm_engine.gateway.tls import Tls\n"
+        "import socket, sys; from pathlib import Path; from vllm_engine.gateway.http.tls import Tls\n"
         "context = Tls(Path(sys.argv[1]), Path(sys.argv[2])).context\n"
         "listener = socket.create_server(('127.0.0.1', int(sys.argv[3])))\n"
         "while True:\n"

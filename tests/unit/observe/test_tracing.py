@@ -216,7 +216,7 @@ def test_off(endpoint: str | None) -> None:
 def test_off_loads_nothing() -> None:
     """Without an endpoint neither the SDK nor the exporter is imported, by the whole gateway."""
     program = (
-        "import sys, vllm_engine.serve, vllm_engine.gateway.tracing as t; t.make_tracer(None, '');"
+        "import sys, vllm_engine.serve, vllm_engine.gateway.observe.tracing as t; t.make_tracer(None, '');"
         "print([m for m in sys.modules if m.startswith(('opentelemetry.sdk', 'opentelemetry.exporter', 'requests'))])"
     )
     run = subprocess.run(

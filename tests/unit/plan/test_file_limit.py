@@ -41,7 +41,7 @@ def test_soft_limit_is_raised() -> None:
     """To the hard one, in this process and so in its children."""
     hard = min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     program = (
-        "import resource; from vllm_engine.file_limit import raise_file_limit;"
+        "import resource; from vllm_engine.system.file_limit import raise_file_limit;"
         f"resource.setrlimit(resource.RLIMIT_NOFILE, (512, {hard}));"
         "print(raise_file_limit(), *resource.getrlimit(resource.RLIMIT_NOFILE))"
     )

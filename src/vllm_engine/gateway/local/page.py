@@ -77,7 +77,7 @@ class State(BaseModel):
 def load_files() -> dict[str, PageFile]:
     """Read the page's files from the package, by name."""
     found = {}
-    for file in files("vllm_engine.gateway").joinpath("web").iterdir():
+    for file in files("vllm_engine.gateway.local").joinpath("web").iterdir():
         kind = file.name.rpartition(".")[2]
         if kind in _TYPES:
             content = file.read_bytes()
