@@ -18,12 +18,12 @@ from vllm_engine.config.library_variables import socket_root
 from vllm_engine.config.settings import Settings, load_settings
 from vllm_engine.diagnosis.explainer import Explainer
 from vllm_engine.diagnosis.termination import write_termination_log
-from vllm_engine.engine.activity import Pulse
+from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.engine_state import Phase, StatusBoard, StatusReader
 from vllm_engine.engine.startup.start_history import StartHistory
 from vllm_engine.engine.startup.start_log import StartLog
 from vllm_engine.engine.supervisor import Launch, Policy, Supervisor
-from vllm_engine.engine.watchdog.watch import VitalLimits
+from vllm_engine.engine.watchdog.verdict import WatchdogLimits
 from vllm_engine.errors import VllmEngineError
 from vllm_engine.gateway.build import build_gateway
 from vllm_engine.gateway.front import Front, open_front
@@ -70,7 +70,7 @@ async def serve(
     """
     files = raise_file_limit()
     board = StatusBoard()
-    pulse = Pulse()
+    pulse = EngineActivity()
     log = StartLog(board, StartHistory(settings.cache_dir / "starts.json"))
     explainer = Explainer(settings, preflight.device, preflight.installation.version)
     beside = _Beside(companion(board), is_essential) if companion is not None else None
@@ -121,7 +121,7 @@ def _policy(settings: Settings) -> Policy:
         max_restarts=settings.max_restarts,
         restart_window_seconds=settings.restart_window_seconds,
         auto_fit=settings.auto_fit,
-        vitals=VitalLimits(settings.hang_timeout_seconds, settings.canary_interval_seconds),
+        vitals=WatchdogLimits(settings.hang_timeout_seconds, settings.canary_interval_seconds),
     )
 
 

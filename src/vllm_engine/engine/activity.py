@@ -44,7 +44,7 @@ class OwnQuestions:
 
 
 @dataclass(slots=True)
-class Pulse:
+class EngineActivity:
     """What the gateway sees of the engine's work, for the verdict on a hang; and our own questions."""
 
     running: int = 0

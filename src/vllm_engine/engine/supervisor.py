@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from vllm_engine.engine.activity import Pulse
+from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.child_process import EngineProcess
 from vllm_engine.engine.control_client import EngineProbe
 from vllm_engine.engine.engine_exit import Ending
@@ -20,7 +20,7 @@ from vllm_engine.engine.startup.first_token import FirstToken
 from vllm_engine.engine.startup.hub_cache import HubCache, watch_download
 from vllm_engine.engine.startup.log_progress import later, parse_line
 from vllm_engine.engine.watchdog.patience import Patience
-from vllm_engine.engine.watchdog.watch import Loss, LossKind, VitalLimits, Vitals
+from vllm_engine.engine.watchdog.verdict import Loss, LossKind, Watchdog, WatchdogLimits
 from vllm_engine.errors import Diagnosis, EngineError, StartupError, StartupTimeoutError, VllmEngineError
 from vllm_engine.models.download_progress import Weights
 from vllm_engine.plan.engine_command import EngineCommand
@@ -61,7 +61,7 @@ class Policy:
     max_restarts: int
     restart_window_seconds: float
     auto_fit: bool
-    vitals: VitalLimits
+    vitals: WatchdogLimits
 
 
 class Supervisor:
@@ -75,7 +75,7 @@ class Supervisor:
         *,
         socket: Path,
         policy: Policy,
-        pulse: Pulse,
+        pulse: EngineActivity,
         standby: bool | Literal["auto"] = False,
     ) -> None:
         self._board = board
@@ -245,7 +245,7 @@ class Supervisor:
     async def _watch(self, launch: Launch) -> None:
         assert self._process is not None  # noqa: S101 - _start has set it
         async with EngineProbe(self._socket, timeout_seconds=_HEALTH_SECONDS, own=self._pulse.own) as probe:
-            vitals = Vitals(
+            vitals = Watchdog(
                 self._process, probe, self._pulse, launch.served_name, self._policy.vitals, self._patience
             )
             command = self._standby.entry(launch.command)

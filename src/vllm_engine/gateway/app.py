@@ -15,18 +15,18 @@ from vllm_engine.gateway.body.body_fields import RequestFields, read_fields
 from vllm_engine.gateway.body.request_body import Bodies, Body
 from vllm_engine.gateway.body.token_estimate import TokenEstimate
 from vllm_engine.gateway.error_dialect import ApiError
-from vllm_engine.gateway.http.client_stream import Lane, lane_of
+from vllm_engine.gateway.http.client_stream import ClientStream, client_stream_of
 from vllm_engine.gateway.local.health_port import HealthApp
 from vllm_engine.gateway.local.local_routes import OWN_METHODS, OWN_PATHS
 from vllm_engine.gateway.observe.request_record import RECORD, Observer, Outcome, RequestRecord
 from vllm_engine.gateway.observe.tracing import Tracer
-from vllm_engine.gateway.policy.admission import Admission, Claim, Ticket
+from vllm_engine.gateway.policy.admission import Admission, Claim, Slot
 from vllm_engine.gateway.policy.admission_limits import Rejected, draining
 from vllm_engine.gateway.policy.auth import CREDENTIAL_HEADERS, Keyring
 from vllm_engine.gateway.policy.cors import Cors
 from vllm_engine.gateway.policy.request_id import request_id
 from vllm_engine.gateway.policy.routes import Route, RouteTable
-from vllm_engine.gateway.proxy.engine_proxy import Passage, Proxy
+from vllm_engine.gateway.proxy.engine_proxy import ForwardedRequest, Proxy
 from vllm_engine.gateway.proxy.failover import Recovery
 from vllm_engine.gateway.proxy.upstream import UpstreamError
 
@@ -108,7 +108,7 @@ class Gateway:
         if scope["type"] != "http":
             await self._own(scope, receive, send)
             return
-        lane = lane_of(scope)
+        lane = client_stream_of(scope)
         if lane.is_gone:
             return
         record = RequestRecord(
@@ -123,7 +123,7 @@ class Gateway:
             if not (self._cors.is_preflight(scope) and await self._preflight(scope, send, record)):
                 await self._serve(scope, receive, send, record)
         except asyncio.CancelledError:
-            if not lane_of(scope).is_gone:
+            if not client_stream_of(scope).is_gone:
                 raise
             task.uncancel()
             record.outcome = Outcome.CLIENT_GONE
@@ -186,7 +186,7 @@ class Gateway:
     async def _answer(
         self, scope: Scope, receive: Receive, send: Send, record: RequestRecord, route: Route
     ) -> None:
-        lane = lane_of(scope)
+        lane = client_stream_of(scope)
         is_whole = False
         try:
             # Whoever comes in vain need not send a body first.
@@ -204,16 +204,16 @@ class Gateway:
                 lane.watch()
                 fields = read_fields(body.data)
                 record.is_stream = record.may_stream and fields.stream
-                ticket = await self._turn(record, self._claim(route, fields, body))
-                if ticket is None:
+                slot = await self._turn(record, self._claim(route, fields, body))
+                if slot is None:
                     await self._not_ready(send, record)
                     return
                 body.keep()
                 try:
                     await self._proxy.pass_on(scope, send, self._passage(scope, record, body))
                 finally:
-                    ticket.leave()
-                    self._charge(ticket, record, fields)
+                    slot.leave()
+                    self._charge(slot, record, fields)
         except Rejected as rejected:
             record.reject(rejected.status, rejected.reason)
             await send_rejected(send, record, rejected, is_whole=is_whole)
@@ -226,15 +226,15 @@ class Gateway:
         requests *= fields.choices
         return Claim(requests, self._estimate.prompt_tokens(fields) if route.is_core_work else 0)
 
-    def _charge(self, ticket: Ticket, record: RequestRecord, fields: RequestFields) -> None:
+    def _charge(self, slot: Slot, record: RequestRecord, fields: RequestFields) -> None:
         """Charge what a request used: told, else estimated; nothing where the engine did not take it."""
         if record.prompt_tokens is not None:
             self._estimate.learn(fields, record.prompt_tokens)
-        elif record.has_run and (estimate := ticket.estimate):
+        elif record.has_run and (estimate := slot.estimate):
             record.prompt_tokens, record.is_prompt_estimate = estimate, True
-        ticket.record_tokens(record.prompt_tokens or 0, record.completion_tokens or 0)
+        slot.record_tokens(record.prompt_tokens or 0, record.completion_tokens or 0)
 
-    async def _turn(self, record: RequestRecord, claim: Claim) -> Ticket | None:
+    async def _turn(self, record: RequestRecord, claim: Claim) -> Slot | None:
         """Wait for a place at the engine; None where it is not ready."""
         came = time.monotonic()
         try:
@@ -242,7 +242,7 @@ class Gateway:
                 await self._recovery.until_ready()
             if not self._can_serve:
                 return None
-            ticket = await self._admission.enter(record.key, claim)
+            slot = await self._admission.enter(record.key, claim)
         except Rejected as rejected:
             if rejected.has_waited:
                 record.queue_seconds = time.monotonic() - came
@@ -251,7 +251,7 @@ class Gateway:
             record.queue_seconds = time.monotonic() - came
             raise
         record.queue_seconds = time.monotonic() - came
-        return ticket
+        return slot
 
     @property
     def _can_serve(self) -> bool:
@@ -261,16 +261,16 @@ class Gateway:
         record.reject(503, "not_ready")
         await send_not_ready(send, self._status.current, record)
 
-    def _passage(self, scope: Scope, record: RequestRecord, body: Body) -> Passage:
+    def _passage(self, scope: Scope, record: RequestRecord, body: Body) -> ForwardedRequest:
         target: bytes = scope["raw_path"]
         if scope["query_string"]:
             target += b"?" + scope["query_string"]
         # With keys of ours, the client's key is nobody else's business; without, it may be vLLM's own.
         without = _NO_CREDENTIALS if self._keyring.is_open else CREDENTIAL_HEADERS
-        return Passage(record, target, body, without, record.span.headers if record.span else ())
+        return ForwardedRequest(record, target, body, without, record.span.headers if record.span else ())
 
     @staticmethod
-    async def _fail(send: Send, lane: Lane, record: RequestRecord) -> None:
+    async def _fail(send: Send, lane: ClientStream, record: RequestRecord) -> None:
         if record.status:
             lane.abort()
             return

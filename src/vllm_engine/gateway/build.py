@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vllm_engine import __version__
 from vllm_engine.config.settings import Settings
-from vllm_engine.engine.activity import Pulse
+from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.engine_state import StatusReader
 from vllm_engine.errors import Problem, SettingsError
 from vllm_engine.gateway.app import Gateway
@@ -46,7 +46,7 @@ def build_gateway(
     status: StatusReader,
     build: Build,
     socket: Path,
-    pulse: Pulse,
+    pulse: EngineActivity,
     lines_dropped: Callable[[], int] = lambda: 0,
     certificate_expiry: Callable[[], float] = lambda: nan,
 ) -> Gateway:

@@ -13,14 +13,14 @@ from typing import Any, cast
 import pytest
 
 from tests.support.virtual_time import in_virtual_time
-from vllm_engine.engine.activity import Pulse
+from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.child_process import EngineProcess
 from vllm_engine.engine.control_client import EngineProbe, Health, ProbeError, UnaskedError
 from vllm_engine.engine.engine_state import StatusBoard
 from vllm_engine.engine.supervisor import Launch, Policy, Supervisor
-from vllm_engine.engine.watchdog.child_watcher import Activity, Family, activity, members
+from vllm_engine.engine.watchdog.child_watcher import Activity, ChildWatcher, activity, members
 from vllm_engine.engine.watchdog.patience import Patience
-from vllm_engine.engine.watchdog.watch import Loss, LossKind, VitalLimits, Vitals
+from vllm_engine.engine.watchdog.verdict import Loss, LossKind, Watchdog, WatchdogLimits
 from vllm_engine.errors import Diagnosis, StartupError
 
 HANG_SECONDS = 180.0
@@ -57,11 +57,13 @@ class Probe:
             raise UnaskedError("no files")
 
 
-async def lost(probe: Probe, pulse: Pulse, *, within: float = 1000.0, canary: float = 30.0) -> Loss | None:
+async def lost(
+    probe: Probe, pulse: EngineActivity, *, within: float = 1000.0, canary: float = 30.0
+) -> Loss | None:
     """Watch for so long; returns how the engine was lost, if it was."""
-    limits = VitalLimits(HANG_SECONDS, canary)
+    limits = WatchdogLimits(HANG_SECONDS, canary)
     process = cast(EngineProcess, Process())
-    vitals = Vitals(process, cast(EngineProbe, probe), pulse, "m", limits, Patience(HANG_SECONDS))
+    vitals = Watchdog(process, cast(EngineProbe, probe), pulse, "m", limits, Patience(HANG_SECONDS))
     try:
         async with asyncio.timeout(within):
             return await vitals.until_lost()
@@ -73,11 +75,11 @@ async def lost(probe: Probe, pulse: Pulse, *, within: float = 1000.0, canary: fl
 def test_a_stopped_process_is_noticed_soon(monkeypatch: pytest.MonkeyPatch, running: int) -> None:
     """However busy the core looks that waits for it, and however slow it has been."""
     stopped = Activity(7.0, is_running=True, is_stopped=True)
-    monkeypatch.setattr("vllm_engine.engine.watchdog.watch.activity", lambda _: stopped)
+    monkeypatch.setattr("vllm_engine.engine.watchdog.verdict.activity", lambda _: stopped)
 
     @in_virtual_time
     async def test() -> None:
-        loss = await lost(Probe(Health.GOOD, counters=count()), Pulse(running=running), within=30.0)
+        loss = await lost(Probe(Health.GOOD, counters=count()), EngineActivity(running=running), within=30.0)
         assert loss is not None
         assert (loss.kind, "stopped" in loss.seen) == (LossKind.HUNG, True)
 
@@ -88,13 +90,13 @@ def test_a_process_that_goes_on_is_left_alone(monkeypatch: pytest.MonkeyPatch) -
     """Stopped now and then is not stopped for good."""
     states = cycle([True, True, True, False])
     monkeypatch.setattr(
-        "vllm_engine.engine.watchdog.watch.activity",
+        "vllm_engine.engine.watchdog.verdict.activity",
         lambda _: Activity(7.0, is_running=True, is_stopped=next(states)),
     )
 
     @in_virtual_time
     async def test() -> None:
-        assert await lost(Probe(Health.GOOD), Pulse(), within=300.0, canary=0) is None
+        assert await lost(Probe(Health.GOOD), EngineActivity(), within=300.0, canary=0) is None
 
     test()
 
@@ -114,7 +116,7 @@ def test_health(answers: list[Health], kind: LossKind | None) -> None:
 
     @in_virtual_time
     async def test() -> None:
-        loss = await lost(Probe(*answers), Pulse())
+        loss = await lost(Probe(*answers), EngineActivity())
         assert (loss and loss.kind) == kind
 
     test()
@@ -125,7 +127,7 @@ async def test_no_verdict_while_metrics_cannot_be_asked_for() -> None:
     """A long prefill shows in the metrics alone: who cannot read them does not know that nothing happens."""
     probe = Probe(Health.GOOD)
     probe.can_ask = False
-    pulse = Pulse(running=1)
+    pulse = EngineActivity(running=1)
     assert await lost(probe, pulse) is None
     probe.can_ask = True
     loss = await lost(probe, pulse)
@@ -137,7 +139,7 @@ async def test_no_verdict_while_metrics_cannot_be_asked_for() -> None:
 async def test_silence_is_no_movement() -> None:
     """An engine whose metrics come and go, with the same counts, does not work."""
     probe = Probe(Health.GOOD, counters=iter([7, None] * 1000))
-    loss = await lost(probe, Pulse(running=1))
+    loss = await lost(probe, EngineActivity(running=1))
     assert loss is not None
     assert loss.kind is LossKind.HUNG
 
@@ -145,7 +147,7 @@ async def test_silence_is_no_movement() -> None:
 @in_virtual_time
 async def test_movement_is_looked_for_before_the_verdict() -> None:
     """Requests whose clients give up within a second leave no time for a look: there is one at the end."""
-    pulse = Pulse()
+    pulse = EngineActivity()
     steps = iter(range(10_000))
 
     async def impatient_clients() -> None:
@@ -201,7 +203,7 @@ async def test_processes_for_want_of_files(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(OSError, match="Too many"):
         members(os.getsid(0))
     assert activity(os.getsid(0)) is None
-    family = Family(os.getsid(0))
+    family = ChildWatcher(os.getsid(0))
     waiting = asyncio.create_task(family.first_loss())
     await asyncio.sleep(0)
     assert not waiting.done()
@@ -226,8 +228,8 @@ async def test_a_start_for_want_of_files_is_tried_again() -> None:
         prepare,
         lambda _: Diagnosis("unknown", ""),
         socket=Path("socket"),
-        policy=Policy(60, 0, 60, auto_fit=False, vitals=VitalLimits(0, 0)),
-        pulse=Pulse(),
+        policy=Policy(60, 0, 60, auto_fit=False, vitals=WatchdogLimits(0, 0)),
+        pulse=EngineActivity(),
     )
     with pytest.raises(StartupError, match="the end"):
         await supervisor.run()

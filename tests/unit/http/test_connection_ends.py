@@ -8,7 +8,7 @@ import socket
 from starlette.types import Receive, Scope, Send
 
 from vllm_engine.gateway.http.client_connection import ClientConnection
-from vllm_engine.gateway.http.client_stream import lane_of
+from vllm_engine.gateway.http.client_stream import client_stream_of
 from vllm_engine.gateway.http.http_server import running
 from vllm_engine.gateway.http.incoming import ConnectionLimits
 
@@ -27,7 +27,7 @@ async def test_a_body_that_is_cut_is_not_taken_for_whole() -> None:
             return
         task = asyncio.current_task()
         assert task is not None
-        lane_of(scope).on_gone = task.cancel
+        client_stream_of(scope).on_gone = task.cancel
         try:
             while (message := await receive()).get("more_body"):
                 pass

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.virtual_time import in_virtual_time
-from vllm_engine.gateway.policy.admission import KEYS_BEFORE_SWEEP, Admission, Claim, KeyLoad, Ticket
+from vllm_engine.gateway.policy.admission import KEYS_BEFORE_SWEEP, Admission, Claim, KeyLoad, Slot
 from vllm_engine.gateway.policy.admission_limits import Limits, Rejected, whole_seconds
 from vllm_engine.gateway.policy.fairness import FairQueue
 
@@ -36,7 +36,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def arrive(gate: Admission, *keys: str | None) -> list[asyncio.Task[Ticket]]:
+async def arrive(gate: Admission, *keys: str | None) -> list[asyncio.Task[Slot]]:
     """Start one request for each of the keys, in this order."""
     tasks = [asyncio.ensure_future(gate.enter(key)) for key in keys]
     await settle()
@@ -50,7 +50,7 @@ async def refused(gate: Admission, key: str | None = "a") -> Rejected:
     return caught.value
 
 
-def refusal(task: asyncio.Task[Ticket]) -> Rejected:
+def refusal(task: asyncio.Task[Slot]) -> Rejected:
     """Return why a request was refused."""
     error = task.exception()
     assert isinstance(error, Rejected)
@@ -59,19 +59,19 @@ def refusal(task: asyncio.Task[Ticket]) -> Rejected:
 
 async def serve(gate: Admission, key: str, seconds: float) -> None:
     """Serve one request."""
-    ticket = await gate.enter(key)
+    slot = await gate.enter(key)
     await asyncio.sleep(seconds)
-    ticket.leave()
+    slot.leave()
 
 
-async def order_of_service(gate: Admission, holder: Ticket, *keys: str) -> str:
+async def order_of_service(gate: Admission, holder: Slot, *keys: str) -> str:
     """Queue one request for each key behind `holder` and return the keys in the order of service."""
     served: list[str] = []
 
     async def one(key: str) -> None:
-        ticket = await gate.enter(key)
+        slot = await gate.enter(key)
         served.append(key)
-        ticket.leave()
+        slot.leave()
 
     tasks = [asyncio.ensure_future(one(key)) for key in keys]
     await settle()
@@ -82,12 +82,12 @@ async def order_of_service(gate: Admission, holder: Ticket, *keys: str) -> str:
 
 @in_virtual_time
 async def test_free_place_is_taken_without_suspending() -> None:
-    """Where there is room nothing is awaited: the first step of the coroutine returns the ticket."""
+    """Where there is room nothing is awaited: the first step of the coroutine returns the slot."""
     gate = admission(places=2)
     with pytest.raises(StopIteration) as stopped:
         gate.enter("a").send(None)
-    ticket = stopped.value.value
-    assert isinstance(ticket, Ticket)
+    slot = stopped.value.value
+    assert isinstance(slot, Slot)
     assert (gate.in_flight, gate.waiting) == (1, 0)
 
 
@@ -106,10 +106,10 @@ async def test_leave_twice_frees_one_place() -> None:
 async def test_zero_is_no_limit() -> None:
     """With every limit 0 nothing is refused and nothing waits."""
     gate = admission(places=0, queue=0, timeout=0)
-    tickets = [await gate.enter("a") for _ in range(1000)]
-    for ticket in tickets:
-        ticket.record_tokens(10**9, 10**9)
-        ticket.leave()
+    slots = [await gate.enter("a") for _ in range(1000)]
+    for slot in slots:
+        slot.record_tokens(10**9, 10**9)
+        slot.leave()
     assert (gate.in_flight, gate.waiting) == (0, 0)
 
 
@@ -171,9 +171,9 @@ async def test_first_come_first_served_within_a_key() -> None:
     served: list[tuple[str, int]] = []
 
     async def one(key: str, number: int) -> None:
-        ticket = await gate.enter(key)
+        slot = await gate.enter(key)
         served.append((key, number))
-        ticket.leave()
+        slot.leave()
 
     arrivals = [(random.Random(number).choice("abc"), number) for number in range(300)]
     tasks = [asyncio.ensure_future(one(*arrival)) for arrival in arrivals]
@@ -225,11 +225,11 @@ async def test_full_queue_is_shared() -> None:
 async def test_no_queue() -> None:
     """With MAX_QUEUE=0 a request is served at once or refused at once."""
     gate = admission(places=1, queue=0)
-    ticket = await gate.enter("a")
+    slot = await gate.enter("a")
     rejected = await refused(gate, "b")
     assert (rejected.status, rejected.reason) == (429, "saturated")
     assert "MAX_IN_FLIGHT=1" in str(rejected)
-    ticket.leave()
+    slot.leave()
     await gate.enter("b")
 
 
@@ -343,7 +343,7 @@ async def test_deadline_in_the_same_step(order: str) -> None:
     gate = admission(timeout=30)
     loop = asyncio.get_running_loop()
     holder = await gate.enter("a")
-    waiting: list[asyncio.Task[Ticket]] = []
+    waiting: list[asyncio.Task[Slot]] = []
 
     def happen() -> None:
         for what in order.split():
@@ -497,12 +497,12 @@ async def test_longer_of_two_waits_is_told() -> None:
     gate = admission(places=0, key_requests=1, key_tokens=60)
     (await gate.enter("a")).leave()
     assert (await refused(gate, "a")).reason == "key_requests"
-    ticket = await gate.enter("b")
-    ticket.record_tokens(60, 60)
+    slot = await gate.enter("b")
+    slot.record_tokens(60, 60)
     rejected = await refused(gate, "b")
     assert (rejected.reason, rejected.retry_after_seconds) == ("key_tokens", 61)
-    ticket = await gate.enter("c")
-    ticket.record_tokens(60, 5)
+    slot = await gate.enter("c")
+    slot.record_tokens(60, 5)
     rejected = await refused(gate, "c")
     assert (rejected.reason, rejected.retry_after_seconds) == ("key_requests", 60)
 
@@ -520,12 +520,12 @@ async def test_who_comes_back_on_time_is_served(per_minute: int) -> None:
     gate = admission(places=0, key_requests=per_minute, key_tokens=per_minute)
     for round_ in range(100):
         try:
-            ticket = await gate.enter("a")
+            slot = await gate.enter("a")
         except Rejected as rejected:
             await asyncio.sleep(rejected.retry_after_seconds or 0)
-            ticket = await gate.enter("a")
-        ticket.record_tokens(round_ % 3, 1)
-        ticket.leave()
+            slot = await gate.enter("a")
+        slot.record_tokens(round_ % 3, 1)
+        slot.leave()
 
 
 @in_virtual_time
@@ -569,10 +569,10 @@ async def test_clients_without_a_key_share_one_allowance() -> None:
 async def test_tokens_are_a_debt() -> None:
     """A large answer is charged afterwards; the next request is refused until it is paid."""
     gate = admission(places=0, key_tokens=600)  # ten a second
-    ticket = await gate.enter("a")
+    slot = await gate.enter("a")
     running = await gate.enter("a")
-    ticket.record_tokens(prompt=599, completion=2001)
-    ticket.leave()
+    slot.record_tokens(prompt=599, completion=2001)
+    slot.leave()
     rejected = await refused(gate, "a")  # 2000 in debt
     assert (rejected.status, rejected.reason) == (429, "key_tokens")
     assert rejected.retry_after_seconds == 201  # beyond the 60 s of estimates: this one is known
@@ -591,11 +591,11 @@ async def test_tokens_are_a_debt() -> None:
 async def test_tokens_are_charged_after_the_request_left() -> None:
     """Usage may be known late, even after the key was forgotten."""
     gate = admission(places=0, key_tokens=60)
-    ticket = await gate.enter("a")
-    ticket.leave()
+    slot = await gate.enter("a")
+    slot.leave()
     for number in range(3 * KEYS_BEFORE_SWEEP):
         (await gate.enter(f"other {number}")).leave()
-    ticket.record_tokens(100, 19)
+    slot.record_tokens(100, 19)
     assert (await refused(gate, "a")).retry_after_seconds == 60
 
 
@@ -627,8 +627,8 @@ class Soak:
     def __init__(self, seed: int) -> None:
         self.dice = random.Random(seed)
         self.gate = admission(places=5, queue=12, timeout=3, key_open=9, key_requests=900, key_tokens=3000)
-        self.held: list[tuple[str, int, Ticket]] = []
-        self.waiting: dict[asyncio.Task[Ticket], tuple[str, int]] = {}
+        self.held: list[tuple[str, int, Slot]] = []
+        self.waiting: dict[asyncio.Task[Slot], tuple[str, int]] = {}
         self.outcomes: Counter[str] = Counter()
 
     def act(self) -> None:
@@ -640,9 +640,9 @@ class Soak:
             claim = Claim(requests, self.dice.randrange(30))
             self.waiting[asyncio.ensure_future(self.gate.enter(key, claim))] = (key, min(5, requests))
         elif action < 0.8 and self.held:
-            *_, ticket = self.held.pop(self.dice.randrange(len(self.held)))
-            ticket.record_tokens(self.dice.randrange(50), self.dice.randrange(100))
-            ticket.leave()
+            *_, slot = self.held.pop(self.dice.randrange(len(self.held)))
+            slot.record_tokens(self.dice.randrange(50), self.dice.randrange(100))
+            slot.leave()
         elif action < 0.9 and self.waiting:
             self.dice.choice(list(self.waiting)).cancel()
         elif action < 0.903:
@@ -671,7 +671,7 @@ class Soak:
             waiting[key] += places
         assert all(state.waiting == waiting[str(name)] for name, state in gate._keys.items())
 
-    def end(self, task: asyncio.Task[Ticket], key: str, places: int) -> str:
+    def end(self, task: asyncio.Task[Slot], key: str, places: int) -> str:
         """Say what became of a request."""
         if task.cancelled():
             return "cancelled"
@@ -694,8 +694,8 @@ async def test_nothing_leaks(seed: int) -> None:
             await soak.agree()
     soak.gate.close("end of the test")
     await soak.agree()
-    for *_, ticket in soak.held:
-        ticket.leave()
+    for *_, slot in soak.held:
+        slot.leave()
     assert (soak.gate.in_flight, soak.gate.waiting, soak.gate.by_key()) == (0, 0, {})
     kinds = ("served", "cancelled", "saturated", "key_concurrency", "key_tokens", "queue_timeout", "draining")
     assert all(soak.outcomes[kind] for kind in kinds), soak.outcomes
@@ -711,9 +711,9 @@ async def test_a_batch_takes_as_many_places_as_it_holds() -> None:
     (single,) = await arrive(gate, "c")
     assert (gate.in_flight, gate.waiting) == (2, 2)
     one.leave()
-    ticket = await batch
+    slot = await batch
     assert (gate.in_flight, gate.waiting) == (4, 1)
-    ticket.leave()
+    slot.leave()
     await single
     two.leave()
     assert gate.in_flight == 1

@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 from starlette.types import Message
 
-from vllm_engine.engine.activity import Pulse
+from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.engine_state import EngineState, StatusBoard
 from vllm_engine.gateway.body.body_budget import BodyBudget
 from vllm_engine.gateway.body.request_body import Bodies, Body
 from vllm_engine.gateway.http.client_stream import StreamOwner
 from vllm_engine.gateway.observe.request_record import Outcome, RequestRecord
 from vllm_engine.gateway.proxy import failover as recovery_module
-from vllm_engine.gateway.proxy.attempt import Engine, Exchange, Request
+from vllm_engine.gateway.proxy.attempt import Attempt, Engine, Request
 from vllm_engine.gateway.proxy.failover import Recovery
-from vllm_engine.gateway.proxy.response_stream import Relay
+from vllm_engine.gateway.proxy.response_stream import ResponseStream
 from vllm_engine.gateway.proxy.upstream import Upstream, UpstreamConnection, UpstreamError
 
 _BODIES = Bodies(max_bytes=1, idle_timeout_seconds=1, budget=BodyBudget(max_bytes=1, max_reading=1))
@@ -81,13 +81,13 @@ class Case:
         self.client = Client()
         self.record = RequestRecord("id", "POST", "/v1/completions")
         self.upstream = Upstream(path)
-        self.relay = Relay(self.client, self.client.send, self.record, Pulse())
+        self.relay = ResponseStream(self.client, self.client.send, self.record, EngineActivity())
         self._handle = handle
         self._serving: set[asyncio.Task[None] | None] = set()
         board = StatusBoard()
         board.move(EngineState.READY)
         recovery = Recovery(board, timeout_seconds=5, max_waiting=1)
-        self._engine = Engine(self.upstream, board, recovery, Pulse())
+        self._engine = Engine(self.upstream, board, recovery, EngineActivity())
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one connection; `/health` is always well."""
@@ -119,7 +119,7 @@ class Case:
     async def run(self, method: str = "POST") -> None:
         """Pass one request on."""
         head = method.encode() + b" /v1/completions HTTP/1.1\r\nhost: engine\r\n\r\n"
-        exchange = Exchange(self._engine, self.relay, self.client.send, self.record, 0.0)
+        exchange = Attempt(self._engine, self.relay, self.client.send, self.record, 0.0)
         async with asyncio.timeout(30):
             await exchange.run(Request(method, head, Body(_BODIES, None)))
 

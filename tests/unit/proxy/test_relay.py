@@ -10,10 +10,10 @@ from collections.abc import Callable
 import pytest
 from starlette.types import Message
 
-from vllm_engine.engine.activity import Pulse
+from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.gateway.http.client_stream import StreamOwner
 from vllm_engine.gateway.observe.request_record import Outcome, RequestRecord
-from vllm_engine.gateway.proxy.response_stream import KEEP_ALIVE, Relay
+from vllm_engine.gateway.proxy.response_stream import KEEP_ALIVE, ResponseStream
 from vllm_engine.gateway.proxy.upstream import UpstreamError
 
 
@@ -71,12 +71,12 @@ def record() -> RequestRecord:
 
 
 @pytest.fixture
-def relay(client: SlowClient, record: RequestRecord) -> Relay:
+def relay(client: SlowClient, record: RequestRecord) -> ResponseStream:
     """Between that client and an engine that the tests play."""
-    return Relay(client, client.send, record, Pulse())
+    return ResponseStream(client, client.send, record, EngineActivity())
 
 
-async def begin(relay: Relay, client: SlowClient, first: bytes) -> asyncio.Task[None]:
+async def begin(relay: ResponseStream, client: SlowClient, first: bytes) -> asyncio.Task[None]:
     """Have the first piece of a whole answer on its way to the client, who does not read it yet."""
     headers = [(b"content-length", b"6")]
     relay.on_head(200, headers)
@@ -86,7 +86,9 @@ async def begin(relay: Relay, client: SlowClient, first: bytes) -> asyncio.Task[
     return task
 
 
-async def test_a_whole_answer_ends_while_its_client_is_slow(relay: Relay, client: SlowClient) -> None:
+async def test_a_whole_answer_ends_while_its_client_is_slow(
+    relay: ResponseStream, client: SlowClient
+) -> None:
     """What comes while a piece waits for the client, the end included, is passed on after it."""
     task = await begin(relay, client, b"abc")
     relay.on_data(b"def", is_last=False)
@@ -97,7 +99,7 @@ async def test_a_whole_answer_ends_while_its_client_is_slow(relay: Relay, client
 
 
 async def test_a_whole_answer_breaks_while_its_client_is_slow(
-    relay: Relay, client: SlowClient, record: RequestRecord
+    relay: ResponseStream, client: SlowClient, record: RequestRecord
 ) -> None:
     """The same with an engine that breaks off."""
     task = await begin(relay, client, b"abc")
@@ -108,7 +110,9 @@ async def test_a_whole_answer_breaks_while_its_client_is_slow(
     assert record.outcome is Outcome.UPSTREAM_BROKEN
 
 
-async def test_a_late_refusal_is_no_longer_than_may_be_held(relay: Relay, client: SlowClient) -> None:
+async def test_a_late_refusal_is_no_longer_than_may_be_held(
+    relay: ResponseStream, client: SlowClient
+) -> None:
     """An endless refusal after a stream was opened early ends as one error event, not as a wait for ever."""
     client.has_read.set()
     await relay.open_event_stream((b"x-request-id", b"id"))
@@ -120,7 +124,7 @@ async def test_a_late_refusal_is_no_longer_than_may_be_held(relay: Relay, client
     assert json.loads(event.removeprefix(b"data: "))["error"]["code"] == 502
 
 
-async def test_a_piece_is_not_held_beside_the_transport(relay: Relay, client: SlowClient) -> None:
+async def test_a_piece_is_not_held_beside_the_transport(relay: ResponseStream, client: SlowClient) -> None:
     """What was given to a client's transport, however large, is not kept by its stream as well."""
     client.has_read.set()
     relay.on_head(200, [(b"content-type", b"text/event-stream")])
@@ -137,9 +141,9 @@ async def test_a_piece_is_not_held_beside_the_transport(relay: Relay, client: Sl
     await asyncio.wait_for(task, 30)
 
 
-@pytest.mark.parametrize("keeps_alive", [Relay.probe, Relay.tick], ids=["probe", "tick"])
+@pytest.mark.parametrize("keeps_alive", [ResponseStream.probe, ResponseStream.tick], ids=["probe", "tick"])
 async def test_no_comment_follows_the_end(
-    relay: Relay, client: SlowClient, keeps_alive: Callable[[Relay], None]
+    relay: ResponseStream, client: SlowClient, keeps_alive: Callable[[ResponseStream], None]
 ) -> None:
     """A comment behind a stream's last chunk would stand where the next answer on the connection begins."""
     client.has_read.set()
@@ -161,7 +165,7 @@ async def test_no_comment_follows_the_end(
     [(b"text/event-stream", [KEEP_ALIVE]), (b"audio/pcm", []), (b"application/json", [])],
 )
 async def test_comments_are_for_event_streams(
-    relay: Relay, client: SlowClient, kind: bytes, comments: list[bytes]
+    relay: ResponseStream, client: SlowClient, kind: bytes, comments: list[bytes]
 ) -> None:
     """Any other answer of open length may pause after an empty line too; a comment would be part of it."""
     client.has_read.set()
@@ -179,7 +183,7 @@ async def test_comments_are_for_event_streams(
 async def test_a_message_stream_breaks_in_its_own_dialect(client: SlowClient) -> None:
     """Anthropic's clients are told by an event with its name, after what was cut short has been ended."""
     client.has_read.set()
-    relay = Relay(client, client.send, RequestRecord("id", "POST", "/v1/messages"), Pulse())
+    relay = ResponseStream(client, client.send, RequestRecord("id", "POST", "/v1/messages"), EngineActivity())
     relay.on_head(200, [(b"content-type", b"text/event-stream")])
     relay.on_data(b'event: message_start\ndata: {"type":', is_last=False)
     task = asyncio.create_task(relay.pass_on(relay.headers))

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.unit.proxy.test_relay import SlowClient
-from vllm_engine.engine.activity import Pulse
+from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.gateway.observe.request_record import RequestRecord
 from vllm_engine.gateway.policy.routes import RouteTable, parse_extra_routes
 from vllm_engine.gateway.proxy.request_work import Work
-from vllm_engine.gateway.proxy.response_stream import Relay
+from vllm_engine.gateway.proxy.response_stream import ResponseStream
 from vllm_engine.gateway.proxy.upstream import Upstream, UpstreamConnection, UpstreamError
 
 CREATED = b'event: response.created\ndata: {"type":"response.created"}\n\n'
@@ -20,18 +20,18 @@ DELTA = b'event: response.output_text.delta\ndata: {"delta":"a"}\n\n'
 CHUNK = b'data: {"choices":[]}\n\n'
 
 
-def relay_of(pulse: Pulse, *, is_core_work: bool = True) -> Relay:
+def relay_of(pulse: EngineActivity, *, is_core_work: bool = True) -> ResponseStream:
     """Return a relay to which a connection has just been attached."""
     client = SlowClient()
     record = RequestRecord("id", "POST", "/v1/completions", is_core_work=is_core_work)
-    relay = Relay(client, client.send, record, pulse)
+    relay = ResponseStream(client, client.send, record, pulse)
     relay.attach(UpstreamConnection(Upstream(Path("nowhere"))))
     return relay
 
 
 def test_a_stream_that_its_client_does_not_read_is_no_work() -> None:
     """While it is paused the engine cannot go on with it; read on, it is work again."""
-    pulse = Pulse()
+    pulse = EngineActivity()
     relay = relay_of(pulse)
     seen = [pulse.running]
     for step in (relay.pause, relay.pause, relay.resume, relay.resume, relay.pause, relay.abort, relay.abort):
@@ -43,7 +43,7 @@ def test_a_stream_that_its_client_does_not_read_is_no_work() -> None:
 @pytest.mark.parametrize("is_broken", [True, False])
 def test_it_is_work_until_the_engine_is_done(is_broken: bool) -> None:
     """And not until its client has read everything, however long that takes."""
-    pulse = Pulse()
+    pulse = EngineActivity()
     relay = relay_of(pulse)
     relay.on_head(200, [])
     assert pulse.running == 1
@@ -59,7 +59,7 @@ def test_it_is_work_until_the_engine_is_done(is_broken: bool) -> None:
 
 def test_more_than_may_be_held_is_no_work() -> None:
     """A whole answer of which the client takes nothing pauses the engine too."""
-    pulse = Pulse()
+    pulse = EngineActivity()
     relay = relay_of(pulse)
     relay.on_head(200, [(b"content-length", b"1000000")])
     relay.on_data(b"x" * 300_000, is_last=False)
@@ -68,7 +68,7 @@ def test_more_than_may_be_held_is_no_work() -> None:
 
 def test_a_second_attempt_is_work_whatever_the_first_came_to() -> None:
     """A pause belongs to one connection."""
-    pulse = Pulse()
+    pulse = EngineActivity()
     relay = relay_of(pulse)
     relay.pause()
     relay.reset()
@@ -78,7 +78,7 @@ def test_a_second_attempt_is_work_whatever_the_first_came_to() -> None:
 
 def test_a_route_without_the_core_is_neither_work_nor_a_sign_of_it() -> None:
     """However often somebody asks for the list of models."""
-    pulse = Pulse()
+    pulse = EngineActivity()
     relay = relay_of(pulse, is_core_work=False)
     assert pulse.running == 0
     relay.on_head(200, [])
@@ -102,7 +102,7 @@ def test_a_route_without_the_core_is_neither_work_nor_a_sign_of_it() -> None:
 )
 def test_what_shows_work(status: int, is_event_stream: bool, pieces: list[bytes], beats: int) -> None:
     """Only what vLLM cannot say without its core."""
-    pulse = Pulse()
+    pulse = EngineActivity()
     work = Work(pulse)
     work.begin()
     work.answered(status, is_event_stream=is_event_stream)

@@ -81,7 +81,7 @@ def _processes(leader: int) -> Iterator[tuple[int, str, list[str]]]:
             yield pid, name, fields
 
 
-class Family:
+class ChildWatcher:
     """Watches the members that there are when it is first waited for; needs a running event loop."""
 
     def __init__(self, leader: int) -> None:

@@ -7,7 +7,7 @@ import asyncio
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from vllm_engine.gateway.http.client_stream import ClientLane
+from vllm_engine.gateway.http.client_stream import HttpClientStream
 from vllm_engine.gateway.http.incoming import HoldingFlow, Incoming
 from vllm_engine.gateway.http.lingering_close import LingeringClose
 from vllm_engine.gateway.http.peer_socket import PeerWatch, forget_unsent
@@ -32,7 +32,7 @@ class ClientConnection(Incoming):
         transport.set_write_buffer_limits(high=_MAX_UNSENT_BYTES)
         limits = self.server_state.limits
         self.flow = HoldingFlow(transport)
-        self.lane = ClientLane(transport, self._end, self.flow.resume_reading)
+        self.lane = HttpClientStream(transport, self._end, self.flow.resume_reading)
         self._send_timer = SendTimer(self.loop, transport, limits.send_timeout_seconds, self._cut)
         self._peer = PeerWatch(self.loop, transport, self._ask, self._give_up)
         if len(self.connections) > limits.max_connections:

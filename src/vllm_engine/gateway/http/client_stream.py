@@ -12,8 +12,8 @@ from typing import Protocol
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-LANE = "vllm_engine.lane"
-"""Key in the scope's extensions under which the application finds its `Lane`."""
+CLIENT_STREAM = "vllm_engine.lane"
+"""Key in the scope's extensions under which the application finds its `ClientStream`."""
 
 
 class StreamOwner(Protocol):
@@ -29,7 +29,7 @@ class StreamOwner(Protocol):
         """Write something that means nothing, where that is possible, to see whether it is taken."""
 
 
-class Lane(Protocol):
+class ClientStream(Protocol):
     """What the application may do on the client's connection beside ASGI."""
 
     is_gone: bool
@@ -63,9 +63,9 @@ class Lane(Protocol):
         """Cut the connection: the only way left to say that an answer is not whole."""
 
 
-def lane_of(scope: Scope) -> Lane:
+def client_stream_of(scope: Scope) -> ClientStream:
     """Return the lane of a request that came through `ClientConnection`."""
-    lane: Lane = scope["extensions"][LANE]
+    lane: ClientStream = scope["extensions"][CLIENT_STREAM]
     return lane
 
 
@@ -90,7 +90,7 @@ class AnswerTransport:
         self.close = end
 
 
-class ClientLane:
+class HttpClientStream:
     """The lane of one connection, whose requests are answered one after another."""
 
     __slots__ = (

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from vllm_engine.gateway.http.client_stream import LANE, ClientLane
+from vllm_engine.gateway.http.client_stream import CLIENT_STREAM, HttpClientStream
 from vllm_engine.gateway.http.peer_socket import PeerWatch
 from vllm_engine.gateway.http.request_head import (
     MAX_HEADER_BYTES,
@@ -82,7 +82,7 @@ class Incoming(HttpToolsProtocol):
 
     server_state: ConnectionsState
     flow: HoldingFlow
-    lane: ClientLane
+    lane: HttpClientStream
     _peer: PeerWatch
 
     def __init__(
@@ -210,7 +210,7 @@ class Incoming(HttpToolsProtocol):
         self.lane.take(cycle)
         # The application's task has been made but does not run before this returns.
         scope: dict[str, Any] = self.scope  # type: ignore[assignment]
-        scope["extensions"] = {LANE: self.lane}
+        scope["extensions"] = {CLIENT_STREAM: self.lane}
 
     def on_body(self, body: bytes) -> None:  # noqa: D102
         self._body_left -= len(body)

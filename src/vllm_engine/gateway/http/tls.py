@@ -165,7 +165,7 @@ def _server_context() -> ssl.SSLContext:
     context.set_ciphers(CIPHERS)
     # Clients know best which of them their hardware is quick at: all are safe.
     context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
-    # The keys of tickets would live as long as the process, and undo forward secrecy.
+    # The keys of slots would live as long as the process, and undo forward secrecy.
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     context.num_tickets = 0
     if hasattr(context, "set_groups"):  # Python 3.15

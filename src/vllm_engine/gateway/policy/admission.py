@@ -34,7 +34,7 @@ class Claim(NamedTuple):
 _ONE: Final = Claim()
 
 
-class Ticket:
+class Slot:
     """A place at the engine, or as many as its request counts for; whoever holds it must `leave`."""
 
     __slots__ = ("_admission", "_has_left", "_key", "_places", "_started", "estimate")
@@ -107,7 +107,7 @@ class Admission:
         loads = {name: KeyLoad(key.in_flight, self._queue.count(name)) for name, key in self._keys.items()}
         return {name: load for name, load in loads.items() if any(load)}
 
-    async def enter(self, key: str | None, claim: Claim = _ONE) -> Ticket:
+    async def enter(self, key: str | None, claim: Claim = _ONE) -> Slot:
         """Return a place at the engine, at once or after waiting for it.
 
         Await it in the very task that will `leave`: cancelling that task while it waits frees its
@@ -131,7 +131,7 @@ class Admission:
         self._in_flight += places
         if self._in_flight == self.places:
             self._pace.quiet_since = now
-        return Ticket(self, state, places, claim.tokens, now)
+        return Slot(self, state, places, claim.tokens, now)
 
     def check_open(self) -> None:
         """Refuse a request before anything is done for it.
@@ -171,7 +171,7 @@ class Admission:
             one = self._pace.seconds_until_one(key.in_flight) if key.in_flight else self._until_free(now)
             raise self._limits.too_many_open(key.name, one)
 
-    async def _wait(self, key: KeyState, places: int, claim: Claim, arrived: float) -> Ticket:
+    async def _wait(self, key: KeyState, places: int, claim: Claim, arrived: float) -> Slot:
         self._find_room(key.name, arrived)
         if not self._queue and self._in_flight < self.places:
             self._pace.quiet_since = arrived
@@ -193,7 +193,7 @@ class Admission:
         finally:
             if timer:
                 timer.cancel()
-        return Ticket(self, key, places, claim.tokens, self._clock())
+        return Slot(self, key, places, claim.tokens, self._clock())
 
     def _find_room(self, name: str | None, now: float) -> None:
         if len(self._queue) < self._limits.max_queue:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from starlette.types import Send
 
-from vllm_engine.engine.activity import Pulse
+from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.engine_state import StatusReader
 from vllm_engine.gateway.answers import retry_after, send_error
 from vllm_engine.gateway.body.request_body import Body
@@ -18,7 +18,7 @@ from vllm_engine.gateway.policy.request_id import REQUEST_ID
 from vllm_engine.gateway.proxy.failover import Recovery, Verdict
 from vllm_engine.gateway.proxy.forwarded_headers import answer_headers
 from vllm_engine.gateway.proxy.liveness import Liveness, ask_health
-from vllm_engine.gateway.proxy.response_stream import Relay
+from vllm_engine.gateway.proxy.response_stream import ResponseStream
 from vllm_engine.gateway.proxy.upstream import Upstream, UpstreamConnection, UpstreamError
 
 logger = logging.getLogger("gateway.proxy")
@@ -36,7 +36,7 @@ class Engine:
     upstream: Upstream
     status: StatusReader
     recovery: Recovery
-    pulse: Pulse
+    pulse: EngineActivity
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ class Request:
     body: Body
 
 
-class Exchange:
+class Attempt:
     """Passes one request to the engine and its answer to the client.
 
     Nothing has reached the client while an exchange is repeated, but for comments in an event stream.
     """
 
     def __init__(
-        self, engine: Engine, relay: Relay, send: Send, record: RequestRecord, keep_alive: float
+        self, engine: Engine, relay: ResponseStream, send: Send, record: RequestRecord, keep_alive: float
     ) -> None:
         self._engine = engine
         self._relay = relay

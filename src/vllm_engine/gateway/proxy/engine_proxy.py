@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from starlette.types import Scope, Send
 
 from vllm_engine.gateway.body.request_body import Body
-from vllm_engine.gateway.http.client_stream import lane_of
+from vllm_engine.gateway.http.client_stream import client_stream_of
 from vllm_engine.gateway.observe.request_record import RequestRecord
-from vllm_engine.gateway.proxy.attempt import Engine, Exchange, Request
+from vllm_engine.gateway.proxy.attempt import Attempt, Engine, Request
 from vllm_engine.gateway.proxy.forwarded_headers import request_head
-from vllm_engine.gateway.proxy.response_stream import Relay
+from vllm_engine.gateway.proxy.response_stream import ResponseStream
 from vllm_engine.gateway.proxy.upstream import UpstreamError
 
 
 @dataclass(frozen=True)
-class Passage:
+class ForwardedRequest:
     """What the stages before the proxy have settled about one request."""
 
     record: RequestRecord
@@ -33,7 +33,7 @@ class Proxy:
     def __init__(self, engine: Engine, *, keep_alive_seconds: float) -> None:
         self._engine = engine
         self._keep_alive = keep_alive_seconds
-        self._relays: set[Relay] = set()
+        self._relays: set[ResponseStream] = set()
         self._ticker: asyncio.Task[None] | None = None
         self._end: UpstreamError | None = None
 
@@ -54,7 +54,7 @@ class Proxy:
         for relay in tuple(self._relays):
             relay.fail(self._end)
 
-    async def pass_on(self, scope: Scope, send: Send, passage: Passage) -> None:
+    async def pass_on(self, scope: Scope, send: Send, passage: ForwardedRequest) -> None:
         """Pass one request to the engine and its answer to the client.
 
         Being cancelled, because the client has left, ends the engine's work on it too.
@@ -62,9 +62,9 @@ class Proxy:
         Raises:
             UpstreamError: the engine broke off in an answer that cannot say so any more.
         """
-        lane = lane_of(scope)
+        lane = client_stream_of(scope)
         record, body = passage.record, passage.body
-        relay = Relay(lane, send, record, self._engine.pulse)
+        relay = ResponseStream(lane, send, record, self._engine.pulse)
         self._relays.add(relay)
         if self._end is not None:
             relay.fail(self._end)
@@ -78,7 +78,7 @@ class Proxy:
             extra=passage.extra,
         )
         try:
-            exchange = Exchange(self._engine, relay, send, record, self._keep_alive)
+            exchange = Attempt(self._engine, relay, send, record, self._keep_alive)
             await exchange.run(Request(scope["method"], head, body))
         finally:
             self._relays.discard(relay)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_engine.engine.activity import Pulse
+from vllm_engine.engine.activity import EngineActivity
 
 _NAMED = b"event: "
 _OPENINGS = (b"event: response.created", b"event: response.in_progress")
@@ -28,9 +28,9 @@ class Work:
         "_shows_work",
     )
 
-    def __init__(self, pulse: Pulse | None) -> None:
+    def __init__(self, pulse: EngineActivity | None) -> None:
         """Take the pulse; None for a request that the engine core has no part in."""
-        self._pulse = pulse if pulse is not None else Pulse()
+        self._pulse = pulse if pulse is not None else EngineActivity()
         self._is_at_engine = False
         self._is_paused = False
         self._is_counted = False

@@ -7,9 +7,9 @@ import time
 
 from starlette.types import Send
 
-from vllm_engine.engine.activity import Pulse
+from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.gateway.error_dialect import ApiError, event_of, read_error
-from vllm_engine.gateway.http.client_stream import Lane
+from vllm_engine.gateway.http.client_stream import ClientStream
 from vllm_engine.gateway.observe.request_record import Outcome, RequestRecord
 from vllm_engine.gateway.observe.usage import UsageReader
 from vllm_engine.gateway.proxy.request_work import Work
@@ -26,10 +26,10 @@ _MAX_HELD = 262_144
 """Bytes of an answer that may wait here for the client before the engine's connection is paused."""
 
 
-class Relay:
-    """Takes one answer from an `UpstreamConnection`, and the client's pace from its `Lane`."""
+class ResponseStream:
+    """Takes one answer from an `UpstreamConnection`, and the client's pace from its `ClientStream`."""
 
-    def __init__(self, lane: Lane, send: Send, record: RequestRecord, pulse: Pulse) -> None:
+    def __init__(self, lane: ClientStream, send: Send, record: RequestRecord, pulse: EngineActivity) -> None:
         self._lane = lane
         self._send = send
         self._record = record

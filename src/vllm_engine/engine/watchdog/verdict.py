@@ -8,11 +8,11 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from vllm_engine.engine.activity import Pulse
+from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.child_process import EngineProcess
 from vllm_engine.engine.control_client import EngineProbe, Health, ProbeError, UnaskedError
 from vllm_engine.engine.watchdog.canary import Canary
-from vllm_engine.engine.watchdog.child_watcher import Family, activity
+from vllm_engine.engine.watchdog.child_watcher import ChildWatcher, activity
 from vllm_engine.engine.watchdog.patience import Patience
 from vllm_engine.engine.watchdog.stall_clock import StallClock
 
@@ -52,23 +52,23 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class VitalLimits:
+class WatchdogLimits:
     """When an engine that says nothing counts as lost; 0 turns a verdict off."""
 
     hang_seconds: float
     canary_interval_seconds: float
 
 
-class Vitals:
+class Watchdog:
     """One ready engine under watch."""
 
     def __init__(
         self,
         process: EngineProcess,
         probe: EngineProbe,
-        pulse: Pulse,
+        pulse: EngineActivity,
         served_name: str,
-        limits: VitalLimits,
+        limits: WatchdogLimits,
         patience: Patience,
     ) -> None:
         self._process = process
@@ -82,7 +82,7 @@ class Vitals:
 
     async def until_lost(self) -> Loss:
         """Wait until the engine is lost, and say how."""
-        family = Family(self._process.pid)
+        family = ChildWatcher(self._process.pid)
         watches = [
             asyncio.ensure_future(watch)
             for watch in (
@@ -109,7 +109,7 @@ class Vitals:
         await self._process.wait()
         return Loss(LossKind.EXITED, "it ended by itself")
 
-    async def _member(self, family: Family) -> Loss:
+    async def _member(self, family: ChildWatcher) -> Loss:
         return Loss(LossKind.MEMBER_EXITED, f"{await family.first_loss()} ended")
 
     async def _health(self) -> Loss:
