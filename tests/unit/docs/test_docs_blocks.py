@@ -1,6 +1,6 @@
 """Every code block of the documentation is run, checked for its syntax, or says why not.
 
-See "Code blocks in the documentation" in CONTRIBUTING.md.
+The markers that a block may carry are described in `tests/support/doc_blocks.py`.
 """
 
 from __future__ import annotations
