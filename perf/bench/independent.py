@@ -23,7 +23,8 @@ from perf.bench.targets import DIRECT, GATEWAY, HERE, start_gateway, start_upstr
 from vllm_engine.client.bench.bench_plan import Plan
 from vllm_engine.client.bench.bench_report import summarise
 from vllm_engine.client.bench.load import run_load
-from vllm_engine.plan.engine_installation import alias_folder, inspect_installation, write_alias
+from vllm_engine.plan.engine_installation import inspect_installation
+from vllm_engine.plan.engine_site import site_folder, write_metadata
 
 ROOT = HERE.parent
 PACE, STREAMS, REQUESTS, TOKENS = 20.0, 64, 256, 100
@@ -42,7 +43,7 @@ Figures = Mapping[str, float]
 def by_vllm(url: str, cache: Path, folder: Path) -> Figures:
     """Let vLLM's own client measure."""
     python = ROOT / ".venv-engine/bin/python"
-    write_alias(inspect_installation(python), cache)
+    write_metadata(site_folder(cache), inspect_installation(python).version)
     options = {
         "--backend": "openai-chat",
         "--base-url": url,
@@ -60,7 +61,7 @@ def by_vllm(url: str, cache: Path, folder: Path) -> Figures:
     words = [str(python), "-P", "-m", "vllm.entrypoints.cli.main", "bench", "serve"]
     words += [word for pair in options.items() for word in pair]
     words += ["--temperature=0", "--ignore-eos", "--disable-tqdm", "--save-result"]
-    environ = {"PYTHONPATH": str(alias_folder(cache)), "VLLM_TARGET_DEVICE": "cpu", "HF_HUB_OFFLINE": "1"}
+    environ = {"PYTHONPATH": str(site_folder(cache)), "VLLM_TARGET_DEVICE": "cpu", "HF_HUB_OFFLINE": "1"}
     subprocess.run(
         words,
         env={"PATH": os.environ["PATH"], "HOME": str(folder), "VLLM_NO_USAGE_STATS": "1"} | environ,

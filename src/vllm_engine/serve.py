@@ -30,8 +30,8 @@ from vllm_engine.gateway.front import Front, open_front
 from vllm_engine.gateway.http.listening_sockets import Listeners
 from vllm_engine.gateway.local.probes import Build
 from vllm_engine.models.bundled import ConvertProgress
-from vllm_engine.plan.inspect import resolve_command, resolve_hub_cache, resolve_plan, start_key
 from vllm_engine.plan.preflight import Preflight
+from vllm_engine.plan.resolve import resolve_command, resolve_hub_cache, resolve_plan, start_key
 from vllm_engine.system.file_limit import raise_file_limit
 
 Companion = Callable[[StatusReader], Awaitable[None]]

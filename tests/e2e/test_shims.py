@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vllm_engine.plan.compatibility import write_shims
 from vllm_engine.plan.engine_installation import inspect_installation
+from vllm_engine.plan.engine_site import write_shims
 
 TOKENIZER = """
 from tokenizers import Tokenizer
@@ -26,11 +26,11 @@ source = "class DisabledTqdm(tqdm):\\n    def __init__(self, *args, **kwargs):\\
 module = types.ModuleType("weight_utils")
 module.tqdm = tqdm
 exec(source, module.__dict__)
-mender = sys.modules.get("sitecustomize")
-if getattr(mender, "mend_progress_bar", None):
-    mender.mend_progress_bar(module)
+patcher = sys.modules.get("sitecustomize")
+if getattr(patcher, "patch_progress_bar", None):
+    patcher.patch_progress_bar(module)
 from huggingface_hub.utils.tqdm import _get_progress_bar_context, tqdm as hub_tqdm
-# As the client calls a bar of its own family, which older clients did with every bar.
+# As the client calls a bar of its own kind, which older clients did with every bar.
 bar = module.DisabledTqdm(disable=None, name="huggingface_hub.x", unit="B", unit_scale=True, total=5, initial=0, desc="x")
 with bar: bar.update(1)
 with _get_progress_bar_context(desc="x", log_level=20, total=5, tqdm_class=module.DisabledTqdm) as bar: bar.update(5)
@@ -74,13 +74,13 @@ def test_progress_bar_of_an_old_vllm(engine_python: Path, shims: Path) -> None:
     """The old bar on the real tqdm fails at the hub client's call, and with the shim it is silent."""
     without = run(engine_python, BAR, None)
     assert "multiple values for keyword argument 'disable'" in without.stderr
-    mended = run(engine_python, BAR, shims)
-    assert (mended.stdout, mended.stderr) == ("True\n", "")
+    patched = run(engine_python, BAR, shims)
+    assert (patched.stdout, patched.stderr) == ("True\n", "")
 
 
 @pytest.mark.e2e
 def test_installed_vllm_needs_none(engine_python: Path, shims: Path) -> None:
-    """The vLLM we install is not mended, and its bar is left alone even where the shims are."""
+    """The vLLM we install is not patched, and its bar is left alone even where the shims are."""
     assert not inspect_installation(engine_python).needs_shims
     told = run(engine_python, REAL_BAR, shims).stdout.split()
     assert told[-2:] == ["True", "vllm.model_executor.model_loader.weight_utils"]

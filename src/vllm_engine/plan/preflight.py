@@ -18,10 +18,9 @@ from vllm_engine.config.settings import Settings
 from vllm_engine.config.spelling import Misspelt, misspelt
 from vllm_engine.errors import Diagnosis, Problem, SettingsError, StartupError
 from vllm_engine.models.bundled import bundled_names, is_bundled
-from vllm_engine.plan.engine_command import RESERVED_FLAGS
+from vllm_engine.plan.engine_command import RESERVED_FLAGS, tracing_gap
 from vllm_engine.plan.engine_installation import Installation, find_engine_python, inspect_installation
 from vllm_engine.plan.engine_plan import check_device
-from vllm_engine.plan.engine_tracing import tracing_gap
 from vllm_engine.system.device import Device, find_device
 
 _LIBRARIES = ("CUDA_", "HF_", "HUGGING", "NCCL_", "NVIDIA_", "OTEL_", "TORCH", "TRITON_", "VLLM_")
@@ -58,7 +57,7 @@ def run_preflight(settings: Settings, environment: Environment, prefix: Path) ->
         SettingsError: one or more settings cannot work here; all are listed.
         StartupError: vLLM needs a GPU and none is visible.
     """
-    preflight, problems = survey(settings, environment, prefix)
+    preflight, problems = inspect(settings, environment, prefix)
     if problems:
         raise SettingsError(problems)
     if preflight.device.kind == "cuda" and not preflight.device.gpus:
@@ -72,7 +71,7 @@ def run_preflight(settings: Settings, environment: Environment, prefix: Path) ->
     return preflight
 
 
-def survey(
+def inspect(
     settings: Settings, environment: Environment, prefix: Path
 ) -> tuple[Preflight, tuple[Problem, ...]]:
     """Look at the machine, the installed vLLM and the user's flags; return also what cannot work.

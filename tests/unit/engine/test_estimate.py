@@ -12,7 +12,7 @@ import pytest
 
 from vllm_engine.engine.engine_state import EngineState, EngineStatus, Phase, StatusBoard
 from vllm_engine.engine.startup.estimate import estimate
-from vllm_engine.engine.startup.start_history import MAX_CONFIGURATIONS, StartHistory, configuration_key
+from vllm_engine.engine.startup.start_history import MAX_CONFIGURATIONS, StartHistory
 from vllm_engine.engine.startup.start_log import StartLog
 from vllm_engine.errors import Diagnosis
 from vllm_engine.models.download_progress import Download, Weights
@@ -115,13 +115,6 @@ def test_history_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixt
     """A cache that is full or read-only does not disturb a start."""
     StartHistory(tmp_path / "none/starts.json").record("k", {Phase.IMPORTING: 1.0})
     assert "cannot be written" in caplog.text
-
-
-def test_configuration_key() -> None:
-    """Each part counts, their order does not."""
-    one = configuration_key(model="m", dtype="bfloat16")
-    assert one == configuration_key(dtype="bfloat16", model="m")
-    assert one != configuration_key(model="m", dtype="float16")
 
 
 def test_start_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

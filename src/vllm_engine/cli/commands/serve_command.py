@@ -96,7 +96,7 @@ def _print_command(settings: Settings, environment: Environment, preflight: Pref
 
     from vllm_engine.config.flags import mask
     from vllm_engine.config.redaction import mask_environ
-    from vllm_engine.plan.inspect import resolve_command, resolve_plan
+    from vllm_engine.plan.resolve import resolve_command, resolve_plan
 
     plan = asyncio.run(resolve_plan(settings, environment, preflight))
     command = resolve_command(settings, environment, preflight, plan, Path("engine.sock"))

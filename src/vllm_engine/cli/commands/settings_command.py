@@ -25,13 +25,13 @@ def settings_command(as_json: bool) -> None:
     from vllm_engine.config.settings import load_settings
     from vllm_engine.errors import ModelError, SettingsError
     from vllm_engine.plan.configuration_report import settings_report, show_settings
-    from vllm_engine.plan.inspect import plan_unseen, resolve_plan
-    from vllm_engine.plan.preflight import survey
+    from vllm_engine.plan.preflight import inspect
+    from vllm_engine.plan.resolve import plan_unseen, resolve_plan
 
     with ending():
         environment = read_environment()
         settings = load_settings(environment)
-        preflight, problems = survey(settings, environment, Path(sys.prefix))
+        preflight, problems = inspect(settings, environment, Path(sys.prefix))
         plan = plan_unseen(settings, environment, preflight)
         is_seen = False
         try:

@@ -1,8 +1,8 @@
 """Runs first in every Python process of an engine whose vLLM is older than the libraries beside it.
 
-Copied to a folder on the engine's import path where `engine/compatibility.py` finds the versions to need
-it, and only there. Imports nothing of what it mends: each mend is made just after the module was imported by
-whoever wants it, says nothing, and leaves alone what is whole.
+Copied to a folder on the engine's import path where `plan/engine_site.py` finds that the versions need it,
+and only there. Imports nothing of what it patches: each patch is applied just after somebody has imported the
+module, prints nothing, and leaves alone what works.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 
-def mend_tokenizers(module: Any) -> None:
+def patch_tokenizers(module: Any) -> None:
     """Give transformers 5 back the property that vLLM before 0.12 reads (vllm-project/vllm#29686)."""
     base = module.PreTrainedTokenizerBase
     # Not hasattr: the class has a __getattr__ of its own.
@@ -26,7 +26,7 @@ def mend_tokenizers(module: Any) -> None:
         base.all_special_tokens_extended = property(lambda self: self.all_special_tokens)
 
 
-def mend_progress_bar(module: Any) -> None:
+def patch_progress_bar(module: Any) -> None:
     """Have vLLM's silent progress bar accept the `disable` that newer hub clients pass as well."""
     bar = module.DisabledTqdm
 
@@ -40,29 +40,29 @@ def mend_progress_bar(module: Any) -> None:
         bar.__init__ = initialise
 
 
-MENDS: dict[str, Callable[[Any], None]] = {
-    "transformers.tokenization_utils_base": mend_tokenizers,
-    "vllm.model_executor.model_loader.weight_utils": mend_progress_bar,
+PATCHES: dict[str, Callable[[Any], None]] = {
+    "transformers.tokenization_utils_base": patch_tokenizers,
+    "vllm.model_executor.model_loader.weight_utils": patch_progress_bar,
 }
 
 
-class Mender(importlib.abc.MetaPathFinder):
-    """Finds the modules to mend as everybody else would, and mends each right after it was run."""
+class Patcher(importlib.abc.MetaPathFinder):
+    """Finds the modules to patch as everybody else would, and patches each right after it was run."""
 
     def find_spec(self, fullname: str, *_: object) -> ModuleSpec | None:
-        """Return the ordinary spec with a loader that mends."""
-        mend = MENDS.pop(fullname, None)
-        if mend is None:
+        """Return the ordinary spec with a loader that patches."""
+        patch = PATCHES.pop(fullname, None)
+        if patch is None:
             return None
         spec = importlib.util.find_spec(fullname)
         if spec is not None and spec.loader is not None:
             run = spec.loader.exec_module
 
-            def run_and_mend(module: ModuleType) -> None:
+            def run_and_patch(module: ModuleType) -> None:
                 run(module)
-                mend(module)
+                patch(module)
 
-            spec.loader.exec_module = run_and_mend  # type: ignore[method-assign]
+            spec.loader.exec_module = run_and_patch  # type: ignore[method-assign]
         return spec
 
 
@@ -75,5 +75,5 @@ def run_shadowed() -> None:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
-sys.meta_path.insert(0, Mender())
+sys.meta_path.insert(0, Patcher())
 run_shadowed()

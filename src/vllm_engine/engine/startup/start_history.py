@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -17,12 +16,6 @@ MAX_CONFIGURATIONS = 64
 _VERSION = 1
 
 logger = logging.getLogger("gateway.history")
-
-
-def configuration_key(**parts: object) -> str:
-    """Return the name under which starts of one configuration are kept."""
-    text = json.dumps({name: str(value) for name, value in parts.items()}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class StartHistory:

@@ -26,7 +26,7 @@ class StartLog:
         board.watch(self._changed)
 
     def begins(self, key: str) -> None:
-        """Say which configuration is started, see `configuration_key`; sets the estimate."""
+        """Say which configuration is started, see `plan.resolve.start_key`; sets the estimate."""
         self._key = key
         self._board.expect(self._history.expected(key))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,14 +11,12 @@ from vllm_engine.config.environment import Environment
 from vllm_engine.config.library_variables import socket_variables
 from vllm_engine.config.settings import Settings
 from vllm_engine.engine.startup.hub_cache import HubCache
-from vllm_engine.engine.startup.start_history import configuration_key
 from vllm_engine.models.bundled import ConvertProgress
 from vllm_engine.models.model_source import Model, locate_model
 from vllm_engine.models.repository_files import Listing, WantedFiles, wanted_files
-from vllm_engine.plan.compatibility import write_shims
 from vllm_engine.plan.engine_command import EngineCommand, build_command, engine_environment, flag_value
-from vllm_engine.plan.engine_installation import alias_folder, write_alias
 from vllm_engine.plan.engine_plan import EnginePlan, plan_engine
+from vllm_engine.plan.engine_site import site_folder, write_metadata, write_shims
 from vllm_engine.plan.preflight import Preflight
 from vllm_engine.system.device import free_memory_bytes
 
@@ -67,11 +67,14 @@ def resolve_command(
     settings: Settings, environment: Environment, preflight: Preflight, plan: EnginePlan, socket: Path
 ) -> EngineCommand:
     """Return the engine's command for a settled plan, and make what it refers to."""
-    write_alias(preflight.installation, settings.cache_dir)
-    write_shims(alias_folder(settings.cache_dir), preflight.installation.needs_shims)
+    installation = preflight.installation
+    folder = site_folder(settings.cache_dir)
+    if installation.distribution != "vllm":
+        write_metadata(folder, installation.version)
+    write_shims(folder, installation.needs_shims)
     return build_command(
         settings,
-        preflight.installation,
+        installation,
         plan,
         socket=socket,
         environ=environment.merged | socket_variables(environment.merged),
@@ -96,14 +99,16 @@ def resolve_hub_cache(preflight: Preflight, plan: EnginePlan) -> HubCache | None
 
 
 def start_key(settings: Settings, preflight: Preflight, plan: EnginePlan) -> str:
-    """Return the name under which the durations of such starts are kept."""
-    return configuration_key(
-        model=plan.model.location,
-        revision=plan.model.revision,
-        dtype=plan.dtype.value,
-        vllm=preflight.installation.version,
-        device=preflight.device.name,
-        tensor_parallel=plan.tensor_parallel.value,
-        eager=plan.enforce_eager is not None or "enforce-eager" in preflight.flag_names,
-        frontend=settings.engine_frontend,
-    )
+    """Return a name for all starts of this configuration, under which their durations are kept."""
+    parts = {
+        "model": plan.model.location,
+        "revision": plan.model.revision,
+        "dtype": plan.dtype.value,
+        "vllm": preflight.installation.version,
+        "device": preflight.device.name,
+        "tensor_parallel": plan.tensor_parallel.value,
+        "eager": plan.enforce_eager is not None or "enforce-eager" in preflight.flag_names,
+        "frontend": settings.engine_frontend,
+    }
+    text = json.dumps({name: str(value) for name, value in parts.items()}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

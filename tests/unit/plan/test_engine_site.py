@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_engine.plan.compatibility import needs_shims, write_shims
+from vllm_engine.plan.engine_site import needs_shims, write_shims
 
 TOKENIZERS = """
 class PreTrainedTokenizerBase:
