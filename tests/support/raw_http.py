@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vllm_engine.gateway.observe.scrape import REQUEST as SCRAPE
+from vllm_engine.gateway.proxy.scrape import REQUEST as SCRAPE
 
 REPLY_SECONDS = 60.0
 """How long an answer may take; a real engine on a CPU may be given longer."""

@@ -8,9 +8,9 @@ from starlette.types import Message, Send
 
 from vllm_engine.engine.engine_state import EngineState, EngineStatus
 from vllm_engine.gateway.error_dialect import ApiError, body_of
+from vllm_engine.gateway.http.request_id import REQUEST_ID
 from vllm_engine.gateway.observe.request_record import RequestRecord
-from vllm_engine.gateway.policy.admission_limits import RETRY_AFTER_SECONDS, Rejected
-from vllm_engine.gateway.policy.request_id import REQUEST_ID
+from vllm_engine.gateway.rejection import RETRY_AFTER_SECONDS, Rejected
 
 _KINDS = {429: "rate_limit_error", 503: "unavailable_error"}
 _REASONS = {404: "unknown_route", 405: "method"}

@@ -16,19 +16,19 @@ from vllm_engine.gateway.body.request_body import Bodies, Body
 from vllm_engine.gateway.body.token_estimate import TokenEstimate
 from vllm_engine.gateway.error_dialect import ApiError
 from vllm_engine.gateway.http.client_stream import ClientStream, client_stream_of
+from vllm_engine.gateway.http.request_id import request_id
 from vllm_engine.gateway.local.health_port import HealthApp
 from vllm_engine.gateway.local.local_routes import OWN_METHODS, OWN_PATHS
 from vllm_engine.gateway.observe.request_record import RECORD, Observer, Outcome, RequestRecord
 from vllm_engine.gateway.observe.tracing import Tracer
 from vllm_engine.gateway.policy.admission import Admission, Claim, Slot
-from vllm_engine.gateway.policy.admission_limits import Rejected, draining
 from vllm_engine.gateway.policy.auth import CREDENTIAL_HEADERS, Keyring
 from vllm_engine.gateway.policy.cors import Cors
-from vllm_engine.gateway.policy.request_id import request_id
 from vllm_engine.gateway.policy.routes import Route, RouteTable
 from vllm_engine.gateway.proxy.engine_proxy import ForwardedRequest, Proxy
 from vllm_engine.gateway.proxy.failover import Recovery
 from vllm_engine.gateway.proxy.upstream import UpstreamError
+from vllm_engine.gateway.rejection import Rejected, draining
 
 logger = logging.getLogger("gateway")
 

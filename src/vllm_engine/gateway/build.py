@@ -30,6 +30,7 @@ from vllm_engine.gateway.policy.routes import ExtraRouteError, RouteTable, parse
 from vllm_engine.gateway.proxy.attempt import Engine
 from vllm_engine.gateway.proxy.engine_proxy import Proxy
 from vllm_engine.gateway.proxy.failover import Recovery
+from vllm_engine.gateway.proxy.scrape import read_engine_metrics
 from vllm_engine.gateway.proxy.upstream import Upstream
 from vllm_engine.system.log import add_secrets
 
@@ -91,7 +92,9 @@ def build_gateway(
     metrics.follow(status)
     keep = settings.metrics_cache_seconds
     disk = Disk(settings.cache_dir)
-    observation = Observation(metrics, upstream, settings.served_names[0], disk, keep_seconds=keep)
+    observation = Observation(
+        metrics, lambda: read_engine_metrics(upstream), settings.served_names[0], disk, keep_seconds=keep
+    )
     recorder = Recorder(status, observation.engine_metrics, queued, pulse.own)
     needs_key = not keyring.is_open
     page = Page(recorder, needs_key=needs_key, keep_seconds=keep) if settings.enable_ui else None

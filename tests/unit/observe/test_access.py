@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import pytest
 
-from vllm_engine.gateway.observe.access_log import PROBES, log_access, one_word
-from vllm_engine.gateway.observe.request_record import Outcome, RequestRecord
+from vllm_engine.gateway.observe.access_log import PROBES, log_access
+from vllm_engine.gateway.observe.request_record import Outcome, RequestRecord, shown
 from vllm_engine.system.log import configure_logging
 
 
@@ -119,9 +119,9 @@ def test_a_path_cannot_break_the_line(format: Literal["console", "json"], path: 
 
 def test_paths_are_shown_as_they_are_sent() -> None:
     """Plain paths stay as they are, others are percent-encoded, and queries are left out."""
-    assert one_word("/v1/responses/resp_1-a.b:c~/cancel") == "/v1/responses/resp_1-a.b:c~/cancel"
-    assert one_word("/v1/ü 1%") == "/v1/%C3%BC%201%25"
-    assert one_word("/v1/models?key=secret") == "/v1/models"
+    assert shown("/v1/responses/resp_1-a.b:c~/cancel") == "/v1/responses/resp_1-a.b:c~/cancel"
+    assert shown("/v1/ü 1%") == "/v1/%C3%BC%201%25"
+    assert shown("/v1/models?key=secret") == "/v1/models"
 
 
 @pytest.mark.parametrize("path", sorted(PROBES))

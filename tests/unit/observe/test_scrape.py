@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from vllm_engine.gateway.observe import scrape
-from vllm_engine.gateway.observe.scrape import read_engine_metrics
+from vllm_engine.gateway.proxy import scrape
+from vllm_engine.gateway.proxy.scrape import read_engine_metrics
 from vllm_engine.gateway.proxy.upstream import Upstream
 
 TEXT = b"a 1\n"

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from vllm_engine.gateway.local.shared_answer import Shared
+from vllm_engine.gateway.observe.shared_answer import Shared
 
 
 class Maker:

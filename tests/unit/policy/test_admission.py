@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from tests.support.virtual_time import in_virtual_time
 from vllm_engine.gateway.policy.admission import KEYS_BEFORE_SWEEP, Admission, Claim, KeyLoad, Slot
-from vllm_engine.gateway.policy.admission_limits import Limits, Rejected, whole_seconds
+from vllm_engine.gateway.policy.admission_limits import Limits, whole_seconds
 from vllm_engine.gateway.policy.fairness import FairQueue
+from vllm_engine.gateway.rejection import Rejected
 
 
 def admission(

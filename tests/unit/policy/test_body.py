@@ -12,7 +12,7 @@ from starlette.types import Message
 from tests.support.virtual_time import in_virtual_time
 from vllm_engine.gateway.body.body_budget import BodyBudget
 from vllm_engine.gateway.body.request_body import Bodies, Body
-from vllm_engine.gateway.policy.admission_limits import Rejected, draining
+from vllm_engine.gateway.rejection import Rejected, draining
 
 MIB = 1 << 20
 

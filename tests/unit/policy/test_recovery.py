@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from vllm_engine.engine.engine_state import EngineState, StatusBoard
-from vllm_engine.gateway.policy.admission_limits import Rejected
 from vllm_engine.gateway.proxy import failover as module
 from vllm_engine.gateway.proxy.failover import Recovery, Verdict
+from vllm_engine.gateway.rejection import Rejected
 
 
 def ready_board() -> StatusBoard:

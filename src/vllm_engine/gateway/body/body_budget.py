@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Protocol
 
-from vllm_engine.gateway.policy.admission_limits import RETRY_AFTER_SECONDS, Rejected
+from vllm_engine.gateway.rejection import RETRY_AFTER_SECONDS, Rejected
 
 _RESERVE = 4
 """One part in so many is lent beyond the bound to keys that have little, while others fill all of it."""
@@ -146,14 +146,14 @@ class BodyBudget:
             f"{self._max_reading} requests are sent at once, as many as are read; this one was under way for "
             "longest and made room for another: send it faster"
         )
-        return Rejected(503, "bodies", RETRY_AFTER_SECONDS, message)
+        return Rejected(503, "bodies", message, retry_after_seconds=RETRY_AFTER_SECONDS)
 
     def _too_much(self) -> Rejected:
         message = (
             f"Too many large requests at once: their bodies take more than {self._max_bytes} bytes together "
             "(16 times MAX_BODY_BYTES, 256 MiB at least); try again later"
         )
-        return Rejected(503, "memory", RETRY_AFTER_SECONDS, message)
+        return Rejected(503, "memory", message, retry_after_seconds=RETRY_AFTER_SECONDS)
 
 
 def _can_yield(share: _Share) -> bool:

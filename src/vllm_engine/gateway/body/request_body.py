@@ -8,7 +8,7 @@ from types import TracebackType
 from starlette.types import Receive
 
 from vllm_engine.gateway.body.body_budget import BodyBudget
-from vllm_engine.gateway.policy.admission_limits import Rejected
+from vllm_engine.gateway.rejection import Rejected
 
 _SLOWEST_BYTES_PER_SECOND = 16_384
 """Who sends slower than this, all in all, holds a place and memory longer than an honest client would.
@@ -42,7 +42,7 @@ class Bodies:
 
     def too_large(self) -> Rejected:
         """Refuse a body for its size (RFC 9110, section 15.5.14)."""
-        return Rejected(413, "body_size", None, f"The body exceeds MAX_BODY_BYTES={self.max_bytes}")
+        return Rejected(413, "body_size", f"The body exceeds MAX_BODY_BYTES={self.max_bytes}")
 
     def too_slow(self) -> Rejected:
         """Refuse a body for its pace (RFC 9110, section 15.5.9)."""
@@ -51,7 +51,7 @@ class Bodies:
             f"The body came too slowly: at most {seconds} s may pass without a byte, and in all that and 1 s "
             f"for each 16 KiB (BODY_IDLE_TIMEOUT_SECONDS={seconds})"
         )
-        return Rejected(408, "body_timeout", None, message)
+        return Rejected(408, "body_timeout", message)
 
 
 class Body:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from vllm_engine.gateway.error_dialect import ApiError, body_of
-from vllm_engine.gateway.policy.request_id import REQUEST_ID, request_id
+from vllm_engine.gateway.http.request_id import REQUEST_ID, request_id
 
 
 def refusal(

@@ -9,9 +9,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vllm_engine.gateway.answers import identified, send_error
 from vllm_engine.gateway.error_dialect import ApiError
+from vllm_engine.gateway.http.request_id import request_id
 from vllm_engine.gateway.local.local_routes import OWN_PATHS
 from vllm_engine.gateway.observe.request_record import RECORD, Observer, RequestRecord
-from vllm_engine.gateway.policy.request_id import request_id
 
 
 class HealthApp:

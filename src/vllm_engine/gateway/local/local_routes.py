@@ -19,9 +19,8 @@ from vllm_engine.gateway.error_dialect import ApiError, body_of
 from vllm_engine.gateway.local import probes
 from vllm_engine.gateway.local.openapi import describe
 from vllm_engine.gateway.local.page import Page
-from vllm_engine.gateway.observe.access_log import one_word
 from vllm_engine.gateway.observe.gateway_metrics import CONTENT_TYPE
-from vllm_engine.gateway.observe.request_record import RECORD, RequestRecord
+from vllm_engine.gateway.observe.request_record import RECORD, RequestRecord, shown
 
 METRICS_PATHS = frozenset(("/metrics", "/v1/metrics"))
 
@@ -108,7 +107,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     kind, message = "BadRequestError", HTTPStatus(status).phrase
     headers: dict[str, str] = {}
     if status == HTTPStatus.NOT_FOUND:
-        kind, message = "NotFoundError", f"No such route: {record.method} {one_word(record.path)}"
+        kind, message = "NotFoundError", f"No such route: {record.method} {shown(record.path)}"
     elif status == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(sorted(OWN_METHODS))
         message = f"{record.method} is not allowed here; allowed: {headers['Allow']}"

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from vllm_engine.gateway.local.metric_history import History, Recorder
 from vllm_engine.gateway.local.probes import Health, Status, health_of
-from vllm_engine.gateway.local.shared_answer import Shared
+from vllm_engine.gateway.observe.shared_answer import Shared
 
 STATE_PATH: Final = "/ui/state"
 HISTORY_PATH: Final = "/ui/history"

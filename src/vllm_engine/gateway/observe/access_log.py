@@ -6,10 +6,8 @@ Neither prompts and answers nor query strings and keys can get into it: it sees 
 from __future__ import annotations
 
 import logging
-import re
-from urllib.parse import quote
 
-from vllm_engine.gateway.observe.request_record import RequestRecord
+from vllm_engine.gateway.observe.request_record import RequestRecord, shown
 
 PROBES = frozenset(
     (
@@ -28,11 +26,6 @@ PROBES = frozenset(
 )
 """What machines and the page ask every few seconds: logged at DEBUG, so that requests stay visible."""
 
-_MAX_PATH = 256
-_PLAIN = re.compile(r"[\w/.:~-]{1,256}", re.ASCII)
-_KEPT = "/:@!$&'()*+,;=~"
-"""What a path may hold unescaped beside letters, digits, `_`, `.` and `-` (RFC 3986, section 3.3)."""
-
 logger = logging.getLogger("gateway.access")
 
 
@@ -46,7 +39,7 @@ def log_access(record: RequestRecord, model: str | None = None) -> None:
     level = logging.DEBUG if record.path in PROBES else logging.INFO
     if not logger.isEnabledFor(level):
         return
-    method, path = one_word(record.method), one_word(record.path)
+    method, path = shown(record.method), shown(record.path)
     logger.log(
         level,
         "%s %s %s %s %.3f s",
@@ -77,19 +70,6 @@ def log_access(record: RequestRecord, model: str | None = None) -> None:
             "stream": record.is_stream,
         },
     )
-
-
-def one_word(path: str) -> str:
-    """Return a path that is one short printable word: without query, percent-encoded where it must be.
-
-    An ASGI path is decoded: it may hold line ends, terminal escapes, and blanks that could feign
-    other fields.
-    """
-    if _PLAIN.fullmatch(path):
-        return path
-    path = path.partition("?")[0]
-    shown = quote(path[:_MAX_PATH], safe=_KEPT, errors="replace")
-    return shown + "..." if len(path) > _MAX_PATH else shown
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
-from vllm_engine.gateway.local.shared_answer import Shared
 from vllm_engine.gateway.observe.access_log import log_access
 from vllm_engine.gateway.observe.disk_usage import Disk
 from vllm_engine.gateway.observe.gateway_metrics import GatewayMetrics
 from vllm_engine.gateway.observe.request_record import UNMATCHED, RequestRecord
-from vllm_engine.gateway.observe.scrape import read_engine_metrics
-from vllm_engine.gateway.proxy.upstream import Upstream
+from vllm_engine.gateway.observe.shared_answer import Shared
 
 
 class Observation:
     """Both observers in one: metrics and the access log."""
 
     def __init__(
-        self, metrics: GatewayMetrics, upstream: Upstream, model: str, cache: Disk, *, keep_seconds: float
+        self,
+        metrics: GatewayMetrics,
+        engine_text: Callable[[], Awaitable[bytes | None]],
+        model: str,
+        cache: Disk,
+        *,
+        keep_seconds: float,
     ) -> None:
         """Take what to count with, the engine, the model's served name, and the cache's disk.
 
         Args:
             metrics: the gateway's own.
-            upstream: the engine's connections.
+            engine_text: reads vLLM's metrics; None while it does not answer.
             model: the name under which the model is served.
             cache: the file system of `CACHE_DIR`.
             keep_seconds: for how long one reading serves all who ask (`METRICS_CACHE_SECONDS`).
@@ -31,7 +36,7 @@ class Observation:
         self._metrics = metrics
         self._model = model
         self._cache = cache
-        self._engine_text = Shared(lambda: read_engine_metrics(upstream), keep_seconds)
+        self._engine_text = Shared(engine_text, keep_seconds)
         self._rendered = Shared(self._render, keep_seconds)
 
     def finished(self, record: RequestRecord) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from vllm_engine.gateway.observe.tracing import Span
+from typing import Protocol
+from urllib.parse import quote
 
 UNMATCHED = "unmatched"
 """The route of a request that the allow-list does not name, our own ones included."""
 
 RECORD = "vllm_engine.record"
 """Key in the scope under which what the gateway answers itself finds the request's `RequestRecord`."""
+
+
+_MAX_PATH = 256
+_PLAIN = re.compile(r"[\w/.:~-]{1,256}", re.ASCII)
+_KEPT = "/:@!$&'()*+,;=~"
+"""What a path may hold unescaped beside letters, digits, `_`, `.` and `-` (RFC 3986, section 3.3)."""
 
 
 class Outcome(StrEnum):
@@ -30,6 +35,16 @@ class Outcome(StrEnum):
     """The gateway answered instead of the engine; `reason` says why."""
     FAILED = "failed"
     """A defect of ours: the client got a 500 or a cut connection."""
+
+
+class Span(Protocol):
+    """One request's span."""
+
+    headers: tuple[tuple[bytes, bytes], ...]
+    """What to send to the engine in place of the client's headers of the same names."""
+
+    def end(self, record: RequestRecord) -> None:
+        """Finish it with what is known of the request at its end; sends nothing itself."""
 
 
 @dataclass(slots=True)
@@ -94,3 +109,16 @@ class Observer(Protocol):
 
     def finished(self, record: RequestRecord) -> None:
         """Count it, log it; must not raise."""
+
+
+def shown(text: str) -> str:
+    """Return a path or method as logs, traces and errors show it: one short printable word, no query.
+
+    An ASGI path is decoded: it may hold line ends, terminal escapes, and spaces that could pass for
+    other fields.
+    """
+    if _PLAIN.fullmatch(text):
+        return text
+    text = text.partition("?")[0]
+    escaped = quote(text[:_MAX_PATH], safe=_KEPT, errors="replace")
+    return escaped + "..." if len(text) > _MAX_PATH else escaped

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vllm_engine.errors import Problem, SettingsError
-from vllm_engine.gateway.observe.access_log import one_word
-from vllm_engine.gateway.observe.request_record import UNMATCHED, Outcome, RequestRecord
+from vllm_engine.gateway.observe.request_record import UNMATCHED, Outcome, RequestRecord, Span, shown
 
 if TYPE_CHECKING:
     from opentelemetry import trace
@@ -40,16 +39,6 @@ _OPERATIONS = {
     "/v2/embed": "embeddings",
 }
 """`gen_ai.operation.name` by route (semantic conventions for generative AI)."""
-
-
-class Span(Protocol):
-    """One request's span."""
-
-    headers: tuple[tuple[bytes, bytes], ...]
-    """What to send to the engine in place of the client's headers of the same names."""
-
-    def end(self, record: RequestRecord) -> None:
-        """Finish it with what is known of the request at its end; sends nothing itself."""
 
 
 class Tracer(Protocol):
@@ -179,7 +168,7 @@ def span_attributes(record: RequestRecord) -> dict[str, Any]:
     values = {
         "http.request.method": record.method if record.method in _METHODS else "_OTHER",
         "http.request.header.x-request-id": (record.request_id,),
-        "url.path": one_word(record.path),
+        "url.path": shown(record.path),
         "http.route": None if record.route == UNMATCHED else record.route,
         "http.response.status_code": record.status or None,
         "http.request.body.size": record.bytes_in,

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from vllm_engine.gateway.policy.admission_limits import Limits, Pace, Rejected, draining
+from vllm_engine.gateway.policy.admission_limits import Limits, Pace
 from vllm_engine.gateway.policy.fairness import FairQueue, KeyState
+from vllm_engine.gateway.rejection import Rejected, draining
 
 KEYS_BEFORE_SWEEP = 64
 """Up to this many keys are remembered whether or not they come back."""

@@ -4,24 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
-RejectionReason = Literal[
-    "saturated",
-    "queue_timeout",
-    "key_concurrency",
-    "key_requests",
-    "key_tokens",
-    "draining",
-    "restart_timeout",
-    "body_size",
-    "body_timeout",
-    "bodies",
-    "memory",
-]
-
-RETRY_AFTER_SECONDS = 5
-"""What clients are told while nothing better is known about when the engine will be ready."""
+from vllm_engine.gateway.rejection import Rejected
 
 MAX_ESTIMATE_SECONDS = 60
 """Further ahead an estimate is worth little: who asks again after this long costs next to nothing."""
@@ -31,26 +15,6 @@ ROUNDING_SECONDS = 1e-6
 
 _LATEST = 32
 """How many of the latest requests decide what is expected of the next."""
-
-
-class Rejected(Exception):
-    """A request that the gateway answers itself, because a limit is reached or it is draining."""
-
-    has_waited = False
-    """Whether it waited for its turn, in vain."""
-
-    def __init__(
-        self, status: int, reason: RejectionReason, retry_after_seconds: int | None, message: str
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        """429: this client or this instance is over its limit. 503: the instance is not able. 408, 413: the
-        request itself came too slowly or is too large."""
-        self.reason: RejectionReason = reason
-        self.retry_after_seconds = retry_after_seconds
-        """Whole seconds, at least 1, for the `Retry-After` header; None where waiting changes nothing."""
-        self.message = message
-        """One sentence that names the limit and the setting that raises it."""
 
 
 @dataclass(frozen=True)
@@ -109,16 +73,16 @@ class Limits:
         """Refuse a key that has used up its requests per minute; they are back in `seconds`."""
         message = f"{_who(key)} no request left for now"
         setting = f"KEY_REQUESTS_PER_MINUTE={self.key_requests_per_minute}"
-        return Rejected(429, "key_requests", whole_seconds(seconds), f"{message} ({setting})")
+        return _over_limit("key_requests", whole_seconds(seconds), f"{message} ({setting})")
 
     def out_of_tokens(self, key: str | None, seconds: float) -> Rejected:
         """Refuse a key that has used up its tokens per minute; they are back in `seconds`."""
         message = f"{_who(key)} no tokens left for now"
         setting = f"KEY_TOKENS_PER_MINUTE={self.key_tokens_per_minute}"
-        return Rejected(429, "key_tokens", whole_seconds(seconds), f"{message} ({setting})")
+        return _over_limit("key_tokens", whole_seconds(seconds), f"{message} ({setting})")
 
-    def _over(self, reason: RejectionReason, estimate: float, message: str) -> Rejected:
-        return Rejected(429, reason, min(MAX_ESTIMATE_SECONDS, whole_seconds(estimate)), message)
+    def _over(self, reason: str, estimate: float, message: str) -> Rejected:
+        return _over_limit(reason, min(MAX_ESTIMATE_SECONDS, whole_seconds(estimate)), message)
 
 
 class Pace:
@@ -154,9 +118,8 @@ class Pace:
         return endings * max(self._mean, now - self.quiet_since) / running
 
 
-def draining(reason: str) -> Rejected:
-    """Refuse whoever waits or comes while the program ends; `reason` says so."""
-    return Rejected(503, "draining", RETRY_AFTER_SECONDS, reason)
+def _over_limit(reason: str, seconds: int, message: str) -> Rejected:
+    return Rejected(429, reason, message, retry_after_seconds=seconds)
 
 
 def whole_seconds(seconds: float) -> int:

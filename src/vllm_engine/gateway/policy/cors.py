@@ -13,7 +13,7 @@ import re
 
 from starlette.types import Message, Scope, Send
 
-from vllm_engine.gateway.policy.request_id import REQUEST_ID
+from vllm_engine.gateway.http.request_id import REQUEST_ID
 
 _MAX_AGE_SECONDS = 600
 """How long a browser may remember a preflight's answer."""

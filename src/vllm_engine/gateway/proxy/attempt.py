@@ -13,8 +13,8 @@ from vllm_engine.engine.engine_state import StatusReader
 from vllm_engine.gateway.answers import retry_after, send_error
 from vllm_engine.gateway.body.request_body import Body
 from vllm_engine.gateway.error_dialect import ApiError
+from vllm_engine.gateway.http.request_id import REQUEST_ID
 from vllm_engine.gateway.observe.request_record import Outcome, RequestRecord
-from vllm_engine.gateway.policy.request_id import REQUEST_ID
 from vllm_engine.gateway.proxy.failover import Recovery, Verdict
 from vllm_engine.gateway.proxy.forwarded_headers import answer_headers
 from vllm_engine.gateway.proxy.liveness import Liveness, ask_health

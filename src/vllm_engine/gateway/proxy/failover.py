@@ -7,7 +7,7 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from vllm_engine.engine.engine_state import EngineState, EngineStatus, StatusReader
-from vllm_engine.gateway.policy.admission_limits import RETRY_AFTER_SECONDS, Rejected
+from vllm_engine.gateway.rejection import RETRY_AFTER_SECONDS, Rejected
 
 NOTICE_SECONDS = 2.0
 """An engine's end is noticed within one second; a failed request may be what shows it first."""
@@ -60,16 +60,16 @@ class Recovery:
             raise Rejected(
                 503,
                 "saturated",
-                RETRY_AFTER_SECONDS,
                 f"The engine restarts and {self.waiting} requests wait for it, as many as may run and wait "
                 "(MAX_IN_FLIGHT and MAX_QUEUE)",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
             )
         if not await self._until(lambda now: now.is_ready or now.state in _ENDED):
             late = Rejected(
                 503,
                 "restart_timeout",
-                RETRY_AFTER_SECONDS,
                 f"The engine restarts and was not ready within REPLAY_TIMEOUT_SECONDS={self._timeout:g}",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
             )
             late.has_waited = True
             raise late

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vllm_engine.gateway.policy.request_id import REQUEST_ID
+from vllm_engine.gateway.http.request_id import REQUEST_ID
 
 Headers = list[tuple[bytes, bytes]]
 
