@@ -27,6 +27,8 @@ DRAIN_SECONDS = 2.0
 
 _LINE_COST_BYTES = 64
 _BATCH_BYTES = 65_536
+_PAUSE_SECONDS = 0.02
+"""Between batches: waking the thread for every line of a busy server's log would cost more than the line."""
 
 
 class Writer:
@@ -52,6 +54,7 @@ class Writer:
         # Reentrant: a finalizer may print wherever it interrupts. Held for no longer than an addition takes.
         self._lock = threading.RLock()
         self._queue: SimpleQueue[bytes | threading.Event] = SimpleQueue()
+        self._is_draining = threading.Event()
         threading.Thread(target=self._run, name=f"write-{descriptor}", daemon=True).start()
 
     def put(self, data: bytes) -> None:
@@ -68,6 +71,7 @@ class Writer:
         """Wait until what was put before has been written or dropped, but no longer than that."""
         reached = threading.Event()
         self._queue.put(reached)
+        self._is_draining.set()
         reached.wait(seconds)
 
     def _run(self) -> None:
@@ -84,7 +88,10 @@ class Writer:
             if told:
                 self._on_room(told)
             if reached is not None:
+                self._is_draining.clear()
                 reached.set()
+            elif len(data) < _BATCH_BYTES:
+                self._is_draining.wait(_PAUSE_SECONDS)
 
     def _batch(self) -> tuple[list[bytes], threading.Event | None]:
         """Wait for something to write; returns as much as there is, within reason."""
@@ -133,7 +140,7 @@ class NonBlockingStream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Do nothing: the thread writes at once, and who prints must not wait for it."""
+        """Do nothing: the thread writes within moments, and who prints must not wait for it."""
 
     def writable(self) -> bool:
         """Say that it is for writing."""
