@@ -48,7 +48,7 @@ class Problem:
     def remedy(self) -> str:
         """What to do."""
         wanted, _, remedy = self.wanted.partition("; ")
-        legal = wanted.removeprefix("wanted ")
+        legal = wanted.removeprefix("expected ")
         return remedy or (f"correct {self.key}" if legal == wanted else f"set {self.key} to {legal}")
 
 
@@ -147,4 +147,6 @@ def error_body(message: str, *, type: str, code: int | str, param: str | None = 
 
 def _quoted(value: str) -> str:
     shortened = value if len(value) <= 200 else value[:197] + "..."
-    return json.dumps(shortened, ensure_ascii=False)
+    text = json.dumps(shortened, ensure_ascii=False)
+    # Such as lone surrogates, which stand for bytes that are not UTF-8.
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

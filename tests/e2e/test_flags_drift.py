@@ -21,7 +21,7 @@ SCRIPT = REPOSITORY / "tools" / "vllm_flags.py"
 ENGINE_PYTHON = Path(os.environ.get("ENGINE_PYTHON", REPOSITORY / ".venv-engine" / "bin" / "python"))
 IMPORT_SECONDS = 300
 
-# What the environment gives; the flag is in doubt only where the value is.
+# What the environment gives; some values look like flags.
 ENVIRONMENTS: list[dict[str, str]] = [
     {"ENABLE_AUTO_TOOL_CHOICE": "1", "TOOL_CALL_PARSER": "hermes"},
     {"MAX_NUM_SEQS": "64", "MAX_MODEL_LEN": "8k", "KV_CACHE_MEMORY_BYTES": "1G"},
@@ -38,7 +38,13 @@ COMMAND_LINES = [
     "--max_num_seqs=64 --no_enforce_eager",
     "-tp 2 -q awq -n2 -r=0 -ep -O2",
     "-tp4",
-    "--gpu-mem .9",
+    "--gpu-mem .9 --no-enable-pre -t 2",
+    "--enforce --trust",
+    "-qawq -ep --hf-token --ignore-patterns a b --middleware a --middleware b",
+    "--chat-template=--x --response-role 'two words'",
+    "--response-role two words",
+    '--served-model-name a b --lora-modules a=/a \'{"name": "b", "path": "/b"}\'',
+    "--collect-detailed-traces all None --max-lora-rank ' 16'",
     "--max-num-s 4",
     "-cc.mode=3 --compilation-config.cudagraph_capture_sizes+ 1,2",
     "-cc.moed=3",
@@ -120,14 +126,14 @@ def run(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
 def from_environments(catalogue: FlagCatalogue) -> list[list[str]]:
     """Return the arguments of every environment above, none of which has an error."""
     results = [catalogue.from_environment(env, reserved={}) for env in ENVIRONMENTS]
-    assert [str(error) for _, errors in results for error in errors] == []
-    return [argv for argv, _ in results]
+    assert [str(problem) for checked in results for problem in checked.problems + checked.warnings] == []
+    return [checked.argv for checked in results]
 
 
 def from_command_lines(catalogue: FlagCatalogue) -> dict[str, tuple[list[str], bool]]:
     """Return the words of every command line above, and whether we take them."""
     results = {raw: catalogue.check_extra_args(raw, reserved={}) for raw in COMMAND_LINES}
-    return {raw: (argv, not errors) for raw, (argv, errors) in results.items()}
+    return {raw: (checked.argv, not checked.problems) for raw, checked in results.items()}
 
 
 @pytest.fixture(scope="module")

@@ -33,12 +33,12 @@ def refused(engine: Path, model: Path, **variables: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("variables", "status", "line"),
     [
-        ({"DTYPE": "int4"}, 2, 'DTYPE="int4": wanted auto, bfloat16, float16 or float32'),
-        ({"MAX_MODEL_LEN": "0"}, 2, 'MAX_MODEL_LEN="0": wanted a whole number of tokens from 1, or auto'),
+        ({"DTYPE": "int4"}, 2, 'DTYPE="int4": expected auto, bfloat16, float16 or float32'),
+        ({"MAX_MODEL_LEN": "0"}, 2, 'MAX_MODEL_LEN="0": expected a whole number of tokens from 1, or auto'),
         (
             {"GPU_MEMORY_UTILIZATION": "1.5"},
             2,
-            'GPU_MEMORY_UTILIZATION="1.5": wanted a fraction above 0 and up to 1',
+            'GPU_MEMORY_UTILIZATION="1.5": expected a fraction above 0 and up to 1',
         ),
         ({"TENSOR_PARALLEL": "3"}, 2, 'TENSOR_PARALLEL="3": no GPU is used here; valid values: 1 or auto'),
         (
@@ -53,9 +53,9 @@ def refused(engine: Path, model: Path, **variables: str) -> tuple[int, str]:
         ),
         ({"VLLM_EXTRA_ARGS": "--max-modle-len 3"}, 2, "did you mean --max-model-len"),
         ({"VLLM_EXTRA_ARGS": "--port 3"}, 2, "PORT"),
-        ({"VLLM_EXTRA_ARGS": "'"}, 2, 'VLLM_EXTRA_ARGS="\'": wanted words quoted as for a shell'),
-        ({"MAX_NUM_SEQS": "many"}, 2, 'MAX_NUM_SEQS="many": wanted an integer'),
-        ({"ENABLE_PREFIX_CACHING": "maybe"}, 2, 'ENABLE_PREFIX_CACHING="maybe": wanted 1/0/true/false'),
+        ({"VLLM_EXTRA_ARGS": "'"}, 2, 'VLLM_EXTRA_ARGS="\'": expected words quoted as for a shell'),
+        ({"MAX_NUM_SEQS": "many"}, 2, 'MAX_NUM_SEQS="many": expected an integer'),
+        ({"ENABLE_PREFIX_CACHING": "maybe"}, 2, 'ENABLE_PREFIX_CACHING="maybe": expected 1/0/true/false'),
         (
             {"TENSOR_PARALLEL_SIZE": "2"},
             2,

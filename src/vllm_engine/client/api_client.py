@@ -160,7 +160,7 @@ def base_url(text: str) -> str:
     """
     url = urlsplit(text)
     if url.scheme not in ("http", "https") or not url.hostname:
-        raise SettingsError([Problem("BASE_URL", text, "wanted http://HOST:PORT or https://HOST")])
+        raise SettingsError([Problem("BASE_URL", text, "expected http://HOST:PORT or https://HOST")])
     return text.rstrip("/").removesuffix("/v1").rstrip("/")
 
 

@@ -368,7 +368,9 @@ def load_settings(environment: Environment) -> Settings:
     try:
         settings = Settings(**{key: value for key, value in given.items() if key not in problems})
     except ValidationError as error:
-        problems |= {key: f"wanted {wanted(key)}" for key in (str(item["loc"][0]) for item in error.errors())}
+        problems |= {
+            key: f"expected {wanted(key)}" for key in (str(item["loc"][0]) for item in error.errors())
+        }
     if problems:
         raise SettingsError(
             [Problem(key, _shown(key, given[key]), problems[key]) for key in given if key in problems]

@@ -1,9 +1,10 @@
-"""Finds names that were meant for a setting of ours and miss it by a letter or two."""
+"""Finds the name that was meant by one that is a letter or two off."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from difflib import SequenceMatcher, get_close_matches
 
 from vllm_engine.errors import Problem
 
@@ -22,10 +23,22 @@ class Misspelt(Problem):
     """A name that nothing reads and that is nearly a setting's."""
 
 
+def closest(name: str, names: Iterable[str], *, similarity: float) -> str | None:
+    """Return the name that has most letters in common with this one; `similarity` is the least, up to 1."""
+    found = get_close_matches(name, list(names), n=1, cutoff=similarity)
+    return found[0] if found else None
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return "did you mean ...?" with the name closest to this one, or nothing."""
+    found = closest(name, names, similarity=0.7)
+    return f"did you mean {found}?" if found else ""
+
+
 def misspelt(
     process: Mapping[str, str], dotenv: Mapping[str, str], *, ours: Collection[str], known: Collection[str]
 ) -> list[Misspelt]:
-    """Return a problem for each variable that is nobody's and whose name is nearly one of ours.
+    """Return a problem for each variable that nobody reads and whose name is nearly one of ours.
 
     `.env` is written for this program, so a long name there may be two letters off. The process's
     environment is everybody's: only long names count there, one letter but the first off a setting which is
@@ -40,15 +53,15 @@ def misspelt(
     passed_over = {*ours, *known, *_ORDINARY}
     found: dict[str, str] = {}
     for name in dotenv.keys() - passed_over:
-        limit = 2 if len(name) >= _LONG else 1
-        if near := _nearest(name, ours, limit):
+        if near := _meant(name, ours, letters=2 if len(name) >= _LONG else 1):
             found[name] = near
     unset = {name for name in ours if not (process.get(name) or dotenv.get(name))} - _OF_BUILDS
     for name in process.keys() - passed_over - found.keys():
         if "_" not in name or len(name) < _SHORT or name[-1:].isdigit() or not process[name]:
             continue
         # Beginnings are seldom mistaken: NF_TOKEN is another's.
-        if near := _nearest(name, [one for one in unset if "_" in one and one[0] == name[0].upper()], 1):
+        likely = [one for one in unset if "_" in one and one[0] == name[0].upper()]
+        if near := _meant(name, likely, letters=1):
             found[name] = near
     return [
         Misspelt(name, "***", f"nothing reads this name; did you mean {near}?")
@@ -56,27 +69,14 @@ def misspelt(
     ]
 
 
-def _nearest(name: str, ours: Collection[str], limit: int) -> str | None:
-    distances = ((distance(name.upper().replace("-", "_"), one), one) for one in sorted(ours))
-    best, near = min(distances, default=(limit + 1, ""))
-    return near if best <= limit else None
+def _meant(name: str, ours: Collection[str], *, letters: int) -> str | None:
+    """Return the closest of our names that is at most this many letters off."""
+    given = name.upper().replace("-", "_")
+    return closest(given, [one for one in ours if _is_near(given, one, letters)], similarity=0)
 
 
-def distance(left: str, right: str) -> int:
-    """Return how many letters were left out, added, mistaken or exchanged with their neighbour.
-
-    That is the optimal string alignment distance (Damerau and Levenshtein's without a second edit of a pair).
-    """
-    if abs(len(left) - len(right)) > 2:
-        return abs(len(left) - len(right))
-    above: list[int] = []
-    row = list(range(len(right) + 1))
-    for i, a in enumerate(left, 1):
-        before, row, above_now = row, [i], above
-        for j, b in enumerate(right, 1):
-            cost = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (a != b))
-            if i > 1 and j > 1 and a == right[j - 2] and left[i - 2] == b:
-                cost = min(cost, above_now[j - 2] + 1)
-            row.append(cost)
-        above = before
-    return row[-1]
+def _is_near(given: str, one: str, letters: int) -> bool:
+    if abs(len(given) - len(one)) > letters:
+        return False
+    matched = sum(block.size for block in SequenceMatcher(None, given, one).get_matching_blocks())
+    return len(given) + len(one) - 2 * matched <= 2 * letters

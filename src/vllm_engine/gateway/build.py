@@ -164,4 +164,4 @@ def load_routes(settings: Settings) -> RouteTable:
     try:
         return RouteTable(parse_extra_routes(settings.extra_routes))
     except ExtraRouteError as error:
-        raise SettingsError([Problem("EXTRA_ROUTES", error.entry, f"wanted {error.wanted}")]) from error
+        raise SettingsError([Problem("EXTRA_ROUTES", error.entry, f"expected {error.wanted}")]) from error

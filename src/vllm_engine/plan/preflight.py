@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_engine.config.environment import Environment
-from vllm_engine.config.flags import ENV_NAMES_NOT_TAKEN, FlagCatalogue, FlagError
+from vllm_engine.config.flags import ENV_NAMES_NOT_TAKEN, FlagCatalogue
 from vllm_engine.config.library_variables import check_certificates, check_temporary
 from vllm_engine.config.other_engines import ELSEWHERE, SAME, unread
 from vllm_engine.config.quoting import stray_in_words
@@ -187,33 +187,34 @@ class _Flags:
 def check_names(environment: Environment, catalogue: FlagCatalogue) -> list[Misspelt]:
     """List the names that miss one of ours: ignored, they would serve another model than was meant."""
     ours = {name.upper() for name in Settings.model_fields}
-    known = {*ELSEWHERE, *SAME, *catalogue.by_env_name(), *ENV_NAMES_NOT_TAKEN}
+    known = {*ELSEWHERE, *SAME, *catalogue.by_env_name, *ENV_NAMES_NOT_TAKEN}
     return misspelt(environment.process, environment.dotenv, ours=ours, known=known)
 
 
 def _check_flags(settings: Settings, environ: Mapping[str, str], catalogue: FlagCatalogue) -> _Flags:
     ours = {name.upper() for name in Settings.model_fields}
     known = ours | ELSEWHERE.keys() | SAME.keys()
-    quoted = _quoted(environ, {*catalogue.by_env_name()} - ours)
+    quoted = _quoted(environ, {*catalogue.by_env_name} - ours)
     environ = {key: value for key, value in environ.items() if key not in {each.key for each in quoted}}
-    named, errors = catalogue.from_environment(environ, reserved=RESERVED_FLAGS)
-    raw, raw_errors = catalogue.check_extra_args(settings.vllm_extra_args, reserved=RESERVED_FLAGS)
-    found = [*errors, *raw_errors, *catalogue.near_misses(environ, known=known)]
-    given = {key: flag for key, flag in catalogue.by_env_name().items() if environ.get(key)}
+    named = catalogue.from_environment(environ, reserved=RESERVED_FLAGS)
+    raw = catalogue.check_extra_args(settings.vllm_extra_args, reserved=RESERVED_FLAGS)
+    warnings = [*named.warnings, *raw.warnings, *catalogue.near_misses(environ, known=known)]
+    given = {key: flag for key, flag in catalogue.by_env_name.items() if environ.get(key)}
     owned = {key: RESERVED_FLAGS[flag.name] for key, flag in given.items() if flag.name in RESERVED_FLAGS}
     return _Flags(
-        argv=(*named, *raw),
+        argv=(*named.argv, *raw.argv),
         variables=tuple(key for key in given if key not in owned),
         problems=(
             *quoted,
-            *(_problem(error) for error in found if error.severity == "error"),
+            *named.problems,
+            *raw.problems,
             *(
                 Problem(key, environ[key], f"is not read; set {owner} instead")
                 for key, owner in owned.items()
                 if key not in ours
             ),
         ),
-        warnings=tuple(str(error) for error in found if error.severity == "warning"),
+        warnings=tuple(map(str, warnings)),
     )
 
 
@@ -224,8 +225,3 @@ def _quoted(environ: Mapping[str, str], flags: Collection[str]) -> list[Problem]
         for key, value in environ.items()
         if (key in flags or key.startswith(_LIBRARIES)) and (found := stray_in_words(value))
     ]
-
-
-def _problem(error: FlagError) -> Problem:
-    remedy = f"; {error.remedy}" if error.remedy else ""
-    return Problem(error.key, error.value, f"wanted {error.wanted}{remedy}")

@@ -45,10 +45,10 @@ def test_a_wrong_setting_has_a_remedy_of_its_own() -> None:
     error = SettingsError(
         [
             Problem("A", "1", "too large; set A=0"),
-            Problem("B", "x", "wanted 1 or 0"),
+            Problem("B", "x", "expected 1 or 0"),
             Problem("C", "", "is bad"),
         ]
     )
     assert str(error).splitlines()[0] == 'A="1": too large; set A=0'
-    assert error.diagnosis.message == 'A="1": too large; B="x": wanted 1 or 0; C="": is bad'
+    assert error.diagnosis.message == 'A="1": too large; B="x": expected 1 or 0; C="": is bad'
     assert error.diagnosis.remedy == "set A=0; set B to 1 or 0; correct C"

@@ -70,7 +70,7 @@ def test_who_has_migrated_is_left_alone() -> None:
 
 def test_flags() -> None:
     """Every flag that the page names is vLLM's, and is refused with the setting that it names, or has none."""
-    flags = FlagCatalogue.load("0.33.0").by_env_name().values()
+    flags = FlagCatalogue.load("0.33.0").by_env_name.values()
     known = {flag.name for flag in flags} | {
         "model",
         "host",

@@ -81,7 +81,7 @@ def test_bad_value(key: str, value: str) -> None:
     """A bad value's error names key, value and what was wanted, on one line, and exits 2."""
     with pytest.raises(SettingsError) as caught:
         load(**{key: value})
-    assert str(caught.value) == f'{key}="{value}": wanted {wanted(key)}'
+    assert str(caught.value) == f'{key}="{value}": expected {wanted(key)}'
     assert caught.value.exit_code is ExitCode.BAD_SETTINGS
 
 

@@ -33,7 +33,7 @@ def test_settings_are_there() -> None:
     """Every setting that it names is one, of ours or vLLM's."""
     named = set(re.findall(r"`([A-Z][A-Z_]{3,})(?:=[^`]*)?`", TEXT)) - NOT_OURS
     assert named
-    flags = FlagCatalogue.load("0.33.0").by_env_name()
+    flags = FlagCatalogue.load("0.33.0").by_env_name
     assert named <= {name.upper() for name in Settings.model_fields} | flags.keys()
 
 

@@ -62,7 +62,7 @@ def parse_slos(words: Sequence[str]) -> dict[Metric, float]:
                 raise ValueError(name)
             slos[metric] = float(limit)
         except ValueError:
-            wanted = f"wanted METRIC:MILLISECONDS with one of {', '.join(METRICS)}"
+            wanted = f"expected METRIC:MILLISECONDS with one of {', '.join(METRICS)}"
             raise SettingsError([Problem("--goodput", word, wanted)]) from None
     return slos
 

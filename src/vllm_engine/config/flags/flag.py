@@ -1,4 +1,4 @@
-"""What a flag is, and what is said about one that cannot be used."""
+"""What one flag of `vllm serve` is."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, Self
-
-Severity = Literal["error", "warning"]
 
 SECRET_FLAGS = frozenset({"api-key", "hf-token"})
 """Names of the flags whose values are never shown."""
@@ -96,27 +94,6 @@ class Flag:
         return [plain_no if plain_no in self.negatives else self.negatives[0]] if self.negatives else []
 
 
-class FlagError(ValueError):
-    """One flag that cannot be used as given: which, its value, what was wanted, and a way out.
-
-    A `warning` is about a vLLM whose flags are not known exactly; what was given is kept.
-    """
-
-    def __init__(
-        self, key: str, value: str, wanted: str, remedy: str = "", *, severity: Severity = "error"
-    ) -> None:
-        super().__init__(key, value, wanted, remedy)
-        self.key = key
-        self.value = value
-        self.wanted = wanted
-        self.remedy = remedy
-        self.severity = severity
-
-    def __str__(self) -> str:
-        sentence = f"{self.key}={_quoted(self.value)}: wanted {self.wanted}"
-        return _one_line(f"{sentence}; {self.remedy}" if self.remedy else sentence)
-
-
 def env_name(option: str) -> str:
     """Return the upper-case name of a long option: `--max-num-seqs` is `MAX_NUM_SEQS`."""
     return option.removeprefix("--").replace("-", "_").upper()
@@ -125,13 +102,3 @@ def env_name(option: str) -> str:
 def bare_name(name: str) -> str:
     """Return a flag's name as `Flag.name` spells it, from `--api-key`, `api_key` or `api-key`."""
     return name.removeprefix("--").replace("_", "-")
-
-
-def _quoted(value: str) -> str:
-    shortened = value if len(value) <= 200 else value[:197] + "..."
-    return '"' + shortened.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _one_line(text: str) -> str:
-    # Lone surrogates, which os.environ yields for bytes that are not UTF-8, cannot be printed as they are.
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

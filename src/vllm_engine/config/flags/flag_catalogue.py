@@ -2,51 +2,59 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
 from typing import Self
 
-from vllm_engine.config.flags.command_line import NEGATIVE_NUMBER, CommandLine
-from vllm_engine.config.flags.flag import (
-    ENV_NAMES_NOT_TAKEN,
-    SECRET_FLAGS,
-    Flag,
-    FlagError,
-    bare_name,
-    env_name,
-)
-from vllm_engine.config.flags.flag_values import refusal, wanted
+from vllm_engine.config.flags.flag import ENV_NAMES_NOT_TAKEN, SECRET_FLAGS, Flag, bare_name, env_name
+from vllm_engine.config.flags.flag_parser import HIDDEN, FlagParser
+from vllm_engine.config.flags.flag_values import Refusal, refusal, wanted
+from vllm_engine.config.spelling import closest
+from vllm_engine.errors import Problem
 
 _ON = frozenset({"1", "true"})
 _OFF = frozenset({"0", "false"})
 _MINOR_VERSION = re.compile(r"(\d+)\.(\d+)")
-_HIDDEN = "***"
 # Names of every machine that are one letter from a flag of vLLM.
 _ORDINARY_NEAR_MISSES = frozenset({"SSL_CERT_FILE"})
 _LEAST_NEAR_MISS = 9
 
 
+@dataclass
+class CheckedFlags:
+    """Arguments for `vllm serve`, and what is wrong with what was given.
+
+    `warnings` are about a vLLM whose flags are not known exactly; their arguments are kept.
+    """
+
+    argv: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class FlagCatalogue:
-    """Every flag of `vllm serve` of one version."""
+    """Every flag of `vllm serve` of one version.
+
+    Attributes:
+        version: the version of vLLM whose parser was written down, such as `0.32.0`.
+        exact: whether that is the version asked for; if not, what only the catalogue says is a warning.
+    """
 
     version: str
-    """The version of vLLM whose parser was written down, such as `0.32.0`."""
     exact: bool
-    """Whether that is the version asked for; if not, what only the catalogue says is a warning."""
     flags: tuple[Flag, ...]
 
     @classmethod
     def load(cls, version: str) -> Self:
         """Return the flags of this version of vLLM, or else of the nearest version that is known.
 
-        A patch release counts as its minor version. What is no version at all gets the newest catalogue.
+        A patch release counts as its minor version. Anything else than a version gets the newest catalogue.
         """
         known = dict(_known_versions())
         asked = _minor(version)
@@ -55,79 +63,12 @@ class FlagCatalogue:
         flags = tuple(Flag.from_json(entry) for entry in found["flags"])
         return cls(version=found["vllm"], exact=nearest == asked, flags=flags)
 
+    @cached_property
     def by_env_name(self) -> Mapping[str, Flag]:
-        """Return the flag that each upper-case name sets; negative names and other long aliases included.
+        """The flag that each upper-case name sets; negative names and other long aliases included.
 
         The names in `ENV_NAMES_NOT_TAKEN` are not among them.
         """
-        return self._by_env_name
-
-    def from_environment(
-        self, env: Mapping[str, str], *, reserved: Mapping[str, str]
-    ) -> tuple[list[str], list[FlagError]]:
-        """Return the arguments that upper-case names in an environment stand for, and all that is wrong.
-
-        `reserved` maps the flags that settings of ours own to those settings' names; they are left out.
-        An empty value counts as not set. Switches take 1/0/true/false; a list takes words split as a shell
-        would, or a JSON array. What has an error yields no arguments.
-        """
-        owned = {bare_name(name) for name in reserved}
-        argv: list[str] = []
-        errors: list[FlagError] = []
-        given: dict[str, str] = {}
-        for key, flag in self._by_env_name.items():
-            value = env.get(key, "")
-            if not value or flag.name in owned:
-                continue
-            other = given.setdefault(flag.name, key)
-            if other != key:
-                wanted_one = f"one of {other} and {key}, not both"
-                errors.append(FlagError(key, _shown(flag, value), wanted_one, f"both set --{flag.name}"))
-                continue
-            try:
-                argv += self._arguments(flag, key, value, errors)
-            except FlagError as error:
-                errors.append(error)
-        return argv, errors
-
-    def check_extra_args(
-        self, raw: str, *, key: str = "VLLM_EXTRA_ARGS", reserved: Mapping[str, str]
-    ) -> tuple[list[str], list[FlagError]]:
-        """Return the words of a raw command line as vLLM is to get them, and all that is wrong with them.
-
-        `key` is the setting to name in the errors. A flag in `reserved` is an error that names the setting
-        to use instead. Words are split as a shell would, without expansion and comments.
-        """
-        try:
-            words = shlex.split(raw)
-        except ValueError as error:
-            secret = any(name in raw.replace("_", "-") for name in SECRET_FLAGS)
-            problem = str(error).lower()
-            return [], [FlagError(key, _HIDDEN if secret else raw, "words quoted as for a shell", problem)]
-        owned = {bare_name(name): setting for name, setting in reserved.items()}
-        line = CommandLine(key, self.version, self.exact, self._by_option, owned)
-        line.check(words)
-        return words, line.errors
-
-    def near_misses(self, env: Mapping[str, str], *, known: Collection[str]) -> list[FlagError]:
-        """Return a warning for each variable whose name is almost a flag's, such as `MAX_MODEL_LENGTH`.
-
-        `known` are names that mean something of their own: settings of ours, for example.
-        """
-        taken = self._by_env_name
-        candidates = [name for name in taken if len(name) >= _LEAST_NEAR_MISS]
-        passed_over = {*known, *taken, *ENV_NAMES_NOT_TAKEN, *_ORDINARY_NEAR_MISSES}
-        warnings: list[FlagError] = []
-        for key in sorted(set(env) - passed_over):
-            # Short names are near to each other by chance; vLLM looks after its own variables.
-            if len(key) < _LEAST_NEAR_MISS or key.startswith("VLLM_"):
-                continue
-            names = difflib.get_close_matches(key, candidates, n=1, cutoff=0.88)
-            warnings.extend(_warning(key, env[key], taken[name], name) for name in names)
-        return warnings
-
-    @cached_property
-    def _by_env_name(self) -> Mapping[str, Flag]:
         found: dict[str, Flag] = {}
         for flag in self.flags:
             options = [f"--{flag.name}", *(alias for alias in flag.aliases if alias.startswith("--"))]
@@ -136,53 +77,99 @@ class FlagCatalogue:
                     found[name] = flag
         return found
 
-    @cached_property
-    def _by_option(self) -> Mapping[str, Flag]:
-        return {alias: flag for flag in self.flags for alias in flag.aliases}
+    def from_environment(self, env: Mapping[str, str], *, reserved: Mapping[str, str]) -> CheckedFlags:
+        """Return the arguments that upper-case names in an environment stand for.
 
-    def _arguments(self, flag: Flag, key: str, value: str, errors: list[FlagError]) -> list[str]:
-        """Return the arguments for one variable. Raises FlagError; a mere warning goes into `errors`."""
+        `reserved` maps the flags that settings of ours own to those settings' names; they are left out.
+        An empty value counts as not set. Switches take 1/0/true/false; a list takes words split as a shell
+        would, or a JSON array. What has a problem yields no arguments.
+        """
+        owned = {bare_name(name) for name in reserved}
+        checked = CheckedFlags()
+        given: dict[str, str] = {}
+        for key, flag in self.by_env_name.items():
+            value = env.get(key, "")
+            if not value or flag.name in owned:
+                continue
+            other = given.setdefault(flag.name, key)
+            try:
+                if other != key:
+                    raise _Refused(f"expected one of {other} and {key}, not both", f"both set --{flag.name}")
+                checked.argv += self._arguments(flag, key, value, checked)
+            except _Refused as error:
+                checked.problems.append(Problem(key, _shown(flag, value), str(error.refusal)))
+        return checked
+
+    def check_extra_args(
+        self, raw: str, *, key: str = "VLLM_EXTRA_ARGS", reserved: Mapping[str, str]
+    ) -> CheckedFlags:
+        """Return the words of a raw command line as vLLM is to get them, whatever is wrong with them.
+
+        `key` is the setting to name in the problems. A flag in `reserved` is a problem that names the setting
+        to use instead. Words are split as a shell would, without expansion and comments.
+        """
+        try:
+            words = shlex.split(raw)
+        except ValueError as error:
+            secret = any(name in raw.replace("_", "-") for name in SECRET_FLAGS)
+            why = Refusal("expected words quoted as for a shell", str(error).lower())
+            return CheckedFlags(problems=[Problem(key, HIDDEN if secret else raw, str(why))])
+        owned = {bare_name(name): setting for name, setting in reserved.items()}
+        checked = CheckedFlags(words)
+        for shown, why in FlagParser(self.version, self.flags, owned).check(words):
+            is_doubtful = why.listed and not self.exact
+            (checked.warnings if is_doubtful else checked.problems).append(Problem(key, shown, str(why)))
+        return checked
+
+    def near_misses(self, env: Mapping[str, str], *, known: Collection[str]) -> list[Problem]:
+        """Return a warning for each variable whose name is almost a flag's, such as `MAX_MODEL_LENGTH`.
+
+        `known` are names that mean something of their own: settings of ours, for example.
+        """
+        taken = self.by_env_name
+        candidates = [name for name in taken if len(name) >= _LEAST_NEAR_MISS]
+        passed_over = {*known, *taken, *ENV_NAMES_NOT_TAKEN, *_ORDINARY_NEAR_MISSES}
+        warnings: list[Problem] = []
+        for key in sorted(set(env) - passed_over):
+            # Short names are near to each other by chance; vLLM looks after its own variables.
+            if len(key) < _LEAST_NEAR_MISS or key.startswith("VLLM_"):
+                continue
+            if near := closest(key, candidates, similarity=0.88):
+                why = Refusal("is not the name of a vLLM flag", f"did you mean {near}?")
+                warnings.append(Problem(key, _shown(taken[near], env[key]), str(why)))
+        return warnings
+
+    def _arguments(self, flag: Flag, key: str, value: str, checked: CheckedFlags) -> list[str]:
+        """Return the arguments for one variable; a mere warning goes into `checked`."""
         if flag.kind in ("bool", "switch"):
             negative = key in map(env_name, flag.negatives)
-            return flag.switched(_is_on(key, value) is not negative)
-        items = _items(key, value) if flag.kind == "list" else [value]
+            return flag.switched(_is_on(value) is not negative)
+        items = _items(value) if flag.kind == "list" else [value]
         for item in items:
             found = refusal(flag, item)
             if found is None:
                 continue
-            shown = _shown(flag, value)
-            each = f"words, each of them {found.wanted}" if flag.kind == "list" else found.wanted
+            each = f"{found.reason} for each word" if flag.kind == "list" else found.reason
             if self.exact or not found.listed:
-                raise FlagError(key, shown, each, found.remedy)
-            errors.append(FlagError(key, shown, each, found.remedy, severity="warning"))
-        return _spelled(flag, key, items)
+                raise _Refused(each, found.remedy)
+            checked.warnings.append(Problem(key, _shown(flag, value), str(Refusal(each, found.remedy))))
+        return _spelled(flag, items)
 
 
-def mask(argv: Sequence[str]) -> list[str]:
-    """Return a command line to be shown: the values of `SECRET_FLAGS` become `***`."""
-    shown: list[str] = []
-    secret = False
-    for word in argv:
-        option, joined, _ = word.partition("=")
-        # To argparse, neither a number nor a word with a space in it is a flag.
-        if word in ("-", "--") or word[:1] != "-" or " " in option or NEGATIVE_NUMBER.fullmatch(word):
-            shown.append(_HIDDEN if secret else word)
-            continue
-        name = bare_name(option) if option.startswith("--") else ""
-        # argparse takes any unambiguous beginning of a flag; hiding too much does no harm.
-        secret = bool(name) and any(flag.startswith(name) for flag in SECRET_FLAGS)
-        shown.append(f"{option}={_HIDDEN}" if secret and joined else word)
-    return shown
+class _Refused(ValueError):
+    def __init__(self, reason: str, remedy: str = "") -> None:
+        super().__init__(reason, remedy)
+        self.refusal = Refusal(reason, remedy)
 
 
-def _is_on(key: str, value: str) -> bool:
+def _is_on(value: str) -> bool:
     text = value.strip().lower()
     if text not in _ON | _OFF:
-        raise FlagError(key, value, "1/0/true/false")
+        raise _Refused("expected 1/0/true/false")
     return text in _ON
 
 
-def _items(key: str, value: str) -> list[str]:
+def _items(value: str) -> list[str]:
     """Split a list: a JSON array gives its items, a JSON object is one item, all else is split into words."""
     try:
         found = json.loads(value)
@@ -195,21 +182,19 @@ def _items(key: str, value: str) -> list[str]:
     try:
         return shlex.split(value)
     except ValueError as error:
-        words = "words quoted as for a shell, or a JSON array"
-        raise FlagError(key, value, words, str(error).lower()) from None
+        raise _Refused("expected words quoted as for a shell, or a JSON array", str(error).lower()) from None
 
 
-def _spelled(flag: Flag, key: str, items: list[str]) -> list[str]:
+def _spelled(flag: Flag, items: list[str]) -> list[str]:
     option = f"--{flag.name}"
     if flag.repeat:
         return [word for item in items for word in _pair(option, item)]
     if not items:
-        raise FlagError(key, "", f"one or more words, each of them {wanted(flag)}")
+        raise _Refused(f"expected one or more words, each of them {wanted(flag)}")
     if len(items) == 1:
         return _pair(option, items[0])
     if any(item.startswith("-") for item in items):
-        dashless = "values that do not start with a dash"
-        raise FlagError(key, shlex.join(items), dashless, "vLLM takes them for flags")
+        raise _Refused("expected values that do not start with a dash", "vLLM takes them for flags")
     return [option, *items]
 
 
@@ -219,12 +204,7 @@ def _pair(option: str, value: str) -> list[str]:
 
 
 def _shown(flag: Flag, value: str) -> str:
-    return _HIDDEN if flag.name in SECRET_FLAGS else value
-
-
-def _warning(key: str, value: str, flag: Flag, name: str) -> FlagError:
-    remedy = f"did you mean {name}?"
-    return FlagError(key, _shown(flag, value), "the name of a vLLM flag", remedy, severity="warning")
+    return HIDDEN if flag.name in SECRET_FLAGS else value
 
 
 def _known_versions() -> Iterator[tuple[tuple[int, int], str]]:

@@ -6,13 +6,13 @@ is inside a JSON object beyond its own keys is left to vLLM.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from vllm_engine.config.flags.flag import Flag
+from vllm_engine.config.spelling import did_you_mean
 
 _MULTIPLIERS = {
     **{"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12},
@@ -28,22 +28,29 @@ _UNREADABLE = (ValueError, OverflowError, RecursionError)
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a value is not taken."""
+    """Why a value or a flag is not taken, and what to do.
 
-    wanted: str
+    `listed` is whether a list in the catalogue decided, which another version of vLLM may have extended.
+    """
+
+    reason: str
     remedy: str = ""
     listed: bool = False
-    """Whether a list in the catalogue decided, which another version of vLLM may have extended."""
+
+    def __str__(self) -> str:
+        return "; ".join(filter(None, (self.reason, self.remedy)))
 
 
 def refusal(flag: Flag, text: str) -> Refusal | None:
     """Return why vLLM's parser would refuse this one value of the flag, or None if it would take it."""
     if flag.optional and text in ("", "None"):
         return None
+    if flag.name == "config" and text.rpartition(".")[2] not in ("yaml", "yml"):
+        return Refusal("expected a file whose name ends in .yaml or .yml")
     try:
         value = _READERS[flag.type](text)
     except _UNREADABLE:
-        return Refusal(wanted(flag))
+        return Refusal(f"expected {wanted(flag)}")
     if flag.keys is not None and isinstance(value, dict):
         return _unknown_key(flag.keys, value)
     if flag.choices is not None:
@@ -78,12 +85,6 @@ def human_int(text: str) -> int:
     return int(number) * _MULTIPLIERS[unit] if unit.isupper() else int(float(number) * _MULTIPLIERS[unit])
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Return "did you mean ...?" with the name closest to this one, or nothing."""
-    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.7)
-    return f"did you mean {found[0]}?" if found else ""
-
-
 def _human_int_or_auto(text: str) -> int:
     return -1 if text.strip().lower() in ("-1", "auto") else human_int(text)
 
@@ -116,14 +117,16 @@ def _unknown_key(keys: tuple[str, ...], value: Mapping[object, object]) -> Refus
     unknown = [str(key) for key in value if key not in keys]
     if not unknown:
         return None
-    remedy = nearest(unknown[0], keys) or "its keys are " + ", ".join(keys)
-    return Refusal(f"no key {unknown[0]!r} in this JSON object", remedy, listed=True)
+    remedy = did_you_mean(unknown[0], keys) or "its keys are " + ", ".join(keys)
+    return Refusal(f"unknown key {unknown[0]!r} in this JSON object", remedy, listed=True)
 
 
 def _not_a_choice(flag: Flag, value: object) -> Refusal | None:
     text = str(value).lower().replace("-", "_") if flag.fold_choices else str(value)
     choices = (*(flag.choices or ()), *flag.platform_choices)
-    return None if text in choices else Refusal(wanted(flag), nearest(text, choices), listed=True)
+    if text in choices:
+        return None
+    return Refusal(f"expected {wanted(flag)}", did_you_mean(text, choices), listed=True)
 
 
 _READERS: Mapping[str, Callable[[str], object]] = {
