@@ -20,10 +20,9 @@ from vllm_engine.diagnosis.explainer import Explainer
 from vllm_engine.diagnosis.termination import write_termination_log
 from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.engine_state import Phase, StatusBoard, StatusReader
-from vllm_engine.engine.startup.start_history import StartHistory
-from vllm_engine.engine.startup.start_log import StartLog
+from vllm_engine.engine.startup.start_history import StartHistory, StartRecorder
 from vllm_engine.engine.supervisor import Launch, Policy, Supervisor
-from vllm_engine.engine.watchdog.verdict import WatchdogLimits
+from vllm_engine.engine.watchdog.watchdog import WatchdogLimits
 from vllm_engine.errors import VllmEngineError
 from vllm_engine.gateway.build import build_gateway
 from vllm_engine.gateway.front import Front, open_front
@@ -70,8 +69,8 @@ async def serve(
     """
     files = raise_file_limit()
     board = StatusBoard()
-    pulse = EngineActivity()
-    log = StartLog(board, StartHistory(settings.cache_dir / "starts.json"))
+    activity = EngineActivity()
+    log = StartRecorder(board, StartHistory(settings.cache_dir / "starts.json"))
     explainer = Explainer(settings, preflight.device, preflight.installation.version)
     beside = _Beside(companion(board), is_essential) if companion is not None else None
     with _runtime_folder() as folder:
@@ -82,12 +81,11 @@ async def serve(
             explainer.explain,
             socket=path,
             policy=_policy(settings),
-            pulse=pulse,
-            standby=settings.standby,
+            activity=activity,
         )
         build = _build(settings, preflight)
         expiry = listeners.tls.expiry if listeners.tls else lambda: nan
-        gateway = build_gateway(settings, board, build, path, pulse, lines_dropped, expiry)
+        gateway = build_gateway(settings, board, build, path, activity, lines_dropped, expiry)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(gateway.close)
             front = await stack.enter_async_context(open_front(settings, gateway, listeners, files))
@@ -121,7 +119,8 @@ def _policy(settings: Settings) -> Policy:
         max_restarts=settings.max_restarts,
         restart_window_seconds=settings.restart_window_seconds,
         auto_fit=settings.auto_fit,
-        vitals=WatchdogLimits(settings.hang_timeout_seconds, settings.canary_interval_seconds),
+        watchdog=WatchdogLimits(settings.hang_timeout_seconds, settings.canary_interval_seconds),
+        standby=settings.standby,
     )
 
 
@@ -134,7 +133,7 @@ class _Preparation:
     preflight: Preflight
     socket: Path
     board: StatusBoard
-    log: StartLog
+    log: StartRecorder
     explainer: Explainer
 
     async def __call__(self, changes: Mapping[str, str]) -> Launch:

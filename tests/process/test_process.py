@@ -155,7 +155,7 @@ async def test_dies_with_us(tmp_path: Path) -> None:
     code = """
 import asyncio, os, sys
 from pathlib import Path
-from vllm_engine.engine.process import EngineProcess
+from vllm_engine.engine.child_process import EngineProcess
 async def main():
     child = "import os, time; print(os.getpid()); time.sleep(600)"
     def tell(line): print(line, flush=True)

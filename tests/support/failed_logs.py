@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vllm_engine.diagnosis.run_facts import Facts
 from vllm_engine.engine.child_process import TAIL_LINES
-from vllm_engine.engine.engine_exit import Ending
+from vllm_engine.engine.engine_exit import EngineExit
 
 LOGS = Path(__file__).parents[1] / "data/logs"
 _OLDER = {
@@ -29,7 +29,7 @@ class Failure:
 
     name: str
     code: str
-    ending: Ending
+    ending: EngineExit
     oom_kills: int = 0
 
     def facts(self, facts: Facts) -> Facts:
@@ -40,7 +40,7 @@ class Failure:
 def failures() -> list[Failure]:
     """Return every recorded failure."""
     older = [
-        Failure(path.stem, code, Ending(status, lines_of(path), False))
+        Failure(path.stem, code, EngineExit(status, lines_of(path), False))
         for name, (code, status) in _OLDER.items()
         for path in [LOGS / f"cpu-0.32-fail-{name}.log"]
     ]
@@ -64,7 +64,7 @@ def _read(path: Path) -> Failure:
     with path.open(encoding="utf-8") as file:
         head = dict(re.findall(r"(\w+): ([^|]+?)(?: \||$)", file.readline().strip().removeprefix("# ")))
     status = None if head["status"] == "None" else int(head["status"])
-    ending = Ending(status, lines_of(path), head["stage"] == "serving", "loading weights")
+    ending = EngineExit(status, lines_of(path), head["stage"] == "serving", "loading weights")
     if "hang" in head:
         ending = dataclasses.replace(ending, seen=head["hang"], is_hang=True)
     return Failure(path.stem, head["code"], ending, int(head.get("oom_kills", 0)))

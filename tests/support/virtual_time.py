@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps: hours pass in no time, and the same on every machine."""
+"""Event loops with virtual clocks: hours pass in no time, and the same on every machine."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import asyncio
 import functools
 import selectors
 from collections.abc import Callable, Coroutine
+from typing import Any, cast
 
 
-class _Jumping(selectors.DefaultSelector):
+class _JumpingSelector(selectors.DefaultSelector):
     """A selector that does not wait: it moves the clock on instead."""
 
     now = 1000.0
@@ -22,14 +23,22 @@ class _Jumping(selectors.DefaultSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop in which an hour's sleep takes no time."""
+    """A whole event loop in which an hour's sleep takes no time, and what a thread would do is done at once."""
 
     def __init__(self) -> None:
-        self._jumping = _Jumping()
+        self._jumping = _JumpingSelector()
         super().__init__(self._jumping)
 
     def time(self) -> float:
         return self._jumping.now
+
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
+        done = self.create_future()
+        try:
+            done.set_result(func(*args))
+        except Exception as error:  # noqa: BLE001 - it is whoever awaits this that gets it
+            done.set_exception(error)
+        return done
 
 
 def in_virtual_time(test: Callable[..., Coroutine[None, None, None]]) -> Callable[..., None]:
@@ -44,3 +53,53 @@ def in_virtual_time(test: Callable[..., Coroutine[None, None, None]]) -> Callabl
         assert not errors
 
     return run
+
+
+class _Timer:
+    def __init__(self, when: float, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+        self.when = when
+        self.callback = callback
+        self.args = args
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+
+class TimerLoop:
+    """Timers alone, for objects that need no more of an event loop; time passes when a test says so."""
+
+    def __init__(self) -> None:
+        self._now = 1000.0
+        self._timers: list[_Timer] = []
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """This, as its users know it."""
+        return cast(asyncio.AbstractEventLoop, self)
+
+    @property
+    def pending(self) -> int:
+        """How many timers are set."""
+        return sum(not timer.is_cancelled for timer in self._timers)
+
+    def time(self) -> float:
+        return self._now
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> _Timer:
+        timer = _Timer(self._now + delay, callback, args)
+        self._timers.append(timer)
+        return timer
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, timer by timer."""
+        end = self._now + seconds
+        while True:
+            self._timers = [timer for timer in self._timers if not timer.is_cancelled]
+            due = min((it for it in self._timers if it.when <= end), key=lambda it: it.when, default=None)
+            if due is None:
+                self._now = end
+                return
+            self._timers.remove(due)
+            self._now = max(self._now, due.when)
+            due.callback(*due.args)

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vllm_engine.diagnosis.catalogue import BY_CODE, CATALOGUE
-from vllm_engine.diagnosis.last_error import last_error
 from vllm_engine.diagnosis.run_facts import Facts, gib
 from vllm_engine.diagnosis.signature import Groups, Signature
-from vllm_engine.engine.engine_exit import Ending
+from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.errors import Diagnosis
 
 MAX_EVIDENCE_CHARS = 400
@@ -42,7 +41,7 @@ class Finding:
     line: str | None
 
 
-def diagnose(whole: Ending, facts: Facts) -> Diagnosis:
+def diagnose(whole: EngineExit, facts: Facts) -> Diagnosis:
     """Explain why an engine ended.
 
     A cause wins over symptoms, whichever came first; of several causes the first in the log wins, since the
@@ -67,9 +66,9 @@ def diagnose(whole: Ending, facts: Facts) -> Diagnosis:
     )
 
 
-def findings(ending: Ending, facts: Facts) -> Iterator[Finding]:
+def findings(ending: EngineExit, facts: Facts) -> Iterator[Finding]:
     """Yield all that fires, the best explanation first."""
-    silent = last_error(ending.tail) is None
+    silent = ending.last_error is None
     for wants_symptom in (False, True):
         entries = [
             entry
@@ -85,7 +84,7 @@ def findings(ending: Ending, facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _by_lines(entries: list[Signature], ending: Ending) -> Iterator[Finding]:
+def _by_lines(entries: list[Signature], ending: EngineExit) -> Iterator[Finding]:
     for raw in ending.tail:
         line = _PROCESS_PREFIX.sub("", raw)
         if _HARMLESS.match(raw) or _SOURCE.match(line):
@@ -96,7 +95,7 @@ def _by_lines(entries: list[Signature], ending: Ending) -> Iterator[Finding]:
                 yield Finding(entry, _hints(entry, ending) | dict(groups), line)
 
 
-def _hints(entry: Signature, ending: Ending) -> dict[str, str]:
+def _hints(entry: Signature, ending: EngineExit) -> dict[str, str]:
     if entry.hint is None:
         return {}
     found = next((match for line in ending.tail if (match := re.search(entry.hint, line))), None)
@@ -115,8 +114,8 @@ def _values(facts: Facts) -> dict[str, object]:
     }
 
 
-def _unknown(ending: Ending) -> Diagnosis:
-    cause = last_error(ending.tail)
+def _unknown(ending: EngineExit) -> Diagnosis:
+    cause = ending.last_error
     own = f"its own last error: {cause}" if cause else "it left no error"
     entry = BY_CODE["unknown"]
     return Diagnosis(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vllm_engine.config.settings import Settings
 from vllm_engine.diagnosis.diagnose import diagnose
 from vllm_engine.diagnosis.run_facts_gathering import known_facts, oom_kills, with_host, with_plan
-from vllm_engine.engine.engine_exit import Ending
+from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.errors import Diagnosis
 from vllm_engine.plan.engine_plan import EnginePlan
 from vllm_engine.system.device import Device
@@ -23,6 +23,6 @@ class Explainer:
         self._facts = with_plan(self._facts, plan)
         self._oom_kills_before = oom_kills()
 
-    def explain(self, ending: Ending) -> Diagnosis:
+    def explain(self, ending: EngineExit) -> Diagnosis:
         """Say why an engine ended and what to do; reads a few small files of the kernel's."""
         return diagnose(ending, with_host(self._facts, self._oom_kills_before))

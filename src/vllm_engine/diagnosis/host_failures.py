@@ -6,7 +6,7 @@ import signal
 
 from vllm_engine.diagnosis.run_facts import Facts
 from vllm_engine.diagnosis.signature import Advice, Groups, Signature, Stage, always
-from vllm_engine.engine.engine_exit import Ending
+from vllm_engine.engine.engine_exit import EngineExit
 
 
 def _ended_by(*numbers: signal.Signals) -> frozenset[int]:
@@ -34,31 +34,31 @@ def _timeout(_groups: Groups, facts: Facts) -> Advice:
     )
 
 
-def _was_killed(ending: Ending, _facts: Facts) -> bool:
+def _was_killed(ending: EngineExit, _facts: Facts) -> bool:
     return ending.status == -signal.SIGKILL
 
 
-def _was_stopped(ending: Ending, _facts: Facts) -> bool:
+def _was_stopped(ending: EngineExit, _facts: Facts) -> bool:
     return ending.status in _STOPPED
 
 
-def _has_crashed(ending: Ending, _facts: Facts) -> bool:
+def _has_crashed(ending: EngineExit, _facts: Facts) -> bool:
     return ending.status in _CRASHED
 
 
-def _illegal_instruction(ending: Ending, _facts: Facts) -> bool:
+def _illegal_instruction(ending: EngineExit, _facts: Facts) -> bool:
     return ending.status == -signal.SIGILL
 
 
-def _took_too_long(ending: Ending, _facts: Facts) -> bool:
+def _took_too_long(ending: EngineExit, _facts: Facts) -> bool:
     return ending.status is None and not ending.was_ready
 
 
-def _hangs(ending: Ending, _facts: Facts) -> bool:
+def _hangs(ending: EngineExit, _facts: Facts) -> bool:
     return ending.is_hang
 
 
-def _is_partly_gone(ending: Ending, _facts: Facts) -> bool:
+def _is_partly_gone(ending: EngineExit, _facts: Facts) -> bool:
     return ending.status is None and ending.was_ready and not ending.is_hang
 
 

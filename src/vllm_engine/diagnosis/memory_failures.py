@@ -11,7 +11,7 @@ import signal
 
 from vllm_engine.diagnosis.run_facts import GIB, Facts, gib
 from vllm_engine.diagnosis.signature import Advice, Groups, Signature, Stage, always
-from vllm_engine.engine.engine_exit import Ending
+from vllm_engine.engine.engine_exit import EngineExit
 
 _CUDA_OOM = (
     r"(?:torch\.(?:cuda\.)?)?OutOfMemoryError\W.*?(?:CUDA|HIP) out of memory\."
@@ -138,7 +138,7 @@ def _host(_groups: Groups, facts: Facts) -> Advice:
     )
 
 
-def _killed_for_memory(ending: Ending, facts: Facts) -> bool:
+def _killed_for_memory(ending: EngineExit, facts: Facts) -> bool:
     return facts.oom_kills > 0 and ending.status != -signal.SIGTERM
 
 

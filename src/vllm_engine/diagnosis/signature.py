@@ -10,7 +10,7 @@ from enum import Enum, auto
 from functools import cached_property
 
 from vllm_engine.diagnosis.run_facts import Facts
-from vllm_engine.engine.engine_exit import Ending
+from vllm_engine.engine.engine_exit import EngineExit
 
 Groups = Mapping[str, str]
 """What a pattern's named groups caught; empty where the general case is asked for."""
@@ -68,14 +68,14 @@ class Signature:
     is_symptom: bool = False
     is_silent: bool = False
     retryable: bool = False
-    ended: Callable[[Ending, Facts], bool] | None = None
+    ended: Callable[[EngineExit, Facts], bool] | None = None
 
     @cached_property
     def compiled(self) -> tuple[re.Pattern[str], ...]:
         """The patterns, compiled once."""
         return tuple(re.compile(pattern) for pattern in self.patterns)
 
-    def applies(self, ending: Ending) -> bool:
+    def applies(self, ending: EngineExit) -> bool:
         """Whether it may fire for an engine that ended at this stage, with these lines around."""
         if self.stage is not Stage.ANY and (self.stage is Stage.SERVING) != ending.was_ready:
             return False

@@ -1,4 +1,4 @@
-"""What the gateway and the supervisor tell each other of the engine's work: counters, cheap per chunk."""
+"""Counters of the engine's work, shared by the gateway and the supervisor; cheap enough for every chunk."""
 
 from __future__ import annotations
 
@@ -7,31 +7,33 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class OwnQuestions:
-    """The supervisor's own questions, each of one token: work of the engine that is no client's.
+    """The supervisor's own requests for one token, which are no client's.
 
-    Each is counted before it is asked, so that these counts never fall behind vLLM's.
+    Each is counted before it is sent, so that these counts are never behind vLLM's.
     """
 
     running: int = 0
     """Those that are at the engine now."""
     asked: int = 0
     prompt_tokens: int = 0
-    """Of all of them together, as is the next."""
+    """Of all of them together, like the generated tokens."""
     generated_tokens: int = 0
     usual_prompt: int = 1
-    """Tokens of the last one's prompt, which each that runs is taken to have."""
+    """Tokens of the last one's prompt; assumed of the next until its answer says otherwise."""
 
     def begin(self) -> None:
-        """Count one that is about to be asked, taken to be as long as the last."""
+        """Count one that is about to be sent."""
         self.running += 1
         self.asked += 1
         self.prompt_tokens += self.usual_prompt
         self.generated_tokens += 1
 
     def end(self, prompt_tokens: int | None, *, has_run: bool = True) -> None:
-        """Note that it has ended, and how long it was by the engine's answer, if there is one.
+        """Record the end of one.
 
-        One that has not run, because it could not be asked or there is no such route, is taken back.
+        Args:
+            prompt_tokens: as the engine's answer says, if it does.
+            has_run: False if it could not be sent or there is no such route: it then does not count.
         """
         self.running -= 1
         if not has_run:
@@ -45,11 +47,11 @@ class OwnQuestions:
 
 @dataclass(slots=True)
 class EngineActivity:
-    """What the gateway sees of the engine's work, for the verdict on a hang; and our own questions."""
+    """What the gateway sees of the engine's work, by which the watchdog recognises a hang."""
 
     running: int = 0
-    """Requests that are the engine core's work now: not those whose clients do not read their streams."""
-    beats: int = 0
-    """Grows with every piece of an answer that shows that the engine core works."""
+    """Requests that the engine core is working on; without those whose clients do not read their streams."""
+    progress: int = 0
+    """Grows with every piece of an answer that only the engine core can have made."""
     own: OwnQuestions = field(default_factory=OwnQuestions)
-    """What only the supervisor counts."""
+    """Counted by the supervisor alone."""

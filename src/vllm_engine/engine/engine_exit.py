@@ -1,23 +1,32 @@
-"""How one run of the engine ended: all that is known before anyone explains it."""
+"""How one run of the engine ended: everything that is known before it is diagnosed."""
 
 from __future__ import annotations
 
+import re
 import signal
 from dataclasses import dataclass
 
+from vllm_engine.engine.startup.log_progress import parse_line
+
+_EXCEPTION = re.compile(r"^\s*(?:[\w.]+\.)?(?:\w*(?:Error|Exception|Interrupt)|SystemExit): (?P<text>.+)")
+_PYDANTIC = re.compile(r"^\s*(?:Value|Assertion) error, (?P<text>.+?)(?: \[type=.*)?$")
+_ARGPARSE = re.compile(r"^(?:vllm serve|api_server\.py|main\.py|vllm|usage)?:? ?error: (?P<text>.+)")
+_ECHOES = ("root cause above", "See stack trace", "Engine core initialization failed", "Failed core proc")
+"""Errors by which vLLM's other processes repeat that one of them has failed."""
+
 
 @dataclass(frozen=True)
-class Ending:
-    """The end of an engine, or the end of our patience with its start.
+class EngineExit:
+    """The exit or loss of an engine, or a start that took too long.
 
     Attributes:
-        status: its exit status, negative for a signal; None where it had not ended of itself: a start that
-            took too long, or an engine that was lost although its first process ran on.
-        tail: its newest lines, oldest first.
-        was_ready: whether it had answered before.
+        status: the exit status, negative for a signal; None where its first process was still running: it was
+            lost all the same, or its start took too long.
+        tail: its newest lines of output, oldest first.
+        was_ready: whether it had been ready.
         phase: how far its start had come.
-        seen: how it was lost, where its exit does not say so.
-        is_hang: whether it ran on without doing its work.
+        seen: how it was lost, where the status does not say so.
+        is_hang: whether it was running without working.
     """
 
     status: int | None
@@ -35,15 +44,24 @@ class Ending:
         when = "while it was serving" if self.was_ready else "before it was ready"
         return f"the engine {describe_exit(self.status)} {when}"
 
+    @property
+    def last_error(self) -> str | None:
+        """The newest error in its output that is a cause and not the echo of one; None without any."""
+        found: str | None = None
+        for raw in self.tail:
+            line = parse_line(raw).message
+            for pattern in (_EXCEPTION, _PYDANTIC, _ARGPARSE):
+                match = pattern.match(line)
+                if match and not any(echo in line for echo in _ECHOES):
+                    found = line.strip() if pattern is _EXCEPTION else match["text"].strip()
+        return found
+
 
 def describe_exit(status: int) -> str:
-    """Say in words how a process ended."""
-    return f"exited with status {status}" if status >= 0 else f"was killed by {signal_name(-status)}"
-
-
-def signal_name(number: int) -> str:
-    """Return a signal's name, or its number where it has none."""
+    """Return how a process ended, in words."""
+    if status >= 0:
+        return f"exited with status {status}"
     try:
-        return signal.Signals(number).name
+        return f"was killed by {signal.Signals(-status).name}"
     except ValueError:
-        return f"signal {number}"
+        return f"was killed by signal {-status}"

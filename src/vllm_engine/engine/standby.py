@@ -1,4 +1,4 @@
-"""A process that has imported vLLM already and becomes the next engine; see `warm.py` for how."""
+"""Keeps a process that has already imported vLLM and becomes the next engine; see `standby_process.py`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,27 +17,27 @@ from vllm_engine.engine.standby_process import RECORD
 from vllm_engine.plan.engine_command import EngineCommand
 from vllm_engine.system.device import free_memory_bytes
 
-WARM = Path(__file__).with_name("standby_process.py")
+SCRIPT = Path(__file__).with_name("standby_process.py")
 BYTES_EACH = 700 << 20
 """What a process that has imported vLLM takes at most (measured: docs/lifecycle.md)."""
 BYTES_LEFT = 4 << 30
-"""What `auto` leaves free for everybody else."""
+"""Memory that `auto` leaves free."""
 
 _MAIN = ("-m", "vllm.entrypoints.cli.main")
 _SETTLED_SECONDS = 3.0
-"""An engine that is lost sooner than this after it was ready would lose its standby too."""
+"""Before the first attempt: an engine that is lost right after it was ready needs the CPUs itself."""
 _IMPORT_SECONDS = 300.0
 _ANSWER_SECONDS = 2.0
-_LOOK_SECONDS = 10.0
-_MOST_FAILURES = 3
-_OWN_STOP_SECONDS = 1.0
+_MEMORY_CHECK_SECONDS = 10.0
+_MOST_ATTEMPTS = 3
+_STOP_SECONDS = 1.0
 
 logger = logging.getLogger("gateway.standby")
 
 
 @dataclass
-class _Process:
-    """One standby."""
+class _Waiting:
+    """A standby process and our end of its control socket."""
 
     command: EngineCommand
     process: EngineProcess
@@ -46,14 +46,19 @@ class _Process:
     is_taken: bool = False
 
     async def until_ready(self, nodes: Sequence[Any]) -> None:
-        """Have it import everything; raises OSError if it ends before, TimeoutError if it takes too long."""
+        """Have it import everything, in as many processes as `nodes` describe.
+
+        Raises:
+            OSError: it ended.
+            TimeoutError: it takes too long.
+        """
         self.writer.write(json.dumps(nodes).encode() + b"\n")
         async with asyncio.timeout(_IMPORT_SECONDS):
             if await self.reader.readline() != b"ready\n":
                 raise OSError("it ended while it imported vLLM")
 
-    async def go(self, arguments: Sequence[str]) -> bool:
-        """Have it be the engine; False if it does not answer."""
+    async def become_engine(self, arguments: Sequence[str]) -> bool:
+        """Tell it to be the engine; False if it does not answer."""
         self.is_taken = True
         self.writer.write(json.dumps({"arguments": list(arguments)}).encode() + b"\n")
         try:
@@ -65,15 +70,15 @@ class _Process:
             self.writer.close()
 
     async def end(self) -> None:
-        """End it, and all that it has started."""
+        """End it and its child processes."""
         self.writer.close()
-        await self.process.stop(_OWN_STOP_SECONDS)
+        await self.process.stop(_STOP_SECONDS)
 
 
 class Standby:
-    """Keeps one standby while an engine serves, and hands it over when the next one is wanted.
+    """Keeps one standby while an engine serves, and hands it over when the next engine is started.
 
-    Whatever goes wrong with it costs the time that it would have saved and nothing else.
+    If anything goes wrong with it, only the time that it would have saved is lost.
     """
 
     def __init__(
@@ -83,129 +88,139 @@ class Standby:
         *,
         on_line: Callable[[str], None],
         tell: Callable[[int | None], None],
+        spawn: Callable[..., Awaitable[EngineProcess]] = EngineProcess.spawn,
+        free_memory: Callable[[], int] = free_memory_bytes,
     ) -> None:
-        """Make it.
+        """Make one that is off until `keep` is called.
 
         Args:
-            record: where engines write down what processes they start; in a folder of our own.
-            mode: whether there is one; auto: if memory allows.
-            on_line: takes the lines of a standby that has become the engine.
-            tell: told how many bytes it takes when it is ready, None when there is none any more.
+            record: the file in which an engine records the processes that it starts; in a private folder.
+            mode: whether a standby is kept; auto: if memory allows.
+            on_line: takes the output of a standby that has become the engine.
+            tell: told how many bytes the standby takes when it is ready, and None when there is none.
+            spawn: starts a process.
+            free_memory: returns the free memory in bytes.
         """
         self._record = record
         self._mode = mode
         self._on_line = on_line
         self._tell = tell
-        self._current: _Process | None = None
+        self._spawn_process = spawn
+        self._free_memory = free_memory
+        self._current: _Waiting | None = None
 
     def entry(self, command: EngineCommand) -> EngineCommand:
-        """Return the command by way of `warm.py`; unchanged where no standby is wanted."""
+        """Return the command run through `standby_process.py`; unchanged where no standby is wanted."""
         argv = list(command.argv)
         if not self._mode or tuple(argv[2:4]) != _MAIN:
             return command
-        argv[2:4] = [str(WARM)]
+        argv[2:4] = [str(SCRIPT)]
         return EngineCommand(tuple(argv), {**command.environ, RECORD: str(self._record)})
 
     async def take(self, command: EngineCommand) -> EngineProcess | None:
-        """Make the standby the engine; None if there is none that is ready and of the same environment."""
-        one, self._current = self._current, None
+        """Make the standby the engine; None if none is ready with the same environment."""
+        waiting, self._current = self._current, None
         # The next engine writes its own.
         self._record.unlink(missing_ok=True)
-        if one is not None:
-            self._tell(None)
-            if one.command.environ == command.environ and await one.go(command.argv[3:]):
-                return one.process
-            logger.warning("the standby is of no use: a new engine is started")
-            await one.end()
+        if waiting is None:
+            return None
+        self._tell(None)
+        has_same_environment = waiting.command.environ == command.environ
+        if has_same_environment and await waiting.become_engine(command.argv[3:]):
+            return waiting.process
+        logger.warning("the standby cannot be used: a new engine is started")
+        await waiting.end()
         return None
 
     async def keep(self, command: EngineCommand, leader: int) -> None:
-        """Keep a standby for the engine `leader`, which is ready; cancelled when that is lost."""
-        failures = 0
-        is_refused = not self._mode
-        while failures < _MOST_FAILURES and not is_refused:
-            await asyncio.sleep(_SETTLED_SECONDS * 4**failures)
+        """Keep a standby for the ready engine with the process id `leader`; never returns: cancel it."""
+        attempts = 0
+        is_given_up = not self._mode
+        while attempts < _MOST_ATTEMPTS and not is_given_up:
+            await asyncio.sleep(_SETTLED_SECONDS * 4**attempts)
             nodes = spawned(self._record, leader)
-            is_refused = not self._has_room(_count(nodes))
-            if not is_refused:
-                failures += 1
+            is_given_up = not self._has_memory(_count(nodes))
+            if not is_given_up:
+                attempts += 1
                 with suppress(OSError, TimeoutError):
-                    await self._have_one(command, nodes)
-                    is_refused = await self._until_it_ends()
+                    await self._start_one(command, nodes)
+                    is_given_up = await self._until_it_ends()
                 await self.close()
         await asyncio.Event().wait()
 
     async def close(self) -> None:
-        """End it, if there is one."""
-        one, self._current = self._current, None
-        if one is not None:
+        """End the standby, if there is one."""
+        waiting, self._current = self._current, None
+        if waiting is not None:
             self._tell(None)
-            await one.end()
+            await waiting.end()
 
-    async def _have_one(self, command: EngineCommand, nodes: Sequence[Any]) -> None:
-        one = await self._spawn(command)
+    async def _start_one(self, command: EngineCommand, nodes: Sequence[Any]) -> None:
+        waiting = await self._spawn(command)
         try:
-            await one.until_ready(nodes)
-            self._current = one
+            await waiting.until_ready(nodes)
+            self._current = waiting
         finally:
             if self._current is None:
-                # Perhaps the engine was lost meanwhile: a new one has better use for the cores.
-                await asyncio.shield(one.end())
-        size = await asyncio.to_thread(session_bytes, one.process.pid)
+                # Perhaps the engine was lost meanwhile: the next one needs the CPUs.
+                await asyncio.shield(waiting.end())
+        size = await asyncio.to_thread(session_bytes, waiting.process.pid)
         self._tell(size)
         logger.info("a standby is ready: %d process(es), %.0f MB", _count(nodes), size / 1e6)
 
-    async def _spawn(self, command: EngineCommand) -> _Process:
+    async def _spawn(self, command: EngineCommand) -> _Waiting:
         ours, theirs = socket.socketpair()
         with theirs:
             reader, writer = await asyncio.open_connection(sock=ours)
-            made: list[_Process] = []
+            started: list[_Waiting] = []
 
             def on_line(line: str) -> None:
-                if made and made[0].is_taken:
+                if started and started[0].is_taken:
                     self._on_line(line)
                 else:
                     logger.debug("%s", line)
 
             argv = [*command.argv[:3], "--standby"]
             try:
-                process = await EngineProcess.spawn(
+                process = await self._spawn_process(
                     argv, command.environ, on_line=on_line, cwd=Path.cwd(), stdin=theirs.fileno()
                 )
             except OSError:
                 writer.close()
                 raise
-        made.append(_Process(command, process, reader, writer))
-        return made[0]
+        started.append(_Waiting(command, process, reader, writer))
+        return started[0]
 
     async def _until_it_ends(self) -> bool:
-        """Wait until the standby ends by itself; True if it was let go because memory has become short."""
+        """Wait until the standby ends by itself; True if it was ended since memory has become short."""
         assert self._current is not None  # noqa: S101 - called with one
         exited = asyncio.ensure_future(self._current.process.wait())
         try:
-            while not (await asyncio.wait({exited}, timeout=_LOOK_SECONDS))[0]:
-                if self._mode == "auto" and free_memory_bytes() < BYTES_LEFT // 4:
-                    logger.warning("the standby is let go: memory has become short")
+            while not (await asyncio.wait({exited}, timeout=_MEMORY_CHECK_SECONDS))[0]:
+                if self._mode == "auto" and self._free_memory() < BYTES_LEFT // 4:
+                    logger.warning("the standby is ended: memory has become short")
                     return True
             logger.warning("the standby ended by itself")
             return False
         finally:
             exited.cancel()
 
-    def _has_room(self, processes: int) -> bool:
-        wanted = processes * BYTES_EACH + BYTES_LEFT
-        if self._mode is True or free_memory_bytes() >= wanted:
+    def _has_memory(self, processes: int) -> bool:
+        free = self._free_memory()
+        if self._mode is True or free >= processes * BYTES_EACH + BYTES_LEFT:
             return True
         logger.info(
-            "no standby: %d process(es) would leave too little of %.1f GB free memory; STANDBY=1 insists",
+            "no standby: with its %d process(es) less than %.1f GB of the %.1f GB free memory would remain; "
+            "set STANDBY=1 to have one all the same",
             processes,
-            free_memory_bytes() / 1e9,
+            BYTES_LEFT / 1e9,
+            free / 1e9,
         )
         return False
 
 
 def spawned(record: Path, leader: int) -> list[dict[str, Any]]:
-    """Return what processes the engine `leader` has started, as `warm.py` wants to be told it."""
+    """Return what processes the engine `leader` has started, as `standby_process.py` expects it."""
     try:
         notes = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError):
@@ -222,7 +237,7 @@ def spawned(record: Path, leader: int) -> list[dict[str, Any]]:
 
 
 def session_bytes(leader: int, proc: Path = Path("/proc")) -> int:
-    """Return the memory that the processes of a session take, each shared page counted once over all."""
+    """Return the memory of a session's processes in bytes; a page that several share counts once."""
     return sum(_proportional(proc / str(pid)) for pid in _session(leader, proc))
 
 

@@ -1,14 +1,16 @@
-"""Runs in the engine's Python: is vLLM's command, at once or as a standby that waits to become it.
+"""Runs in the engine's Python: vLLM's command, run at once or by a standby that waits to become it.
 
-`python -P warm.py serve MODEL ...` is `python -P -m vllm.entrypoints.cli.main serve MODEL ...`, and notes in
-which environments vLLM starts processes of its own. `python -P warm.py --standby` starts as many, each in the
-very environment that was noted for it, has all of them import vLLM in threads of low priority, and waits on
-its standard input for the arguments. It then is the engine, and each process that vLLM wants to start is one
-of those that wait, if the environment that it would get is the one that this one has; else it is a new one.
+`python -P standby_process.py serve MODEL ...` is `python -P -m vllm.entrypoints.cli.main serve MODEL ...`,
+and records the environments in which vLLM starts processes of its own.
 
-Nothing of vLLM is changed: what stands aside is the place where multiprocessing starts a Python
-(`multiprocessing.util.spawnv_passfds`), and it does what it always did whenever anything is not as expected.
-With vLLM's `fork` there is nothing to stand in for.
+`python -P standby_process.py --standby` starts as many processes, each in the environment that was recorded
+for it, has all of them import vLLM in threads of low priority, and waits on its standard input for the
+arguments. It then is the engine. Each process that vLLM starts is one of those that wait if it has the same
+environment; else it is a new one.
+
+vLLM itself is not changed. What is replaced is the function by which multiprocessing starts a Python
+(`multiprocessing.util.spawnv_passfds`); it does what it always did whenever anything is not as expected.
+With vLLM's `fork` there is nothing to replace.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 RECORD = "ENGINE_SPAWN_RECORD"
-"""Names the file that takes a line of JSON for every process that vLLM starts."""
+"""The variable that names the file to which every process that vLLM starts is appended, as JSON lines."""
 
 _MAIN = "vllm.entrypoints.cli.main"
 _IMPORTS = (
@@ -43,13 +45,13 @@ _IMPORTS = (
     "vllm.v1.engine.core",
     "vllm.v1.executor.multiproc_executor",
 )
-"""What a start imports anyway, as far as this vLLM has it. None of these makes a CUDA context."""
+"""What every start imports, as far as this vLLM has it. None of these creates a CUDA context."""
 _WORKERS = {"cpu": "vllm.v1.worker.cpu_worker", "cuda": "vllm.v1.worker.gpu_worker"}
 
 _PR_SET_PDEATHSIG = 1
 _LOW_PRIORITY = 19
 _FIRST_DESCRIPTOR = 400
-"""Ours are moved above what vLLM's processes hand to each other."""
+"""Our descriptors are moved above those that vLLM's processes pass to each other."""
 _ANSWER_SECONDS = 2.0
 _MAX_MESSAGE = 1 << 16
 
@@ -62,21 +64,15 @@ class Waiting:
     """A process that waits to be one of vLLM's."""
 
     def __init__(self, node: dict[str, Any]) -> None:
-        """Start it in the environment that `node` says, with those that `node` has below it."""
+        """Start it in the environment of `node`, with the child processes of `node`."""
         self.environ = {**_initial, **node["set"]}
         for name in node["unset"]:
             self.environ.pop(name, None)
         self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         number = _above(theirs.detach())
         os.set_inheritable(number, True)
-        argv = [
-            sys.executable,
-            "-P",
-            str(Path(__file__).absolute()),
-            "--child",
-            str(number),
-            str(os.getpid()),
-        ]
+        script = str(Path(__file__).absolute())
+        argv = [sys.executable, "-P", script, "--child", str(number), str(os.getpid())]
         try:
             self.pid = os.posix_spawn(sys.executable, argv, self.environ)
         finally:
@@ -84,12 +80,12 @@ class Waiting:
         self._link.send(json.dumps(node["children"]).encode())
 
     def until_ready(self) -> None:
-        """Wait until it and those below it have imported everything; raises OSError if they never will."""
+        """Wait until it and its children have imported everything; raises OSError if one has ended."""
         if self._link.recv(64) != b"ready":
             raise OSError("a waiting process has ended")
 
     def take(self, argv: Sequence[str], descriptors: Sequence[int]) -> bool:
-        """Have it be what `argv` would be with these descriptors; False if it cannot."""
+        """Have it run `argv` with these descriptors; False if it cannot."""
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         order = {"argv": argv, "descriptors": descriptors, "files": limits, "cwd": str(Path.cwd())}
         self._link.settimeout(_ANSWER_SECONDS)
@@ -102,7 +98,7 @@ class Waiting:
             self._link.close()
 
     def end(self) -> None:
-        """End it and take note of that."""
+        """Kill it and collect its status."""
         self._link.close()
         with contextlib.suppress(OSError):
             os.kill(self.pid, signal.SIGKILL)
@@ -113,7 +109,7 @@ _waiting: list[Waiting] = []
 
 
 def start_process(path: Any, args: Sequence[Any], descriptors: Sequence[int]) -> int:
-    """Stand in for `multiprocessing.util.spawnv_passfds`; returns the process id."""
+    """Replace `multiprocessing.util.spawnv_passfds`; returns the process id."""
     argv = [os.fsdecode(arg) for arg in args]
     if "--multiprocessing-fork" not in argv:
         return _start_new(path, args, descriptors)
@@ -138,13 +134,13 @@ def _taken(argv: list[str], descriptors: list[int]) -> int | None:
 
 
 def _dismiss() -> None:
-    """End those that still wait: this start goes another way than the one that they were made for."""
+    """End those that still wait: this start differs from the one that they were made for."""
     while _waiting:
         _waiting.pop().end()
 
 
 def _note(pid: int) -> None:
-    """Write down how the environment of a process that was just started differs from our own first one."""
+    """Record how the environment of a process that was just started differs from our initial one."""
     path = _initial.get(RECORD)
     if not path:
         return
@@ -169,7 +165,7 @@ def run_vllm(arguments: Sequence[str]) -> NoReturn:
 
 
 def stand_by() -> NoReturn:
-    """Import all there is, say so on standard input's socket, wait there for the arguments, and be vLLM."""
+    """Import everything, say so on the socket at standard input, wait there for arguments, and run vLLM."""
     link = socket.socket(fileno=_above(os.dup(0)))
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -183,7 +179,7 @@ def stand_by() -> NoReturn:
 
 
 def wait_as_child(number: int, parent: int) -> NoReturn:
-    """The same for a process of vLLM's: be what multiprocessing would have started."""
+    """Do the same for a child process of vLLM's: run what multiprocessing would have started."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         sys.exit(1)
@@ -239,7 +235,7 @@ def _import_all(failed: list[BaseException]) -> None:
 
 
 def _placed(received: Sequence[int], wanted: Sequence[int]) -> bool:
-    """Give descriptors the numbers that they have in the parent, if those are free here."""
+    """Move descriptors to the numbers that they have in the parent; False if one of these is in use here."""
     if len(received) != len(wanted):
         return False
     moved = [_above(number) for number in received]
@@ -252,7 +248,7 @@ def _placed(received: Sequence[int], wanted: Sequence[int]) -> bool:
 
 
 def _above(number: int) -> int:
-    """Move a descriptor out of the way."""
+    """Move a descriptor above `_FIRST_DESCRIPTOR`."""
     moved = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, _FIRST_DESCRIPTOR)
     os.close(number)
     return moved

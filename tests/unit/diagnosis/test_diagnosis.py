@@ -14,7 +14,7 @@ from vllm_engine.diagnosis.catalogue import BY_CODE, CATALOGUE
 from vllm_engine.diagnosis.diagnose import diagnose, findings
 from vllm_engine.diagnosis.run_facts import GIB, Facts
 from vllm_engine.diagnosis.unlogged_failures import OWN
-from vllm_engine.engine.engine_exit import Ending
+from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.errors import (
     Diagnosis,
     EngineError,
@@ -40,9 +40,9 @@ FACTS = Facts(
 FAILURES = failures()
 
 
-def ended(*lines: str, status: int | None = 1, was_ready: bool = False) -> Ending:
+def ended(*lines: str, status: int | None = 1, was_ready: bool = False) -> EngineExit:
     """Return the end of an engine that left these lines."""
-    return Ending(status, lines, was_ready, "loading weights")
+    return EngineExit(status, lines, was_ready, "loading weights")
 
 
 def recorded(name: str) -> Failure:

@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from tests.support.virtual_loop import VirtualLoop
+from tests.support.virtual_time import TimerLoop
 from vllm_engine.gateway.http import peer_socket as peer_module
 from vllm_engine.gateway.http import send_timer as send_timer_module
 from vllm_engine.gateway.http.lingering_close import IDLE_SECONDS, MAX_BYTES, TOTAL_SECONDS, LingeringClose
@@ -61,9 +61,9 @@ class Connection:
 
 
 @pytest.fixture
-def time() -> VirtualLoop:
+def time() -> TimerLoop:
     """The time."""
-    return VirtualLoop()
+    return TimerLoop()
 
 
 @pytest.fixture
@@ -75,14 +75,14 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Connection:
     return connection
 
 
-def started(time: VirtualLoop, client: Connection) -> SendTimer:
+def started(time: TimerLoop, client: Connection) -> SendTimer:
     """Return a timer that runs."""
     timer = SendTimer(time.loop, client.transport, SECONDS, client.abort)
     timer.start()
     return timer
 
 
-def test_an_answer_that_nobody_reads(time: VirtualLoop, client: Connection) -> None:
+def test_an_answer_that_nobody_reads(time: TimerLoop, client: Connection) -> None:
     """It is given up when the time is over, not before."""
     started(time, client)
     time.advance(SECONDS - 1)
@@ -92,7 +92,7 @@ def test_an_answer_that_nobody_reads(time: VirtualLoop, client: Connection) -> N
     assert time.pending == 0
 
 
-def test_a_slow_reader(time: VirtualLoop, client: Connection) -> None:
+def test_a_slow_reader(time: TimerLoop, client: Connection) -> None:
     """One that is slow and steady may take for ever, although our side's buffer stays full."""
     started(time, client)
     for _ in range(1000):
@@ -101,7 +101,7 @@ def test_a_slow_reader(time: VirtualLoop, client: Connection) -> None:
     assert client.cuts == 0
 
 
-def test_a_trickle(time: VirtualLoop, client: Connection) -> None:
+def test_a_trickle(time: TimerLoop, client: Connection) -> None:
     """A byte now and then buys no time."""
     started(time, client)
     for _ in range(4):
@@ -110,7 +110,7 @@ def test_a_trickle(time: VirtualLoop, client: Connection) -> None:
     assert client.cuts == 1
 
 
-def test_a_reader_that_stops(time: VirtualLoop, client: Connection) -> None:
+def test_a_reader_that_stops(time: TimerLoop, client: Connection) -> None:
     """Having read much does not pay for reading nothing."""
     started(time, client)
     client.acknowledged += 100_000_000
@@ -118,7 +118,7 @@ def test_a_reader_that_stops(time: VirtualLoop, client: Connection) -> None:
     assert client.cuts == 1
 
 
-def test_a_kernel_that_counts_nothing(time: VirtualLoop, client: Connection) -> None:
+def test_a_kernel_that_counts_nothing(time: TimerLoop, client: Connection) -> None:
     """Where acknowledged bytes are not counted, what has left our buffers is."""
     started(time, client)
     for _ in range(10):
@@ -130,7 +130,7 @@ def test_a_kernel_that_counts_nothing(time: VirtualLoop, client: Connection) -> 
     assert client.cuts == 0
 
 
-def test_an_answer_that_is_read(time: VirtualLoop, client: Connection) -> None:
+def test_an_answer_that_is_read(time: TimerLoop, client: Connection) -> None:
     """A client that keeps up again has no timer."""
     timer = started(time, client)
     time.advance(SECONDS - 1)
@@ -138,7 +138,7 @@ def test_an_answer_that_is_read(time: VirtualLoop, client: Connection) -> None:
     assert time.pending == 0
 
 
-def test_an_answer_that_was_sent(time: VirtualLoop, client: Connection) -> None:
+def test_an_answer_that_was_sent(time: TimerLoop, client: Connection) -> None:
     """When nothing waits any more the timer ends by itself."""
     started(time, client)
     client.unsent = 0
@@ -147,7 +147,7 @@ def test_an_answer_that_was_sent(time: VirtualLoop, client: Connection) -> None:
     assert time.pending == 0
 
 
-def test_lingering_close_of_a_silent_client(time: VirtualLoop, client: Connection) -> None:
+def test_lingering_close_of_a_silent_client(time: TimerLoop, client: Connection) -> None:
     """Our side is closed at once, the rest when nothing more comes."""
     LingeringClose(time.loop, client.transport)
     assert client.is_half_closed
@@ -156,7 +156,7 @@ def test_lingering_close_of_a_silent_client(time: VirtualLoop, client: Connectio
     assert client.cuts == 1
 
 
-def test_lingering_close_of_a_trickle(time: VirtualLoop, client: Connection) -> None:
+def test_lingering_close_of_a_trickle(time: TimerLoop, client: Connection) -> None:
     """Bytes buy time, but not for ever."""
     ending = LingeringClose(time.loop, client.transport)
     for _ in range(int(TOTAL_SECONDS) - 1):
@@ -168,7 +168,7 @@ def test_lingering_close_of_a_trickle(time: VirtualLoop, client: Connection) -> 
     assert client.cuts == 1
 
 
-def test_lingering_close_of_a_flood(time: VirtualLoop, client: Connection) -> None:
+def test_lingering_close_of_a_flood(time: TimerLoop, client: Connection) -> None:
     """Nor is everything taken that somebody cares to send."""
     ending = LingeringClose(time.loop, client.transport)
     ending.took(MAX_BYTES)
@@ -177,7 +177,7 @@ def test_lingering_close_of_a_flood(time: VirtualLoop, client: Connection) -> No
     assert client.cuts == 1
 
 
-def test_lingering_close_over_tls(time: VirtualLoop) -> None:
+def test_lingering_close_over_tls(time: TimerLoop) -> None:
     """There is no half of a close over TLS; the client is still given the time to read."""
     client = Connection(can_write_eof=False)
     LingeringClose(time.loop, client.transport)
@@ -186,14 +186,14 @@ def test_lingering_close_over_tls(time: VirtualLoop) -> None:
     assert client.cuts == 1
 
 
-def watching(time: VirtualLoop, client: Connection, patience: float) -> PeerWatch:
+def watching(time: TimerLoop, client: Connection, patience: float) -> PeerWatch:
     """Return a watch that runs."""
     watch = PeerWatch(time.loop, client.transport, client.ask, client.abort)
     watch.start(patience)
     return watch
 
 
-def test_a_half_closed_client(time: VirtualLoop, client: Connection) -> None:
+def test_a_half_closed_client(time: TimerLoop, client: Connection) -> None:
     """One that still reads is asked after a while, then seldom, and kept."""
     client.state = PeerState.FINISHED
     watching(time, client, 0.25)
@@ -206,7 +206,7 @@ def test_a_half_closed_client(time: VirtualLoop, client: Connection) -> None:
     assert client.cuts == 0
 
 
-def test_a_client_that_has_left(time: VirtualLoop, client: Connection) -> None:
+def test_a_client_that_has_left(time: TimerLoop, client: Connection) -> None:
     """One that answers the question with a reset is gone."""
     client.state = PeerState.FINISHED
     watching(time, client, 0.0)
@@ -218,7 +218,7 @@ def test_a_client_that_has_left(time: VirtualLoop, client: Connection) -> None:
     assert time.pending == 0
 
 
-def test_a_client_that_cannot_be_asked(time: VirtualLoop, client: Connection) -> None:
+def test_a_client_that_cannot_be_asked(time: TimerLoop, client: Connection) -> None:
     """Where nothing may be written an end is a leaving."""
     client.state = PeerState.FINISHED
     PeerWatch(time.loop, client.transport, lambda: False, client.abort).start(0.0)
@@ -226,7 +226,7 @@ def test_a_client_that_cannot_be_asked(time: VirtualLoop, client: Connection) ->
     assert client.cuts == 1
 
 
-def test_a_client_that_is_there(time: VirtualLoop, client: Connection) -> None:
+def test_a_client_that_is_there(time: TimerLoop, client: Connection) -> None:
     """One whose bytes are not read for now, and who has not ended, is asked nothing."""
     watch = watching(time, client, 0.0)
     time.advance(100)

@@ -13,8 +13,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from vllm_engine.engine.engine_state import EngineState, Phase, StatusBoard
-from vllm_engine.engine.startup.start_history import StartHistory
-from vllm_engine.engine.startup.start_log import StartLog
+from vllm_engine.engine.startup.start_history import StartHistory, StartRecorder
 from vllm_engine.gateway.observe.access_log import log_access
 from vllm_engine.gateway.observe.request_record import Outcome, RequestRecord
 from vllm_engine.models.download_progress import Download, Weights
@@ -63,7 +62,7 @@ def test_requests(stream: io.StringIO, outcome: Outcome) -> None:
 def test_a_start(stream: io.StringIO, tmp_path: Path) -> None:
     """Phases and a download, with and without totals."""
     board = StatusBoard()
-    StartLog(board, StartHistory(tmp_path / "starts.json")).begins("key")
+    StartRecorder(board, StartHistory(tmp_path / "starts.json")).begins("key")
     board.downloading(Download(Weights.MISSING, is_coming=True, files_done=1, bytes_done=2))
     for phase in list(Phase)[3:]:
         board.progress(phase)

@@ -83,11 +83,11 @@ def test_a_route_without_the_core_is_neither_work_nor_a_sign_of_it() -> None:
     assert pulse.running == 0
     relay.on_head(200, [])
     relay.on_data(b"{}", is_last=True)
-    assert pulse.beats == 0
+    assert pulse.progress == 0
 
 
 @pytest.mark.parametrize(
-    ("status", "is_event_stream", "pieces", "beats"),
+    ("status", "is_event_stream", "pieces", "progress"),
     [
         (200, False, [b'{"choices"', b":[]}"], 2),
         (400, False, [b'{"error":{}}'], 0),
@@ -100,7 +100,7 @@ def test_a_route_without_the_core_is_neither_work_nor_a_sign_of_it() -> None:
     ],
     ids=["whole", "refused", "stream", "head alone", "no work", "opening", "split", "at once"],
 )
-def test_what_shows_work(status: int, is_event_stream: bool, pieces: list[bytes], beats: int) -> None:
+def test_what_shows_work(status: int, is_event_stream: bool, pieces: list[bytes], progress: int) -> None:
     """Only what vLLM cannot say without its core."""
     pulse = EngineActivity()
     work = Work(pulse)
@@ -108,7 +108,7 @@ def test_what_shows_work(status: int, is_event_stream: bool, pieces: list[bytes]
     work.answered(status, is_event_stream=is_event_stream)
     for piece in pieces:
         work.came(piece)
-    assert pulse.beats == beats
+    assert pulse.progress == progress
 
 
 def test_routes() -> None:

@@ -1,25 +1,28 @@
-"""How long each phase of earlier starts took, kept in the cache for the next start's estimate."""
+"""How long each phase of a start took: logged as it ends, and kept for the next start's estimate."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from vllm_engine.engine.engine_state import Phase
+from vllm_engine.engine.engine_state import EngineState, EngineStatus, Phase, StatusBoard
 
 MAX_CONFIGURATIONS = 64
 """The oldest are forgotten beyond this number."""
 
+DOWNLOAD_LINE_SECONDS = 10.0
 _VERSION = 1
 
-logger = logging.getLogger("gateway.history")
+logger = logging.getLogger("gateway.supervisor")
+history_logger = logging.getLogger("gateway.history")
 
 
 class StartHistory:
-    """A small JSON file; one that cannot be read or written costs the estimate and nothing else."""
+    """A small JSON file; if it cannot be read or written, only the estimate is missing."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -29,10 +32,7 @@ class StartHistory:
         return self._read().get(key, {})
 
     def record(self, key: str, seconds: Mapping[Phase, float]) -> None:
-        """Note how long each phase of a start took.
-
-        A download is not part of every start: the newest one is remembered.
-        """
+        """Store how long each phase of a start took; an earlier download's time is kept if there was none."""
         starts = self._read()
         downloads = {phase: took for phase, took in starts.pop(key, {}).items() if phase is Phase.DOWNLOADING}
         starts[key] = downloads | dict(seconds)
@@ -40,12 +40,12 @@ class StartHistory:
         kept = {
             key: {phase.value: round(took, 2) for phase, took in it.items()} for key, it in newest.items()
         }
-        half = self._path.with_suffix(f".{os.getpid()}")
+        partial = self._path.with_suffix(f".{os.getpid()}")
         try:
-            half.write_text(json.dumps({"version": _VERSION, "starts": kept}), encoding="ascii")
-            half.replace(self._path)
+            partial.write_text(json.dumps({"version": _VERSION, "starts": kept}), encoding="ascii")
+            partial.replace(self._path)
         except OSError as error:
-            logger.warning(
+            history_logger.warning(
                 "%s cannot be written (%s): the next start has no estimate", self._path, error.strerror
             )
 
@@ -61,5 +61,56 @@ class StartHistory:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            logger.warning("%s cannot be read (%s): no estimate", self._path, type(error).__name__)
+            history_logger.warning("%s cannot be read (%s): no estimate", self._path, type(error).__name__)
             return {}
+
+
+class StartRecorder:
+    """Watches the status: logs a line for each phase that ends, and records the start once it is ready."""
+
+    def __init__(self, board: StatusBoard, history: StartHistory) -> None:
+        self._board = board
+        self._history = history
+        self._key: str | None = None
+        self._last = board.current
+        self._seconds: dict[Phase, float] = {}
+        self._download_logged = 0.0
+        board.watch(self._changed)
+
+    def begins(self, key: str) -> None:
+        """Begin a start of the configuration `key` (see `plan.resolve.start_key`)."""
+        self._key = key
+        self._board.expect(self._history.expected(key))
+
+    def _changed(self, status: EngineStatus) -> None:
+        before, self._last = self._last, status
+        if status.phase.rank < before.phase.rank:
+            self._seconds = {}
+        elif status.phase is not before.phase:
+            self._phase_ended(before, status)
+        if status.phase is Phase.DOWNLOADING and status.download is not None:
+            self._log_download(status)
+        if status.is_ready and before.state is EngineState.STARTING and self._key is not None:
+            self._history.record(self._key, self._seconds)
+
+    def _phase_ended(self, before: EngineStatus, status: EngineStatus) -> None:
+        took = status.phase_entered - before.phase_entered
+        self._seconds[before.phase] = took
+        then = "" if status.phase is Phase.READY else f"; now {status.phase}"
+        fields = {"phase": before.phase.value, "seconds": round(took, 2), "next_phase": status.phase.value}
+        logger.info("%s took %.1f s%s", before.phase, took, then, extra=fields)
+
+    def _log_download(self, status: EngineStatus) -> None:
+        download = status.download
+        if download is None or time.monotonic() - self._download_logged < DOWNLOAD_LINE_SECONDS:
+            return
+        self._download_logged = time.monotonic()
+        fields = {
+            "phase": status.phase.value,
+            "files_done": download.files_done,
+            "files_total": download.files_total,
+            "bytes_done": download.bytes_done,
+            "bytes_total": download.bytes_total,
+            "bytes_per_second": download.bytes_per_second and round(download.bytes_per_second),
+        }
+        logger.info("downloading: %s", download, extra=fields)

@@ -1,1 +1,1 @@
-"""Is a ready engine still working? Evidence, clocks and the verdict."""
+"""Is a ready engine still working? Checks, and the evidence that they rest on."""

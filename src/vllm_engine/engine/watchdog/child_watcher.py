@@ -1,6 +1,6 @@
-"""The engine's processes beside its leader: noticed when they end, whatever vLLM makes of it.
+"""The engine's child processes: the end of one is noticed at once, and their state can be read.
 
-vLLM's API process takes up to five seconds to see that its engine core is gone, and then exits with status 0.
+vLLM's API process takes up to five seconds to notice that its engine core has ended, and then exits with 0.
 """
 
 from __future__ import annotations
@@ -17,55 +17,58 @@ from vllm_engine.system.shortage import is_own_shortage
 logger = logging.getLogger("gateway.supervisor")
 
 TITLE = "VLLM::"
-"""How the processes that vLLM cannot do without are named (0.32's `utils/system_utils.py`): EngineCore,
-Worker_TP0, APIServer_1, DPCoordinator. Helpers such as Python's resource tracker and compilers are not."""
+"""The names of the processes that vLLM cannot do without begin so (0.32's `utils/system_utils.py`):
+EngineCore, Worker_TP0, APIServer_1, DPCoordinator. Those of helpers, such as compilers, do not."""
 
 _CORE = TITLE + "EngineCor"
 """Linux cuts a process' name to 15 characters."""
 _PROC = Path("/proc")
-_AGAIN_SECONDS = 5.0
+_RETRY_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Activity:
-    """What the operating system says of the engine's work."""
+class ChildrenState:
+    """The state of the engine's children as the kernel reports it.
+
+    Attributes:
+        cpu_seconds: CPU time of the engine cores since they were started.
+        is_running: whether a core is on a CPU, or waits for one or for a disk, at this moment.
+        is_stopped: whether a signal has stopped a core or a worker.
+    """
 
     cpu_seconds: float
-    """Of the engine cores' threads, since they were started."""
     is_running: bool
-    """Whether a core is on a CPU, or waits for one or for a disk, at this moment."""
     is_stopped: bool
-    """Whether a core or a worker was stopped by a signal."""
 
 
-def members(leader: int) -> dict[int, str]:
-    """Return the named processes in the leader's session, by process id; the leader is not one of them.
+def children_of(leader: int) -> dict[int, str]:
+    """Return the named processes in the leader's session, by process id, without the leader.
 
     Raises:
-        OSError: we lack files; other processes may end while they are looked at.
+        OSError: this process is out of files.
     """
     return {pid: name for pid, name, _ in _processes(leader)}
 
 
-def activity(leader: int) -> Activity | None:
-    """Return what the engine does; None where that cannot be told."""
+def children_state(leader: int) -> ChildrenState | None:
+    """Return the state of the leader's children; None where it cannot be read or there is no core."""
     ticks = 0
-    is_running = is_stopped = found = False
+    is_running = is_stopped = has_core = False
     try:
         for _, name, fields in _processes(leader):
             is_stopped = is_stopped or fields[0] == "T"
             if name.startswith(_CORE):
-                found = True
+                has_core = True
                 is_running = is_running or fields[0] in "RD"
                 ticks += int(fields[11]) + int(fields[12])
     except OSError:
         return None
-    return Activity(ticks / os.sysconf("SC_CLK_TCK"), is_running, is_stopped) if found else None
+    return ChildrenState(ticks / os.sysconf("SC_CLK_TCK"), is_running, is_stopped) if has_core else None
 
 
 def _processes(leader: int) -> Iterator[tuple[int, str, list[str]]]:
-    """Yield id, name and what follows the name in `/proc/ID/stat` (proc(5)) of each member."""
-    for pid in _pids():
+    """Yield id, name and what follows the name in `/proc/ID/stat` (proc(5)) of each child."""
+    for pid in (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit()):
         if pid == leader:
             continue
         try:
@@ -82,7 +85,7 @@ def _processes(leader: int) -> Iterator[tuple[int, str, list[str]]]:
 
 
 class ChildWatcher:
-    """Watches the members that there are when it is first waited for; needs a running event loop."""
+    """Watches the children that exist when it is first waited for; needs a running event loop."""
 
     def __init__(self, leader: int) -> None:
         self._leader = leader
@@ -91,23 +94,20 @@ class ChildWatcher:
         self._lost: asyncio.Future[str] = self._loop.create_future()
 
     async def first_loss(self) -> str:
-        """Wait until one of them has ended; returns its name."""
+        """Wait until one of them has ended; returns its name and process id."""
         while True:
             try:
-                self._watch_all()
+                for pid, name in children_of(self._leader).items():
+                    if pid not in self._files:
+                        self._watch(pid, name)
                 break
             except OSError as error:
                 logger.warning("the engine's processes cannot be watched yet: %s", error)
-                await asyncio.sleep(_AGAIN_SECONDS)
+                await asyncio.sleep(_RETRY_SECONDS)
         return await asyncio.shield(self._lost)
 
-    def _watch_all(self) -> None:
-        for pid, name in members(self._leader).items():
-            if pid not in self._files:
-                self._watch(pid, name)
-
     def close(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         for descriptor in self._files.values():
             self._loop.remove_reader(descriptor)
             os.close(descriptor)
@@ -123,7 +123,7 @@ class ChildWatcher:
         except OSError as error:
             if is_own_shortage(error):
                 raise
-            # Kernels before 5.3, some sandboxes: then the engine's own /health has to tell.
+            # Kernels before 5.3 and some sandboxes: then only the engine's /health shows it.
             logger.info("process %d (%s) cannot be watched: %s", pid, name, error)
             return
         self._files[pid] = descriptor
@@ -136,7 +136,3 @@ class ChildWatcher:
             os.close(descriptor)
         if not self._lost.done():
             self._lost.set_result(f"{name} (process {pid})")
-
-
-def _pids() -> Iterator[int]:
-    yield from (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit())

@@ -70,7 +70,7 @@ class Work:
             self._shows_work = self._is_of_core(data)
             self._is_first = False
         if self._shows_work:
-            self._pulse.beats += 1
+            self._pulse.progress += 1
 
     def _is_of_core(self, data: bytes) -> bool:
         if self._is_refused or not self._is_event_stream:

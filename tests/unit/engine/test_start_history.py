@@ -12,8 +12,7 @@ import pytest
 
 from vllm_engine.engine.engine_state import EngineState, EngineStatus, Phase, StatusBoard
 from vllm_engine.engine.startup.estimate import estimate
-from vllm_engine.engine.startup.start_history import MAX_CONFIGURATIONS, StartHistory
-from vllm_engine.engine.startup.start_log import StartLog
+from vllm_engine.engine.startup.start_history import MAX_CONFIGURATIONS, StartHistory, StartRecorder
 from vllm_engine.errors import Diagnosis
 from vllm_engine.models.download_progress import Download, Weights
 
@@ -122,7 +121,7 @@ def test_start_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     history = StartHistory(tmp_path / "starts.json")
     board = StatusBoard()
-    StartLog(board, history).begins("k")
+    StartRecorder(board, history).begins("k")
     for phase in (
         Phase.IMPORTING,
         Phase.LOADING_WEIGHTS,
@@ -150,7 +149,7 @@ def test_start_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 def test_failed_start_is_not_remembered(tmp_path: Path) -> None:
     """Only a start that became ready tells how long one takes."""
     board = StatusBoard()
-    StartLog(board, StartHistory(tmp_path / "starts.json")).begins("k")
+    StartRecorder(board, StartHistory(tmp_path / "starts.json")).begins("k")
     board.progress(Phase.IMPORTING)
     board.move(EngineState.FAILED, error=Diagnosis("unknown", "it fell over"))
     assert not (tmp_path / "starts.json").exists()
@@ -160,7 +159,7 @@ def test_download_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
     """A download says how far it is at once and then every ten seconds, not at each look."""
     caplog.set_level(logging.INFO)
     board = StatusBoard()
-    StartLog(board, StartHistory(tmp_path / "starts.json"))
+    StartRecorder(board, StartHistory(tmp_path / "starts.json"))
     for done in (0, 100, 200):
         board.downloading(Download(Weights.MISSING, True, 0, done, 1, 1000))
     lines = [record for record in caplog.records if record.getMessage().startswith("downloading: ")]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.program import until
-from vllm_engine.engine.standby import WARM, session_bytes, spawned
+from vllm_engine.engine.standby import SCRIPT, session_bytes, spawned
 from vllm_engine.engine.standby_process import RECORD
 
 # Two generations of processes as vLLM starts them: in an environment of their own, with a queue and a lock.
@@ -68,7 +68,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
 def fresh(environ: dict[str, str], argument: str) -> dict[str, Any]:
     """Run the command at once."""
     done = subprocess.run(
-        [sys.executable, "-P", WARM, argument], env=environ, capture_output=True, text=True, timeout=120
+        [sys.executable, "-P", SCRIPT, argument], env=environ, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 5, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)
@@ -82,7 +82,7 @@ def standing_by(
     """Run a standby until it is ready."""
     ours, theirs = socket.socketpair()
     process = subprocess.Popen(
-        [sys.executable, "-P", WARM, "--standby"],
+        [sys.executable, "-P", SCRIPT, "--standby"],
         env=environ,
         stdin=theirs.fileno(),
         stdout=subprocess.PIPE,

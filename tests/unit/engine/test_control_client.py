@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from vllm_engine.engine.activity import OwnQuestions
-from vllm_engine.engine.control_client import EngineProbe, Health, ProbeError
+from vllm_engine.engine.control_client import ControlClient, ControlError, Health
 
 
 @pytest.mark.parametrize(
@@ -38,9 +38,9 @@ async def test_own_questions(
     runner = web.AppRunner(app)
     await runner.setup()
     await web.UnixSite(runner, str(tmp_path / "socket")).start()
-    async with EngineProbe(tmp_path / "socket", own=own) as probe:
+    async with ControlClient(tmp_path / "socket", own=own) as probe:
         if status == 500:
-            with pytest.raises(ProbeError):
+            with pytest.raises(ControlError):
                 await probe.generate_one("m")
         else:
             await probe.generate_one("m")
@@ -55,15 +55,16 @@ async def test_who_hangs_up_is_there(tmp_path: Path) -> None:
     async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
 
-    async with EngineProbe(tmp_path / "socket") as probe:
-        assert await probe.health() is Health.ABSENT
+    async with ControlClient(tmp_path / "socket") as probe:
+        assert await probe.health() is Health.NOT_LISTENING
         async with await asyncio.start_unix_server(hang_up, tmp_path / "socket"):
-            assert await probe.health() is Health.SILENT
-        assert await probe.health() is Health.ABSENT
+            assert await probe.health() is Health.HUNG_UP
+        assert await probe.health() is Health.NOT_LISTENING
 
 
 @pytest.mark.parametrize(
-    ("status", "health"), [(200, Health.GOOD), (503, Health.BAD), (500, Health.SILENT), (404, Health.SILENT)]
+    ("status", "health"),
+    [(200, Health.GOOD), (503, Health.DEAD), (500, Health.NO_ANSWER), (404, Health.NO_ANSWER)],
 )
 async def test_only_its_own_word_says_that_the_core_is_dead(
     tmp_path: Path, status: int, health: Health
@@ -78,6 +79,6 @@ async def test_only_its_own_word_says_that_the_core_is_dead(
     runner = web.AppRunner(app)
     await runner.setup()
     await web.UnixSite(runner, str(tmp_path / "socket")).start()
-    async with EngineProbe(tmp_path / "socket") as probe:
+    async with ControlClient(tmp_path / "socket") as probe:
         assert await probe.health() is health
     await runner.cleanup()

@@ -1,0 +1,211 @@
+"""Watches a ready engine until it is lost: exited in whole or in part, unreachable, or hung."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from vllm_engine.engine.activity import EngineActivity
+from vllm_engine.engine.child_process import EngineProcess
+from vllm_engine.engine.control_client import ControlClient, ControlError, Health, NotAskedError
+from vllm_engine.engine.watchdog.child_watcher import ChildrenState, ChildWatcher, children_state
+from vllm_engine.engine.watchdog.one_token_check import OneTokenCheck
+from vllm_engine.engine.watchdog.stall import StallClock, StepLimit
+
+_TICK_SECONDS = 0.5
+_METRICS_SECONDS = 2.0
+"""How often the engine's metrics are read while no answers come from it."""
+_FAILED_CHECKS = 3
+_STOPPED_SECONDS = 20.0
+"""How long a process may be stopped by a signal; a process that waits for it may look busy meanwhile."""
+_STOPPED_LOOKS = 5
+
+logger = logging.getLogger("gateway.supervisor")
+
+
+class LossKind(StrEnum):
+    """How an engine was lost."""
+
+    EXITED = "exited"
+    CHILD_EXITED = "child exited"
+    REPORTED = "reported"
+    UNREACHABLE = "unreachable"
+    HUNG = "hung"
+    NOT_GENERATING = "not generating"
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss of an engine: how, and what was seen."""
+
+    kind: LossKind
+    seen: str
+
+    @property
+    def is_hang(self) -> bool:
+        """Whether its first process still runs without working; its log then does not say why."""
+        return self.kind in (LossKind.HUNG, LossKind.NOT_GENERATING, LossKind.UNREACHABLE)
+
+
+@dataclass(frozen=True)
+class WatchdogLimits:
+    """When an engine that does nothing counts as lost.
+
+    Attributes:
+        hang_seconds: `HANG_TIMEOUT_SECONDS`; 0: never.
+        check_interval_seconds: `CANARY_INTERVAL_SECONDS`, how long it is idle before a token is requested;
+            0: never.
+    """
+
+    hang_seconds: float
+    check_interval_seconds: float
+
+
+class Watchdog:
+    """Watches one ready engine."""
+
+    def __init__(
+        self,
+        process: EngineProcess,
+        client: ControlClient,
+        activity: EngineActivity,
+        served_name: str,
+        limits: WatchdogLimits,
+        step_limit: StepLimit,
+        children: Callable[[int], ChildrenState | None] = children_state,
+    ) -> None:
+        self._process = process
+        self._client = client
+        self._activity = activity
+        self._served_name = served_name
+        self._limits = limits
+        self._step_limit = step_limit
+        self._children = functools.partial(children, process.pid)
+        # As last read: metrics that cannot be read are not a change.
+        self._counters: int | None = None
+
+    async def until_lost(self) -> Loss:
+        """Wait until the engine is lost, and return how."""
+        watcher = ChildWatcher(self._process.pid)
+        checks = [self._exited(), self._child_exited(watcher), self._unhealthy()]
+        if self._limits.hang_seconds:
+            checks += [self._stalled(), self._stopped()]
+            if self._limits.check_interval_seconds:
+                checks.append(self._idle_check_failed())
+        watches = [asyncio.ensure_future(check) for check in checks]
+        try:
+            done, _ = await asyncio.wait(watches, return_when=asyncio.FIRST_COMPLETED)
+            # In order: the exit of the process itself says most, since it has a status.
+            return next(watch for watch in watches if watch in done).result()
+        finally:
+            for watch in watches:
+                watch.cancel()
+            await asyncio.gather(*watches, return_exceptions=True)
+            watcher.close()
+
+    async def _exited(self) -> Loss:
+        await self._process.wait()
+        return Loss(LossKind.EXITED, "it exited by itself")
+
+    async def _child_exited(self, watcher: ChildWatcher) -> Loss:
+        return Loss(LossKind.CHILD_EXITED, f"{await watcher.first_loss()} exited")
+
+    async def _unhealthy(self) -> Loss:
+        refused = 0
+        while True:
+            health = await self._client.health()
+            if health is Health.DEAD:
+                return Loss(LossKind.REPORTED, "vLLM's /health reports that its engine core is dead")
+            if health is not Health.NOT_ASKED:
+                refused = refused + 1 if health is Health.NOT_LISTENING else 0
+            # Once may be an accident.
+            if refused == 2:
+                return Loss(LossKind.UNREACHABLE, "nothing listens on its socket any more")
+            await asyncio.sleep(_TICK_SECONDS)
+
+    async def _stalled(self) -> Loss:
+        """Requests are running, nothing comes that the core must have made, and its metrics stand still."""
+        clock = StallClock()
+        loop = asyncio.get_running_loop()
+        read_at, stalled, progress = loop.time(), 0.0, -1
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            now, is_known = loop.time(), True
+            # The metrics are read once more before the verdict.
+            is_due = stalled > self._limits.hang_seconds
+            if self._activity.progress != progress or not self._activity.running:
+                progress, read_at = self._activity.progress, now
+            elif is_due or now - read_at > _METRICS_SECONDS:
+                read_at, is_known = now, await self._can_read_metrics()
+            before = stalled
+            running = self._activity.running
+            stalled = clock.seconds(loop.time(), running, (self._activity.progress, self._counters))
+            if stalled < before:
+                self._step_limit.completed(before)
+            if is_due and is_known and stalled > self._limits.hang_seconds and running:
+                return Loss(LossKind.HUNG, f"{running} running request(s) and no token for {stalled:.0f} s")
+
+    async def _stopped(self) -> Loss:
+        """A signal has stopped a process, which does nothing until it is continued."""
+        seconds = min(_STOPPED_SECONDS, self._limits.hang_seconds)
+        looks = 0
+        # Looks are counted, not time: a process stopped together with us may be continued a little later.
+        while looks < _STOPPED_LOOKS:
+            await asyncio.sleep(seconds / _STOPPED_LOOKS)
+            children = self._children()
+            looks = looks + 1 if children is not None and children.is_stopped else 0
+        return Loss(LossKind.HUNG, f"a signal has stopped one of its processes for {seconds:g} s")
+
+    async def _idle_check_failed(self) -> Loss:
+        """One token is requested now and then while the engine is idle: idle metrics prove nothing."""
+        check = OneTokenCheck(
+            lambda: self._client.generate_one(self._served_name),
+            self._progress,
+            self._children,
+            self._step_limit,
+        )
+        failures = 0
+        while True:
+            await self._until_idle()
+            try:
+                stalled = await check.stalled_seconds()
+                failures = 0
+            except NotAskedError as error:
+                logger.warning("cannot check whether the engine generates: %s", error)
+                continue
+            except ControlError as error:
+                failures += 1
+                if failures == _FAILED_CHECKS and not self._activity.running:
+                    return Loss(LossKind.NOT_GENERATING, f"idle, it fails to generate a token: {error}")
+                continue
+            if stalled is not None:
+                return Loss(LossKind.HUNG, f"idle, it did not generate a token within {stalled:.0f} s")
+
+    async def _until_idle(self) -> None:
+        """Wait until nothing has come from the engine for an interval, and no request is running."""
+        loop = asyncio.get_running_loop()
+        interval = self._limits.check_interval_seconds
+        progress, since = self._activity.progress, loop.time()
+        while loop.time() - since < interval or self._activity.running:
+            await asyncio.sleep(min(1.0, interval / 4))
+            if self._activity.progress != progress:
+                progress, since = self._activity.progress, loop.time()
+
+    async def _progress(self) -> Hashable:
+        """Return a value that changes as the engine core works."""
+        counters = await self._client.counters()
+        if counters is not None:
+            self._counters = counters
+        return self._activity.progress, self._counters
+
+    async def _can_read_metrics(self) -> bool:
+        """Read the engine's metrics; False if it could not be asked."""
+        try:
+            await self._progress()
+        except NotAskedError:
+            return False
+        return True

@@ -1,0 +1,314 @@
+"""The watchdog on a virtual clock: what counts as the loss of an engine, and what is no evidence of one."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable, Iterator
+from itertools import chain, count, cycle, repeat
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from tests.support.virtual_time import in_virtual_time
+from vllm_engine.engine.activity import EngineActivity
+from vllm_engine.engine.child_process import EngineProcess
+from vllm_engine.engine.control_client import ControlClient, ControlError, Health, NotAskedError
+from vllm_engine.engine.watchdog.child_watcher import ChildrenState, ChildWatcher, children_of, children_state
+from vllm_engine.engine.watchdog.one_token_check import OneTokenCheck
+from vllm_engine.engine.watchdog.stall import LEAST_SECONDS, StallClock, StepLimit
+from vllm_engine.engine.watchdog.watchdog import Loss, LossKind, Watchdog, WatchdogLimits
+
+HANG_SECONDS = 180.0
+STILL = ChildrenState(7.0, is_running=False, is_stopped=False)
+
+
+class Engine:
+    """A process that never ends, its API, and what the kernel says of its children."""
+
+    pid = 0
+
+    def __init__(self, *health: Health, counters: Iterator[int | None] = repeat(0)) -> None:  # noqa: B008
+        self._health = chain(health, repeat(health[-1] if health else Health.GOOD))
+        self._counters = counters
+        self.token_seconds: float | None = 0.0
+        """None: it never comes."""
+        self.counts = False
+        """Whether its metrics move when it takes up a request for a token."""
+        self.error: ControlError | None = None
+        self.asked = 0
+        self.children: Callable[[], ChildrenState | None] = lambda: STILL
+
+    async def wait(self) -> int:
+        await asyncio.Event().wait()
+        return 0
+
+    async def health(self) -> Health:
+        return next(self._health)
+
+    async def counters(self) -> int | None:
+        if isinstance(self.error, NotAskedError):
+            raise self.error
+        return self.asked if self.counts else next(self._counters)
+
+    async def generate_one(self, model: str = "") -> None:
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
+        await asyncio.sleep(1e9 if self.token_seconds is None else self.token_seconds)
+
+
+async def lost(
+    engine: Engine,
+    activity: EngineActivity,
+    *,
+    within: float = 1000.0,
+    check: float = 30.0,
+    hang: float = HANG_SECONDS,
+) -> Loss | None:
+    """Watch for so long; returns how the engine was lost, if it was."""
+    watchdog = Watchdog(
+        cast(EngineProcess, engine),
+        cast(ControlClient, engine),
+        activity,
+        "m",
+        WatchdogLimits(hang, check),
+        StepLimit(hang),
+        lambda _: engine.children(),
+    )
+    try:
+        async with asyncio.timeout(within):
+            return await watchdog.until_lost()
+    except TimeoutError:
+        return None
+
+
+async def stalled(engine: Engine, limit: StepLimit | None = None) -> float | None:
+    """Check once."""
+    check = OneTokenCheck(
+        engine.generate_one, engine.counters, lambda: engine.children(), limit or StepLimit(HANG_SECONDS)
+    )
+    return await check.stalled_seconds()
+
+
+def kind(loss: Loss | None) -> LossKind | None:
+    return None if loss is None else loss.kind
+
+
+@in_virtual_time
+async def test_a_stopped_process_is_noticed_soon() -> None:
+    """However busy the core looks that waits for it, and however slow it has been."""
+    for running in (0, 1):
+        engine = Engine(counters=count())
+        engine.children = lambda: ChildrenState(7.0, is_running=True, is_stopped=True)
+        loss = await lost(engine, EngineActivity(running=running), within=30.0)
+        assert loss is not None
+        assert (loss.kind, loss.is_hang, "stopped" in loss.seen) == (LossKind.HUNG, True, True)
+        # Stopped now and then is not stopped for good.
+        states = cycle([True, True, True, False])
+        engine.children = lambda: ChildrenState(7.0, is_running=True, is_stopped=next(states))  # noqa: B023
+        assert await lost(engine, EngineActivity(running=running), within=300.0, check=0) is None
+
+
+@in_virtual_time
+async def test_health() -> None:
+    """An attempt to ask that failed for want of files is not evidence, in either direction."""
+    good, dead, none, no_answer, not_asked = (
+        Health.GOOD, Health.DEAD, Health.NOT_LISTENING, Health.NO_ANSWER, Health.NOT_ASKED,
+    )  # fmt: skip
+    for answers, expected in (
+        ([none, none], LossKind.UNREACHABLE),
+        ([none, not_asked, not_asked, none], LossKind.UNREACHABLE),
+        ([none, good, none, no_answer, none, Health.HUNG_UP, none, good], None),
+        ([none, not_asked], None),
+        ([not_asked, dead], LossKind.REPORTED),
+    ):
+        assert kind(await lost(Engine(*answers), EngineActivity(), within=100)) is expected
+
+
+@in_virtual_time
+async def test_limits_of_zero_turn_the_verdicts_off() -> None:
+    engine = Engine()
+    engine.token_seconds = None
+    engine.children = lambda: ChildrenState(7.0, is_running=False, is_stopped=True)
+    assert await lost(engine, EngineActivity(running=1), hang=0) is None
+    assert engine.asked == 0
+
+
+@in_virtual_time
+async def test_a_busy_engine_that_does_nothing() -> None:
+    """No verdict while its metrics cannot be read: a long prefill shows in them alone."""
+    engine, activity = Engine(), EngineActivity(running=1)
+    engine.error = NotAskedError("no files")
+    assert await lost(engine, activity) is None
+    engine.error = None
+    assert kind(await lost(engine, activity)) is LossKind.HUNG
+    # Metrics that come and go with the same counts are no progress, those that move are.
+    assert kind(await lost(Engine(counters=cycle([7, None])), activity)) is LossKind.HUNG
+    assert await lost(Engine(counters=count()), activity) is None
+
+
+@in_virtual_time
+async def test_slow_tokens_are_no_hang() -> None:
+    activity = EngineActivity(running=1)
+
+    async def slow_stream() -> None:
+        while True:
+            await asyncio.sleep(HANG_SECONDS - 5)
+            activity.progress += 1
+
+    stream = asyncio.create_task(slow_stream())
+    assert await lost(Engine(), activity) is None
+    stream.cancel()
+
+
+@in_virtual_time
+async def test_metrics_are_read_before_the_verdict() -> None:
+    """Requests whose clients give up within a second leave no time for a look: there is one at the end."""
+    activity = EngineActivity()
+    steps = iter(range(10_000))
+
+    async def impatient_clients() -> None:
+        while True:
+            activity.running = 1
+            await asyncio.sleep(1)
+            activity.running = 0
+            await asyncio.sleep(0.2)
+
+    clients = asyncio.create_task(impatient_clients())
+    assert await lost(Engine(counters=steps), activity, check=0) is None
+    assert next(steps) > 1
+    assert kind(await lost(Engine(), activity, check=0)) is LossKind.HUNG
+    clients.cancel()
+
+
+@in_virtual_time
+async def test_an_idle_engine_that_does_not_generate() -> None:
+    """It is lost within a minute; three errors in a row are a loss too, a question that was not asked never."""
+    engine = Engine()
+    engine.token_seconds = None
+    assert kind(await lost(engine, EngineActivity(), within=60)) is LossKind.HUNG
+    engine = Engine()
+    engine.error = ControlError("500")
+    loss = await lost(engine, EngineActivity())
+    assert (kind(loss), engine.asked) == (LossKind.NOT_GENERATING, 3)
+    engine = Engine()
+    engine.error = NotAskedError("no files")
+    assert await lost(engine, EngineActivity()) is None
+
+
+@in_virtual_time
+async def test_it_is_asked_only_while_nothing_runs() -> None:
+    """Answers from the core put the next check off, requests in hand rule it out."""
+    engine, activity = Engine(counters=count()), EngineActivity(running=1)
+    assert await lost(engine, activity) is None
+    assert engine.asked == 0
+    activity.running = 0
+    assert await lost(engine, activity, within=100) is None
+    assert engine.asked == 3
+
+
+@in_virtual_time
+async def test_one_token() -> None:
+    """Twelve seconds are within the least limit; a stuck core is noticed soon after it."""
+    engine = Engine()
+    engine.token_seconds = 12
+    assert await stalled(engine) is None
+    engine.token_seconds = None
+    seconds = await stalled(engine)
+    assert seconds is not None
+    assert LEAST_SECONDS < seconds < 25
+
+
+@in_virtual_time
+async def test_the_limit_follows_the_longest_step() -> None:
+    """An engine that has taken 12 s before may take 40; a minute without any sign is a hang."""
+    limit = StepLimit(HANG_SECONDS)
+    limit.completed(12)
+    engine = Engine()
+    engine.token_seconds = None
+    seconds = await stalled(engine, limit)
+    assert seconds is not None
+    assert 60 < seconds < 70
+    engine.token_seconds = 40
+    assert await stalled(engine, limit) is None
+    assert limit.seconds == HANG_SECONDS
+    short = StepLimit(3)
+    short.completed(100)
+    assert short.seconds == 3
+
+
+@pytest.mark.parametrize("sign", ["metrics", "on a cpu", "has used a cpu", "cannot be read"])
+def test_a_core_that_works_has_the_whole_hang_timeout(sign: str) -> None:
+    """Within one step vLLM's metrics cannot move, but the operating system knows."""
+
+    @in_virtual_time
+    async def test() -> None:
+        engine, loop = Engine(), asyncio.get_running_loop()
+        engine.counts = sign == "metrics"
+        engine.children = {
+            "metrics": lambda: STILL,
+            "on a cpu": lambda: ChildrenState(7.0, is_running=True, is_stopped=False),
+            "has used a cpu": lambda: ChildrenState(loop.time() / 2, is_running=False, is_stopped=False),
+            "cannot be read": lambda: None,
+        }[sign]
+        engine.token_seconds = 170
+        assert await stalled(engine) is None
+        engine.token_seconds = None
+        seconds = await stalled(engine)
+        assert seconds is not None
+        assert HANG_SECONDS < seconds < HANG_SECONDS + 5
+
+    test()
+
+
+@in_virtual_time
+async def test_a_check_for_want_of_files() -> None:
+    """When nothing can be read meanwhile there is no verdict; errors are the caller's matter."""
+    engine = Engine()
+    engine.token_seconds = 500
+    asyncio.get_running_loop().call_later(1, setattr, engine, "error", NotAskedError("no files"))
+    assert await stalled(engine) is None
+    for error in (ControlError("500"), NotAskedError("no files")):
+        engine.error = error
+        with pytest.raises(type(error)):
+            await stalled(engine)
+
+
+def test_stall_clock() -> None:
+    """Time counts with requests and without progress, over requests whose clients give up and more that come."""
+    clock = StallClock()
+    assert [clock.seconds(now, 0, "same") for now in (0, 10, 1000)] == [0, 0, 0]
+    clock = StallClock()
+    steps = [
+        (0, 1, 1),
+        (5, 1, 1),
+        (6, 1, 2),
+        (9, 1, 3),
+        (11, 1, 3),
+        (13, 7, 3),
+        (14, 0, 3),
+        (99, 1, 3),
+        (100, 1, 3),
+    ]
+    assert [clock.seconds(*step) for step in steps] == [0, 5, 0, 0, 2, 4, 5, 5, 6]
+
+
+async def test_processes_for_want_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which processes an engine has is not known then, which is not that it has none."""
+
+    def fail(*_: object, **__: object) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Path, "read_text", fail)
+    with pytest.raises(OSError, match="Too many"):
+        children_of(os.getsid(0))
+    assert children_state(os.getsid(0)) is None
+    watcher = ChildWatcher(os.getsid(0))
+    waiting = asyncio.create_task(watcher.first_loss())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    waiting.cancel()
+    watcher.close()
