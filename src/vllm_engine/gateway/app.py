@@ -1,29 +1,31 @@
-"""The ASGI application: who may ask, what is allowed, when it may go to the engine, and what it came to."""
+"""The ASGI application. `Gateway._serve` is one request from the client to the engine, step by step.
+
+docs/request.md draws the steps. One that does not pass a request on raises `Rejected`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vllm_engine.engine.engine_state import StatusReader
-from vllm_engine.gateway.answers import identified, send_error, send_not_ready, send_rejected
+from vllm_engine.gateway.answers import send_error, send_rejected
 from vllm_engine.gateway.body.body_fields import RequestFields, read_fields
 from vllm_engine.gateway.body.request_body import Bodies, Body
 from vllm_engine.gateway.body.token_estimate import TokenEstimate
 from vllm_engine.gateway.error_dialect import ApiError
-from vllm_engine.gateway.http.client_stream import ClientStream, client_stream_of
-from vllm_engine.gateway.http.request_id import request_id
-from vllm_engine.gateway.local.health_port import HealthApp
-from vllm_engine.gateway.local.local_routes import OWN_METHODS, OWN_PATHS
-from vllm_engine.gateway.observe.request_record import RECORD, Observer, Outcome, RequestRecord
+from vllm_engine.gateway.http.client_stream import client_stream_of
+from vllm_engine.gateway.local.local_routes import LOCAL_METHODS, LOCAL_PATHS, HealthPort, LocalRoutes
+from vllm_engine.gateway.observe.request_record import Outcome, RequestRecord
 from vllm_engine.gateway.observe.tracing import Tracer
 from vllm_engine.gateway.policy.admission import Admission, Claim, Slot
 from vllm_engine.gateway.policy.auth import CREDENTIAL_HEADERS, Keyring
 from vllm_engine.gateway.policy.cors import Cors
+from vllm_engine.gateway.policy.readiness import not_ready
 from vllm_engine.gateway.policy.routes import Route, RouteTable
 from vllm_engine.gateway.proxy.engine_proxy import ForwardedRequest, Proxy
 from vllm_engine.gateway.proxy.failover import Recovery
@@ -37,14 +39,19 @@ _NO_CREDENTIALS: frozenset[bytes] = frozenset()
 
 
 class Gateway:
-    """Takes every request through the same stages: id, key, route, body, readiness, admission, engine."""
+    """Takes every request through the same steps: id, key, route, body, readiness, admission, engine.
+
+    Args:
+        status: the engine's.
+        local: what is answered without the engine.
+        finished: called with each request's record at its end; must not raise.
+    """
 
     def __init__(
         self,
         *,
         status: StatusReader,
-        own: ASGIApp,
-        public_paths: frozenset[str],
+        local: LocalRoutes,
         keyring: Keyring,
         routes: RouteTable,
         bodies: Bodies,
@@ -53,11 +60,10 @@ class Gateway:
         cors: Cors,
         tracer: Tracer,
         recovery: Recovery,
-        observers: Sequence[Observer] = (),
+        finished: Callable[[RequestRecord], None],
     ) -> None:
         self._status = status
-        self._own = own
-        self._public_paths = public_paths
+        self._local = local
         self._keyring = keyring
         self._routes = routes
         self._bodies = bodies
@@ -66,21 +72,21 @@ class Gateway:
         self._cors = cors
         self._tracer = tracer
         self._recovery = recovery
-        self._observers = tuple(observers)
+        self._finished = finished
         self._is_lame_duck = False
         self._estimate = TokenEstimate()
-        self._running = 0
+        self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
     @property
     def in_flight(self) -> int:
-        """How many API requests are under way, those that are still sent and those that wait included."""
-        return self._running
+        """How many API requests are under way, those that are still being sent or wait included."""
+        return self._in_flight
 
-    def health_app(self) -> ASGIApp:
-        """Return the application of `HEALTH_PORT`: probes and metrics, and nothing else."""
-        return HealthApp(self._own, self._observers)
+    def health_port(self) -> ASGIApp:
+        """Return the application of `HEALTH_PORT`."""
+        return HealthPort(self._local, self._finished)
 
     async def until_idle(self) -> None:
         """Wait until no API request is under way."""
@@ -91,11 +97,11 @@ class Gateway:
         await asyncio.to_thread(self._tracer.close)
 
     def begin_lame_duck(self) -> None:
-        """Go on serving although readiness says no: load balancers are still about to notice."""
+        """Go on serving although readiness says no: load balancers are yet to notice."""
         self._is_lame_duck = True
 
     def begin_drain(self) -> None:
-        """Refuse those who send, those who wait and those who come; the engine keeps what it has."""
+        """Refuse requests that are being sent, wait or come from now on; those at the engine go on."""
         self._admission.close(_SHUTTING_DOWN)
         self._bodies.budget.refuse_incomplete(draining(_SHUTTING_DOWN))
 
@@ -106,22 +112,19 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan."""
         if scope["type"] != "http":
-            await self._own(scope, receive, send)
+            await self._local.lifespan(scope, receive, send)
             return
-        lane = client_stream_of(scope)
-        if lane.is_gone:
+        client = client_stream_of(scope)
+        if client.is_gone:
             return
-        record = RequestRecord(
-            request_id=request_id(scope["headers"]).decode(), method=scope["method"], path=scope["path"]
-        )
+        record = RequestRecord.of(scope)
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - uvicorn makes one for each request
         # The client's leaving ends its request wherever it is: reading, waiting, connecting, streaming.
-        lane.on_gone = task.cancel
+        client.on_gone = task.cancel
         send = self._cors.wrap(scope, send)
         try:
-            if not (self._cors.is_preflight(scope) and await self._preflight(scope, send, record)):
-                await self._serve(scope, receive, send, record)
+            await self._serve(scope, receive, send, record)
         except asyncio.CancelledError:
             if not client_stream_of(scope).is_gone:
                 raise
@@ -129,94 +132,96 @@ class Gateway:
             record.outcome = Outcome.CLIENT_GONE
         except UpstreamError as error:
             logger.warning("%s: %s", record.request_id, error)
-            lane.abort()
+            client.abort()
         except Exception:
             # The last resort: a defect of ours must cost one request and be seen, not kill the task silently.
             logger.exception("%s: a defect of the gateway", record.request_id)
             record.outcome = Outcome.FAILED
-            await self._fail(send, lane, record)
+            if record.status:
+                client.abort()
+            else:
+                defect = ApiError.of(500, "The gateway failed on this request")
+                await send_error(send, record, defect, [(b"connection", b"close")])
         finally:
-            lane.on_gone = None
-            record.ended = time.monotonic()
-            if record.span is not None:
-                record.span.end(record)
-            for observer in self._observers:
-                observer.finished(record)
-
-    async def _preflight(self, scope: Scope, send: Send, record: RequestRecord) -> bool:
-        route = self._routes.match(scope["raw_path"])
-        if route is None and scope["path"] not in OWN_PATHS:
-            return False
-        methods = OWN_METHODS if route is None else route.methods
-        record.status = 204
-        await self._cors.answer_preflight(scope, send, methods, record.request_id.encode())
-        return True
+            client.on_gone = None
+            self._finished(record)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, record: RequestRecord) -> None:
-        is_public = scope["path"] in self._public_paths
-        if not (is_public or self._keyring.is_open):
-            record.key = self._keyring.authenticate(scope["headers"])
-            if record.key is None:
-                record.reject(401, "unauthorized")
-                error = ApiError(401, "authentication_error", "Missing or wrong API key")
-                await send_error(send, record, error, [(b"www-authenticate", b"Bearer")])
-                return
-        route = self._routes.match(scope["raw_path"])
-        if route is None:
-            await self._own({**scope, RECORD: record}, receive, identified(send, record))
-            return
-        record.route, record.is_core_work = route.template, route.is_core_work
-        record.may_stream = route.may_stream
-        if scope["method"] not in route.methods:
-            record.reject(405, "method")
-            allow = ", ".join(sorted(route.methods)).encode()
-            message = f"{record.method} is not allowed here; allowed: {allow.decode()}"
-            await send_error(send, record, ApiError(405, "BadRequestError", message), [(b"allow", allow)])
-            return
-        record.span = self._tracer.start(scope["headers"], record)
-        self._running += 1
-        self._idle.clear()
         try:
-            await self._answer(scope, receive, send, record, route)
-        finally:
-            self._running -= 1
-            if self._running == 0:
-                self._idle.set()
+            if self._cors.is_preflight(scope) and (methods := self._methods(scope)):
+                record.status = 204
+                await self._cors.answer_preflight(scope, send, methods, record.request_id.encode())
+                return
+            if not (record.path in self._local.public_paths or self._keyring.is_open):
+                record.key = self._keyring.check(scope["headers"])
+            route = self._routes.match(scope["raw_path"])
+            if route is None:
+                await self._local.answer(scope, receive, send, record)
+                return
+            record.route, record.is_core_work = route.template, route.is_core_work
+            route.check_method(record.method)
+            record.span = self._tracer.start(scope["headers"], record)
+            self._in_flight += 1
+            self._idle.clear()
+            try:
+                await self._ask_engine(scope, receive, send, record, route)
+            finally:
+                self._in_flight -= 1
+                if self._in_flight == 0:
+                    self._idle.set()
+        except Rejected as rejected:
+            await send_rejected(send, record, rejected)
 
-    async def _answer(
+    async def _ask_engine(
         self, scope: Scope, receive: Receive, send: Send, record: RequestRecord, route: Route
     ) -> None:
-        lane = client_stream_of(scope)
+        # Both are checked before the body too: nobody should send one in vain.
+        self._admission.check_open()
+        if not self._recovery.is_under_way:
+            self._check_ready()
+        client = client_stream_of(scope)
         is_whole = False
         try:
-            # Whoever comes in vain need not send a body first.
-            self._admission.check_open()
-            if not (self._can_serve or self._recovery.is_under_way):
-                await self._not_ready(send, record)
-                return
             self._bodies.check_announced(scope["headers"])
             with Body(self._bodies, record.key) as body:
                 try:
-                    await body.read(receive, is_here=lane.is_whole)
+                    await body.read(receive, is_here=client.is_whole)
                 finally:
                     record.bytes_in = body.size
                 is_whole = True
-                lane.watch()
+                client.watch()
                 fields = read_fields(body.data)
-                record.is_stream = record.may_stream and fields.stream
-                slot = await self._turn(record, self._claim(route, fields, body))
-                if slot is None:
-                    await self._not_ready(send, record)
-                    return
+                record.is_stream = route.may_stream and fields.stream
+                slot = await self._admitted(record, self._claim(route, fields, body))
                 body.keep()
                 try:
-                    await self._proxy.pass_on(scope, send, self._passage(scope, record, body))
+                    await self._proxy.pass_on(scope, send, self._forwarded(scope, record, body))
                 finally:
                     slot.leave()
                     self._charge(slot, record, fields)
         except Rejected as rejected:
-            record.reject(rejected.status, rejected.reason)
-            await send_rejected(send, record, rejected, is_whole=is_whole)
+            rejected.leaves_body = not is_whole
+            raise
+
+    async def _admitted(self, record: RequestRecord, claim: Claim) -> Slot:
+        """Wait until the engine is ready and has a place for the request."""
+        came = time.monotonic()
+        has_waited = True
+        try:
+            if self._recovery.is_under_way:
+                await self._recovery.until_ready()
+            self._check_ready()
+            return await self._admission.enter(record.key, claim)
+        except Rejected as rejected:
+            has_waited = rejected.has_waited
+            raise
+        finally:
+            if has_waited:
+                record.queue_seconds = time.monotonic() - came
+
+    def _check_ready(self) -> None:
+        if not (self._status.current.is_ready or self._is_lame_duck):
+            raise not_ready(self._status.current)
 
     def _claim(self, route: Route, fields: RequestFields, body: Body) -> Claim:
         requests = fields.conversations if route.is_batch else 1
@@ -227,41 +232,14 @@ class Gateway:
         return Claim(requests, self._estimate.prompt_tokens(fields) if route.is_core_work else 0)
 
     def _charge(self, slot: Slot, record: RequestRecord, fields: RequestFields) -> None:
-        """Charge what a request used: told, else estimated; nothing where the engine did not take it."""
+        """Charge what a request used: as told, else estimated; nothing where the engine did not take it."""
         if record.prompt_tokens is not None:
             self._estimate.learn(fields, record.prompt_tokens)
         elif record.has_run and (estimate := slot.estimate):
             record.prompt_tokens, record.is_prompt_estimate = estimate, True
         slot.record_tokens(record.prompt_tokens or 0, record.completion_tokens or 0)
 
-    async def _turn(self, record: RequestRecord, claim: Claim) -> Slot | None:
-        """Wait for a place at the engine; None where it is not ready."""
-        came = time.monotonic()
-        try:
-            if self._recovery.is_under_way:
-                await self._recovery.until_ready()
-            if not self._can_serve:
-                return None
-            slot = await self._admission.enter(record.key, claim)
-        except Rejected as rejected:
-            if rejected.has_waited:
-                record.queue_seconds = time.monotonic() - came
-            raise
-        except asyncio.CancelledError:
-            record.queue_seconds = time.monotonic() - came
-            raise
-        record.queue_seconds = time.monotonic() - came
-        return slot
-
-    @property
-    def _can_serve(self) -> bool:
-        return self._status.current.is_ready or self._is_lame_duck
-
-    async def _not_ready(self, send: Send, record: RequestRecord) -> None:
-        record.reject(503, "not_ready")
-        await send_not_ready(send, self._status.current, record)
-
-    def _passage(self, scope: Scope, record: RequestRecord, body: Body) -> ForwardedRequest:
+    def _forwarded(self, scope: Scope, record: RequestRecord, body: Body) -> ForwardedRequest:
         target: bytes = scope["raw_path"]
         if scope["query_string"]:
             target += b"?" + scope["query_string"]
@@ -269,11 +247,9 @@ class Gateway:
         without = _NO_CREDENTIALS if self._keyring.is_open else CREDENTIAL_HEADERS
         return ForwardedRequest(record, target, body, without, record.span.headers if record.span else ())
 
-    @staticmethod
-    async def _fail(send: Send, lane: ClientStream, record: RequestRecord) -> None:
-        if record.status:
-            lane.abort()
-            return
-        record.status = 500
-        error = ApiError(500, "internal_error", "The gateway failed on this request")
-        await send_error(send, record, error, [(b"connection", b"close")])
+    def _methods(self, scope: Scope) -> frozenset[str]:
+        """Return the methods of the path's route; none where there is no such route."""
+        route = self._routes.match(scope["raw_path"])
+        if route is not None:
+            return route.methods
+        return LOCAL_METHODS if scope["path"] in LOCAL_PATHS else frozenset()

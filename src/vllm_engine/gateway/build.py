@@ -14,10 +14,10 @@ from vllm_engine.errors import Problem, SettingsError
 from vllm_engine.gateway.app import Gateway
 from vllm_engine.gateway.body.body_budget import BodyBudget
 from vllm_engine.gateway.body.request_body import Bodies
-from vllm_engine.gateway.local.local_routes import METRICS_PATHS, own_app
+from vllm_engine.gateway.local.local_routes import LocalRoutes, local_routes
 from vllm_engine.gateway.local.metric_history import Recorder
 from vllm_engine.gateway.local.page import Page
-from vllm_engine.gateway.local.probes import PUBLIC_PATHS, Build
+from vllm_engine.gateway.local.probes import Build
 from vllm_engine.gateway.observe.disk_usage import Disk
 from vllm_engine.gateway.observe.gateway_metrics import GatewayMetrics
 from vllm_engine.gateway.observe.observation import Observation
@@ -47,73 +47,54 @@ def build_gateway(
     status: StatusReader,
     build: Build,
     socket: Path,
-    pulse: EngineActivity,
+    activity: EngineActivity,
     lines_dropped: Callable[[], int] = lambda: 0,
     certificate_expiry: Callable[[], float] = lambda: nan,
 ) -> Gateway:
-    """Return the gateway to the engine on `socket`, of whose work it keeps `pulse` up to date.
+    """Return the gateway to the engine on `socket`, of whose work it keeps `activity` up to date.
 
     Raises:
         SettingsError: the keys or the extra routes cannot be used, or tracing lacks its packages.
     """
-    bodies = Bodies(
-        max_bytes=settings.max_body_bytes,
-        idle_timeout_seconds=settings.body_idle_timeout_seconds,
-        budget=BodyBudget(
-            max_bytes=max(_BODIES_AT_ONCE * settings.max_body_bytes, _MIN_BODY_BYTES),
-            max_reading=_READING_AT_ONCE,
-        ),
-    )
+    keyring = load_keyring(settings)
+    routes = load_routes(settings)
+    bodies = _bodies(settings)
+    admission = Admission(_limits(settings))
     recovery = Recovery(
         status,
         timeout_seconds=settings.replay_timeout_seconds,
         max_waiting=settings.max_in_flight + settings.max_queue,
     )
     upstream = Upstream(socket)
-    engine = Engine(upstream, status, recovery, pulse)
-    proxy = Proxy(engine, keep_alive_seconds=settings.keep_alive_seconds)
-    admission = Admission(_limits(settings))
-    keyring = load_keyring(settings)
-    routes = load_routes(settings)
+    proxy = Proxy(
+        Engine(upstream, status, recovery, activity), keep_alive_seconds=settings.keep_alive_seconds
+    )
 
-    def queued() -> int:
+    def waiting() -> int:
         return admission.waiting + recovery.waiting
 
     metrics = GatewayMetrics(routes.templates, keyring.names, _labels(build))
+    metrics.follow(status)
     metrics.watch(
         in_flight=lambda: admission.in_flight,
-        waiting=queued,
-        state=lambda: status.current.state,
-        standby_bytes=lambda: status.current.standby_bytes,
+        waiting=waiting,
+        bodies_incomplete=lambda: bodies.budget.reading,
+        body_bytes=lambda: bodies.budget.held_bytes,
         log_lines_dropped=lines_dropped,
-        bodies=lambda: (bodies.budget.reading, bodies.budget.held_bytes),
-        certificate_expiry=certificate_expiry,
+        tls_certificate_expiry_timestamp_seconds=certificate_expiry,
     )
-    metrics.follow(status)
-    keep = settings.metrics_cache_seconds
-    disk = Disk(settings.cache_dir)
     observation = Observation(
-        metrics, lambda: read_engine_metrics(upstream), settings.served_names[0], disk, keep_seconds=keep
+        metrics,
+        lambda: read_engine_metrics(upstream),
+        settings.served_names[0],
+        Disk(settings.cache_dir),
+        keep_seconds=settings.metrics_cache_seconds,
     )
-    recorder = Recorder(status, observation.engine_metrics, queued, pulse.own)
-    needs_key = not keyring.is_open
-    page = Page(recorder, needs_key=needs_key, keep_seconds=keep) if settings.enable_ui else None
-    public = PUBLIC_PATHS | (METRICS_PATHS if settings.is_metrics_public else frozenset())
-    if page is not None:
-        public |= page.public_paths
+    recorder = Recorder(status, observation.engine_metrics, waiting, activity.own)
+    local = _local_routes(settings, status, build, observation, recorder, keyring, proxy)
     return Gateway(
         status=status,
-        own=own_app(
-            status,
-            build,
-            observation.render,
-            page,
-            public_paths=public,
-            needs_key=needs_key,
-            on_start=proxy.start,
-            on_stop=proxy.stop,
-        ),
-        public_paths=public,
+        local=local,
         keyring=keyring,
         routes=routes,
         bodies=bodies,
@@ -122,7 +103,42 @@ def build_gateway(
         cors=Cors(settings.cors_origins),
         tracer=make_tracer(settings.traces_url, __version__),
         recovery=recovery,
-        observers=(observation,),
+        finished=observation.finished,
+    )
+
+
+def _local_routes(
+    settings: Settings,
+    status: StatusReader,
+    build: Build,
+    observation: Observation,
+    recorder: Recorder,
+    keyring: Keyring,
+    proxy: Proxy,
+) -> LocalRoutes:
+    needs_key = not keyring.is_open
+    keep_seconds = settings.metrics_cache_seconds
+    page = Page(recorder, needs_key=needs_key, keep_seconds=keep_seconds) if settings.enable_ui else None
+    return local_routes(
+        status,
+        build,
+        observation.render,
+        page,
+        needs_key=needs_key,
+        has_public_metrics=settings.is_metrics_public,
+        on_start=proxy.start,
+        on_stop=proxy.stop,
+    )
+
+
+def _bodies(settings: Settings) -> Bodies:
+    return Bodies(
+        max_bytes=settings.max_body_bytes,
+        idle_timeout_seconds=settings.body_idle_timeout_seconds,
+        budget=BodyBudget(
+            max_bytes=max(_BODIES_AT_ONCE * settings.max_body_bytes, _MIN_BODY_BYTES),
+            max_reading=_READING_AT_ONCE,
+        ),
     )
 
 

@@ -15,6 +15,16 @@ from typing import Any, Final
 
 from vllm_engine.errors import error_body
 
+_OPENAI_TYPES: Final = {
+    401: "authentication_error",
+    404: "NotFoundError",
+    429: "rate_limit_error",
+    500: "internal_error",
+    502: "upstream_error",
+    503: "unavailable_error",
+}
+"""By status; OpenAI's own words, and vLLM's where OpenAI has none. All others are a `BadRequestError`."""
+
 _ANTHROPIC_TYPES: Final = {
     401: "authentication_error",
     403: "permission_error",
@@ -50,8 +60,13 @@ class ApiError:
     code: int | str | None = None
     """A word for programs; the status where there is none."""
 
+    @classmethod
+    def of(cls, status: int, message: str) -> ApiError:
+        """Return an error of the type that is usual for this status."""
+        return cls(status, _OPENAI_TYPES.get(status, "BadRequestError"), message)
 
-BROKEN_STREAM: Final = ApiError(502, "upstream_error", "The engine broke off this stream")
+
+BROKEN_STREAM: Final = ApiError.of(502, "The engine broke off this stream")
 
 
 def dialect_of(path: str) -> Dialect:

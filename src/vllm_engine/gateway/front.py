@@ -52,7 +52,7 @@ async def open_front(
         if listeners.health:
             # The first to open and the last to close: probes are answered as long as the API is.
             health = running(
-                gateway.health_app(),
+                gateway.health_port(),
                 listeners.health,
                 _connection_limits(settings, shares.health),
                 keep_alive_seconds=settings.client_keep_alive_seconds,

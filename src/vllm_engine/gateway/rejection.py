@@ -21,6 +21,8 @@ class Rejected(Exception):
 
     has_waited = False
     """Whether it waited for its turn before."""
+    leaves_body = False
+    """Whether some of the request's body has not been read."""
 
     def __init__(
         self,

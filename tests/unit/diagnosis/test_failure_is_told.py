@@ -17,9 +17,9 @@ from vllm_engine.diagnosis.run_facts_gathering import known_facts, memory_limit,
 from vllm_engine.diagnosis.termination import MAX_BYTES, write_termination_log
 from vllm_engine.engine.engine_state import EngineState, EngineStatus, StatusBoard
 from vllm_engine.errors import Diagnosis
-from vllm_engine.gateway.answers import not_ready
-from vllm_engine.gateway.error_dialect import body_of
+from vllm_engine.gateway.error_dialect import ApiError, body_of
 from vllm_engine.gateway.local.probes import Build, healthz
+from vllm_engine.gateway.policy.readiness import not_ready
 from vllm_engine.models.model_source import explain_hub_error
 from vllm_engine.system.device import Device, Gpu
 
@@ -55,7 +55,8 @@ async def test_healthz_while_loading() -> None:
 def test_api_s_body_stays_openai_shaped() -> None:
     """/v1/* answers a failed engine with the same sentence in OpenAI's shape."""
     failed = EngineStatus(state=EngineState.FAILED, error=TOLD)
-    error = json.loads(body_of(not_ready(failed), "/v1/chat/completions", "id"))["error"]
+    refusal = ApiError.of(503, not_ready(failed).message)
+    error = json.loads(body_of(refusal, "/v1/chat/completions", "id"))["error"]
     assert error.keys() == {"message", "type", "param", "code"}
     assert (error["code"], error["message"]) == (503, f"The engine has failed: {TOLD}")
 

@@ -207,10 +207,12 @@ def test_a_key_added_later() -> None:
 
 def test_gauges(metrics: GatewayMetrics) -> None:
     """Gauges are asked for when the metrics are."""
-    states = [EngineState.READY]
-    metrics.watch(in_flight=lambda: 3, waiting=lambda: 2, state=lambda: states[-1])
+    board = StatusBoard()
+    metrics.follow(board)
+    metrics.watch(in_flight=lambda: 3, waiting=lambda: 2, log_lines_dropped=lambda: 4)
     assert (value(metrics, "in_flight"), value(metrics, "waiting")) == (3, 2)
-    states.append(EngineState.FAILED)
+    assert [value(metrics, "log_lines_dropped_total") for _ in range(2)] == [4, 4]
+    board.move(EngineState.FAILED)
     values = {state: value(metrics, "engine_state", state=state.value) for state in EngineState}
     assert values == {state: float(state is EngineState.FAILED) for state in EngineState}
     assert value(metrics, "build_info", **BUILD) == 1

@@ -8,15 +8,17 @@ from typing import Any
 import anyio.to_thread
 import httpx2
 import pytest
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from vllm_engine.engine.activity import OwnQuestions
 from vllm_engine.engine.engine_state import EngineState, StatusBoard
-from vllm_engine.gateway.local.local_routes import OWN_PATHS, own_app
+from vllm_engine.gateway.answers import send_rejected
+from vllm_engine.gateway.local.local_routes import LOCAL_PATHS, local_routes
 from vllm_engine.gateway.local.metric_history import Recorder
 from vllm_engine.gateway.local.page import Page
-from vllm_engine.gateway.local.probes import PUBLIC_PATHS, Build
-from vllm_engine.gateway.observe.request_record import RECORD, RequestRecord
+from vllm_engine.gateway.local.probes import Build
+from vllm_engine.gateway.observe.request_record import RequestRecord
+from vllm_engine.gateway.rejection import Rejected
 
 BUILD = Build("sha", "now", "0.32.0", "3.11", "org/model", None, "python", "a CPU")
 
@@ -30,14 +32,16 @@ def make(board: StatusBoard, *, needs_key: bool = False) -> httpx2.AsyncClient:
     """Return a client of our own routes."""
     recorder = Recorder(board, metrics, lambda: 0, OwnQuestions())
     page = Page(recorder, needs_key=needs_key, keep_seconds=1.0)
-    public = PUBLIC_PATHS | page.public_paths
-    app: ASGIApp = own_app(board, BUILD, metrics, page, public_paths=public, needs_key=needs_key)
+    local = local_routes(board, BUILD, metrics, page, needs_key=needs_key)
 
-    async def with_record(scope: Scope, receive: Receive, send: Send) -> None:
-        record = RequestRecord("id", scope["method"], scope["path"])
-        await app({**scope, RECORD: record}, receive, send)
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        record = RequestRecord.of(scope)
+        try:
+            await local.answer(scope, receive, send, record)
+        except Rejected as rejected:
+            await send_rejected(send, record, rejected)
 
-    return httpx2.AsyncClient(transport=httpx2.ASGITransport(app=with_record), base_url="http://x")
+    return httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://x")
 
 
 @pytest.fixture
@@ -54,14 +58,14 @@ async def test_no_thread_answers(monkeypatch: pytest.MonkeyPatch, board: StatusB
 
     monkeypatch.setattr(anyio.to_thread, "run_sync", refuse)
     async with make(board) as client:
-        for path in (*OWN_PATHS, "/ui/state", "/ui/history", "/openapi.json", "/", "/nowhere"):
+        for path in (*LOCAL_PATHS, "/ui/state", "/ui/history", "/openapi.json", "/", "/nowhere"):
             assert (await client.get(path)).status_code in (200, 204, 404, 503), path
 
 
 async def test_head_is_get_without_a_body(board: StatusBoard) -> None:
     """Wherever GET is answered, HEAD is (RFC 9110, section 9.1); what else there might be is refused with both."""
     async with make(board) as client:
-        for path in (*OWN_PATHS, "/ui/state", "/ui/history", "/openapi.json", "/"):
+        for path in (*LOCAL_PATHS, "/ui/state", "/ui/history", "/openapi.json", "/"):
             get, head = await client.get(path), await client.head(path)
             # The body itself is left out by the server.
             assert (head.status_code, head.headers.keys()) == (get.status_code, get.headers.keys()), path

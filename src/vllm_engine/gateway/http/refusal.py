@@ -12,10 +12,9 @@ def refusal(
     status: int, message: str, target: bytes = b"", *, retry_after_seconds: int | None = None
 ) -> bytes:
     """Return a whole answer, after which the connection is closed; `target` as far as it is known."""
-    kind = "unavailable_error" if status == 503 else "BadRequestError"
     identity = request_id(())
     path = target.partition(b"?")[0].decode("latin-1")
-    body = body_of(ApiError(status, kind, message), path, identity.decode())
+    body = body_of(ApiError.of(status, message), path, identity.decode())
     lines = [
         STATUS_LINE[status] + b"content-type: application/json",
         b"content-length: %d" % len(body),

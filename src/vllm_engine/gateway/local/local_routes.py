@@ -1,47 +1,94 @@
-"""The FastAPI application for what the gateway answers itself."""
+"""What the gateway answers itself, on both ports: probes, metrics, `/version`, the page."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
-from http import HTTPStatus
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi import APIRouter, FastAPI
 from fastapi.responses import PlainTextResponse, Response
-from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi.routing import APIRoute
+from starlette.types import Receive, Scope, Send
 
 from vllm_engine import __version__
 from vllm_engine.engine.engine_state import StatusReader
-from vllm_engine.gateway.error_dialect import ApiError, body_of
+from vllm_engine.gateway.answers import identified, send_rejected
 from vllm_engine.gateway.local import probes
 from vllm_engine.gateway.local.openapi import describe
 from vllm_engine.gateway.local.page import Page
 from vllm_engine.gateway.observe.gateway_metrics import CONTENT_TYPE
-from vllm_engine.gateway.observe.request_record import RECORD, RequestRecord, shown
+from vllm_engine.gateway.observe.request_record import RequestRecord, shown
+from vllm_engine.gateway.policy.routes import check_method
+from vllm_engine.gateway.rejection import Rejected
 
 METRICS_PATHS = frozenset(("/metrics", "/v1/metrics"))
 
-OWN_METHODS = frozenset(("GET", "HEAD"))
+LOCAL_METHODS = frozenset(("GET", "HEAD"))
 
-OWN_PATHS = probes.PUBLIC_PATHS | METRICS_PATHS | {"/version"}
-"""What the gateway answers itself, the page and what is its alone excepted."""
+LOCAL_PATHS = probes.PUBLIC_PATHS | METRICS_PATHS | {"/version"}
+"""Those that `HEALTH_PORT` and other origins' pages may ask for too: all but the page's."""
 
 
-def own_app(
+class LocalRoutes:
+    """Answers the routes of a FastAPI application, and HEAD wherever it answers GET."""
+
+    def __init__(self, app: FastAPI, routers: Sequence[APIRouter], public_paths: frozenset[str]) -> None:
+        self.lifespan = app
+        self.public_paths = public_paths
+        """Those that need no key."""
+        self._app = app
+        routes = (route for router in (app.router, *routers) for route in router.routes)
+        self._paths = frozenset(route.path for route in routes if isinstance(route, APIRoute))
+        for router in routers:
+            app.include_router(router)
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send, record: RequestRecord) -> None:
+        """Answer one request.
+
+        Raises:
+            Rejected: there is no such route (404), or not with this method (405).
+        """
+        if record.path not in self._paths:
+            message = f"No such route: {record.method} {shown(record.path)}"
+            raise Rejected(404, "unknown_route", message)
+        check_method(record.method, LOCAL_METHODS)
+        # uvicorn keeps the scope as it was, and by that leaves out HEAD's body but not its length.
+        await self._app({**scope, "method": "GET"}, receive, identified(send, record))
+
+
+class HealthPort:
+    """The application of `HEALTH_PORT`: answers `LOCAL_PATHS` without a key, and nothing else."""
+
+    def __init__(self, local: LocalRoutes, finished: Callable[[RequestRecord], None]) -> None:
+        self._local = local
+        self._finished = finished
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        record = RequestRecord.of(scope)
+        try:
+            if record.path not in LOCAL_PATHS:
+                raise Rejected(404, "unknown_route", "Not served on HEALTH_PORT; the API is on PORT")
+            await self._local.answer(scope, receive, send, record)
+        except Rejected as rejected:
+            await send_rejected(send, record, rejected)
+        finally:
+            self._finished(record)
+
+
+def local_routes(
     status: StatusReader,
     build: probes.Build,
     render_metrics: Callable[[], Awaitable[bytes]],
     page: Page | None,
     *,
-    public_paths: frozenset[str],
     needs_key: bool,
+    has_public_metrics: bool = False,
     on_start: Callable[[], None] = lambda: None,
     on_stop: Callable[[], None] = lambda: None,
-) -> ASGIApp:
-    """Return the application that answers probes, `/version`, the page if there is one, and 404."""
+) -> LocalRoutes:
+    """Return the routes: probes, `/version`, metrics, their description, and the page if there is one."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -53,20 +100,19 @@ def own_app(
             page.recorder.stop()
         on_stop()
 
+    public_paths = _public_paths(page, has_public_metrics=has_public_metrics)
     app = FastAPI(title="vllm-engine", version=__version__, lifespan=lifespan, openapi_url=None)
     app.router.redirect_slashes = False
     app.state.status = status
     app.state.build = build
-    app.include_router(probes.router)
+
+    async def metrics() -> Response:
+        """Return vLLM's metrics unchanged, then the gateway's own."""
+        return Response(await render_metrics(), media_type=CONTENT_TYPE)
+
     for path in sorted(METRICS_PATHS):
-        app.add_api_route(
-            path,
-            _metrics_endpoint(render_metrics),
-            include_in_schema=path == "/metrics",
-            response_class=PlainTextResponse,
-        )
-    if page is not None:
-        app.include_router(page.router)
+        in_schema = path == "/metrics"
+        app.add_api_route(path, metrics, include_in_schema=in_schema, response_class=PlainTextResponse)
 
     @cache
     def schema() -> bytes:
@@ -76,40 +122,10 @@ def own_app(
         return Response(schema(), media_type="application/json")
 
     app.add_api_route("/openapi.json", openapi, include_in_schema=False)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(RequestValidationError, _http_error)
-    return _with_head(app)
+    routers = [probes.router] if page is None else [probes.router, page.router]
+    return LocalRoutes(app, routers, public_paths)
 
 
-def _with_head(app: ASGIApp) -> ASGIApp:
-    """Return an application that answers HEAD wherever it answers GET (RFC 9110, section 9.1)."""
-
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "HEAD":
-            # uvicorn keeps the scope as it was, and by that leaves the body out but not its length.
-            scope = {**scope, "method": "GET"}
-        await app(scope, receive, send)
-
-    return answer
-
-
-def _metrics_endpoint(render: Callable[[], Awaitable[bytes]]) -> Callable[[], Awaitable[Response]]:
-    async def metrics() -> Response:
-        """Return vLLM's metrics unchanged, then the gateway's own."""
-        return Response(await render(), media_type=CONTENT_TYPE)
-
-    return metrics
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 400
-    record: RequestRecord = request.scope[RECORD]
-    kind, message = "BadRequestError", HTTPStatus(status).phrase
-    headers: dict[str, str] = {}
-    if status == HTTPStatus.NOT_FOUND:
-        kind, message = "NotFoundError", f"No such route: {record.method} {shown(record.path)}"
-    elif status == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers["Allow"] = ", ".join(sorted(OWN_METHODS))
-        message = f"{record.method} is not allowed here; allowed: {headers['Allow']}"
-    content = body_of(ApiError(status, kind, message), record.path, record.request_id)
-    return Response(content, status, headers, "application/json")
+def _public_paths(page: Page | None, *, has_public_metrics: bool) -> frozenset[str]:
+    paths = probes.PUBLIC_PATHS | (METRICS_PATHS if has_public_metrics else frozenset())
+    return paths if page is None else paths | page.public_paths

@@ -15,7 +15,8 @@ from vllm_engine import __version__
 from vllm_engine.engine.engine_state import EngineState, EngineStatus, StatusReader
 from vllm_engine.engine.startup.estimate import estimate
 from vllm_engine.errors import error_body
-from vllm_engine.gateway.answers import not_ready, retry_after
+from vllm_engine.gateway.error_dialect import ApiError
+from vllm_engine.gateway.policy.readiness import not_ready, retry_after_seconds
 
 router = APIRouter()
 
@@ -121,8 +122,9 @@ async def healthz(request: Request, status: Status) -> JSONResponse:
     body = health_of(request.app.state.build, status)
     if status.is_ready:
         return JSONResponse(body.model_dump(mode="json"))
-    retry = {name.decode(): value.decode() for name, value in retry_after(status)}
-    return JSONResponse(body.model_dump(mode="json"), status_code=503, headers=retry)
+    seconds = retry_after_seconds(status)
+    headers = {} if seconds is None else {"Retry-After": str(seconds)}
+    return JSONResponse(body.model_dump(mode="json"), status_code=503, headers=headers)
 
 
 def health_of(build: Build, status: EngineStatus) -> Health:
@@ -164,7 +166,7 @@ def _rounded(value: float | None, digits: int = 1) -> float | None:
 def _error(status: EngineStatus) -> dict[str, Any]:
     if status.error is not None:
         return dict(status.error.body)
-    why = not_ready(status)
+    why = ApiError.of(503, not_ready(status).message)
     error: dict[str, Any] = error_body(why.message, type=why.kind, code=why.status)["error"]
     return error
 

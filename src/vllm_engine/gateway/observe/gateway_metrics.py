@@ -6,25 +6,21 @@ neither is counted under one word. No label holds what a client wrote.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from math import nan
 from typing import Final
 
 from prometheus_client import (
     CONTENT_TYPE_PLAIN_0_0_4,
-    CollectorRegistry,
     Counter,
-    Gauge,
     Histogram,
     generate_latest,
-    values,
 )
-from prometheus_client.metrics_core import Metric
 
 from vllm_engine.engine.engine_state import EngineState, EngineStatus, StatusReader
 from vllm_engine.gateway.observe.disk_usage import Space
+from vllm_engine.gateway.observe.metrics_registry import Described, Registry
 from vllm_engine.gateway.observe.request_record import UNMATCHED, Outcome, RequestRecord
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -34,6 +30,13 @@ CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 HUNG: Final = "engine-hung"
 """The diagnosis of an engine that runs and makes no progress; counted from 0, so that its first is a rise."""
 
+_WATCHED = (
+    "in_flight",
+    "waiting",
+    "bodies_incomplete",
+    "body_bytes",
+    "tls_certificate_expiry_timestamp_seconds",
+)
 _OTHER = "other"
 _MAX_REASONS = 32
 _END_OF_OPENMETRICS = b"# EOF"
@@ -54,48 +57,6 @@ _QUEUE_BUCKETS = (
 )
 
 
-_HELP = {
-    "ttft_seconds": "Time from a request to the first byte of the engine's answer, of streamed answers.",
-    "request_duration_seconds": "Time from a request to its end, of all requests that were not rejected.",
-    "queue_seconds": "Time a request waited in the gateway for its turn, in vain or not.",
-    "requests": "Requests that have ended; status is none where the client left before it had one.",
-    "rejections": "Requests that the gateway answered instead of the engine.",
-    "disconnects": "Requests whose client left before their end.",
-    "replays": "Requests sent again because the engine was lost before their answer began.",
-    "tokens": "Tokens by API key; of answers that told no usage prompt_estimate, by the size of the prompt's "
-    "text, and completion_estimate, the stream's events, a lower bound.",
-    "bytes": "Bytes of bodies, in from clients and out to them.",
-    "in_flight": "Requests at the engine now.",
-    "waiting": "Requests that wait in the gateway for their turn now.",
-    "bodies_incomplete": "Requests whose body is still being sent now.",
-    "body_bytes": "Memory that requests' bodies take now: each is held until its answer begins.",
-    "engine_state": "1 for the state that the engine is in.",
-    "standby_ready": "Whether a standby is ready to be the next engine.",
-    "standby_bytes": "Memory that the standby takes, shared pages counted once; 0 without one.",
-    "engine_up": "Whether the engine's own metrics could be read just now.",
-    "engine_restarts": "Starts of the engine after the first one of this process.",
-    "engine_failures": "Engines lost and failed starts, by the diagnosis' code (docs/troubleshooting.md).",
-    "engine_start_seconds": "How long the engine's last start took, up to its first token; 0 before that.",
-    "cache_free_bytes": "Free space where CACHE_DIR is; NaN while that is not known.",
-    "cache_size_bytes": "Size of the file system where CACHE_DIR is; NaN while that is not known.",
-    "log_lines_dropped": "Lines of the log that were dropped: not read in time, or not to be written.",
-    "tls_certificate_expiry_timestamp_seconds": "When the certificate in TLS_CERT_FILE expires, in seconds "
-    "since 1970; NaN without TLS.",
-    "start_time_seconds": "When the gateway started, in seconds since 1970.",
-    "build_info": "What runs; always 1.",
-}
-
-
-@dataclass(frozen=True)
-class Described:
-    """One metric as the documentation tells of it."""
-
-    name: str
-    type: str
-    labels: tuple[str, ...]
-    help: str
-
-
 class GatewayMetrics:
     """Counts requests and renders `/metrics`; has a registry of its own and nothing global."""
 
@@ -109,7 +70,7 @@ class GatewayMetrics:
         """
         self._routes = frozenset(routes)
         self._key_names = key_names
-        self._registry = own = _Registry()
+        self._registry = own = Registry()
         self._ttft = own.histogram("ttft_seconds", _TTFT_BUCKETS, "route")
         self._duration = own.histogram("request_duration_seconds", _DURATION_BUCKETS, "route")
         self._queue = own.histogram("queue_seconds", _QUEUE_BUCKETS)
@@ -120,12 +81,9 @@ class GatewayMetrics:
         self._tokens = own.counter("tokens", "key", "kind")
         size = own.counter("bytes", "direction")
         self._bytes_in, self._bytes_out = size.labels("in"), size.labels("out")
-        self._in_flight = own.gauge("in_flight")
-        self._waiting = own.gauge("waiting")
-        self._incomplete, self._body_bytes = own.gauge("bodies_incomplete"), own.gauge("body_bytes")
+        self._watched = {name: own.gauge(name) for name in _WATCHED}
         self._state = own.gauge("engine_state", "state")
-        self._standby_ready = own.gauge("standby_ready")
-        self._standby_bytes = own.gauge("standby_bytes")
+        self._standby_ready, self._standby_bytes = own.gauge("standby_ready"), own.gauge("standby_bytes")
         self._up = own.gauge("engine_up")
         self._restarts = own.counter("engine_restarts")
         self._failures = own.counter("engine_failures", "code")
@@ -135,7 +93,6 @@ class GatewayMetrics:
         self._log_lines_dropped = own.counter("log_lines_dropped")
         self._count_log_lines_dropped: Callable[[], int] = lambda: 0
         self._log_lines_counted = 0
-        self._certificate_expiry = own.gauge("tls_certificate_expiry_timestamp_seconds")
         own.gauge("start_time_seconds").set(datetime.now(UTC).timestamp())
         own.gauge("build_info", *build).labels(**build).set(1)
         # Looking a label up costs as much as counting: what was found once is kept.
@@ -149,32 +106,19 @@ class GatewayMetrics:
         """What there is, by name, type, labels and meaning."""
         return tuple(self._registry.described)
 
-    def watch(
-        self,
-        *,
-        in_flight: Callable[[], int],
-        waiting: Callable[[], int],
-        state: Callable[[], EngineState],
-        standby_bytes: Callable[[], int | None] = lambda: None,
-        log_lines_dropped: Callable[[], int] = lambda: 0,
-        bodies: Callable[[], tuple[int, int]] = lambda: (0, 0),
-        certificate_expiry: Callable[[], float] = lambda: nan,
-    ) -> None:
+    def watch(self, *, log_lines_dropped: Callable[[], int], **gauges: Callable[[], float]) -> None:
         """Take these from where they are known, asked at each `render` and never on the data path."""
         self._count_log_lines_dropped = log_lines_dropped
-        self._certificate_expiry.set_function(certificate_expiry)
-        self._in_flight.set_function(in_flight)
-        self._waiting.set_function(waiting)
-        self._incomplete.set_function(lambda: bodies()[0])
-        self._body_bytes.set_function(lambda: bodies()[1])
-        self._standby_ready.set_function(lambda: standby_bytes() is not None)
-        self._standby_bytes.set_function(lambda: standby_bytes() or 0)
-        for one in EngineState:
-            self._state.labels(one.value).set_function(lambda one=one: state() is one)  # type: ignore[misc]
+        for name, read in gauges.items():
+            self._watched[name].set_function(read)
 
     def follow(self, status: StatusReader) -> None:
-        """Count the engine's restarts and failures from now on."""
+        """Show the engine's state, and count its restarts and failures from now on."""
         last = status.current
+        self._standby_ready.set_function(lambda: status.current.standby_bytes is not None)
+        self._standby_bytes.set_function(lambda: status.current.standby_bytes or 0)
+        for state in EngineState:
+            self._state.labels(state.value).set_function(lambda one=state: status.current.state is one)  # type: ignore[misc]
 
         def changed(now: EngineStatus) -> None:
             nonlocal last
@@ -258,39 +202,6 @@ class GatewayMetrics:
             if known:
                 self._tokens_of[key, kind] = child
         child.inc(count)
-
-
-class _Registry(CollectorRegistry):
-    """Ours: named `gateway_*`, described in `_HELP`, and without the `_created` series nobody asks for."""
-
-    def __init__(self) -> None:
-        # PROMETHEUS_MULTIPROC_DIR is for vLLM's processes: our numbers would go into vLLM's files there, and
-        # come out of its /metrics. The library looks at the variable when it is imported and not again.
-        values.ValueClass = values.MutexValue
-        super().__init__()
-        self.described: list[Described] = []
-
-    def histogram(self, name: str, buckets: Sequence[float], *labels: str) -> Histogram:
-        full, text = self._describe(name, "histogram", labels)
-        return Histogram(full, text, labels, buckets=buckets, registry=self)
-
-    def counter(self, name: str, *labels: str) -> Counter:
-        full, text = self._describe(name, "counter", labels)
-        return Counter(full, text, labels, registry=self)
-
-    def gauge(self, name: str, *labels: str) -> Gauge:
-        full, text = self._describe(name, "gauge", labels)
-        return Gauge(full, text, labels, registry=self)
-
-    def _describe(self, name: str, kind: str, labels: tuple[str, ...]) -> tuple[str, str]:
-        full = f"gateway_{name}_total" if kind == "counter" else f"gateway_{name}"
-        self.described.append(Described(full, kind, labels, _HELP[name]))
-        return full, _HELP[name]
-
-    def collect(self) -> Iterator[Metric]:
-        for metric in super().collect():
-            metric.samples = [one for one in metric.samples if not one.name.endswith("_created")]
-            yield metric
 
 
 def _open_ended(text: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 from vllm_engine.gateway.observe.access_log import log_access
@@ -13,7 +14,7 @@ from vllm_engine.gateway.observe.shared_answer import Shared
 
 
 class Observation:
-    """Both observers in one: metrics and the access log."""
+    """What becomes of every request in the metrics, the access log and its trace."""
 
     def __init__(
         self,
@@ -40,7 +41,10 @@ class Observation:
         self._rendered = Shared(self._render, keep_seconds)
 
     def finished(self, record: RequestRecord) -> None:
-        """Count and log a request that has ended."""
+        """Note the end of a request: its span ends, it is counted and logged."""
+        record.ended = time.monotonic()
+        if record.span is not None:
+            record.span.end(record)
         self._metrics.observe(record)
         log_access(record, None if record.route == UNMATCHED else self._model)
 

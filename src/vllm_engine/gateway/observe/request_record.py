@@ -9,11 +9,12 @@ from enum import StrEnum
 from typing import Protocol
 from urllib.parse import quote
 
+from starlette.types import Scope
+
+from vllm_engine.gateway.http.request_id import request_id
+
 UNMATCHED = "unmatched"
 """The route of a request that the allow-list does not name, our own ones included."""
-
-RECORD = "vllm_engine.record"
-"""Key in the scope under which what the gateway answers itself finds the request's `RequestRecord`."""
 
 
 _MAX_PATH = 256
@@ -74,8 +75,6 @@ class RequestRecord:
     ended: float = 0.0
     bytes_in: int = 0
     bytes_out: int = 0
-    may_stream: bool = False
-    """Whether the route answers with events to who asks for a stream."""
     is_stream: bool = False
     """Whether the client waits for events."""
     has_run: bool = False
@@ -88,6 +87,11 @@ class RequestRecord:
     """Whether the prompt's tokens are `TokenEstimate`'s estimate."""
     is_estimate: bool = False
     """Whether the completion tokens are `UsageReader`'s estimate."""
+
+    @classmethod
+    def of(cls, scope: Scope) -> RequestRecord:
+        """Begin the record of the request that an ASGI scope describes."""
+        return cls(request_id(scope["headers"]).decode(), scope["method"], scope["path"])
 
     def reject(self, status: int, reason: str) -> None:
         """Note that the gateway answers instead of the engine."""
@@ -102,13 +106,6 @@ class RequestRecord:
     def duration_seconds(self) -> float:
         """Seconds from the request to its end."""
         return self.ended - self.received
-
-
-class Observer(Protocol):
-    """Told of every request at its end."""
-
-    def finished(self, record: RequestRecord) -> None:
-        """Count it, log it; must not raise."""
 
 
 def shown(text: str) -> str:

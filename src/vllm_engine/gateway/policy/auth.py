@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vllm_engine.gateway.http.followed_files import Fingerprint, fingerprint
+from vllm_engine.gateway.rejection import Rejected
 
 CREDENTIAL_HEADERS = frozenset((b"authorization", b"x-api-key"))
 """Where clients put keys; not for the engine to see once the gateway has checked them."""
@@ -149,6 +150,18 @@ class Keyring:
     def has_name(self, name: object) -> bool:
         """Whether a valid key has this name."""
         return any(key.name == name for key in self._keys)
+
+    def check(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
+        """Return the name of the key that a request carries; see `authenticate`.
+
+        Raises:
+            Rejected: it carries none that is valid (401).
+        """
+        name = self.authenticate(headers)
+        if name is None:
+            challenge = [(b"www-authenticate", b"Bearer")]
+            raise Rejected(401, "unauthorized", "Missing or wrong API key", headers=challenge)
+        return name
 
     def authenticate(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
         """Return the name of the key that a request carries, or None where it may not pass.

@@ -18,6 +18,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from vllm_engine.gateway.rejection import Rejected
+
 _ID = "{id}"
 _ID_PATTERN = rb"[A-Za-z0-9_-]{1,128}"
 """vLLM makes `resp_` and 16 hexadecimal digits; a client may choose another with `request_id`."""
@@ -50,6 +52,14 @@ class Route:
     """Whether vLLM answers with events if the body asks for a stream; others ignore that, or refuse it."""
     is_batch: bool = False
     """Whether one request holds many conversations, and counts as so many for admission."""
+
+    def check_method(self, method: str) -> None:
+        """Let the route's methods pass.
+
+        Raises:
+            Rejected: it is another one (405).
+        """
+        check_method(method, self.methods)
 
 
 class ExtraRouteError(ValueError):
@@ -92,6 +102,18 @@ ROUTES = (
 )
 """Inference and what SDKs ask beside it, with the methods that vLLM answers: it has neither HEAD nor
 DELETE, nor `/v1/models/{model}`."""
+
+
+def check_method(method: str, allowed: frozenset[str]) -> None:
+    """Let these methods pass.
+
+    Raises:
+        Rejected: it is another one (405).
+    """
+    if method not in allowed:
+        names = ", ".join(sorted(allowed))
+        message = f"{method} is not allowed here; allowed: {names}"
+        raise Rejected(405, "method", message, headers=[(b"allow", names.encode())])
 
 
 class RouteTable:

@@ -15,6 +15,7 @@ from vllm_engine.gateway.body.request_body import Body
 from vllm_engine.gateway.error_dialect import ApiError
 from vllm_engine.gateway.http.request_id import REQUEST_ID
 from vllm_engine.gateway.observe.request_record import Outcome, RequestRecord
+from vllm_engine.gateway.policy.readiness import retry_after_seconds
 from vllm_engine.gateway.proxy.failover import Recovery, Verdict
 from vllm_engine.gateway.proxy.forwarded_headers import answer_headers
 from vllm_engine.gateway.proxy.liveness import Liveness, ask_health
@@ -188,8 +189,8 @@ class Attempt:
             await self._relay.end_event_stream(error)
             return
         self._record.status = error.status
-        retry = retry_after(self._engine.status.current) if error.status == 503 else []
-        await send_error(self._send, self._record, error, retry)
+        seconds = retry_after_seconds(self._engine.status.current) if error.status == 503 else None
+        await send_error(self._send, self._record, error, retry_after(seconds))
 
 
 def _may_repeat(request: Request, connection: UpstreamConnection, error: UpstreamError) -> bool:

@@ -1,0 +1,87 @@
+"""The registry of the gateway's own metrics: their names, types, labels and meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
+from prometheus_client.metrics_core import Metric
+
+_HELP = {
+    "ttft_seconds": "Time from a request to the first byte of the engine's answer, of streamed answers.",
+    "request_duration_seconds": "Time from a request to its end, of all requests that were not rejected.",
+    "queue_seconds": "Time a request waited in the gateway for its turn, in vain or not.",
+    "requests": "Requests that have ended; status is none where the client left before it had one.",
+    "rejections": "Requests that the gateway answered instead of the engine.",
+    "disconnects": "Requests whose client left before their end.",
+    "replays": "Requests sent again because the engine was lost before their answer began.",
+    "tokens": "Tokens by API key; of answers that told no usage prompt_estimate, by the size of the prompt's "
+    "text, and completion_estimate, the stream's events, a lower bound.",
+    "bytes": "Bytes of bodies, in from clients and out to them.",
+    "in_flight": "Requests at the engine now.",
+    "waiting": "Requests that wait in the gateway for their turn now.",
+    "bodies_incomplete": "Requests whose body is still being sent now.",
+    "body_bytes": "Memory that requests' bodies take now: each is held until its answer begins.",
+    "engine_state": "1 for the state that the engine is in.",
+    "standby_ready": "Whether a standby is ready to be the next engine.",
+    "standby_bytes": "Memory that the standby takes, shared pages counted once; 0 without one.",
+    "engine_up": "Whether the engine's own metrics could be read just now.",
+    "engine_restarts": "Starts of the engine after the first one of this process.",
+    "engine_failures": "Engines lost and failed starts, by the diagnosis' code (docs/troubleshooting.md).",
+    "engine_start_seconds": "How long the engine's last start took, up to its first token; 0 before that.",
+    "cache_free_bytes": "Free space where CACHE_DIR is; NaN while that is not known.",
+    "cache_size_bytes": "Size of the file system where CACHE_DIR is; NaN while that is not known.",
+    "log_lines_dropped": "Lines of the log that were dropped: not read in time, or not to be written.",
+    "tls_certificate_expiry_timestamp_seconds": "When the certificate in TLS_CERT_FILE expires, in seconds "
+    "since 1970; NaN without TLS.",
+    "start_time_seconds": "When the gateway started, in seconds since 1970.",
+    "build_info": "What runs; always 1.",
+}
+
+
+@dataclass(frozen=True)
+class Described:
+    """One metric as the documentation tells of it."""
+
+    name: str
+    type: str
+    labels: tuple[str, ...]
+    help: str
+
+
+class Registry(CollectorRegistry):
+    """Metrics named `gateway_*` and described in `_HELP`, without `_created` series."""
+
+    def __init__(self) -> None:
+        # PROMETHEUS_MULTIPROC_DIR is for vLLM's processes: our numbers would go into vLLM's files there, and
+        # come out of its /metrics. The library looks at the variable when it is imported and not again.
+        values.ValueClass = values.MutexValue
+        super().__init__()
+        self.described: list[Described] = []
+
+    def histogram(self, name: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        """Make a histogram with these upper bounds."""
+        full, text = self._describe(name, "histogram", labels)
+        return Histogram(full, text, labels, buckets=buckets, registry=self)
+
+    def counter(self, name: str, *labels: str) -> Counter:
+        """Make a counter, named with `_total` at its end."""
+        full, text = self._describe(name, "counter", labels)
+        return Counter(full, text, labels, registry=self)
+
+    def gauge(self, name: str, *labels: str) -> Gauge:
+        """Make a gauge."""
+        full, text = self._describe(name, "gauge", labels)
+        return Gauge(full, text, labels, registry=self)
+
+    def _describe(self, name: str, kind: str, labels: tuple[str, ...]) -> tuple[str, str]:
+        full = f"gateway_{name}_total" if kind == "counter" else f"gateway_{name}"
+        self.described.append(Described(full, kind, labels, _HELP[name]))
+        return full, _HELP[name]
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics, as the library does."""
+        for metric in super().collect():
+            metric.samples = [one for one in metric.samples if not one.name.endswith("_created")]
+            yield metric
