@@ -106,7 +106,7 @@ LEGAL = {  # what a description asks for: a bad value of each kind
 )
 def test_what_is_wanted_is_asked_for(key: str, value: str) -> None:
     """A number's description and its check are one: none is taken that is not what the message wants."""
-    with pytest.raises(SettingsError, match=f"^{key}=.*wanted"):
+    with pytest.raises(SettingsError, match=f"^{key}=.*expected"):
         load(**{key: value})
 
 
