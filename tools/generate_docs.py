@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from vllm_engine.cli import main as cli
-from vllm_engine.config.settings import Settings
+from vllm_engine.config.settings import Settings, legal
 from vllm_engine.diagnosis.catalogue import GROUPS
 from vllm_engine.diagnosis.run_facts import Facts
 from vllm_engine.diagnosis.signature import Signature, Stage
@@ -59,9 +59,7 @@ def settings_table(keys: list[str], *, whole: bool) -> str:
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for key in keys:
         field = Settings.model_fields[key.lower()]
-        extra = field.json_schema_extra
-        legal = str(extra["wanted"]) if isinstance(extra, dict) else ""
-        cells = [f"`{key}`", default_of(key), *([legal] if whole else []), field.description or ""]
+        cells = [f"`{key}`", default_of(key), *([legal(key)] if whole else []), field.description or ""]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -124,7 +122,7 @@ def metrics_table(rows: Iterable[tuple[str, str, Iterable[str], str]]) -> str:
 
 def env_example(keys: list[str]) -> str:
     """Render every setting as a line of `.env`, all of them commented out."""
-    lines = ["# Copy to .env and uncomment what you want to change. Written by scripts/generate_docs.py."]
+    lines = ["# Copy to .env and uncomment what you want to change. Written by tools/generate_docs.py."]
     group = None
     for key in keys:
         field = Settings.model_fields[key.lower()]
@@ -133,7 +131,7 @@ def env_example(keys: list[str]) -> str:
         if extra["group"] != group:
             group = extra["group"]
             lines += ["", f"# --- {group}"]
-        lines += [f"# {field.description}".replace("`", ""), f"#   {extra['wanted']}"]
+        lines += [f"# {field.description}".replace("`", ""), f"#   {legal(key)}"]
         lines.append(f"# {key}={default_of(key).strip('`')}")
     return "\n".join(lines) + "\n"
 

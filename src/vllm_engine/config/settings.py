@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -27,14 +28,17 @@ from vllm_engine.config.setting_types import (
     Fraction,
     HomePath,
     HubToken,
+    Limit,
     Lower,
     ModelId,
     Origins,
     PlainUrl,
     Port,
     Seconds,
+    SecondsOrNever,
     SecondsOrZero,
     Words,
+    legal_values,
     looks_local,
 )
 from vllm_engine.errors import Problem, SettingsError
@@ -42,9 +46,19 @@ from vllm_engine.errors import Problem, SettingsError
 DtypeName = Literal["auto", "bfloat16", "float16", "float32", "half", "float"]
 
 
-def _setting(default: Any, wanted: str, description: str, group: str = "engine") -> Any:
-    """Declare a setting: its default, what a legal value looks like, and what it does."""
-    return Field(default, description=description, json_schema_extra={"wanted": wanted, "group": group})
+def _group(name: str) -> Callable[..., Any]:
+    def setting(default: object, description: str, *, legal: str = "") -> Any:
+        extra: dict[str, Any] = {"group": name, "legal": legal}
+        return Field(default, description=description, json_schema_extra=extra)
+
+    return setting
+
+
+_model, _gateway, _access = _group("model"), _group("gateway"), _group("access")
+_engine, _storage, _admission = _group("engine"), _group("storage"), _group("admission")
+_lifecycle, _logging = _group("lifecycle"), _group("logging")
+_build, _ssh = _group("build"), _group("ssh")
+# Each declares a setting: its default, what it does, and what is legal where its type does not say it.
 
 
 class Settings(BaseModel):
@@ -56,275 +70,191 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, alias_generator=str.upper, extra="forbid")
 
-    model_id: ModelId = _setting(
-        "Qwen/Qwen2.5-3B-Instruct",
-        "a hub id (org/name), a local folder, or bundled:smollm2-135m-instruct",
-        "The model to serve.",
-        "model",
+    model_id: ModelId = _model("Qwen/Qwen2.5-3B-Instruct", "The model to serve.")
+    model_revision: str | None = _model(
+        None, "Pins the model's revision.", legal="a branch, tag or commit of the hub repository"
     )
-    model_revision: str | None = _setting(
-        None, "a branch, tag or commit of the hub repository", "Pins the model's revision.", "model"
+    served_model_name: Words = _model(
+        (), "Names that clients send as `model`; responses carry the first. Default: `MODEL_ID`."
     )
-    served_model_name: Words = _setting(
-        (),
-        "one or more names, separated by spaces or commas",
-        "What clients send as `model`; the first is what answers say. Default: `MODEL_ID`.",
-        "model",
+    hf_token: HubToken | None = _model(
+        None, "For gated and private models. Never logged, never on a command line."
     )
-    hf_token: HubToken = _setting(
-        None,
-        "a hub access token",
-        "For gated and private models. Never logged, never on a command line.",
-        "model",
-    )
-    host: str = _setting(
+
+    host: str = _gateway(
         "0.0.0.0",  # noqa: S104 - the container contract: reachable from outside
-        "an IP address or host name of this machine",
         "Address to listen on.",
-        "gateway",
+        legal="an IP address or host name of this machine",
     )
-    port: Port = _setting(8000, "a port number from 1 to 65535", "Port to listen on.", "gateway")
-    health_port: Port | None = _setting(
+    port: Port = _gateway(8000, "Port to listen on.")
+    health_port: Port | None = _gateway(
         None,
-        "a port number from 1 to 65535, other than PORT",
         "A second port for probes, `/version` and `/metrics` alone: plain HTTP, no key.",
-        "gateway",
+        legal="a port number from 1 to 65535, other than PORT",
     )
-    tls_cert_file: HomePath | None = _setting(
+    tls_cert_file: HomePath | None = _gateway(
         None,
-        "a PEM file, the server's certificate first",
         "Serves HTTPS on `PORT`; read again when it changes. Set both this and `TLS_KEY_FILE`.",
-        "gateway",
+        legal="a PEM file, the server's certificate first",
     )
-    tls_key_file: HomePath | None = _setting(
-        None, "a PEM file without a passphrase", "The private key of `TLS_CERT_FILE`.", "gateway"
+    tls_key_file: HomePath | None = _gateway(
+        None, "The private key of `TLS_CERT_FILE`.", legal="a PEM file without a passphrase"
     )
-    dtype: Annotated[DtypeName, Lower] = _setting(
+
+    dtype: Annotated[DtypeName, Lower] = _engine(
         "auto",
-        "auto, bfloat16, float16 or float32",
         "Weights and activations. `auto`: bfloat16 where the device supports it, else float16.",
+        legal="auto, bfloat16, float16 or float32",
     )
-    tensor_parallel: CountOrAuto = _setting(
+    tensor_parallel: CountOrAuto = _engine(
         1,
-        "a whole number of GPUs from 1, or auto",
         "GPUs to split the model over; `auto`: as many as fit the model.",
+        legal="a whole number of GPUs from 1, or auto",
     )
-    max_model_len: CountOrAuto = _setting(
+    max_model_len: CountOrAuto = _engine(
         8192,
-        "a whole number of tokens from 1, or auto",
-        "Longest prompt plus answer, in tokens. Unset: 8192 or the model's maximum, whichever is less; "
+        "Longest prompt plus output, in tokens. Unset: 8192 or the model's maximum, whichever is less; "
         "`auto`: as long as memory allows.",
+        legal="a whole number of tokens from 1, or auto",
     )
-    gpu_memory_utilization: Fraction = _setting(
-        0.90,
-        "a fraction above 0 and up to 1",
-        "Share of each GPU's memory that vLLM may use (on CPU: of RAM).",
+    gpu_memory_utilization: Fraction = _engine(
+        0.90, "Share of each GPU's memory that vLLM may use (on CPU: of RAM)."
     )
-    engine_frontend: Annotated[Literal["python", "rust"], Lower] = _setting(
+    engine_frontend: Annotated[Literal["python", "rust"], Lower] = _engine(
         "python",
-        "python or rust",
         "vLLM's API server: `python` has the whole API; `rust` is faster, experimental, and lacks n>1, "
         "/v1/responses and /v1/messages.",
     )
-    api_server_count: CountOrAuto = _setting(
-        "auto",
-        "a whole number from 1, or auto",
-        "vLLM API server processes (Python frontend). `auto`: 1 on CPU, by cores on GPU machines.",
+    api_server_count: CountOrAuto = _engine(
+        "auto", "vLLM API server processes (Python frontend). `auto`: 1 on CPU, by cores on GPU machines."
     )
-    vllm_extra_args: str = _setting(
-        "", "vLLM flags as on a command line", "Raw `vllm serve` flags, added last, checked before the start."
-    )
-    cache_dir: HomePath = _setting(
-        Path("/cache"), "a folder that can be written", "Models and every compile cache live here.", "storage"
-    )
-    engine_python: HomePath | None = _setting(
-        None,
-        "the path of a Python that has vLLM installed",
-        "The engine's Python. Default: `/opt/engine`'s, else that of `.venv-engine` beside `.venv`.",
-    )
-    api_keys: SecretStr | None = _setting(
-        None,
-        "keys of 8 characters or more, each alone or as name:key, separated by spaces or commas",
-        "API keys that may use the API. With keys set, everything but the probes asks for one.",
-        "access",
-    )
-    api_keys_file: HomePath | None = _setting(
-        None,
-        "a file with one name:key or name:sha256:HEX a line",
-        "API keys in a file, read again when it changes.",
-        "access",
-    )
-    extra_routes: str = _setting(
+    vllm_extra_args: str = _engine(
         "",
-        "routes such as POST /v1/load_lora_adapter, separated by commas",
-        "Routes of vLLM's that the allow-list does not name and that shall be reachable all the same.",
-        "access",
+        "Raw `vllm serve` flags, added last, checked before the start.",
+        legal="vLLM flags as on a command line",
     )
-    metrics_public: bool | None = _setting(
+    cache_dir: HomePath = _storage(
+        Path("/cache"), "Holds models and all compile caches.", legal="a writable folder"
+    )
+    engine_python: HomePath | None = _engine(
         None,
-        "1 or 0",
+        "The engine's Python. Default: `/opt/engine`'s, else that of `.venv-engine` beside `.venv`.",
+        legal="the path of a Python that has vLLM installed",
+    )
+
+    api_keys: SecretStr | None = _access(
+        None,
+        "API keys. Once any are set, every route but the probes requires one.",
+        legal="keys of 8 characters or more, each alone or as name:key, separated by spaces or commas",
+    )
+    api_keys_file: HomePath | None = _access(
+        None,
+        "API keys in a file, read again when it changes.",
+        legal="a file with one name:key or name:sha256:HEX a line",
+    )
+    extra_routes: str = _access(
+        "",
+        "vLLM routes to expose beside those that are exposed anyway.",
+        legal="routes such as POST /v1/load_lora_adapter, separated by commas",
+    )
+    metrics_public: bool | None = _access(
+        None,
         "Whether `/metrics` on `PORT` needs no key although keys are set. Default: 1; with `HEALTH_PORT` 0.",
-        "access",
     )
-    metrics_cache_seconds: SecondsOrZero = _setting(
-        1.0,
-        "seconds, 0 for never",
-        "How long one reading of `/metrics`, and of the page's history, serves all who ask for it.",
-        "gateway",
+    metrics_cache_seconds: SecondsOrNever = _gateway(
+        1.0, "How long one reading of `/metrics`, and of the page's history, is served to all who ask."
     )
-    enable_ui: bool = _setting(
-        True, "1 or 0", "Whether there is a page at `/` and `/ui`: the engine's status and a chat.", "gateway"
-    )
-    cors_origins: Origins = _setting(
-        (),
-        "origins such as https://app.example.com, without a path or a slash at the end, or * for all",
-        "Web pages that may call the API from a browser. Unset: none.",
-        "access",
-    )
-    max_in_flight: Count = _setting(
-        512, "a whole number from 1", "Requests at the engine at once; further ones wait.", "admission"
-    )
-    max_queue: CountOrZero = _setting(
-        1024, "a whole number from 0", "Requests that may wait; further ones get 429.", "admission"
-    )
-    queue_timeout_seconds: Seconds = _setting(
-        30.0, "seconds above 0", "How long a request may wait for its turn before it gets 429.", "admission"
-    )
-    key_max_in_flight: CountOrZero = _setting(
-        0, "a whole number, 0 for no limit", "Requests of one key at once.", "admission"
-    )
-    key_requests_per_minute: CountOrZero = _setting(
-        0, "a whole number, 0 for no limit", "Requests of one key in a minute.", "admission"
-    )
-    key_tokens_per_minute: CountOrZero = _setting(
+    enable_ui: bool = _gateway(True, "Serves a page at `/` and `/ui`: the engine's status and a chat.")
+    cors_origins: Origins = _access((), "Web pages that may call the API from a browser. Unset: none.")
+
+    max_in_flight: Count = _admission(512, "Requests at the engine at once; further ones wait.")
+    max_queue: CountOrZero = _admission(1024, "Requests that may wait; further ones get 429.")
+    queue_timeout_seconds: Seconds = _admission(30.0, "How long a request may wait before it gets 429.")
+    key_max_in_flight: Limit = _admission(0, "Requests of one key at once.")
+    key_requests_per_minute: Limit = _admission(0, "Requests of one key in a minute.")
+    key_tokens_per_minute: Limit = _admission(
         0,
-        "a whole number, 0 for no limit",
-        "Tokens, prompts and answers, of one key in a minute; estimated where an answer does not tell.",
-        "admission",
+        "Prompt and output tokens of one key in a minute; estimated where a response does not count them.",
     )
-    max_body_bytes: Count = _setting(
-        33_554_432, "bytes from 1", "Largest request body; a larger one gets 413.", "admission"
+    max_body_bytes: Count = _admission(
+        33_554_432, "Largest request body; a larger one gets 413.", legal="bytes from 1"
     )
-    body_idle_timeout_seconds: Seconds = _setting(
-        30.0,
-        "seconds above 0",
-        "How long a client may pause while it sends its body; all of it may take that plus 1 s per 16 KiB.",
-        "admission",
+    body_idle_timeout_seconds: Seconds = _admission(
+        30.0, "How long a client may pause while it sends its body; in all, that plus 1 s per 16 KiB."
     )
-    header_timeout_seconds: Seconds = _setting(
-        30.0, "seconds above 0", "How long a client may take to send its request's headers.", "admission"
+    header_timeout_seconds: Seconds = _admission(
+        30.0, "How long a client may take to send its request's headers."
     )
-    send_timeout_seconds: Seconds = _setting(
-        60.0,
-        "seconds above 0",
-        "How long a client may take nothing of its answer, before it is taken for gone.",
-        "admission",
+    send_timeout_seconds: Seconds = _admission(
+        60.0, "How long a client may read nothing of its response before its connection is closed."
     )
-    client_keep_alive_seconds: Seconds = _setting(
-        75.0,
-        "seconds above 0",
-        "How long a client's connection may wait for its next request: longer than a load balancer in front.",
-        "admission",
+    client_keep_alive_seconds: Seconds = _admission(
+        75.0, "How long a client's idle connection is kept: longer than a load balancer in front keeps it."
     )
-    max_connections: Count = _setting(
-        16_384,
-        "a whole number from 1",
-        "Client connections at once; fewer where the limit on open files allows no more.",
-        "admission",
+    max_connections: Count = _admission(
+        16_384, "Client connections at once; fewer where the limit on open files allows no more."
     )
-    keep_alive_seconds: SecondsOrZero = _setting(
-        15.0,
-        "seconds, 0 for never",
-        "Longest silence on an event stream before a comment is sent, so that no proxy gives up.",
-        "gateway",
+    keep_alive_seconds: SecondsOrNever = _gateway(
+        15.0, "Longest silence on an event stream before a comment is sent, so that no proxy gives up."
     )
-    startup_timeout_seconds: Seconds = _setting(
-        1800.0, "seconds above 0", "How long the engine may take to its first token.", "lifecycle"
+
+    startup_timeout_seconds: Seconds = _lifecycle(
+        1800.0, "How long the engine may take to generate its first token."
     )
-    max_restarts: CountOrZero = _setting(
-        5,
-        "a whole number from 0",
-        "How often a lost engine is started again within `RESTART_WINDOW_SECONDS`.",
-        "lifecycle",
+    max_restarts: CountOrZero = _lifecycle(
+        5, "How many times an engine that failed is restarted within `RESTART_WINDOW_SECONDS`."
     )
-    restart_window_seconds: Seconds = _setting(
-        600.0, "seconds above 0", "The time over which restarts are counted.", "lifecycle"
+    restart_window_seconds: Seconds = _lifecycle(600.0, "The time over which restarts are counted.")
+    replay_timeout_seconds: SecondsOrNever = _lifecycle(
+        300.0, "How long a request without a response yet may wait for the engine to be restarted."
     )
-    replay_timeout_seconds: SecondsOrZero = _setting(
-        300.0,
-        "seconds, 0 for never",
-        "How long a request that has no answer yet may wait for a lost engine's restart.",
-        "lifecycle",
+    hang_timeout_seconds: SecondsOrNever = _lifecycle(
+        180.0, "How long the engine may have work and generate no token before it is restarted."
     )
-    hang_timeout_seconds: SecondsOrZero = _setting(
-        180.0,
-        "seconds, 0 for never",
-        "How long the engine may have work and make no progress before it is restarted; most for one token.",
-        "lifecycle",
+    canary_interval_seconds: SecondsOrNever = _lifecycle(
+        30.0, "How often an idle engine has to generate one token, to prove that it still can."
     )
-    canary_interval_seconds: SecondsOrZero = _setting(
-        30.0,
-        "seconds, 0 for never",
-        "How often an idle engine has to generate one token, to prove that it still can.",
-        "lifecycle",
+    on_fatal: Annotated[Literal["exit", "hold"], Lower] = _lifecycle(
+        "exit", "When the engine cannot run: exit, or stay up, not ready, and say why on /healthz."
     )
-    on_fatal: Annotated[Literal["exit", "hold"], Lower] = _setting(
-        "exit",
-        "exit or hold",
-        "When the engine cannot run: exit, or stay up, not ready, and say why on /healthz.",
-        "lifecycle",
+    auto_fit: bool = _lifecycle(
+        False, "Retries a start that lacks memory once, with a length or share of memory that fits."
     )
-    auto_fit: bool = _setting(
-        False,
-        "1 or 0",
-        "Whether a start that lacks memory is tried once more with the length or share that fits.",
-        "lifecycle",
-    )
-    standby: BoolOrAuto = _setting(
+    standby: BoolOrAuto = _lifecycle(
         "auto",
-        "1, 0 or auto",
-        "Whether processes that have imported vLLM wait to be the next engine. `auto`: if 4 GiB stay free.",
-        "lifecycle",
+        "Keeps processes that have imported vLLM ready for the next start. `auto`: if 4 GiB stay free.",
     )
-    lame_duck_seconds: SecondsOrZero = _setting(
-        0.0,
-        "seconds from 0",
-        "How long to go on serving after SIGTERM while readiness says no already.",
-        "lifecycle",
+    lame_duck_seconds: SecondsOrZero = _lifecycle(
+        0.0, "How long to go on serving after SIGTERM while readiness already fails."
     )
-    drain_timeout_seconds: SecondsOrZero = _setting(
-        25.0, "seconds from 0", "How long running requests may take to finish at shutdown.", "lifecycle"
+    drain_timeout_seconds: SecondsOrZero = _lifecycle(
+        25.0, "How long running requests may take to finish at shutdown."
     )
-    termination_log: HomePath = _setting(
+    termination_log: HomePath = _lifecycle(
         Path("/dev/termination-log"),
-        "a file that exists and can be written",
-        "Gets the reason of a failure, for Kubernetes; a file that is not there is not made.",
-        "lifecycle",
+        "Gets the reason of a failure, for Kubernetes; the file is not created.",
+        legal="a writable file that exists",
     )
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], Lower] = _setting(
-        "info", "debug, info, warning or error", "Least severe level that is logged.", "logging"
+
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Lower] = _logging(
+        "info", "Least severe level that is logged."
     )
-    log_format: Annotated[Literal["auto", "console", "json"], Lower] = _setting(
-        "auto", "auto, console or json", "`auto`: console on a terminal, else json.", "logging"
+    log_format: Annotated[Literal["auto", "console", "json"], Lower] = _logging(
+        "auto", "`auto`: console on a terminal, else json."
     )
-    otlp_endpoint: PlainUrl | None = _setting(
+    otlp_endpoint: PlainUrl | None = _logging(
         None,
-        "an http:// or https:// URL without user and password, such as http://collector:4318",
-        "Collector of traces (OTLP over HTTP), the gateway's and vLLM's as one; path `/v1/traces` if none.",
-        "logging",
+        "Collector of the gateway's and vLLM's traces (OTLP over HTTP); default path `/v1/traces`.",
     )
-    build_sha: str = _setting("dev", "a commit id", "Shown by /version.", "build")
-    build_time: str = _setting("dev", "a time stamp", "Shown by /version.", "build")
-    enable_sshd: bool = _setting(
-        False, "1 or 0", "Starts sshd in the container image. Read by the image's entry point.", "ssh"
-    )
-    public_key: str | None = _setting(
+    build_sha: str = _build("dev", "Shown by /version.", legal="a commit id")
+    build_time: str = _build("dev", "Shown by /version.", legal="a time stamp")
+    enable_sshd: bool = _ssh(False, "Starts sshd in the container image. Read by the image's entry point.")
+    public_key: str | None = _ssh(
         None,
-        "one or more OpenSSH public keys",
         "Keys that may log in; setting it starts sshd in the image.",
-        "ssh",
+        legal="one or more OpenSSH public keys",
     )
-    ssh_port: Port = _setting(22, "a port number from 1 to 65535", "Port of sshd.", "ssh")
+    ssh_port: Port = _ssh(22, "Port of sshd.")
 
     @field_validator("health_port")
     @classmethod
@@ -335,7 +265,7 @@ class Settings(BaseModel):
 
     @property
     def served_names(self) -> tuple[str, ...]:
-        """The names clients may send as `model`; the first one is what answers carry."""
+        """The names clients may send as `model`; responses carry the first."""
         return self.served_model_name or (self.model_id,)
 
     @property
@@ -360,7 +290,7 @@ def load_settings(environment: Environment) -> Settings:
     """Validate the environment into `Settings`.
 
     Raises:
-        SettingsError: lists every value that is wrong, what was wanted, in one go.
+        SettingsError: lists every illegal value, and what was expected instead.
     """
     merged = environment.merged
     given = {name.upper(): merged[name.upper()] for name in Settings.model_fields if merged.get(name.upper())}
@@ -368,9 +298,8 @@ def load_settings(environment: Environment) -> Settings:
     try:
         settings = Settings(**{key: value for key, value in given.items() if key not in problems})
     except ValidationError as error:
-        problems |= {
-            key: f"expected {wanted(key)}" for key in (str(item["loc"][0]) for item in error.errors())
-        }
+        illegal = (str(item["loc"][0]) for item in error.errors())
+        problems |= {key: f"expected {legal(key)}" for key in illegal}
     if problems:
         raise SettingsError(
             [Problem(key, _shown(key, given[key]), problems[key]) for key in given if key in problems]
@@ -385,13 +314,14 @@ def _stray(key: str, value: str) -> str | None:
     return stray_in_list(value) if is_list else stray_in_text(value)
 
 
-def wanted(key: str) -> str:
-    """Say what a legal value of setting `key` looks like."""
-    extra = Settings.model_fields[key.lower()].json_schema_extra
-    return str(extra["wanted"]) if isinstance(extra, dict) else ""
+def legal(key: str) -> str:
+    """Say what a legal value of a setting looks like."""
+    field = Settings.model_fields[key.lower()]
+    extra = field.json_schema_extra
+    return (str(extra["legal"]) if isinstance(extra, dict) else "") or legal_values(field)
 
 
 def _shown(key: str, value: str) -> str:
-    if Settings.model_fields[key.lower()].annotation == (SecretStr | None):
+    if Settings.model_fields[key.lower()].annotation in (SecretStr | None, HubToken | None):
         return "***"
-    return re.sub(r"//.*@", "//***@", value)  # an URL's password
+    return re.sub(r"//.*@", "//***@", value)  # the password in a URL

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vllm_engine.config.environment import Environment, read_environment
-from vllm_engine.config.settings import Settings, load_settings, wanted
+from vllm_engine.config.settings import Settings, legal, load_settings
 from vllm_engine.errors import ExitCode, SettingsError
 
 CONTRACT = {
@@ -81,7 +81,7 @@ def test_bad_value(key: str, value: str) -> None:
     """A bad value's error names key, value and what was wanted, on one line, and exits 2."""
     with pytest.raises(SettingsError) as caught:
         load(**{key: value})
-    assert str(caught.value) == f'{key}="{value}": expected {wanted(key)}'
+    assert str(caught.value) == f'{key}="{value}": expected {legal(key)}'
     assert caught.value.exit_code is ExitCode.BAD_SETTINGS
 
 
@@ -98,11 +98,7 @@ LEGAL = {  # what a description asks for: a bad value of each kind
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [
-        (name.upper(), value)
-        for name in Settings.model_fields
-        for value in LEGAL.get(wanted(name.upper()), ())
-    ],
+    [(name.upper(), value) for name in Settings.model_fields for value in LEGAL.get(legal(name.upper()), ())],
 )
 def test_what_is_wanted_is_asked_for(key: str, value: str) -> None:
     """A number's description and its check are one: none is taken that is not what the message wants."""
