@@ -1,4 +1,4 @@
-"""Composition root: makes the objects, owns the signals, orders start, drain and stop."""
+"""Composition root: builds the rooms, owns the signals, and orders start, drain and stop."""
 
 from __future__ import annotations
 
@@ -68,28 +68,30 @@ async def serve(
         VllmEngineError: an essential companion has failed.
     """
     files = raise_file_limit()
-    board = StatusBoard()
-    activity = EngineActivity()
-    log = StartRecorder(board, StartHistory(settings.cache_dir / "starts.json"))
+    board, activity = StatusBoard(), EngineActivity()
     explainer = Explainer(settings, preflight.device, preflight.installation.version)
+    recorder = StartRecorder(board, StartHistory(settings.cache_dir / "starts.json"))
     beside = _Beside(companion(board), is_essential) if companion is not None else None
     with _runtime_folder() as folder:
-        path = folder / "engine.sock"
+        socket = folder / "engine.sock"
         supervisor = Supervisor(
             board,
-            _Preparation(settings, environment, preflight, path, board, log, explainer),
+            _Preparation(settings, environment, preflight, socket, board, recorder, explainer),
             explainer.explain,
-            socket=path,
+            socket=socket,
             policy=_policy(settings),
             activity=activity,
         )
         build = _build(settings, preflight)
         expiry = listeners.tls.expiry if listeners.tls else lambda: nan
-        gateway = build_gateway(settings, board, build, path, activity, lines_dropped, expiry)
+        gateway = build_gateway(settings, board, build, socket, activity, lines_dropped, expiry)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(gateway.close)
             front = await stack.enter_async_context(open_front(settings, gateway, listeners, files))
-            await _until_told_to_stop(settings, supervisor, front, beside)
+            drain = Drain(
+                front, supervisor.begin_drain, settings.lame_duck_seconds, settings.drain_timeout_seconds
+            )
+            await _run_until_stopped(settings, supervisor, drain, beside)
     if beside is not None and beside.error is not None:
         raise VllmEngineError(f"{type(beside.error).__name__}: {beside.error}") from beside.error
 
@@ -102,15 +104,15 @@ class _Beside:
     is_essential: bool
     error: Exception | None = None
 
-    async def run(self, told: asyncio.Event) -> None:
-        """Do the work; `told` is set where the server shall stop because it failed."""
+    async def run(self, stop: asyncio.Event) -> None:
+        """Do the work; sets `stop` if it fails and is essential."""
         try:
             await self.work
-        except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the server, and is said
-            logger.error("what ran beside the server has failed: %s: %s", type(error).__name__, error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is logged and must not end the server
+            logger.error("what runs beside the server failed: %s: %s", type(error).__name__, error)
             if self.is_essential:
                 self.error = error
-                told.set()
+                stop.set()
 
 
 def _policy(settings: Settings) -> Policy:
@@ -133,7 +135,7 @@ class _Preparation:
     preflight: Preflight
     socket: Path
     board: StatusBoard
-    log: StartRecorder
+    recorder: StartRecorder
     explainer: Explainer
 
     async def __call__(self, changes: Mapping[str, str]) -> Launch:
@@ -144,7 +146,7 @@ class _Preparation:
         self.explainer.planned(plan)
         for note in plan.notes:
             logger.info("%s", note)
-        self.log.begins(start_key(settings, self.preflight, plan))
+        self.recorder.begins(start_key(settings, self.preflight, plan))
         return Launch(
             command=resolve_command(settings, environment, self.preflight, plan, self.socket),
             served_name=settings.served_names[0],
@@ -157,41 +159,44 @@ class _Preparation:
         self.board.progress(Phase.PREPARING, progress.done / max(1, progress.total))
 
 
-async def _until_told_to_stop(
-    settings: Settings, supervisor: Supervisor, front: Front, beside: _Beside | None
+async def _run_until_stopped(
+    settings: Settings, supervisor: Supervisor, drain: Drain, beside: _Beside | None
 ) -> None:
-    told, hurried = asyncio.Event(), asyncio.Event()
+    """Run the engine until a signal, then drain; an engine that fails for good ends it sooner."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
     engine = asyncio.create_task(supervisor.run())
-    companion = asyncio.create_task(beside.run(told)) if beside is not None else None
-    stop = asyncio.create_task(told.wait())
-    with _signals(told, hurried):
+    stopped = asyncio.create_task(stop.wait())
+    tasks = [engine, stopped]
+    if beside is not None:
+        tasks.append(asyncio.create_task(beside.run(stop)))
+    with _signals(stop, hurry):
         try:
-            await asyncio.wait({engine, stop}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({engine, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if engine.done():
                 _hold_or_raise(settings, engine)
-                await stop
+                await stopped
             else:
-                await _drain(settings, supervisor, front, hurried)
+                await drain.run(hurry)
         finally:
-            for task in filter(None, (engine, stop, companion)):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*filter(None, (engine, stop, companion)), return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
     logger.info("stopped")
 
 
 @contextlib.contextmanager
-def _signals(told: asyncio.Event, hurried: asyncio.Event) -> Generator[None]:
-    """Have SIGTERM and SIGINT stop in order, and hurry when they come again; SIGHUP stops as they do.
+def _signals(stop: asyncio.Event, hurry: asyncio.Event) -> Generator[None]:
+    """Set `stop` on SIGTERM, SIGINT or SIGHUP, and `hurry` when SIGTERM or SIGINT comes again.
 
-    A terminal that closes may send SIGHUP more than once, so that it never hurries. Where it was ignored at
-    the start, as `nohup` has it, it stays ignored.
+    A terminal that closes may send SIGHUP more than once, so it never hurries. If it was ignored at the start,
+    as by `nohup`, it stays ignored.
     """
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, lambda: (hurried if told.is_set() else told).set())
+        loop.add_signal_handler(number, lambda: (hurry if stop.is_set() else stop).set())
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         # Until the loop is closed: the hangup of a shell may follow that of its terminal.
-        loop.add_signal_handler(signal.SIGHUP, told.set)
+        loop.add_signal_handler(signal.SIGHUP, stop.set)
     try:
         yield
     finally:
@@ -200,7 +205,7 @@ def _signals(told: asyncio.Event, hurried: asyncio.Event) -> Generator[None]:
 
 
 def _hold_or_raise(settings: Settings, engine: asyncio.Task[None]) -> None:
-    """Return if the program is to stay up although its engine has ended; raises that engine's error else."""
+    """Return if the program is to stay up although the engine has failed; else raise the engine's error."""
     error = engine.exception()
     if error is None or settings.on_fatal != "hold":
         engine.result()
@@ -210,20 +215,35 @@ def _hold_or_raise(settings: Settings, engine: asyncio.Task[None]) -> None:
     write_termination_log(settings.termination_log, str(error))
 
 
-async def _drain(settings: Settings, supervisor: Supervisor, front: Front, hurried: asyncio.Event) -> None:
-    gateway = front.gateway
-    logger.info("stopping: %d request(s) may take %g s", gateway.in_flight, settings.drain_timeout_seconds)
-    if settings.lame_duck_seconds:
-        front.begin_lame_duck()
-    supervisor.begin_drain()
-    if settings.lame_duck_seconds:
-        await _first_of(hurried.wait(), seconds=settings.lame_duck_seconds)
-    front.begin_drain()
-    await _first_of(gateway.until_idle(), hurried.wait(), seconds=settings.drain_timeout_seconds)
-    if gateway.in_flight:
-        logger.warning("%d request(s) are ended: DRAIN_TIMEOUT_SECONDS is over", gateway.in_flight)
-        gateway.end_all()
-        await _first_of(gateway.until_idle(), seconds=_LAST_ANSWERS_SECONDS)
+@dataclass(frozen=True)
+class Drain:
+    """The orderly end of service: docs/lifecycle.md, section SIGTERM.
+
+    Attributes:
+        front: what clients reach.
+        begin: has the supervisor drain too.
+    """
+
+    front: Front
+    begin: Callable[[], None]
+    lame_duck_seconds: float
+    timeout_seconds: float
+
+    async def run(self, hurry: asyncio.Event) -> None:
+        """Let running requests end, admit no others, and end what is left; `hurry` ends each wait at once."""
+        front, gateway = self.front, self.front.gateway
+        logger.info("stopping: %d request(s) have %g s to end", gateway.in_flight, self.timeout_seconds)
+        if self.lame_duck_seconds:
+            front.begin_lame_duck()
+        self.begin()
+        if self.lame_duck_seconds:
+            await _first_of(hurry.wait(), seconds=self.lame_duck_seconds)
+        front.begin_drain()
+        await _first_of(gateway.until_idle(), hurry.wait(), seconds=self.timeout_seconds)
+        if gateway.in_flight:
+            logger.warning("ending %d request(s): DRAIN_TIMEOUT_SECONDS is over", gateway.in_flight)
+            gateway.end_all()
+            await _first_of(gateway.until_idle(), seconds=_LAST_ANSWERS_SECONDS)
 
 
 async def _first_of(*waits: Awaitable[object], seconds: float) -> None:

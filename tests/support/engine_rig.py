@@ -127,7 +127,9 @@ class Waiting(Process):
             await loop.sock_recv(self._link, 4096)
             await asyncio.sleep(self._rig.import_seconds)
             await loop.sock_sendall(self._link, b"ready\n")
-            if await loop.sock_recv(self._link, 4096) and self._rig.standby_answers:
+            if await loop.sock_recv(self._link, 4096):
+                if not self._rig.standby_answers:
+                    await asyncio.Event().wait()
                 self.born, self._rig.engine = loop.time(), self
                 await loop.sock_sendall(self._link, b"going\n")
 
