@@ -188,7 +188,7 @@ async def _run_until_stopped(
 def _signals(stop: asyncio.Event, hurry: asyncio.Event) -> Generator[None]:
     """Set `stop` on SIGTERM, SIGINT or SIGHUP, and `hurry` when SIGTERM or SIGINT comes again.
 
-    A terminal that closes may send SIGHUP more than once, so it never hurries. If it was ignored at the start,
+    A terminal that closes may send SIGHUP more than once, so it never hurries. If ignored at the start,
     as by `nohup`, it stays ignored.
     """
     loop = asyncio.get_running_loop()
