@@ -15,7 +15,7 @@ CONFIG = {
 # The scenario lies where any user of a read-only container can change it.
 MAIN = """import os, shutil, tempfile
 from pathlib import Path
-from tests.fake_main import main
+from tests.support.fake.fake_main import main
 
 scenario = Path(tempfile.gettempdir()) / "scenario.json"
 if not scenario.exists():
