@@ -19,6 +19,7 @@ from vllm_engine.config.settings import Settings, load_settings
 from vllm_engine.diagnosis.explainer import Explainer
 from vllm_engine.diagnosis.termination import write_termination_log
 from vllm_engine.engine.activity import EngineActivity
+from vllm_engine.engine.control_client import ControlClient
 from vllm_engine.engine.engine_state import Phase, StatusBoard, StatusReader
 from vllm_engine.engine.startup.start_history import StartHistory, StartRecorder
 from vllm_engine.engine.supervisor import Launch, Policy, Supervisor
@@ -37,6 +38,8 @@ Companion = Callable[[StatusReader], Awaitable[None]]
 """Something that runs beside the server and may read the status, such as the first question."""
 
 _LAST_ANSWERS_SECONDS = 5.0
+_HEALTH_SECONDS = 5.0
+"""How long a request whose engine may be dead waits for its /health."""
 
 logger = logging.getLogger("gateway")
 
@@ -84,8 +87,9 @@ async def serve(
         )
         build = _build(settings, preflight)
         expiry = listeners.tls.expiry if listeners.tls else lambda: nan
-        gateway = build_gateway(settings, board, build, socket, activity, lines_dropped, expiry)
         async with contextlib.AsyncExitStack() as stack:
+            control = await stack.enter_async_context(ControlClient(socket, timeout_seconds=_HEALTH_SECONDS))
+            gateway = build_gateway(settings, board, build, socket, activity, control, lines_dropped, expiry)
             stack.push_async_callback(gateway.close)
             front = await stack.enter_async_context(open_front(settings, gateway, listeners, files))
             drain = Drain(

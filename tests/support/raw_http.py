@@ -14,8 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vllm_engine.gateway.proxy.scrape import REQUEST as SCRAPE
-
 REPLY_SECONDS = 60.0
 """How long an answer may take; a real engine on a CPU may be given longer."""
 
@@ -188,9 +186,7 @@ class Tap:
 
     def since(self, mark: int) -> bytes:
         """Return what has come since then, our own questions left out."""
-        return b"".join(
-            data for number, data in self._taken[mark:] if number not in self._probes and data != SCRAPE
-        )
+        return b"".join(data for number, data in self._taken[mark:] if number not in self._probes)
 
     def hang_up(self) -> None:
         """Close every connection there is; new ones are welcome."""

@@ -32,6 +32,16 @@ class Health(StrEnum):
     NOT_ASKED = "not asked"
     """This process is out of files or memory: nothing is known about the engine."""
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the engine is dead, or was about to be when it was asked."""
+        return self in (Health.DEAD, Health.NOT_LISTENING, Health.HUNG_UP)
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether the engine gave evidence in either direction."""
+        return self not in (Health.NO_ANSWER, Health.NOT_ASKED)
+
 
 class ControlError(Exception):
     """The engine did not answer as an engine that can serve does."""
@@ -80,11 +90,13 @@ class ControlClient:
             return Health.NOT_LISTENING if is_refused else Health.HUNG_UP
 
     async def metrics(self) -> bytes | None:
-        """Return vLLM's metrics as Prometheus text; None if it sends none, or more than 16 MiB.
+        """Return vLLM's metrics as Prometheus text; None if they cannot be had, or are more than 16 MiB."""
+        try:
+            return await self._metrics()
+        except NotAskedError:
+            return None
 
-        Raises:
-            NotAskedError: it could not be asked.
-        """
+    async def _metrics(self) -> bytes | None:
         try:
             async with self._session.get(f"{_BASE}/metrics", timeout=_METRICS_TIMEOUT) as response:
                 text = bytearray()
@@ -107,7 +119,7 @@ class ControlClient:
         Raises:
             NotAskedError: it could not be asked.
         """
-        text = await self.metrics()
+        text = await self._metrics()
         if text is None:
             return None
         return hash(tuple(line for line in text.splitlines() if line.startswith(b"vllm:")))

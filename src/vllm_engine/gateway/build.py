@@ -9,6 +9,7 @@ from pathlib import Path
 from vllm_engine import __version__
 from vllm_engine.config.settings import Settings
 from vllm_engine.engine.activity import EngineActivity
+from vllm_engine.engine.control_client import ControlClient
 from vllm_engine.engine.engine_state import StatusReader
 from vllm_engine.errors import Problem, SettingsError
 from vllm_engine.gateway.app import Gateway
@@ -30,7 +31,6 @@ from vllm_engine.gateway.policy.routes import ExtraRouteError, RouteTable, parse
 from vllm_engine.gateway.proxy.attempt import Engine
 from vllm_engine.gateway.proxy.engine_proxy import Proxy
 from vllm_engine.gateway.proxy.failover import Recovery
-from vllm_engine.gateway.proxy.scrape import read_engine_metrics
 from vllm_engine.gateway.proxy.upstream import Upstream
 from vllm_engine.system.log import add_secrets
 
@@ -48,6 +48,7 @@ def build_gateway(
     build: Build,
     socket: Path,
     activity: EngineActivity,
+    control: ControlClient,
     lines_dropped: Callable[[], int] = lambda: 0,
     certificate_expiry: Callable[[], float] = lambda: nan,
 ) -> Gateway:
@@ -67,7 +68,7 @@ def build_gateway(
     )
     upstream = Upstream(socket)
     proxy = Proxy(
-        Engine(upstream, status, recovery, activity), keep_alive_seconds=settings.keep_alive_seconds
+        Engine(upstream, status, recovery, activity, control), keep_alive_seconds=settings.keep_alive_seconds
     )
 
     def waiting() -> int:
@@ -85,7 +86,7 @@ def build_gateway(
     )
     observation = Observation(
         metrics,
-        lambda: read_engine_metrics(upstream),
+        control.metrics,
         settings.served_names[0],
         Disk(settings.cache_dir),
         keep_seconds=settings.metrics_cache_seconds,

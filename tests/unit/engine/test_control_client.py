@@ -1,84 +1,146 @@
-"""The supervisor's questions to the engine: what each is counted as."""
+"""Requests to the engine itself: what each answer means, and what a token counts as."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import aiohttp
 import pytest
-from aiohttp import web
 
+from vllm_engine.engine import control_client
 from vllm_engine.engine.activity import OwnQuestions
-from vllm_engine.engine.control_client import ControlClient, ControlError, Health
+from vllm_engine.engine.control_client import ControlClient, ControlError, Health, NotAskedError
+
+
+def answer(status: int, body: object = "") -> bytes:
+    text = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return (
+        b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % (status, len(text))
+        + text
+    )
+
+
+@asynccontextmanager
+async def asking(
+    path: Path, reply: bytes | None, own: OwnQuestions | None = None
+) -> AsyncIterator[ControlClient]:
+    """Ask an engine that replies with these bytes to everything; None: it hangs up."""
+
+    serving: list[asyncio.Task[None] | None] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.append(asyncio.current_task())
+        with suppress(ConnectionError):
+            if reply is not None:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(reply)
+                await reader.read()
+            writer.close()
+            await writer.wait_closed()
+
+    async with (
+        await asyncio.start_unix_server(serve, path),
+        ControlClient(path, timeout_seconds=0.2, own=own) as client,
+    ):
+        yield client
+    await asyncio.gather(*filter(None, serving))
 
 
 @pytest.mark.parametrize(
-    ("status", "answer", "counted"),
+    ("reply", "health"),
     [
-        (200, {"choices": [{}], "usage": {"prompt_tokens": 3}}, (1, 3, 1)),
-        (200, {"choices": [{}]}, (1, 1, 1)),
-        # An embedding model has no such route.
-        (404, {"detail": "Not Found"}, (0, 0, 0)),
-        (500, {"error": {}}, (1, 1, 1)),
+        (answer(200), Health.GOOD),
+        (answer(503), Health.DEAD),
+        (answer(500), Health.NO_ANSWER),
+        (answer(404), Health.NO_ANSWER),
+        (b"", Health.NO_ANSWER),
+        (None, Health.HUNG_UP),
+        (b"nonsense\r\n\r\n", Health.HUNG_UP),
     ],
-    ids=["with usage", "without", "no such route", "failed"],
 )
-async def test_own_questions(
-    tmp_path: Path, status: int, answer: object, counted: tuple[int, int, int]
-) -> None:
-    """One token is counted as the engine counts it, and nothing where the engine had nothing to do."""
+async def test_health(tmp_path: Path, reply: bytes | None, health: Health) -> None:
+    """Only vLLM's own 503 says that its core is dead; an engine that hangs up still listens."""
+    async with asking(tmp_path / "socket", reply) as client:
+        assert await client.health() is health
+    async with ControlClient(tmp_path / "socket") as client:
+        assert await client.health() is Health.NOT_LISTENING
 
-    async def complete(_: web.Request) -> web.Response:
-        assert (own.running, own.asked) == (1, 1)
-        return web.json_response(answer, status=status)
+
+def test_what_health_proves() -> None:
+    assert [it for it in Health if it.is_lost] == [Health.DEAD, Health.NOT_LISTENING, Health.HUNG_UP]
+    assert [it for it in Health if not it.is_certain] == [Health.NO_ANSWER, Health.NOT_ASKED]
+
+
+@pytest.mark.parametrize(
+    ("reply", "counted"),
+    [
+        (answer(200, {"choices": [{}], "usage": {"prompt_tokens": 3}}), (1, 3, 1)),
+        (answer(200, {"choices": [{}]}), (1, 1, 1)),
+        # An embedding model has no such route.
+        (answer(404, {"detail": "Not Found"}), (0, 0, 0)),
+        (answer(500, {"error": {}}), None),
+        (answer(404, {"message": "The model `m` does not exist"}), None),
+        (answer(200, {"choices": []}), None),
+        (answer(200, []), None),
+        (answer(200, b"nonsense"), None),
+    ],
+)
+async def test_one_token(tmp_path: Path, reply: bytes, counted: tuple[int, int, int] | None) -> None:
+    """It is counted as the engine counts it, and not at all where the engine had nothing to do."""
+    own = OwnQuestions()
+    async with asking(tmp_path / "socket", reply, own) as client:
+        if counted is None:
+            with pytest.raises(ControlError):
+                await client.generate_one("m")
+        else:
+            await client.generate_one("m")
+    assert (own.running, own.asked, own.prompt_tokens, own.generated_tokens) == (0, *(counted or (1, 1, 1)))
+
+
+async def test_served_models(tmp_path: Path) -> None:
+    async with asking(tmp_path / "socket", answer(200, {"data": [{"id": "m"}]})) as client:
+        assert await client.served_models() == ("m",)
+    async with asking(tmp_path / "socket", answer(200, {})) as client:
+        with pytest.raises(ControlError, match="without a list of models"):
+            await client.served_models()
+
+
+async def test_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that is not one, or endless, is as good as none; so is an engine that is not there."""
+    monkeypatch.setattr(control_client, "_MAX_METRICS_BYTES", 50)
+    monkeypatch.setattr(control_client, "_METRICS_TIMEOUT", aiohttp.ClientTimeout(total=0.2))
+    text = b"python_gc 7\nvllm:steps 1\n"
+    async with asking(tmp_path / "socket", answer(200, text)) as client:
+        assert await client.metrics() == text
+        counters = await client.counters()
+    for other, moved in ((b"python_gc 8\nvllm:steps 1\n", False), (b"python_gc 7\nvllm:steps 2\n", True)):
+        async with asking(tmp_path / "socket", answer(200, other)) as client:
+            assert (await client.counters() != counters) is moved
+    cut = answer(200, text)[:-1]
+    for reply in (answer(404, text), answer(200, b"x" * 51), cut, b"nonsense\r\n\r\n", None):
+        async with asking(tmp_path / "socket", reply) as client:
+            assert await client.metrics() is None
+            assert await client.counters() is None
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM, errno.EAGAIN])
+async def test_for_want_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Whatever is asked, however the library wraps what the kernel said; the token is not counted."""
+
+    async def fail(*_: object, **__: object) -> None:
+        raise OSError(number, "no more")
 
     own = OwnQuestions()
-    app = web.Application()
-    app.router.add_post("/v1/completions", complete)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.UnixSite(runner, str(tmp_path / "socket")).start()
-    async with ControlClient(tmp_path / "socket", own=own) as probe:
-        if status == 500:
-            with pytest.raises(ControlError):
-                await probe.generate_one("m")
-        else:
-            await probe.generate_one("m")
-    await runner.cleanup()
-    assert own.running == 0
-    assert (own.asked, own.prompt_tokens, own.generated_tokens) == counted
-
-
-async def test_who_hangs_up_is_there(tmp_path: Path) -> None:
-    """An engine that is short of files takes a connection and closes it (libuv does): it is not absent."""
-
-    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.close()
-
-    async with ControlClient(tmp_path / "socket") as probe:
-        assert await probe.health() is Health.NOT_LISTENING
-        async with await asyncio.start_unix_server(hang_up, tmp_path / "socket"):
-            assert await probe.health() is Health.HUNG_UP
-        assert await probe.health() is Health.NOT_LISTENING
-
-
-@pytest.mark.parametrize(
-    ("status", "health"),
-    [(200, Health.GOOD), (503, Health.DEAD), (500, Health.NO_ANSWER), (404, Health.NO_ANSWER)],
-)
-async def test_only_its_own_word_says_that_the_core_is_dead(
-    tmp_path: Path, status: int, health: Health
-) -> None:
-    """VLLM answers 503 when its engine core is dead (0.32's `entrypoints/serve/instrumentator/health.py`)."""
-
-    async def answer(_: web.Request) -> web.Response:
-        return web.Response(status=status)
-
-    app = web.Application()
-    app.router.add_get("/health", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.UnixSite(runner, str(tmp_path / "socket")).start()
-    async with ControlClient(tmp_path / "socket") as probe:
-        assert await probe.health() is health
-    await runner.cleanup()
+    async with ControlClient(tmp_path / "socket", own=own) as client:
+        monkeypatch.setattr(asyncio.get_running_loop(), "create_unix_connection", fail)
+        assert await client.health() is Health.NOT_ASKED
+        assert await client.metrics() is None
+        for question in (client.generate_one("m"), client.served_models(), client.counters()):
+            with pytest.raises(NotAskedError):
+                await question
+    assert own.asked == 0

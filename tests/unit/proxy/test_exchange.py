@@ -14,6 +14,7 @@ import pytest
 from starlette.types import Message
 
 from vllm_engine.engine.activity import EngineActivity
+from vllm_engine.engine.control_client import ControlClient
 from vllm_engine.engine.engine_state import EngineState, StatusBoard
 from vllm_engine.gateway.body.body_budget import BodyBudget
 from vllm_engine.gateway.body.request_body import Bodies, Body
@@ -87,7 +88,7 @@ class Case:
         board = StatusBoard()
         board.move(EngineState.READY)
         recovery = Recovery(board, timeout_seconds=5, max_waiting=1)
-        self._engine = Engine(self.upstream, board, recovery, EngineActivity())
+        self._engine = Engine(self.upstream, board, recovery, EngineActivity(), ControlClient(path))
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one connection; `/health` is always well."""
@@ -108,6 +109,7 @@ class Case:
         """End every connection."""
         self.upstream.close()
         self.relay.abort()
+        await self._engine.control.__aexit__()
         await asyncio.gather(*filter(None, self._serving))
 
     async def keep_one(self) -> UpstreamConnection:
@@ -235,6 +237,7 @@ async def test_own_shortage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num
     assert case.client.headers[b"retry-after"]
     assert b"short of files" in case.client.body
     assert (case.record.outcome, case.record.reason) == (Outcome.REJECTED, "shortage")
+    await case.close()
 
 
 async def test_an_error_is_no_obituary_for_want_of_files(

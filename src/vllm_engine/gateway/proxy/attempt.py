@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from starlette.types import Send
 
 from vllm_engine.engine.activity import EngineActivity
+from vllm_engine.engine.control_client import ControlClient, Health
 from vllm_engine.engine.engine_state import StatusReader
 from vllm_engine.gateway.answers import retry_after, send_error
 from vllm_engine.gateway.body.request_body import Body
@@ -18,7 +19,6 @@ from vllm_engine.gateway.observe.request_record import Outcome, RequestRecord
 from vllm_engine.gateway.policy.readiness import retry_after_seconds
 from vllm_engine.gateway.proxy.failover import Recovery, Verdict
 from vllm_engine.gateway.proxy.forwarded_headers import answer_headers
-from vllm_engine.gateway.proxy.liveness import Liveness, ask_health
 from vllm_engine.gateway.proxy.response_stream import ResponseStream
 from vllm_engine.gateway.proxy.upstream import Upstream, UpstreamConnection, UpstreamError
 
@@ -38,6 +38,7 @@ class Engine:
     status: StatusReader
     recovery: Recovery
     pulse: EngineActivity
+    control: ControlClient
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,8 @@ class Attempt:
 
     async def _verdict(self, start: int) -> Verdict:
         """Find out whether the engine was lost; a client of a stream hears from us while that takes long."""
-        health = await ask_health(self._engine.upstream)
-        if health is Liveness.GOOD and self._engine.status.current.starts == start:
+        health = await self._engine.control.health()
+        if health is Health.GOOD and self._engine.status.current.starts == start:
             return Verdict.LIVES
         waiting = asyncio.ensure_future(self._engine.recovery.after_failure(start))
         try:
@@ -152,10 +153,9 @@ class Attempt:
         if not self._relay.may_be_obituary:
             return None
         # While it reports an error the engine may not have noticed itself that this was its end.
-        health = await ask_health(self._engine.upstream)
-        if health is Liveness.UNKNOWN and await self._engine.recovery.is_lost(start):
-            health = Liveness.DEAD
-        return UpstreamError("the engine died under it") if health is Liveness.DEAD else None
+        health = await self._engine.control.health()
+        is_lost = health.is_lost or (not health.is_certain and await self._engine.recovery.is_lost(start))
+        return UpstreamError("the engine died under it") if is_lost else None
 
     async def _pass_on(self) -> None:
         relay = self._relay
