@@ -1,4 +1,7 @@
-"""Admission: which request may go to the engine, which waits, and which is refused and until when."""
+"""Admission: decides which request goes to the engine, which waits, and which gets 429 and until when.
+
+The limits and the sentences of the refusals are in `admission_limits`, the order of the queue in `fairness`.
+"""
 
 from __future__ import annotations
 
@@ -16,27 +19,20 @@ KEYS_BEFORE_SWEEP = 64
 """Up to this many keys are remembered whether or not they come back."""
 
 
-class KeyLoad(NamedTuple):
-    """What one API key has open."""
-
-    in_flight: int
-    waiting: int
-
-
 class Claim(NamedTuple):
     """What a request asks for."""
 
     requests: int = 1
     """How many it counts for; it takes as many places, but never more than there are."""
     tokens: int = 0
-    """What its prompt will cost, estimated; corrected when the use is known."""
+    """The estimated tokens of its prompt; corrected when the usage is known."""
 
 
 _ONE: Final = Claim()
 
 
 class Slot:
-    """A place at the engine, or as many as its request counts for; whoever holds it must `leave`."""
+    """As many places at the engine as a request counts for; its holder must call `leave`."""
 
     __slots__ = ("_admission", "_has_left", "_key", "_places", "_started", "estimate")
 
@@ -47,33 +43,33 @@ class Slot:
         self._key = key
         self._places = places
         self.estimate = estimate
-        """The tokens that its key has been charged for already."""
+        """The tokens that its key has already been charged for."""
         self._started = started
         self._has_left = False
 
     def leave(self) -> None:
-        """Give the place to the next in turn; a second call does nothing."""
+        """Free the places for the next in turn; a second call does nothing."""
         if not self._has_left:
             self._has_left = True
             self._admission._left(self._key, self._places, self._started)
 
     def record_tokens(self, prompt: int, completion: int) -> None:
-        """Charge the key for what was used, in place of the estimate; before or after `leave`, calls add up.
+        """Charge the key for what was used instead of the estimate; before or after `leave`; calls add up.
 
-        More than the key has left puts it into debt: its next requests are refused until the
-        minute's refill has paid it. Requests that are already open run on.
+        More than the key has left puts it into debt: its next requests are refused until the refill has paid
+        it off. Requests that are already open run on.
         """
         estimate, self.estimate = self.estimate, 0
         self._admission._charge(self._key.name, prompt + completion - estimate)
 
 
 class Admission:
-    """Lets requests through to the engine, as many as the limits allow, fair between API keys.
+    """Lets as many requests through to the engine as the limits allow, fairly between API keys.
 
-    A request is refused for its key's limits first, then for want of a place. It counts as one of
-    its key's requests per minute, and its prompt for its key's tokens, only if it runs. One that wants
-    more places than are free waits for them at the head of the queue, and the others behind it. Only
-    `enter` is awaited, and suspends only where a request has to wait. All calls belong to one event loop.
+    A key's own limits are checked first, then whether there is a place. A request counts towards its key's
+    requests and tokens per minute only if it runs. One that needs more places than are free waits for them
+    at the head of the queue, with the others behind it. `enter` alone is awaited, and suspends only where a
+    request has to wait. All calls must come from one event loop.
 
     Args:
         limits: how much to take on.
@@ -85,7 +81,7 @@ class Admission:
         self._clock = clock
         self.places = limits.max_in_flight or sys.maxsize
         """How many requests may be at the engine at once."""
-        # Whenever a request waits, fewer places are free than the first in turn wants.
+        # Whenever a request waits, fewer places are free than the first in turn needs.
         self._in_flight = 0
         self._queue: FairQueue[_Waiter] = FairQueue()
         self._keys: dict[str | None, KeyState] = {}
@@ -103,19 +99,14 @@ class Admission:
         """How many requests wait for one."""
         return len(self._queue)
 
-    def by_key(self) -> dict[str | None, KeyLoad]:
-        """Return what every key has open; keys with nothing open are not in it."""
-        loads = {name: KeyLoad(key.in_flight, self._queue.count(name)) for name, key in self._keys.items()}
-        return {name: load for name, load in loads.items() if any(load)}
-
     async def enter(self, key: str | None, claim: Claim = _ONE) -> Slot:
-        """Return a place at the engine, at once or after waiting for it.
+        """Return a slot, at once or after waiting for it.
 
-        Await it in the very task that will `leave`: cancelling that task while it waits frees its
-        place in the queue, and a place at the engine if one was being handed over at that moment.
+        Await this in the task that will `leave`: cancelling that task while it waits gives up its place in
+        the queue, and the slot if that was being handed over at that moment.
 
         Args:
-            key: the API key's name; None stands for all clients without a known one together.
+            key: the API key's name; None for all clients without one together.
             claim: what the request counts for.
 
         Raises:
@@ -135,39 +126,27 @@ class Admission:
         return Slot(self, state, places, claim.tokens, now)
 
     def check_open(self) -> None:
-        """Refuse a request before anything is done for it.
-
-        Raises:
-            Rejected: the gateway is draining.
-        """
+        """Raise `Rejected` if the gateway is draining."""
         if self._closed is not None:
             raise draining(self._closed)
 
     def close(self, reason: str) -> None:
-        """Refuse everyone who waits, or comes from now on, with 503; those in flight go on.
-
-        Args:
-            reason: the sentence they are told.
-        """
+        """Refuse those that wait, and all that come from now on, with 503 and this sentence; others go on."""
         self._closed = reason
         while self._queue:
             self._queue.popleft().answer(draining(reason))
-
-    def reopen(self) -> None:
-        """Take requests again."""
-        self._closed = None
 
     def _check(self, key: KeyState, places: int, now: float) -> None:
         self.check_open()
         requests = 0.0 if key.requests is None else key.requests.seconds_until_one(now)
         tokens = 0.0 if key.tokens is None else key.tokens.seconds_until_one(now)
-        # Of two allowances that are used up, the one that takes longer says when to come back.
+        # Of two allowances that are used up, the one that takes longer to refill is the reason.
         if tokens > requests:
             raise self._limits.out_of_tokens(key.name, tokens)
         if requests:
             raise self._limits.out_of_requests(key.name, requests)
         limit = self._limits.key_max_in_flight
-        # One that counts for more than the key may have open runs alone.
+        # A request that counts for more than its key may have open runs alone.
         if limit and key.in_flight + key.waiting + min(places, limit) > limit:
             one = self._pace.seconds_until_one(key.in_flight) if key.in_flight else self._until_free(now)
             raise self._limits.too_many_open(key.name, one)
@@ -180,7 +159,7 @@ class Admission:
         waiter = _Waiter(key, places, loop.create_future())
         self._queue.append(key.name, waiter)
         key.take(claim.requests, claim.tokens, arrived)
-        # Whoever made room may have been the first in turn.
+        # The request that was displaced may have been the first in turn.
         self._pass_on()
         timeout = self._limits.queue_timeout_seconds
         timer = loop.call_later(timeout, self._expire, waiter) if timeout else None
@@ -206,7 +185,7 @@ class Admission:
 
     def _expire(self, waiter: _Waiter) -> None:
         if waiter.answered.done():
-            return  # in the loop's same step it got its place, or its client left
+            return  # it got its slot, or its client left, in this same step of the loop
         self._queue.discard(waiter.key.name, waiter)
         waiter.answer(self._limits.waited_too_long(self._until_free(self._clock())))
         self._pass_on()
@@ -214,7 +193,7 @@ class Admission:
     def _give_up(self, waiter: _Waiter, claim: Claim) -> None:
         self._queue.discard(waiter.key.name, waiter)
         waiter.key.take(-claim.requests, -claim.tokens, self._clock())
-        # The client left after a place was handed to it and before it could take notice.
+        # The client left after the slot was handed over and before this task ran again.
         if waiter.has_place:
             waiter.key.in_flight -= waiter.places
             self._in_flight -= waiter.places
@@ -230,7 +209,7 @@ class Admission:
         self._pass_on()
 
     def _pass_on(self) -> None:
-        """Give the free places to those whose turn it is."""
+        """Hand free places to the first in turn."""
         while self._queue:
             waiter = self._queue.first()
             if self._in_flight + waiter.places > self.places:
@@ -241,21 +220,21 @@ class Admission:
                 self._in_flight += waiter.places
 
     def _until_free(self, now: float) -> float:
-        """Estimate when all that wait are served and one more place is free; all are taken now."""
+        """Estimate when all that wait have been served and one more place is free; all are taken now."""
         return self._pace.seconds_until(len(self._queue) + 1, self._in_flight, now)
 
     def _charge(self, name: str | None, tokens: int) -> None:
         if not (self._limits.key_tokens_per_minute and tokens):
             return
         now = self._clock()
-        # By name: since it left, the key may have been forgotten.
+        # By name: the key may have been forgotten since the request left.
         key = self._keys.get(name) or self._new_key(name, now)
         if key.tokens is not None:
             key.tokens.take(tokens, now)
 
     def _new_key(self, name: str | None, now: float) -> KeyState:
         if len(self._keys) >= self._sweep_at:
-            # At twice what the last sweep left, sweeping costs each new key a constant share.
+            # Sweeping at twice what the last sweep left costs a constant share for each new key.
             waiting = self._queue.count
             self._keys = {n: key for n, key in self._keys.items() if waiting(n) or not key.is_new(now)}
             self._sweep_at = max(KEYS_BEFORE_SWEEP, 2 * len(self._keys))
@@ -264,7 +243,7 @@ class Admission:
 
 
 class _Waiter:
-    """A request in the queue; it is answered None with places of its own, else why it gets none."""
+    """A request in the queue; its answer is None for a slot, else the refusal."""
 
     __slots__ = ("answered", "key", "places")
 
@@ -276,11 +255,11 @@ class _Waiter:
 
     @property
     def has_place(self) -> bool:
-        """Whether a place at the engine was handed to it."""
+        """Whether its places were handed to it."""
         return self.answered.done() and not self.answered.cancelled() and self.answered.result() is None
 
     def answer(self, refusal: Rejected | None) -> bool:
-        """Tell it its fate; False where its client had left before."""
+        """Wake it with this answer; False if its client has already left."""
         if self.answered.done():
             return False
         self.key.waiting -= self.places

@@ -1,4 +1,4 @@
-"""How much the gateway takes on, what it says when it refuses, and when to come back."""
+"""The limits of admission, the sentence and Retry-After of each refusal, and the estimates they rest on."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from vllm_engine.gateway.rejection import Rejected
 
 MAX_ESTIMATE_SECONDS = 60
-"""Further ahead an estimate is worth little: who asks again after this long costs next to nothing."""
+"""Estimates further ahead are worth little, and a client that retries this rarely costs next to nothing."""
 
 ROUNDING_SECONDS = 1e-6
-"""Shorter waits come of adding fractions: without it, who comes back on time may be a hair early."""
+"""Waits shorter than this are rounding errors: a client that comes back on time must not be too early."""
 
 _LATEST = 32
-"""How many of the latest requests decide what is expected of the next."""
+"""How many of the latest requests the estimate follows."""
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,21 @@ class Limits:
     estimate, answers once they are known."""
 
     def queue_is_full(self, seconds: float) -> Rejected:
-        """Refuse a newcomer that finds neither a place at the engine nor one in the queue."""
+        """Refuse a new request for which there is neither a place at the engine nor one in the queue."""
         waits = f" and {self.max_queue} more wait" if self.max_queue else ""
         return self._over(
             "saturated",
             seconds,
-            f"The server works on {self.max_in_flight} requests{waits}, as many as it takes on "
+            f"The server is at its limit: {self.max_in_flight} requests run{waits} "
             f"(MAX_IN_FLIGHT={self.max_in_flight}, MAX_QUEUE={self.max_queue})",
         )
 
     def displaced(self, seconds: float) -> Rejected:
-        """Refuse a waiting request whose key had the most of a full queue, for another key's sake."""
+        """Refuse a waiting request whose key has most of a full queue, in favour of another key's."""
         return self._over(
             "saturated",
             seconds,
-            "The queue is full and most of it was this client's, so this request made room for another "
+            "The queue is full, mostly with this client's requests, so this one made room for another "
             f"client's (MAX_QUEUE={self.max_queue})",
         )
 
@@ -59,25 +59,25 @@ class Limits:
         return self._over(
             "queue_timeout",
             seconds,
-            f"This request waited {self.queue_timeout_seconds:g} s and its turn did not come "
+            f"This request waited {self.queue_timeout_seconds:g} s without getting its turn "
             f"(QUEUE_TIMEOUT_SECONDS={self.queue_timeout_seconds:g}, MAX_IN_FLIGHT={self.max_in_flight})",
         )
 
     def too_many_open(self, key: str | None, seconds: float) -> Rejected:
-        """Refuse one more request of a key that has its share running or waiting."""
+        """Refuse one more request of a key that has as many open as it may."""
         limit = self.key_max_in_flight
-        message = f"{_who(key)} {limit} requests running or waiting already (KEY_MAX_IN_FLIGHT={limit})"
+        message = f"{_who(key)} {limit} requests running or waiting (KEY_MAX_IN_FLIGHT={limit})"
         return self._over("key_concurrency", seconds, message)
 
     def out_of_requests(self, key: str | None, seconds: float) -> Rejected:
-        """Refuse a key that has used up its requests per minute; they are back in `seconds`."""
-        message = f"{_who(key)} no request left for now"
+        """Refuse a key that has used up its requests per minute; the next is allowed in `seconds`."""
+        message = f"{_who(key)} used up the requests allowed per minute"
         setting = f"KEY_REQUESTS_PER_MINUTE={self.key_requests_per_minute}"
         return _over_limit("key_requests", whole_seconds(seconds), f"{message} ({setting})")
 
     def out_of_tokens(self, key: str | None, seconds: float) -> Rejected:
-        """Refuse a key that has used up its tokens per minute; they are back in `seconds`."""
-        message = f"{_who(key)} no tokens left for now"
+        """Refuse a key that has used up its tokens per minute; there are some again in `seconds`."""
+        message = f"{_who(key)} used up the tokens allowed per minute"
         setting = f"KEY_TOKENS_PER_MINUTE={self.key_tokens_per_minute}"
         return _over_limit("key_tokens", whole_seconds(seconds), f"{message} ({setting})")
 
@@ -86,11 +86,11 @@ class Limits:
 
 
 class Pace:
-    """How long requests hold their places, learnt from those that ended.
+    """How long requests hold their places, learned from those that ended.
 
-    The rate at which places become free follows from it (Little's law): n running requests of
-    mean duration d end at n/d a second. Counting endings instead would mislead: few end where few
-    are sent, and requests that were sent together end together.
+    The rate at which places become free follows from it (Little's law): n running requests of mean duration d
+    end at n/d a second. Counting endings would mislead: few end where few are sent, and requests that were
+    sent together end together.
     """
 
     __slots__ = ("_mean", "_seen", "quiet_since")
@@ -113,8 +113,8 @@ class Pace:
         return self._mean / running
 
     def seconds_until(self, endings: int, running: int, now: float) -> float:
-        """Estimate when `endings` places have become free, while all `running` are taken."""
-        # An engine that has gone quiet ends nothing to learn from, so its silence has to count.
+        """Estimate when `endings` places will have become free, while all `running` are taken."""
+        # An engine that ends nothing gives nothing to learn from, so its silence has to count.
         return endings * max(self._mean, now - self.quiet_since) / running
 
 
@@ -128,4 +128,4 @@ def whole_seconds(seconds: float) -> int:
 
 
 def _who(key: str | None) -> str:
-    return "All clients without an API key together have" if key is None else "This API key has"
+    return "Clients without an API key have together" if key is None else "This API key has"

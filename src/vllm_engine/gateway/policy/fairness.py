@@ -1,4 +1,4 @@
-"""What is fair between API keys: an allowance for each, and turns in the queue."""
+"""Fairness between API keys: an allowance per minute for each, and turns in the queue."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ T = TypeVar("T", bound=Hashable)
 
 
 class Bucket:
-    """One allowance per minute: it starts full, refills evenly, and may be overdrawn.
+    """A token bucket per minute: it starts full, refills evenly, and may be overdrawn.
 
-    Overdrawn, because what a request costs is known only after it ran: the debt is paid by
-    waiting. Times are seconds of one monotonic clock.
+    Overdrawn, because the cost of a request is known only after it ran: the debt is paid off by waiting.
+    Times are seconds of one monotonic clock.
     """
 
     __slots__ = ("_at", "_capacity", "_level", "_per_second")
@@ -27,7 +27,7 @@ class Bucket:
         self._at = now
 
     def take(self, amount: int, now: float) -> None:
-        """Take out `amount`, whether or not it is there; a negative amount is given back."""
+        """Take out `amount`, even if it is not there; a negative amount is given back."""
         self._refill(now)
         self._level = min(self._capacity, self._level - amount)
 
@@ -38,7 +38,7 @@ class Bucket:
         return seconds if seconds > ROUNDING_SECONDS else 0.0
 
     def is_full(self, now: float) -> bool:
-        """Whether nothing is owed: such a bucket is as good as a new one."""
+        """Whether it is as good as a new one."""
         self._refill(now)
         return self._level >= self._capacity
 
@@ -48,7 +48,7 @@ class Bucket:
 
 
 class KeyState:
-    """What is known of one API key: the places it has and waits for, and its allowances (None: no limit)."""
+    """One API key's places at the engine, those it waits for, and its allowances (None: no limit)."""
 
     __slots__ = ("in_flight", "name", "requests", "tokens", "waiting")
 
@@ -68,23 +68,23 @@ class KeyState:
             self.tokens.take(tokens, now)
 
     def is_new(self, now: float) -> bool:
-        """Whether nothing runs and nothing is owed, so that forgetting the key changes nothing."""
+        """Whether nothing runs and nothing is owed, so that the key can be forgotten."""
         buckets = (self.requests, self.tokens)
         return not self.in_flight and all(bucket is None or bucket.is_full(now) for bucket in buckets)
 
 
 class FairQueue(Generic[T]):
-    """Waiting requests under their keys: round-robin by key, first come first served within one.
+    """Waiting requests by key: round-robin between keys, first come first served within one.
 
-    The share rule: one key alone may fill the queue. In a full queue, a key that has fewer waiting
-    than another may put one of its own in the place of the newest of the key that has most, as long
-    as it then still has no more than the other. Shares become equal that way, and nothing is kept
-    free for keys that do not come. Every step takes constant time; `make_room` looks at each key.
+    One key alone may fill the queue. In a full queue, a request of a key that has fewer waiting than another
+    displaces the newest of the key that has most, as long as its key then has no more than the other. So
+    shares become equal, and nothing is kept free for keys that do not come. Every step takes constant time
+    but `make_room`, which looks at each key.
     """
 
     def __init__(self) -> None:
-        # First is the key whose turn it is. Unlike a deque, an OrderedDict lets go of any item in
-        # constant time; unlike a dict, also of the first, however many went before it.
+        # The first key has the next turn. An OrderedDict removes any item in constant time, unlike a deque,
+        # and the first one too, unlike a dict.
         self._by_key: OrderedDict[str | None, OrderedDict[T, None]] = OrderedDict()
         self._length = 0
 
@@ -97,23 +97,23 @@ class FairQueue(Generic[T]):
         return len(items) if items else 0
 
     def append(self, key: str | None, item: T) -> None:
-        """Add a request as the last of its key; a key that had none gets the last turn."""
+        """Add a request behind those of its key; a key that had none gets the last turn."""
         self._by_key.setdefault(key, OrderedDict())[item] = None
         self._length += 1
 
     def discard(self, key: str | None, item: T) -> None:
-        """Take a request out, wherever it stands; do nothing where it has gone already."""
+        """Remove a request, wherever it stands, if it is still there."""
         items = self._by_key.get(key)
         if items is not None and item in items:
             del items[item]
             self._shortened(key, items)
 
     def first(self) -> T:
-        """Return the request whose turn it is, and leave it where it is."""
+        """Return the request whose turn is next, without removing it."""
         return next(iter(next(iter(self._by_key.values()))))
 
     def popleft(self) -> T:
-        """Take out the request whose turn it is; its key's next turn comes after all the others'."""
+        """Remove and return the request whose turn is next; its key then gets the last turn."""
         key, items = next(iter(self._by_key.items()))
         item, _ = items.popitem(last=False)
         self._by_key.move_to_end(key)
@@ -121,7 +121,7 @@ class FairQueue(Generic[T]):
         return item
 
     def make_room(self, key: str | None) -> T | None:
-        """Take out the request that must yield to one of `key`'s; None where none has to."""
+        """Remove and return the request that one of `key`'s displaces; None if there is none."""
         if not self._length:
             return None
         longest = max(self._by_key, key=self.count)
