@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from vllm_engine.config.env_file import read_env_file
@@ -69,22 +68,6 @@ def check_key_log() -> None:
     except OSError as error:
         remedy = f"TLS keys cannot be written to it ({error.strerror}); unset SSLKEYLOGFILE"
         raise SettingsError([Problem("SSLKEYLOGFILE", name, remedy)]) from error
-
-
-def check_propagators() -> None:
-    """See that OpenTelemetry's library has what `OTEL_PROPAGATORS` names: else FastAPI cannot be imported.
-
-    Raises:
-        SettingsError: it has not.
-    """
-    value = os.environ.get("OTEL_PROPAGATORS")  # noqa: TID251 - OpenTelemetry's library reads it from there
-    if not value:
-        return
-    known = {"none"} | {each.name for each in entry_points(group="opentelemetry_propagator")}
-    missing = [name for name in (each.strip() for each in value.split(",")) if name not in known]
-    if missing and "none" not in value.lower():
-        remedy = f"there is no propagator {missing[0]!r} here, only {', '.join(sorted(known))}; correct it"
-        raise SettingsError([Problem("OTEL_PROPAGATORS", value, remedy)])
 
 
 def understood(process: Mapping[str, str], dotenv: Mapping[str, str]) -> Environment:

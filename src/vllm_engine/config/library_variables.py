@@ -6,6 +6,7 @@ import os
 import ssl
 import tempfile
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from vllm_engine.config.settings import Settings
@@ -53,6 +54,20 @@ def _unusable_authorities(name: str, value: str) -> Problem | None:
     except OSError as error:
         return Problem(name, value, f"{(error.strerror or str(error)).lower()}; correct it, or unset {name}")
     return None
+
+
+def check_propagators(process: Mapping[str, str]) -> list[Problem]:
+    """List what `OTEL_PROPAGATORS` names and OpenTelemetry's library lacks: FastAPI could not be imported.
+
+    `process` is the process environment: the library does not read `.env`.
+    """
+    value = process.get("OTEL_PROPAGATORS", "")
+    if not value or "none" in value.lower():
+        return []
+    known = {"none"} | {each.name for each in entry_points(group="opentelemetry_propagator")}
+    missing = [name for name in (each.strip() for each in value.split(",")) if name not in known]
+    remedy = f"there is no propagator {missing[0]!r} here, only {', '.join(sorted(known))}" if missing else ""
+    return [Problem("OTEL_PROPAGATORS", value, f"{remedy}; correct it")] if missing else []
 
 
 def socket_root(needed: int = _ROOM) -> str:

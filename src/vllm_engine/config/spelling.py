@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from difflib import SequenceMatcher, get_close_matches
+from difflib import get_close_matches
 
 from vllm_engine.errors import Problem
 
@@ -40,7 +40,7 @@ def misspelt(
 ) -> list[Misspelt]:
     """Return a problem for each variable that nobody reads and whose name is nearly one of ours.
 
-    `.env` is written for this program, so a long name there may be two letters off. The process's
+    `.env` is written for this program, so a long name there need only be similar. The process's
     environment is everybody's: only long names count there, one letter but the first off a setting which is
     not set.
 
@@ -53,7 +53,7 @@ def misspelt(
     passed_over = {*ours, *known, *_ORDINARY}
     found: dict[str, str] = {}
     for name in dotenv.keys() - passed_over:
-        if near := _meant(name, ours, letters=2 if len(name) >= _LONG else 1):
+        if near := _meant(name, ours, is_strict=False):
             found[name] = near
     unset = {name for name in ours if not (process.get(name) or dotenv.get(name))} - _OF_BUILDS
     for name in process.keys() - passed_over - found.keys():
@@ -61,7 +61,7 @@ def misspelt(
             continue
         # Beginnings are seldom mistaken: NF_TOKEN is another's.
         likely = [one for one in unset if "_" in one and one[0] == name[0].upper()]
-        if near := _meant(name, likely, letters=1):
+        if near := _meant(name, likely, is_strict=True):
             found[name] = near
     return [
         Misspelt(name, "***", f"nothing reads this name; did you mean {near}?")
@@ -69,14 +69,21 @@ def misspelt(
     ]
 
 
-def _meant(name: str, ours: Collection[str], *, letters: int) -> str | None:
-    """Return the closest of our names that is at most this many letters off."""
+def _meant(name: str, ours: Collection[str], *, is_strict: bool) -> str | None:
     given = name.upper().replace("-", "_")
-    return closest(given, [one for one in ours if _is_near(given, one, letters)], similarity=0)
+    exact = next((one for one in sorted(ours) if _is_one_letter_off(given, one)), None)
+    return exact or (None if is_strict or len(name) < _LONG else closest(given, ours, similarity=0.85))
 
 
-def _is_near(given: str, one: str, letters: int) -> bool:
-    if abs(len(given) - len(one)) > letters:
-        return False
-    matched = sum(block.size for block in SequenceMatcher(None, given, one).get_matching_blocks())
-    return len(given) + len(one) - 2 * matched <= 2 * letters
+def _is_one_letter_off(given: str, one: str) -> bool:
+    """Whether at most one letter was left out, added, mistaken, or exchanged with its neighbour."""
+    start = _shared(given, one)
+    end = _shared(given[start:][::-1], one[start:][::-1])
+    left, right = given[start : len(given) - end], one[start : len(one) - end]
+    return max(len(left), len(right)) <= 1 or (len(left) == 2 and left == right[::-1])
+
+
+def _shared(left: str, right: str) -> int:
+    """Return how many letters two texts share at their beginning."""
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((at for at, (one, other) in pairs if one != other), min(len(left), len(right)))

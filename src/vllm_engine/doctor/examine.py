@@ -22,6 +22,7 @@ from vllm_engine.doctor.model_checks import Room, memory_check, template_check, 
 from vllm_engine.doctor.storage_checks import cache_check, space_check
 from vllm_engine.errors import ModelError, Problem, SettingsError
 from vllm_engine.gateway.http.listening_sockets import listen
+from vllm_engine.gateway.settings_check import check_gateway
 from vllm_engine.models.model_memory import kv_value_bytes, loaded_bytes
 from vllm_engine.models.model_source import HubAccount, Model, ask_hub_account
 from vllm_engine.models.repository_files import HubFile, Listing, WantedFiles, wanted_files
@@ -31,7 +32,7 @@ from vllm_engine.plan.preflight import Preflight, inspect
 from vllm_engine.plan.resolve import hub_files, resolve_plan
 from vllm_engine.system.device import free_memory_bytes, nvidia_driver
 
-_OWN = ("CACHE_DIR", "DTYPE", "TENSOR_PARALLEL")
+_OWN = ("CACHE_DIR", "DTYPE", "HOST", "TENSOR_PARALLEL", "TLS_CERT_FILE", "TLS_KEY_FILE")
 """Settings whose problems are a check's to tell; any other is a bad setting."""
 
 
@@ -41,7 +42,7 @@ async def examine(settings: Settings, environment: Environment, prefix: Path) ->
     Raises:
         SettingsError: a setting cannot be used at all.
     """
-    preflight, problems = inspect(settings, environment, prefix)
+    preflight, problems = inspect(settings, environment, prefix, check_gateway(settings))
     bad = [problem for problem in problems if problem.key not in _OWN]
     if bad:
         raise SettingsError(bad)

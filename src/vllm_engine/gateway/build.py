@@ -11,7 +11,6 @@ from vllm_engine.config.settings import Settings
 from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.control_client import ControlClient
 from vllm_engine.engine.engine_state import StatusReader
-from vllm_engine.errors import Problem, SettingsError
 from vllm_engine.gateway.app import Gateway
 from vllm_engine.gateway.body.body_budget import BodyBudget
 from vllm_engine.gateway.body.request_body import Bodies
@@ -25,14 +24,13 @@ from vllm_engine.gateway.observe.observation import Observation
 from vllm_engine.gateway.observe.tracing import make_tracer
 from vllm_engine.gateway.policy.admission import Admission
 from vllm_engine.gateway.policy.admission_limits import Limits
-from vllm_engine.gateway.policy.auth import Keyring, KeysError
+from vllm_engine.gateway.policy.auth import Keyring
 from vllm_engine.gateway.policy.cors import Cors
-from vllm_engine.gateway.policy.routes import ExtraRouteError, RouteTable, parse_extra_routes
 from vllm_engine.gateway.proxy.attempt import Engine
 from vllm_engine.gateway.proxy.engine_proxy import Proxy
 from vllm_engine.gateway.proxy.failover import Recovery
 from vllm_engine.gateway.proxy.upstream import Upstream
-from vllm_engine.system.log import add_secrets
+from vllm_engine.gateway.settings_check import load_keyring, load_routes
 
 _BODIES_AT_ONCE = 16
 """How many bodies of the largest size may be held in memory together."""
@@ -156,29 +154,3 @@ def _limits(settings: Settings) -> Limits:
 
 def _labels(build: Build) -> dict[str, str]:
     return {"version": __version__, "sha": build.sha, "vllm": build.vllm, "model": build.model_id}
-
-
-def load_keyring(settings: Settings) -> Keyring:
-    """Return the API keys.
-
-    Raises:
-        SettingsError: they cannot be used; never shows one.
-    """
-    text = settings.api_keys.get_secret_value() if settings.api_keys else None
-    try:
-        return Keyring.load(text, settings.api_keys_file, hide=add_secrets)
-    except KeysError as error:
-        value = "***" if error.setting == "API_KEYS" else str(settings.api_keys_file)
-        raise SettingsError([Problem(error.setting, value, error.problem)]) from error
-
-
-def load_routes(settings: Settings) -> RouteTable:
-    """Return the allow-list.
-
-    Raises:
-        SettingsError: `EXTRA_ROUTES` does not name routes.
-    """
-    try:
-        return RouteTable(parse_extra_routes(settings.extra_routes))
-    except ExtraRouteError as error:
-        raise SettingsError([Problem("EXTRA_ROUTES", error.entry, f"expected {error.wanted}")]) from error

@@ -11,7 +11,7 @@ from vllm_engine.config.flags import FlagCatalogue
 from vllm_engine.config.quoting import stray_in_words
 from vllm_engine.config.settings import Settings, load_settings
 from vllm_engine.errors import SettingsError
-from vllm_engine.plan.preflight import _check_flags
+from vllm_engine.plan.variable_checks import check_flags
 
 KEY = "team:sk-abcdefgh"
 
@@ -134,7 +134,7 @@ def test_quotes_with_a_meaning(value: str) -> None:
 def test_quotes_round_a_flag_and_a_library_variable() -> None:
     """vLLM's flags and what its libraries read follow the same rule."""
     environ = {"MAX_NUM_SEQS": "'4'", "HF_HOME": '"/x"', "HF_OVERRIDES": '{"a": "b"}'}
-    problems = _check_flags(Settings(), environ, FlagCatalogue.load("0.33.0")).problems
+    problems = check_flags(Settings(), environ, FlagCatalogue.load("0.33.0")).problems
     assert [problem.key for problem in problems] == ["MAX_NUM_SEQS", "HF_HOME"]
 
 

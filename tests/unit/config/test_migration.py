@@ -12,7 +12,7 @@ from vllm_engine.config.flags import FlagCatalogue
 from vllm_engine.config.other_engines import ELSEWHERE, SAME, unread
 from vllm_engine.config.settings import Settings
 from vllm_engine.plan.engine_command import RESERVED_FLAGS
-from vllm_engine.plan.preflight import _check_engine_key, _check_flags
+from vllm_engine.plan.variable_checks import check_flags
 
 TEXT = (Path(__file__).parents[3] / "docs/migration.md").read_text()
 NOTED = re.findall(r"^\| (.*?) \| (.*?) \| (.*)\|$", TEXT, re.MULTILINE)
@@ -56,10 +56,9 @@ def test_nothing_is_ignored_in_silence(name: str) -> None:
     environ = environment.merged
     catalogue = FlagCatalogue.load("0.33.0")
     told = [*environment.notes, *unread(environ)]
-    told += map(str, _check_flags(Settings(), environ, catalogue).problems)
-    told += map(str, _check_engine_key(environ))
+    told += map(str, check_flags(Settings(), environ, catalogue).problems)
     assert len([line for line in told if name in line]) == 1
-    assert not _check_flags(Settings(), environ, catalogue).warnings
+    assert not check_flags(Settings(), environ, catalogue).warnings
 
 
 def test_who_has_migrated_is_left_alone() -> None:

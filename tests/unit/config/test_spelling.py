@@ -6,7 +6,7 @@ import pytest
 
 from vllm_engine.config.environment import understood
 from vllm_engine.config.flags import FlagCatalogue
-from vllm_engine.plan.preflight import check_names
+from vllm_engine.plan.variable_checks import check_names
 
 CATALOGUE = FlagCatalogue.load("0.33.0")
 

@@ -25,7 +25,7 @@ def dotenv_command(is_given: bool) -> None:
     from vllm_engine.config.flags import FlagCatalogue
     from vllm_engine.config.other_engines import SAME
     from vllm_engine.errors import SettingsError
-    from vllm_engine.plan.preflight import check_names
+    from vllm_engine.plan.variable_checks import check_names
 
     with ending():
         environment = understood({}, parse_env(sys.stdin.buffer.read())) if is_given else read_environment()

@@ -41,15 +41,12 @@ def serve_command(dry_run: bool, local: bool, question: str | None) -> None:
     import uvloop
 
     from vllm_engine.cli.logging_setup import never_block, set_up_logging
-    from vllm_engine.config.environment import check_propagators, read_environment
-
-    with ending():
-        check_propagators()
     from vllm_engine.cli.start_display import Presenter
+    from vllm_engine.config.environment import read_environment
     from vllm_engine.config.settings import load_settings
     from vllm_engine.gateway.http.listening_sockets import listen
+    from vllm_engine.gateway.settings_check import check_gateway
     from vllm_engine.plan.preflight import run_preflight
-    from vllm_engine.serve import serve
     from vllm_engine.system.log import is_console
 
     with ending(last_words=True, interrupted=ExitCode.CLEAN):
@@ -59,7 +56,10 @@ def serve_command(dry_run: bool, local: bool, question: str | None) -> None:
         settings = load_settings(environment)
         lines_dropped = (lambda: 0) if dry_run else never_block()
         set_up_logging(settings, environment, quiet=question is not None)
-        preflight = run_preflight(settings, environment, Path(sys.prefix))
+        preflight = run_preflight(settings, environment, Path(sys.prefix), check_gateway(settings))
+        # Not before: FastAPI cannot be imported with an OTEL_PROPAGATORS that names what is not installed.
+        from vllm_engine.serve import serve
+
         _log_warnings(settings, preflight)
         if dry_run:
             _print_command(settings, environment, preflight)

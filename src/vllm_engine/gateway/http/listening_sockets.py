@@ -65,15 +65,24 @@ def load_tls(settings: Settings) -> Tls | None:
         raise SettingsError([Problem(error.setting, str(files[error.setting]), error.problem)]) from error
 
 
-def _bind(host: str, port: int, key: str) -> tuple[socket.socket, ...]:
-    """Listen on every address that the name has here, as asyncio's servers do."""
+def resolve(host: str, port: int) -> list[tuple[int, tuple[object, ...]]]:
+    """Return the address family and address of each address that a name has here.
+
+    Raises:
+        SettingsError: it has none.
+    """
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as error:  # the latter for what can be no name at all
-        why = error.strerror if isinstance(error, OSError) else "no host name"
-        wanted = f"cannot be resolved ({why}); expected an address of this machine, as 0.0.0.0"
+    except (OSError, UnicodeError) as error:  # the latter for what cannot be a name at all
+        why = error.strerror if isinstance(error, OSError) else "not a host name"
+        wanted = f"cannot be resolved ({why}); expected an address of this machine, such as 0.0.0.0"
         raise SettingsError([Problem("HOST", host, wanted)]) from error
-    addresses = dict.fromkeys((family, address) for family, _, _, _, address in found)
+    return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+
+
+def _bind(host: str, port: int, key: str) -> tuple[socket.socket, ...]:
+    """Listen on every address that the name has here, as asyncio's servers do."""
+    addresses = resolve(host, port)
     listeners: list[socket.socket] = []
     missing: OSError | None = None
     for family, address in addresses:

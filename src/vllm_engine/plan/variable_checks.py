@@ -1,0 +1,83 @@
+"""Checks variables beside our settings: misspelt names, vLLM's flags, and what vLLM's libraries read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from vllm_engine.config.environment import Environment
+from vllm_engine.config.flags import ENV_NAMES_NOT_TAKEN, FlagCatalogue
+from vllm_engine.config.other_engines import ELSEWHERE, SAME
+from vllm_engine.config.quoting import stray_in_words
+from vllm_engine.config.redaction import masked
+from vllm_engine.config.settings import Settings
+from vllm_engine.config.spelling import Misspelt, misspelt
+from vllm_engine.errors import Problem
+from vllm_engine.plan.engine_command import RESERVED_FLAGS
+
+_OURS = frozenset(name.upper() for name in Settings.model_fields)
+_LIBRARIES = ("CUDA_", "HF_", "HUGGING", "NCCL_", "NVIDIA_", "OTEL_", "TORCH", "TRITON_", "VLLM_")
+"""Beginnings of the names that vLLM and its libraries read by themselves."""
+
+
+@dataclass(frozen=True)
+class UserFlags:
+    """The user's vLLM flags.
+
+    Attributes:
+        argv: the flags as arguments.
+        variables: the upper-case names by which some of them were given.
+    """
+
+    argv: tuple[str, ...]
+    variables: tuple[str, ...]
+    problems: tuple[Problem, ...]
+    warnings: tuple[str, ...]
+
+
+def check_names(environment: Environment, catalogue: FlagCatalogue) -> list[Misspelt]:
+    """List the names that are almost a setting's: ignored, they would serve another model than was meant."""
+    known = {*ELSEWHERE, *SAME, *catalogue.by_env_name, *ENV_NAMES_NOT_TAKEN}
+    return misspelt(environment.process, environment.dotenv, ours=_OURS, known=known)
+
+
+def check_flags(settings: Settings, environ: Mapping[str, str], catalogue: FlagCatalogue) -> UserFlags:
+    """Check the flags given by name and in `VLLM_EXTRA_ARGS`, and the quoting of what libraries read."""
+    quoted = _quoted(environ, {*catalogue.by_env_name} - _OURS)
+    environ = {key: value for key, value in environ.items() if key not in {each.key for each in quoted}}
+    named = catalogue.from_environment(environ, reserved=RESERVED_FLAGS)
+    raw = catalogue.check_extra_args(settings.vllm_extra_args, reserved=RESERVED_FLAGS)
+    near = catalogue.near_misses(environ, known=_OURS | ELSEWHERE.keys() | SAME.keys())
+    given = {key: flag for key, flag in catalogue.by_env_name.items() if environ.get(key)}
+    owned = {key: RESERVED_FLAGS[flag.name] for key, flag in given.items() if flag.name in RESERVED_FLAGS}
+    return UserFlags(
+        argv=(*named.argv, *raw.argv),
+        variables=tuple(key for key in given if key not in owned),
+        problems=(
+            *quoted,
+            *named.problems,
+            *raw.problems,
+            *(
+                Problem(key, environ[key], f"is not read; set {owner} instead")
+                for key, owner in owned.items()
+                if key not in _OURS
+            ),
+            *_check_engine_key(environ),
+        ),
+        warnings=tuple(map(str, (*named.warnings, *raw.warnings, *near))),
+    )
+
+
+def _quoted(environ: Mapping[str, str], flags: Collection[str]) -> list[Problem]:
+    # Their readers would take the quotes for part of the value, and create a folder of that name.
+    return [
+        Problem(key, masked(key, value), found)
+        for key, value in environ.items()
+        if (key in flags or key.startswith(_LIBRARIES)) and (found := stray_in_words(value))
+    ]
+
+
+def _check_engine_key(environ: Mapping[str, str]) -> list[Problem]:
+    # With a key of its own vLLM would refuse our probes, and leave some of its routes open all the same.
+    key = "VLLM_API_KEY"
+    return [Problem(key, "***", "is not read; set API_KEYS")] if environ.get(key) else []
