@@ -1,7 +1,7 @@
 // Evaluated in the page: which of some texts cost more than in proportion to their length?
 
 async ({ texts, length }) => {
-  const { render } = await import(new URL("ui/markdown.js", document.baseURI));
+  const { render } = await import(new URL("ui/chat/markdown.js", document.baseURI));
   const FACTOR = 4;
   // A step of 3 microseconds a character is not looked into: collecting garbage makes such short times uneven.
   const QUICK = length * FACTOR * 0.003;

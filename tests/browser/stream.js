@@ -2,7 +2,7 @@
 // either has made.
 
 async ({ text, sizes }) => {
-  const { render } = await import(new URL("ui/markdown.js", document.baseURI));
+  const { render } = await import(new URL("ui/chat/markdown.js", document.baseURI));
   const create = Document.prototype.createElement;
   let made = 0;
   Document.prototype.createElement = function (...given) {

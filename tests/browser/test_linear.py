@@ -106,7 +106,7 @@ def test_streams_end_alike(visit: Visit, server: Server) -> None:
 
 
 _EVENTS = """async ({ text, size }) => {
-    const { EventReader } = await import(new URL("ui/sse.js", document.baseURI));
+    const { EventReader } = await import(new URL("ui/lib/sse.js", document.baseURI));
     const reader = new EventReader();
     const events = [];
     for (let at = 0; at < text.length; at += size) events.push(...reader.push(text.slice(at, at + size)));

@@ -167,7 +167,7 @@ def test_policy_is_in_force(visit: Visit, server: Server) -> None:
 
 def test_no_file_takes_markup() -> None:
     """No script of the page has a way to make markup or code of text."""
-    for file in WEB.glob("*.js"):
+    for file in WEB.rglob("*.js"):
         found = re.findall(
             r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|DOMParser|srcdoc|"
             r"createContextualFragment|setHTML",
@@ -180,7 +180,7 @@ def test_size_and_origin(visit: Visit, server: Server) -> None:
     """The page is small, whole in itself, and has no file that it does not load at once."""
     page = ready(visit, server.url)
     assert_home_only(visit, server.url)
-    sizes = {path.name: path.stat().st_size for path in WEB.iterdir()}
+    sizes = {path.name: path.stat().st_size for path in WEB.rglob("*.*")}
     assert sum(sizes.values()) < MAX_BYTES
     loaded = {urlsplit(url).path.rpartition("/")[2] or "index.html" for url in visit.requests}
     assert set(sizes) - {"icon.svg"} <= loaded

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from importlib.resources import files
+from pathlib import Path
 from typing import Final
 
 from fastapi import APIRouter, Request
@@ -20,10 +20,10 @@ STATE_PATH: Final = "/ui/state"
 HISTORY_PATH: Final = "/ui/history"
 
 _TYPES: Final = {
-    "html": "text/html; charset=utf-8",
-    "css": "text/css; charset=utf-8",
-    "js": "text/javascript; charset=utf-8",
-    "svg": "image/svg+xml",
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
 }
 _INDEX = "index.html"
 _INDEX_PATHS = ("/", "/ui")
@@ -75,14 +75,15 @@ class State(BaseModel):
 
 
 def load_files() -> dict[str, PageFile]:
-    """Read the page's files from the package, by name."""
+    """Read the page's files from the package, by their path below `web/`."""
     found = {}
-    for file in files("vllm_engine.gateway.local").joinpath("web").iterdir():
-        kind = file.name.rpartition(".")[2]
-        if kind in _TYPES:
+    web = Path(__file__).parent / "web"
+    for file in sorted(web.rglob("*")):
+        media_type = _TYPES.get(file.suffix)
+        if media_type is not None:
             content = file.read_bytes()
             tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
-            found[file.name] = PageFile(content, _TYPES[kind], tag)
+            found[file.relative_to(web).as_posix()] = PageFile(content, media_type, tag)
     return found
 
 

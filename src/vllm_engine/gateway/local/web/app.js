@@ -1,10 +1,10 @@
 // Puts the page together: which view is shown, what is asked of the server and how often, theme and key.
 
-import { ApiError, getJson, keyring } from "./api.js";
-import { ChatView } from "./chat.js";
-import { announce, byId, setText } from "./dom.js";
-import { short } from "./start.js";
-import { StatusView } from "./status.js";
+import { ApiError, getJson, keyring } from "./lib/api.js";
+import { ChatView } from "./chat/chat.js";
+import { announce, byId, setText } from "./lib/dom.js";
+import { short } from "./status/start.js";
+import { StatusView } from "./status/status.js";
 
 const SOON = 1000;
 const LATER = 5000;

@@ -1,7 +1,7 @@
 // What was said and with which options: kept in this browser, and what a request is made of.
 
-import { base } from "./api.js";
-import { store } from "./dom.js";
+import { base } from "../lib/api.js";
+import { store } from "../lib/dom.js";
 
 // Several servers may stand behind one address, each with its own prefix.
 const KEY = `vllm-engine.chat ${base.pathname}`;

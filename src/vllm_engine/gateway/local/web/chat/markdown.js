@@ -1,6 +1,6 @@
 // Markdown's blocks, as DOM nodes: what models write, not the whole of CommonMark. See inline.js for what is in them.
 
-import { copy, h } from "./dom.js";
+import { copy, h } from "../lib/dom.js";
 import { highlight } from "./highlight.js";
 import { inline } from "./inline.js";
 

@@ -1,7 +1,7 @@
 // The engine's state in words: how far a start has come, and why it failed and what to do.
 
-import { h, setText } from "./dom.js";
-import { bytes, sentence, span } from "./format.js";
+import { h, setText } from "../lib/dom.js";
+import { bytes, sentence, span } from "../lib/format.js";
 
 const WORDS = {
   starting: ["Loading the model", "Requests are answered as soon as it is loaded.", "busy"],

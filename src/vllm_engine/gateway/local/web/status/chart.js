@@ -1,7 +1,7 @@
 // A small line chart over the last fifteen minutes, in SVG; gaps stay gaps.
 
-import { h, setText, svg } from "./dom.js";
-import { dash, span } from "./format.js";
+import { h, setText, svg } from "../lib/dom.js";
+import { dash, span } from "../lib/format.js";
 
 const WIDTH = 300;
 const HEIGHT = 90;

@@ -1,7 +1,7 @@
 // Markdown within a line, as DOM nodes. A model's HTML is text like any other; links lead to http and https only.
 // Each step of the scanner is paid for by the text that it takes: what may be looked for again is remembered.
 
-import { h } from "./dom.js";
+import { h } from "../lib/dom.js";
 
 const MAX_DEPTH = 8;
 const MAX_LABEL = 1000;

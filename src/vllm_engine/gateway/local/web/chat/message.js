@@ -1,7 +1,7 @@
 // One message of the conversation, as nodes.
 
-import { copy, h } from "./dom.js";
-import { duration, number, plural } from "./format.js";
+import { copy, h } from "../lib/dom.js";
+import { duration, number, plural } from "../lib/format.js";
 import { render } from "./markdown.js";
 
 function action(text, run) {

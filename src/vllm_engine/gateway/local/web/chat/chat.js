@@ -1,9 +1,9 @@
 // The chat view: sends, streams, stops, edits; what it says is Conversation's, how it looks is message.js's.
 
-import { ApiError, address, streamChat } from "./api.js";
+import { ApiError, address, streamChat } from "../lib/api.js";
 import { Conversation } from "./conversation.js";
-import { announce, byId, copy, h } from "./dom.js";
-import { plural } from "./format.js";
+import { announce, byId, copy, h } from "../lib/dom.js";
+import { plural } from "../lib/format.js";
 import { highlight } from "./highlight.js";
 import { AnswerView, userMessage } from "./message.js";
 import { snippets } from "./snippets.js";

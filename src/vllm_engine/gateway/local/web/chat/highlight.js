@@ -1,6 +1,6 @@
 // Code in colours: comments, strings, numbers and keywords, told apart well enough for reading.
 
-import { h } from "./dom.js";
+import { h } from "../lib/dom.js";
 
 const WORDS = {
   c: "auto bool break case catch char class const constexpr continue default delete do double else enum explicit extern false float for friend goto if inline int long namespace new nullptr operator private protected public return short signed sizeof static struct switch template this throw true try typedef typename union unsigned using virtual void volatile while",

@@ -1,8 +1,8 @@
 // The status view: the state's card, plots, and what runs.
 
 import { Chart } from "./chart.js";
-import { byId, h } from "./dom.js";
-import { duration, number, percent, span } from "./format.js";
+import { byId, h } from "../lib/dom.js";
+import { duration, number, percent, span } from "../lib/format.js";
 import { StartCard } from "./start.js";
 
 const CHARTS = [
