@@ -17,8 +17,8 @@ import click
 from vllm_engine.cli import main as cli
 from vllm_engine.config.settings import Settings, legal
 from vllm_engine.diagnosis.catalogue import GROUPS
+from vllm_engine.diagnosis.known_failure import KnownFailure, Stage
 from vllm_engine.diagnosis.run_facts import Facts
-from vllm_engine.diagnosis.signature import Signature, Stage
 from vllm_engine.gateway.observe.gateway_metrics import GatewayMetrics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,7 +83,7 @@ def catalogue() -> str:
     return "\n\n".join(groups)
 
 
-def catalogue_entry(entry: Signature) -> str:
+def catalogue_entry(entry: KnownFailure) -> str:
     """Render one cause."""
     again = "yes" if entry.retryable or entry.stage is Stage.SERVING else "no"
     return (

@@ -276,7 +276,7 @@ def test_startup_timeout(start: StartProgram) -> None:
     family = program.family()
     assert program.wait() == 3
     last = program.log().splitlines()[-1]
-    assert "the engine was not ready in time: STARTUP_TIMEOUT_SECONDS=4 went by" in last
+    assert "the engine was not ready in time: STARTUP_TIMEOUT_SECONDS=4 passed" in last
     assert "set STARTUP_TIMEOUT_SECONDS=8" in last
     until(lambda: gone(family), "the end of every process")
 

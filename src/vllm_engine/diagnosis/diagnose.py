@@ -1,4 +1,4 @@
-"""Pure: the end of an engine and the facts around it, explained."""
+"""Pure: explains the end of an engine."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vllm_engine.diagnosis.catalogue import BY_CODE, CATALOGUE
+from vllm_engine.diagnosis.known_failure import Groups, KnownFailure
 from vllm_engine.diagnosis.run_facts import Facts, gib
-from vllm_engine.diagnosis.signature import Groups, Signature
 from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.errors import Diagnosis
 
 MAX_EVIDENCE_CHARS = 400
 MAX_LINE_CHARS = 1500
-"""Messages begin at the front; what a pattern has to search is bounded, since this runs in the event loop."""
+"""Longer lines are cut, since the patterns are searched in the event loop."""
 
 _HARMLESS = re.compile(
     r"^(?:\x1b\[[\d;]*m)*(?:\([\w-]+(?: pid=\d+)?\) )?(?:\x1b\[[\d;]*m)*(?:DEBUG|INFO|WARNING)\b"
 )
-"""vLLM's own lines below ERROR: they tell of a start, not of its end. NCCL's and Python's warnings stay."""
+"""vLLM's own lines below ERROR, which do not say why it ended. NCCL's and Python's warnings are kept."""
 
 _SOURCE = re.compile(r"^\s*raise \w")
-"""A traceback's quotation of the line that raised: its message comes later, and filled in."""
+"""The source line in a traceback: the message follows, with its values filled in."""
 
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{4,}")
 _PROCESS_PREFIX = re.compile(
@@ -34,9 +34,9 @@ _PROCESS_PREFIX = re.compile(
 
 @dataclass(frozen=True)
 class Finding:
-    """An entry that fired: on which line, if on any, and what it caught there."""
+    """An entry that matched: in which line, if in one, and with which groups."""
 
-    entry: Signature
+    entry: KnownFailure
     groups: Groups
     line: str | None
 
@@ -44,9 +44,9 @@ class Finding:
 def diagnose(whole: EngineExit, facts: Facts) -> Diagnosis:
     """Explain why an engine ended.
 
-    A cause wins over symptoms, whichever came first; of several causes the first in the log wins, since the
-    later ones are most often its consequences. What matches nothing is `unknown` and carries the engine's own
-    last error. Takes some hundredths of a second for the longest of logs.
+    A cause takes precedence over symptoms, whichever came first. Of several causes the first in the log
+    counts, since the later ones are most often its consequences. If nothing matches, the code is `unknown`
+    and the message has the engine's own last error. Takes some hundredths of a second for the longest log.
     """
     ending = dataclasses.replace(whole, tail=tuple(line[:MAX_LINE_CHARS] for line in whole.tail))
     finding = next(findings(ending, facts), None)
@@ -67,7 +67,7 @@ def diagnose(whole: EngineExit, facts: Facts) -> Diagnosis:
 
 
 def findings(ending: EngineExit, facts: Facts) -> Iterator[Finding]:
-    """Yield all that fires, the best explanation first."""
+    """Yield every entry that matches, the best explanation first."""
     silent = ending.last_error is None
     for wants_symptom in (False, True):
         entries = [
@@ -75,16 +75,13 @@ def findings(ending: EngineExit, facts: Facts) -> Iterator[Finding]:
             for entry in CATALOGUE
             if entry.is_symptom is wants_symptom and entry.applies(ending) and (silent or not entry.is_silent)
         ]
-        yield from (
-            Finding(e, {}, None) for e in entries if e.ended and not e.patterns and e.ended(ending, facts)
-        )
+        # An end that needs no line is certain; one that is also reported in lines may have a cause in them.
+        yield from (Finding(e, {}, None) for e in entries if not e.compiled and e.has_ended(ending, facts))
         yield from _by_lines(entries, ending)
-        yield from (
-            Finding(e, {}, None) for e in entries if e.ended and e.patterns and e.ended(ending, facts)
-        )
+        yield from (Finding(e, {}, None) for e in entries if e.compiled and e.has_ended(ending, facts))
 
 
-def _by_lines(entries: list[Signature], ending: EngineExit) -> Iterator[Finding]:
+def _by_lines(entries: list[KnownFailure], ending: EngineExit) -> Iterator[Finding]:
     for raw in ending.tail:
         line = _PROCESS_PREFIX.sub("", raw)
         if _HARMLESS.match(raw) or _SOURCE.match(line):
@@ -95,7 +92,7 @@ def _by_lines(entries: list[Signature], ending: EngineExit) -> Iterator[Finding]
                 yield Finding(entry, _hints(entry, ending) | dict(groups), line)
 
 
-def _hints(entry: Signature, ending: EngineExit) -> dict[str, str]:
+def _hints(entry: KnownFailure, ending: EngineExit) -> dict[str, str]:
     if entry.hint is None:
         return {}
     found = next((match for line in ending.tail if (match := re.search(entry.hint, line))), None)
@@ -128,5 +125,5 @@ def _unknown(ending: EngineExit) -> Diagnosis:
 
 
 def _clean(text: str) -> str:
-    """Blank hub tokens, and make it one line."""
+    """Mask hub tokens, and make it one line."""
     return _TOKEN.sub("hf_***", " ".join(text.split()))

@@ -1,28 +1,111 @@
-"""Explains one engine's end, with the facts gathered over its life."""
+"""Explains the end of an engine, with the facts of its run: settings, plan, device, kernel counters."""
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
+from pathlib import Path
+
 from vllm_engine.config.settings import Settings
 from vllm_engine.diagnosis.diagnose import diagnose
-from vllm_engine.diagnosis.run_facts_gathering import known_facts, oom_kills, with_host, with_plan
+from vllm_engine.diagnosis.run_facts import Facts
 from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.errors import Diagnosis
+from vllm_engine.models.model_limits import attention_heads
 from vllm_engine.plan.engine_plan import EnginePlan
 from vllm_engine.system.device import Device
 
 
 class Explainer:
-    """Holds what is known of this run; `explain` asks the machine for the rest."""
+    """Holds what is known of this run; `explain` reads the rest from the machine."""
 
     def __init__(self, settings: Settings, device: Device, vllm_version: str) -> None:
         self._facts = known_facts(settings, device, vllm_version)
         self._oom_kills_before = oom_kills()
 
     def planned(self, plan: EnginePlan) -> None:
-        """Take note of the plan that an engine is about to be started with."""
+        """Record the plan with which an engine is about to be started."""
         self._facts = with_plan(self._facts, plan)
         self._oom_kills_before = oom_kills()
 
     def explain(self, ending: EngineExit) -> Diagnosis:
-        """Say why an engine ended and what to do; reads a few small files of the kernel's."""
+        """Return why an engine ended and what to do; reads a few small files of the kernel's."""
         return diagnose(ending, with_host(self._facts, self._oom_kills_before))
+
+
+def known_facts(settings: Settings, device: Device, vllm_version: str) -> Facts:
+    """Return what is known before the model has been read."""
+    return Facts(
+        model=settings.model_id,
+        is_local=settings.is_local_model,
+        revision=settings.model_revision,
+        has_token=settings.hf_token is not None,
+        dtype=settings.dtype,
+        max_model_len=settings.max_model_len if isinstance(settings.max_model_len, int) else None,
+        gpu_memory_utilization=settings.gpu_memory_utilization,
+        tensor_parallel=settings.tensor_parallel if isinstance(settings.tensor_parallel, int) else 1,
+        device=device.kind,
+        gpus=len(device.gpus),
+        gpu_memory_bytes=min((gpu.memory_bytes for gpu in device.gpus), default=0),
+        cache_dir=str(settings.cache_dir),
+        startup_timeout_seconds=settings.startup_timeout_seconds,
+        vllm_version=vllm_version,
+    )
+
+
+def with_plan(facts: Facts, plan: EnginePlan) -> Facts:
+    """Add what was settled from the model and the device."""
+    length, parallel = plan.max_model_len.value, plan.tensor_parallel.value
+    return dataclasses.replace(
+        facts,
+        dtype=plan.dtype.value,
+        max_model_len=int(length) if length.isdigit() else None,
+        tensor_parallel=int(parallel),
+        attention_heads=attention_heads(plan.model.config),
+    )
+
+
+def with_host(facts: Facts, oom_kills_before: int, root: Path = Path("/")) -> Facts:
+    """Add the present state of the machine: disk, shared memory, the cgroup's limit and its OOM kills."""
+    return dataclasses.replace(
+        facts,
+        cache_free_bytes=_disk(Path(facts.cache_dir), free=True),
+        shm_bytes=_disk(root / "dev/shm", free=False),
+        memory_limit_bytes=memory_limit(root),
+        oom_kills=max(0, oom_kills(root) - oom_kills_before),
+    )
+
+
+def oom_kills(root: Path = Path("/")) -> int:
+    """Return how often the kernel's OOM killer acted in this cgroup (v2, then v1)."""
+    for name in ("sys/fs/cgroup/memory.events", "sys/fs/cgroup/memory/memory.oom_control"):
+        for line in _text(root / name).splitlines():
+            key, _, value = line.partition(" ")
+            if key == "oom_kill" and value.strip().isdigit():
+                return int(value)
+    return 0
+
+
+def memory_limit(root: Path = Path("/")) -> int | None:
+    """Return this cgroup's memory limit in bytes; None where there is none."""
+    for name in ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        text = _text(root / name).strip()
+        # Without a limit v1 shows a number near 2^63, v2 the word max.
+        if text.isdigit() and int(text) < 1 << 60:
+            return int(text)
+    return None
+
+
+def _disk(path: Path, *, free: bool) -> int | None:
+    try:
+        usage = shutil.disk_usage(path)
+    except OSError:
+        return None
+    return usage.free if free else usage.total
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return ""

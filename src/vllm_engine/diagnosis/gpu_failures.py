@@ -1,4 +1,4 @@
-"""Signatures: the GPU, its driver, several GPUs together.
+"""Known failures of the GPU, its driver, and several GPUs together.
 
 Texts of torch (`c10/cuda`, `torch/csrc/cuda`, `ProcessGroupNCCL`), Triton, and vLLM (`platforms/cuda.py` and
 `config/{parallel,model,vllm}.py`).
@@ -6,8 +6,8 @@ Texts of torch (`c10/cuda`, `torch/csrc/cuda`, `ProcessGroupNCCL`), Triton, and 
 
 from __future__ import annotations
 
+from vllm_engine.diagnosis.known_failure import Advice, Groups, KnownFailure, Stage
 from vllm_engine.diagnosis.run_facts import Facts
-from vllm_engine.diagnosis.signature import Advice, Groups, Signature, Stage, always
 
 
 def _driver(groups: Groups, _facts: Facts) -> Advice:
@@ -36,7 +36,7 @@ def _tensor_parallel(groups: Groups, facts: Facts) -> Advice:
 def _nccl(_groups: Groups, facts: Facts) -> Advice:
     return Advice(
         "set NCCL_DEBUG=INFO to see which link fails; NCCL_P2P_DISABLE=1 and NCCL_IB_DISABLE=1 rule out "
-        f"broken links between GPUs; TENSOR_PARALLEL=1 does without{_shm(facts)}"
+        f"broken links between GPUs; TENSOR_PARALLEL=1 does not need it{_shm(facts)}"
     )
 
 
@@ -53,13 +53,13 @@ def _shm(facts: Facts) -> str:
 
 
 GPU = (
-    Signature(
+    KnownFailure(
         code="gpu-driver-too-old",
         seen="`The NVIDIA driver on your system is too old (found version 12080)`; `Error 804: forward "
         "compatibility was attempted on non supported HW`; `CUDA driver version is insufficient for CUDA "
         "runtime version`.",
         cause="the host's NVIDIA driver is too old for the CUDA that this vLLM was built with",
-        advise=_driver,
+        remedy=_driver,
         patterns=(
             r"NVIDIA driver on your system is too old \(found version (?P<version>\d+)\)",
             r"Error 804: forward compatibility was attempted|Error 803: system has unsupported display "
@@ -68,17 +68,14 @@ GPU = (
             r"the provided PTX was compiled with an unsupported toolchain",
         ),
     ),
-    Signature(
+    KnownFailure(
         code="no-gpu",
         seen="`Failed to infer device type`; `Found no NVIDIA driver on your system`; `No CUDA GPUs are "
         "available`; `libcuda.so.1: cannot open shared object file`.",
         cause="no GPU is visible, and this vLLM needs one",
-        advise=always(
-            "give the container its GPUs: `docker run --gpus all` with the NVIDIA Container Toolkit on "
-            "the host, `deploy.resources.reservations.devices` in compose, nvidia.com/gpu in Kubernetes; "
-            "check "
-            "CUDA_VISIBLE_DEVICES; or use the CPU build"
-        ),
+        remedy="give the container its GPUs: `docker run --gpus all` with the NVIDIA Container Toolkit on "
+        "the host, `deploy.resources.reservations.devices` in compose, nvidia.com/gpu in Kubernetes; check "
+        "CUDA_VISIBLE_DEVICES; or use the CPU build",
         patterns=(
             r"Failed to infer device type",
             r"Found no NVIDIA driver on your system",
@@ -87,29 +84,30 @@ GPU = (
             r"NVML Shared Library Not Found",
         ),
     ),
-    Signature(
+    KnownFailure(
         code="gpu-not-supported",
         seen="`CUDA error: no kernel image is available for execution on the device`.",
         cause="this build of vLLM or torch has no code for this GPU's generation",
-        advise=always("use an image built for this GPU: newer for a new card, an older vLLM for an old one"),
+        remedy="use an image built for this GPU: newer for a new card, an older vLLM for an old one",
         patterns=(r"no kernel image is available for execution on the device",),
     ),
-    Signature(
+    KnownFailure(
         code="dtype-not-supported",
         seen="`Bfloat16 is only supported on GPUs with compute capability of at least 8.0`.",
-        cause="DTYPE={dtype} is more than this GPU can do ({gpu} has compute capability {capability})",
-        advise=lambda _groups, _facts: Advice("set DTYPE=float16, or auto", {"DTYPE": "float16"}),
+        cause="DTYPE={dtype} is not supported by this GPU ({gpu} has compute capability {capability})",
+        remedy="set DTYPE=float16, or auto",
+        changes={"DTYPE": "float16"},
         patterns=(
             r"Bfloat16 is only supported on GPUs with compute capability of at least 8\.0\."
             r"(?: Your (?P<gpu>.+?) GPU has compute capability (?P<capability>[\d.]+))?",
         ),
     ),
-    Signature(
+    KnownFailure(
         code="dtype-not-supported-by-model",
         seen="`torch.bfloat16 is not supported for quantization method awq. Supported dtypes: "
         "[torch.float16]`.",
-        cause="DTYPE={given} does not go with the model's quantisation {method}",
-        advise=lambda groups, _facts: Advice(
+        cause="DTYPE={given} is not supported with the model's quantisation {method}",
+        remedy=lambda groups, _facts: Advice(
             f"set DTYPE={groups.get('wanted', 'float16')}", {"DTYPE": groups.get("wanted", "float16")}
         ),
         patterns=(
@@ -117,13 +115,13 @@ GPU = (
             r"(?: Supported dtypes: \[torch\.(?P<wanted>\w+))?",
         ),
     ),
-    Signature(
+    KnownFailure(
         code="tensor-parallel-invalid",
         seen="`Total number of attention heads (9) must be divisible by tensor parallel size (2)`; `World "
         "size (4) is larger than the number of available GPUs (2)`.",
         cause="TENSOR_PARALLEL={asked} does not fit: the model has {heads} attention heads, the machine "
         "{gpus} GPU(s)",
-        advise=_tensor_parallel,
+        remedy=_tensor_parallel,
         patterns=(
             r"attention heads \((?P<heads>\d+)\) must be divisible by tensor parallel size "
             r"\((?P<asked>\d+)\)",
@@ -132,13 +130,13 @@ GPU = (
             r"\((?P<gpus>\d+)\)",
         ),
     ),
-    Signature(
+    KnownFailure(
         code="shared-memory-too-small",
         seen="`Insufficient space in /dev/shm for shared-memory allocation: 160 MiB required`; `Error "
         "while creating shared memory segment /dev/shm/nccl-… (size 7340384)`; a bus error.",
-        cause="/dev/shm is too small for the engine's processes to talk through ({shm} in all, {required} "
-        "MiB wanted)",
-        advise=_more_shm,
+        cause="/dev/shm is too small for the engine's processes to communicate ({shm} in all, {required} "
+        "MiB needed)",
+        remedy=_more_shm,
         patterns=(
             r"Insufficient space in /dev/shm for shared-memory allocation(?:: (?P<required>\d+) MiB "
             r"required)?",
@@ -148,11 +146,11 @@ GPU = (
         ),
         stage=Stage.ANY,
     ),
-    Signature(
+    KnownFailure(
         code="nccl-failed",
         seen="`torch.distributed.DistBackendError: NCCL error in: …, unhandled system error`.",
-        cause="the GPUs could not talk to each other: NCCL failed",
-        advise=_nccl,
+        cause="NCCL failed: the GPUs could not communicate",
+        remedy=_nccl,
         patterns=(
             r"DistBackendError: NCCL error|RuntimeError: NCCL error|NCCL error: unhandled",
             r"ncclSystemError|ncclRemoteError|ncclInvalidUsage",
@@ -162,15 +160,13 @@ GPU = (
         stage=Stage.ANY,
         retryable=True,
     ),
-    Signature(
+    KnownFailure(
         code="gpu-fault",
         seen="`CUDA error: an illegal memory access was encountered`; `device-side assert triggered`; `Xid`.",
         cause="the GPU or a kernel of vLLM's failed ({fault})",
-        advise=always(
-            "the engine can be started again; if it repeats set ENFORCE_EAGER=1 or another "
-            "ATTENTION_BACKEND, update "
-            "vLLM, and look for Xid errors in the host's kernel log: they mean hardware"
-        ),
+        remedy="the engine can be started again; if it repeats set ENFORCE_EAGER=1 or another "
+        "ATTENTION_BACKEND, update vLLM, and look for Xid errors in the host's kernel log: they mean "
+        "hardware",
         patterns=(
             r"CUDA error: (?P<fault>an illegal memory access was encountered|unspecified launch failure|"
             r"device-side assert triggered|uncorrectable ECC error encountered|misaligned address)",

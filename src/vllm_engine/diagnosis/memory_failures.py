@@ -1,4 +1,4 @@
-"""Signatures: not enough memory, on the GPU, for the KV cache, or of the host.
+"""Known failures: not enough memory on the GPU, for the KV cache, or on the host.
 
 Texts of vLLM 0.26 to 0.33 (`v1/core/kv_cache_utils.py`, `v1/worker/{utils,gpu_worker,cpu_worker}.py`) and of
 torch's allocators.
@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 import signal
 
+from vllm_engine.diagnosis.known_failure import Advice, Groups, KnownFailure, Stage
 from vllm_engine.diagnosis.run_facts import GIB, Facts, gib
-from vllm_engine.diagnosis.signature import Advice, Groups, Signature, Stage, always
-from vllm_engine.engine.engine_exit import EngineExit
 
 _CUDA_OOM = (
     r"(?:torch\.(?:cuda\.)?)?OutOfMemoryError\W.*?(?:CUDA|HIP) out of memory\."
@@ -42,7 +41,7 @@ def _loading(_groups: Groups, facts: Facts) -> Advice:
     size = f" (this GPU has {gib(facts.gpu_memory_bytes)})" if facts.gpu_memory_bytes else ""
     more = facts.next_tensor_parallel
     return Advice(
-        f"serve a smaller or quantised model{size}{_split(facts)}; if other programs use the GPU, end them",
+        f"serve a smaller or quantised model{size}{_split(facts)}; end other programs that use the GPU",
         {"TENSOR_PARALLEL": str(more)} if more else {},
     )
 
@@ -62,7 +61,7 @@ def _warming_up(groups: Groups, facts: Facts) -> Advice:
         changes["MAX_NUM_SEQS"] = str(max(1, int(groups["requests"]) // 2))
     fewer = changes.get("MAX_NUM_SEQS", "64")
     return Advice(
-        f"set GPU_MEMORY_UTILIZATION={lower:g} or MAX_NUM_SEQS={fewer}; ENFORCE_EAGER=1 does without graphs",
+        f"set GPU_MEMORY_UTILIZATION={lower:g} or MAX_NUM_SEQS={fewer}; ENFORCE_EAGER=1 needs no graphs",
         changes,
     )
 
@@ -70,7 +69,7 @@ def _warming_up(groups: Groups, facts: Facts) -> Advice:
 def _serving(_groups: Groups, facts: Facts) -> Advice:
     lower = _lower(facts)
     return Advice(
-        f"set GPU_MEMORY_UTILIZATION={lower:g}, which leaves more room beside the KV cache; long prompts "
+        f"set GPU_MEMORY_UTILIZATION={lower:g}, which leaves more memory beside the KV cache; long prompts "
         "need less with a smaller MAX_NUM_BATCHED_TOKENS",
         {"GPU_MEMORY_UTILIZATION": f"{lower:g}"},
     )
@@ -84,7 +83,7 @@ def _kv_cache(groups: Groups, facts: Facts) -> Advice:
     if facts.device == "cpu":
         # vLLM rounds what it says to 0.01 GiB.
         more = math.ceil((float(groups.get("needed", 1)) + 0.01) * GIB / (1 << 26)) << 26
-        return Advice(f"{shorter}, or KV_CACHE_MEMORY_BYTES={more} where there is RAM for it", changes)
+        return Advice(f"{shorter}, or KV_CACHE_MEMORY_BYTES={more} if there is enough RAM", changes)
     return Advice(f"{shorter}{_more_utilization(facts, missing)}", changes)
 
 
@@ -138,43 +137,39 @@ def _host(_groups: Groups, facts: Facts) -> Advice:
     )
 
 
-def _killed_for_memory(ending: EngineExit, facts: Facts) -> bool:
-    return facts.oom_kills > 0 and ending.status != -signal.SIGTERM
-
-
 MEMORY = (
-    Signature(
+    KnownFailure(
         code="host-memory-limit",
-        seen="The engine vanishes, or `Failed core proc(s): {'EngineCore': -9}`; the cgroup counts an "
+        seen="The engine is killed, or `Failed core proc(s): {'EngineCore': -9}`; the cgroup counts an "
         "oom_kill.",
         cause="the kernel killed the engine because the container's memory limit was reached",
-        advise=_host,
-        ended=_killed_for_memory,
+        remedy=_host,
+        ended=lambda end, facts: facts.oom_kills > 0 and end.status != -signal.SIGTERM,
         stage=Stage.ANY,
     ),
-    Signature(
+    KnownFailure(
         code="cuda-out-of-memory-serving",
         seen="`torch.OutOfMemoryError: CUDA out of memory` while requests run.",
-        cause="the GPU ran out of memory while requests were running ({tried} more were wanted, {free} free)",
-        advise=_serving,
+        cause="the GPU ran out of memory while requests were running ({tried} more were needed, {free} free)",
+        remedy=_serving,
         patterns=(_CUDA_OOM, _CUDA_FAILURE),
         stage=Stage.SERVING,
     ),
-    Signature(
+    KnownFailure(
         code="cuda-out-of-memory-profiling",
         seen="`torch.OutOfMemoryError: CUDA out of memory`, with `profile_run` in the traceback.",
         cause="the weights fit, but the largest batch does not: the GPU ran out of memory while vLLM "
-        "profiled it ({tried} more were wanted, {free} of {total} free)",
-        advise=_profiling,
+        "profiled it ({tried} more were needed, {free} of {total} free)",
+        remedy=_profiling,
         patterns=(_CUDA_OOM, _CUDA_FAILURE),
         also=_PROFILING,
         unless=_SAMPLING,
     ),
-    Signature(
+    KnownFailure(
         code="cuda-out-of-memory-warming-up",
         seen="`CUDA out of memory occurred when warming up sampler with 256 dummy requests`.",
         cause="the GPU ran out of memory after the KV cache had been reserved, while the engine warmed up",
-        advise=_warming_up,
+        remedy=_warming_up,
         patterns=(
             r"CUDA out of memory occurred when warming up \w+ with (?P<requests>\d+) dummy",
             _CUDA_OOM,
@@ -182,12 +177,12 @@ MEMORY = (
         ),
         also=_WARMING_UP,
     ),
-    Signature(
+    KnownFailure(
         code="cuda-out-of-memory-loading",
         seen="`torch.OutOfMemoryError: CUDA out of memory`, with `load_model` in the traceback.",
-        cause="the model's weights do not fit into the GPU's memory ({tried} more were wanted, {free} of "
+        cause="the model's weights do not fit into the GPU's memory ({tried} more were needed, {free} of "
         "{total} free)",
-        advise=_loading,
+        remedy=_loading,
         patterns=(
             _CUDA_OOM,
             _CUDA_FAILURE,
@@ -195,12 +190,12 @@ MEMORY = (
         ),
         unless=rf"{_PROFILING}|{_WARMING_UP}",
     ),
-    Signature(
+    KnownFailure(
         code="kv-cache-too-small",
         seen="`To serve at least one request with the model's max seq len (8192), … KV cache is needed`.",
-        cause="one request of MAX_MODEL_LEN={length} tokens needs {needed} GiB of KV cache and there are "
-        "{available}",
-        advise=_kv_cache,
+        cause="one request of MAX_MODEL_LEN={length} tokens needs {needed} GiB of KV cache, but only "
+        "{available} GiB are available",
+        remedy=_kv_cache,
         patterns=(
             r"max seq len \((?P<length>\d+)\), \(?(?P<needed>[\d.]+) GiB KV cache is needed, which is "
             r"larger than "
@@ -208,63 +203,62 @@ MEMORY = (
             r"(?:.*?estimated maximum model length is (?P<fits>\d+))?",
         ),
     ),
-    Signature(
+    KnownFailure(
         code="no-memory-for-kv-cache",
         seen="`No available memory for the cache blocks`.",
         cause="the weights and the largest batch leave no memory for the KV cache",
-        advise=_no_kv_memory,
+        remedy=_no_kv_memory,
         patterns=(r"No available memory for the cache blocks",),
     ),
-    Signature(
+    KnownFailure(
         code="gpu-memory-in-use",
         seen="`Free memory on device cuda:0 (31.44/47.38 GiB) on startup is less than desired GPU memory "
         "utilization`.",
-        cause="GPU_MEMORY_UTILIZATION={share} wants {wanted} GiB, but only {free} of {total} GiB are free "
+        cause="GPU_MEMORY_UTILIZATION={share} needs {wanted} GiB, but only {free} of {total} GiB are free "
         "on the GPU: another program uses it",
-        advise=_share_that_is_free,
+        remedy=_share_that_is_free,
         patterns=(
             r"Free memory on device \S*\s?\((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\) on startup is less than "
             r".*?\((?P<share>[\d.]+), (?P<wanted>[\d.]+) GiB\)",
         ),
         retryable=True,
     ),
-    Signature(
+    KnownFailure(
         code="ram-below-utilization",
         seen="`Available memory on node 0 (…) on startup is less than desired CPU memory utilization`.",
-        cause="GPU_MEMORY_UTILIZATION={share} (on CPU: of RAM) wants {wanted} GiB, but only {free} of "
-        "{total} GiB are "
-        "available",
-        advise=_share_that_is_free,
+        cause="GPU_MEMORY_UTILIZATION={share} (on CPU: of RAM) needs {wanted} GiB, but only {free} of "
+        "{total} GiB are available",
+        remedy=_share_that_is_free,
         patterns=(
             r"Available memory on node \d+ \((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\) on startup is less "
             r"than "
             r"desired CPU memory utilization \((?P<share>[\d.]+), (?P<wanted>[\d.]+) GiB\)",
         ),
     ),
-    Signature(
+    KnownFailure(
         code="ram-below-kv-cache",
         seen="`Available memory on node 0 (…) on kv cache allocation is less than requested memory for kv`.",
-        cause="the KV cache shall have {wanted} GiB of RAM, but only {free} of {total} GiB are available",
-        advise=_kv_that_is_free,
+        cause="the KV cache needs {wanted} GiB of RAM, but only {free} of {total} GiB are available",
+        remedy=_kv_that_is_free,
         patterns=(
             r"Available memory on node \d+ \((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\) on kv cache "
             r"allocation is "
             r"less than requested memory for kv \((?P<wanted>[\d.]+)",
         ),
     ),
-    Signature(
+    KnownFailure(
         code="gpu-memory-changed",
         seen="`Error in memory profiling. Initial free memory …, current free memory …`.",
         cause="another program released GPU memory while vLLM measured it",
-        advise=always("start again, and let only one engine start at a time on a shared GPU"),
+        remedy="start again, and let only one engine start at a time on a shared GPU",
         patterns=(r"Error in memory profiling\. Initial free memory",),
         retryable=True,
     ),
-    Signature(
+    KnownFailure(
         code="host-memory",
         seen="`DefaultCPUAllocator: can't allocate memory`, `Cannot allocate memory`, `MemoryError`.",
         cause="the machine has too little main memory for this model",
-        advise=_host,
+        remedy=_host,
         patterns=(
             r"DefaultCPUAllocator: can't allocate memory",
             r"\[Errno 12\]|Cannot allocate memory",

@@ -1,4 +1,4 @@
-"""What is known of this run beside the engine's own lines: settings, device, limits."""
+"""What is known of a run besides the engine's output: settings, device, limits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything a remedy may be computed from; the defaults stand for "not known".
+    """Everything that a remedy may be computed from; the defaults mean "not known".
 
     Attributes:
         model: `MODEL_ID`.
@@ -22,7 +22,7 @@ class Facts:
         cache_free_bytes: free space where `CACHE_DIR` is.
         shm_bytes: size of /dev/shm.
         memory_limit_bytes: the container's memory limit.
-        oom_kills: how often the kernel killed for want of memory in our cgroup during this run.
+        oom_kills: how often the kernel's OOM killer acted in our cgroup during this run.
     """
 
     model: str = ""

@@ -13,7 +13,7 @@ from fastapi import Request
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import load_settings
 from vllm_engine.diagnosis.catalogue import BY_CODE
-from vllm_engine.diagnosis.run_facts_gathering import known_facts, memory_limit, oom_kills, with_host
+from vllm_engine.diagnosis.explainer import known_facts, memory_limit, oom_kills, with_host
 from vllm_engine.diagnosis.termination import MAX_BYTES, write_termination_log
 from vllm_engine.engine.engine_state import EngineState, EngineStatus, StatusBoard
 from vllm_engine.errors import Diagnosis

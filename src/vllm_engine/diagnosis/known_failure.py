@@ -1,0 +1,126 @@
+"""What an entry of the catalogue is."""
+
+from __future__ import annotations
+
+import re
+import signal
+import string
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from functools import cached_property
+
+from vllm_engine.diagnosis.run_facts import Facts
+from vllm_engine.engine.engine_exit import EngineExit
+
+Groups = Mapping[str, str]
+"""What a pattern's named groups matched; empty for the general remedy of the documentation."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A remedy, and the settings with which a start may succeed."""
+
+    text: str
+    changes: Mapping[str, str] = field(default_factory=dict)
+
+
+class Stage(Enum):
+    """When an entry may match: the log of a long run holds errors of requests, which ended no engine."""
+
+    STARTING = auto()
+    SERVING = auto()
+    ANY = auto()
+
+
+@dataclass(frozen=True)
+class KnownFailure:
+    """One cause that can be recognised from what an engine leaves behind.
+
+    Attributes:
+        code: its id, in kebab case; never changes once published.
+        seen: what users see, shortened, for the documentation.
+        cause: the sentence; `{name}` is a group of the pattern's or a fact.
+        remedy: what to do; a function if it depends on the case: without groups and facts it returns the
+            general remedy.
+        changes: settings with which a start may succeed, where the remedy is a text.
+        patterns: regular expressions; one has to be found in one line.
+        also: has to be found in any line.
+        unless: must not be found in any line.
+        hint: finds further groups in any line; may be absent.
+        signals: the engine's process or one of its children was ended by one of these.
+        ended: recognises it from how the engine ended, without a line.
+        stage: when it may match.
+        is_symptom: whether it is the consequence of something else, so that any cause takes precedence.
+        is_silent: whether it matches only where the engine left no error that could be a cause.
+        retryable: whether the same start may succeed when it is tried again; a loss after it always may.
+    """
+
+    code: str
+    seen: str
+    cause: str
+    remedy: str | Callable[[Groups, Facts], Advice]
+    changes: Mapping[str, str] = field(default_factory=dict, hash=False)
+    patterns: tuple[str, ...] = ()
+    also: str | None = None
+    unless: str | None = None
+    hint: str | None = None
+    signals: tuple[signal.Signals, ...] = ()
+    ended: Callable[[EngineExit, Facts], bool] | None = None
+    stage: Stage = Stage.STARTING
+    is_symptom: bool = False
+    is_silent: bool = False
+    retryable: bool = False
+
+    def advise(self, groups: Groups, facts: Facts) -> Advice:
+        """Return the remedy of one case."""
+        return (
+            Advice(self.remedy, self.changes) if isinstance(self.remedy, str) else self.remedy(groups, facts)
+        )
+
+    @cached_property
+    def compiled(self) -> tuple[re.Pattern[str], ...]:
+        """The patterns, with those by which vLLM reports that a child was ended by one of the signals."""
+        numbers = "|".join(str(int(number)) for number in self.signals)
+        of_children = (
+            rf"Failed core proc\(s\): \{{[^}}]*: -(?:{numbers})\b",
+            rf"Worker proc \S+ died unexpectedly \(exit code: -(?:{numbers})\)",
+            rf"Process \S+ \(PID: \d+\) died with exit code -(?:{numbers})\b",
+        )
+        return tuple(re.compile(it) for it in self.patterns + (of_children if numbers else ()))
+
+    def has_ended(self, end: EngineExit, facts: Facts) -> bool:
+        """Whether the way in which the engine ended is enough to recognise it."""
+        by_signal = end.status is not None and -end.status in self.signals
+        return by_signal or (self.ended is not None and self.ended(end, facts))
+
+    def applies(self, end: EngineExit) -> bool:
+        """Whether it may match an engine that ended at this stage, with these lines around."""
+        if self.stage is not Stage.ANY and (self.stage is Stage.SERVING) != end.was_ready:
+            return False
+        if self.unless and any(re.search(self.unless, line) for line in end.tail):
+            return False
+        return self.also is None or any(re.search(self.also, line) for line in end.tail)
+
+    def match(self, line: str) -> Groups | None:
+        """Return the groups of the first pattern that is found in a line; None where none is."""
+        for pattern in self.compiled:
+            if found := pattern.search(line):
+                return {name: value for name, value in found.groupdict().items() if value is not None}
+        return None
+
+    def sentence(self, values: Mapping[str, object]) -> str:
+        """Return the cause with its fields filled in; an ellipsis for those that are not known."""
+        return _Lenient().vformat(self.cause, (), values)
+
+
+_UNKNOWN = "…"
+
+
+class _Lenient(string.Formatter):
+    def get_value(self, key: int | str, args: object, kwargs: Mapping[str, object]) -> object:  # noqa: ARG002 - string.Formatter's
+        value = kwargs.get(str(key))
+        return _UNKNOWN if value is None or value == "" else value
+
+    def format_field(self, value: object, format_spec: str) -> str:
+        return _UNKNOWN if value is _UNKNOWN else str(format(value, format_spec))
