@@ -84,6 +84,7 @@ LOCK := scripts/uv.sh pip compile --quiet --universal --python-version 3.11 --ge
 LOCK_CPU := $(LOCK) $(addprefix --no-emit-package ,torchaudio torchcodec torchvision triton) \
 	-o requirements/engine-cpu.txt requirements/engine-cpu.in
 
+# For CUDA no folder of wheels is used: it may hold PyTorch's CPU build, which counts as the same version.
 ## lock       write requirements/*.txt anew (UPGRADE=1: with the newest versions)
 lock:
 	@scripts/setup.sh gateway
@@ -93,7 +94,7 @@ lock:
 	@$(LOCK) --group uv -o requirements/uv.txt
 	@$(LOCK) --group docs -o requirements/docs.txt
 	@$(LOCK_CPU) || $(LOCK_CPU) --find-links "$${TORCH_INDEX:-https://download.pytorch.org/whl/cpu}/torch/"
-	@$(LOCK) -o requirements/engine-cuda.txt requirements/engine-cuda.in
+	@UV_FIND_LINKS= $(LOCK) -o requirements/engine-cuda.txt requirements/engine-cuda.in
 
 ## image      build the image (TARGET=cuda or cpu; scripts/build_image.sh --help)
 image:

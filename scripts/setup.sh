@@ -16,7 +16,7 @@
 # uv is installed into .venv unless it is on PATH; where it cannot be had, pip does its work. A finished environment
 # is stamped, so a second run needs no network. An interrupted run continues with what uv's cache has.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd -P "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/uv.sh
 ENGINE=${ENGINE:-auto} FRONTEND=${FRONTEND:-python}
 why='the lines above say why; check the network, the index (pip config list) and the disk space, then run this again'

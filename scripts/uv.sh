@@ -41,7 +41,7 @@ from_pip() { # pip's key, uv's variable, separator of several values (a blank)
         value=$(sed -n "s/^$section\.$1='\(.*\)'\$/\1/p" <<<"$config")
         if [[ -n $value ]]; then break; fi
     done
-    if [[ -z $value || -n ${!2:-} ]]; then return; fi
+    if [[ -z $value || -v $2 ]]; then return; fi
     read -ra values <<<"${value//\\n/ }"
     value=${values[*]}
     export "$2=${value// /${3:- }}"
