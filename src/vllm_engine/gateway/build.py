@@ -72,7 +72,7 @@ def build_gateway(
     def waiting() -> int:
         return admission.waiting + recovery.waiting
 
-    metrics = GatewayMetrics(routes.templates, keyring.names, _labels(build))
+    metrics = GatewayMetrics(routes.templates, keyring, _labels(build))
     metrics.follow(status)
     metrics.watch(
         in_flight=lambda: admission.in_flight,

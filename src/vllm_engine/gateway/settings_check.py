@@ -37,7 +37,7 @@ def load_keyring(settings: Settings) -> Keyring:
     """
     text = settings.api_keys.get_secret_value() if settings.api_keys else None
     try:
-        return Keyring.load(text, settings.api_keys_file, hide=add_secrets)
+        return Keyring(text, settings.api_keys_file, hide=add_secrets)
     except KeysError as error:
         value = "***" if error.setting == "API_KEYS" else str(settings.api_keys_file)
         raise SettingsError([Problem(error.setting, value, error.problem)]) from error
@@ -52,4 +52,4 @@ def load_routes(settings: Settings) -> RouteTable:
     try:
         return RouteTable(parse_extra_routes(settings.extra_routes))
     except ExtraRouteError as error:
-        raise SettingsError([Problem("EXTRA_ROUTES", error.entry, f"expected {error.wanted}")]) from error
+        raise SettingsError([Problem("EXTRA_ROUTES", error.entry, f"expected {error.expected}")]) from error

@@ -42,7 +42,7 @@ def test_recipe_for_a_hashed_key(tmp_path: Path) -> None:
     script = block("bash") + 'printf %s "$KEY"'
     done = subprocess.run(["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     ring = Keyring(None, tmp_path / "keys")
-    assert ring.authenticate([(b"authorization", f"Bearer {done.stdout}".encode())]) == "team-a"
+    assert ring.check([(b"authorization", f"Bearer {done.stdout}".encode())]) == "team-a"
     assert done.stdout not in (tmp_path / "keys").read_text()
 
 

@@ -1,8 +1,8 @@
 """API keys: who may use the engine.
 
-Only SHA-256 digests are kept. A given key is hashed and compared with every one of them, to the end and
-each in constant time: how long an answer takes says nothing of a key's length, content or place in the
-list. Plain SHA-256 is enough because keys are random; it would not be for passwords people choose.
+Only SHA-256 digests are kept. A given key is hashed and compared with all of them, each in constant time: how
+long that takes tells nothing about a key's length, content or position. Plain SHA-256 is enough because keys
+are random; it would not be for passwords that people choose.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from vllm_engine.gateway.http.followed_files import Fingerprint, fingerprint
 from vllm_engine.gateway.rejection import Rejected
 
 CREDENTIAL_HEADERS = frozenset((b"authorization", b"x-api-key"))
-"""Where clients put keys; not for the engine to see once the gateway has checked them."""
+"""Where clients put keys; the engine does not get them once the gateway has checked them."""
 
 FILE_CHECK_SECONDS = 1.0
-"""A change of the keys file counts after this long at most, from the next request on."""
+"""A change of the keys file takes effect after this long at most, with the next request."""
 
 MIN_KEY_LENGTH = 8
 MAX_FILE_BYTES = 1 << 20
@@ -33,7 +33,7 @@ _TEXT = "API_KEYS"
 _FILE = "API_KEYS_FILE"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _KEY = re.compile(r"[!#-&(-~]+")
-"""Visible ASCII without quotes: a quote here is nearly always one that `--env-file` kept."""
+"""Visible ASCII without quotes: a quote is nearly always one that `--env-file` kept."""
 _HASH_PREFIX = "sha256:"
 _HASH = re.compile(r"[0-9A-Fa-f]{64}")
 
@@ -41,7 +41,7 @@ logger = logging.getLogger("gateway.auth")
 
 
 class KeysError(ValueError):
-    """The configured keys cannot be used; says of which setting, entry or line, and never shows a key."""
+    """The configured keys cannot be used; names the setting, entry or line, and never shows a key."""
 
     def __init__(self, setting: str, problem: str) -> None:
         self.setting = setting
@@ -51,7 +51,7 @@ class KeysError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key: the name that logs and metrics show, and its SHA-256 digest."""
+    """The name that logs and metrics show for a key, and its SHA-256 digest."""
 
     name: str
     digest: bytes = field(repr=False)
@@ -75,41 +75,52 @@ def words(text: str) -> list[str]:
 def parse_keys(text: str) -> tuple[Key, ...]:
     """Read `API_KEYS`: entries `name:key`, `name:sha256:<hex>` or `key`, split by commas or white space.
 
-    An entry without a name is called `key-N` after its place in the list. Only the first colon
-    separates: a key that has one itself needs a name.
+    An entry without a name is called `key-N` after its position. Only the first colon separates: a key that
+    contains one needs a name.
 
     Raises:
-        KeysError: there is no entry, or one has an illegal or repeated name, or a key that is too
-            short, repeated, or holds what cannot stand in a header.
+        KeysError: there is no entry, or one has an invalid or repeated name, or a key that is too short,
+            repeated, or cannot be sent in a header.
     """
     entries = words(text)
     if not entries:
-        raise KeysError(_TEXT, "no key in it")
+        raise KeysError(_TEXT, "expected at least one key, got none")
     return _distinct(_Entry(_TEXT, f"entry {at}", entry) for at, entry in enumerate(entries, 1))
 
 
 def secrets_in(entries: Iterable[str]) -> list[str]:
-    """Return the keys and digests in entries of `API_KEYS` or lines of a keys file, right or wrong ones.
+    """Return the keys and digests in entries of `API_KEYS` or lines of a keys file, valid or not.
 
-    What is too short to be a key is left out: blanking it would blank half of the log.
+    What is too short to be a key is left out: hiding it would hide half of the log.
     """
     found = (_halves(entry)[1].removeprefix(_HASH_PREFIX) for entry in entries)
     return [secret for secret in found if len(secret) >= MIN_KEY_LENGTH]
 
 
-class Keyring:
-    """The keys that are valid now; follows its file when that changes."""
+class Keyring(Container[str]):
+    """The keys that are valid now, a container of their names; follows its file when that changes.
+
+    Args:
+        text: `API_KEYS`.
+        file: `API_KEYS_FILE`, whose keys are valid too. A file without keys denies everybody.
+        clock: monotonic seconds.
+        hide: told what the logs must not show.
+
+    Raises:
+        KeysError: see `parse_keys`; or the file cannot be read.
+    """
 
     def __init__(
         self,
-        fixed: tuple[Key, ...] | None,
+        text: str | None,
         file: Path | None,
+        *,
         clock: Callable[[], float] = time.monotonic,
         hide: Callable[[Iterable[str]], None] = lambda _: None,
     ) -> None:
-        """Take the fixed keys, and a file of more; `hide` is told what the logs must not show."""
-        self._is_open = fixed is None and file is None
-        self._fixed = fixed or ()
+        self.is_open = not text and file is None
+        """Whether no keys were asked for, so that everybody may pass."""
+        self._fixed = parse_keys(text) if text else ()
         self._file = file
         self._clock = clock
         self._hide = hide
@@ -121,74 +132,39 @@ class Keyring:
             self._seen = fingerprint(file)
             self._keys = self._with_file(file)
 
-    @classmethod
-    def load(
-        cls,
-        keys_text: str | None,
-        keys_file: Path | None,
-        hide: Callable[[Iterable[str]], None] = lambda _: None,
-    ) -> Keyring:
-        """Read `API_KEYS` and `API_KEYS_FILE`; the keys of both are valid.
-
-        An empty file, or one of comments only, is a list of nobody: everybody is denied.
-
-        Raises:
-            KeysError: see `parse_keys`; or the file cannot be read.
-        """
-        return cls(parse_keys(keys_text) if keys_text else None, keys_file, hide=hide)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether no keys were ever asked for, so that everybody may pass."""
-        return self._is_open
-
-    @property
-    def names(self) -> KeyNames:
-        """The names of the valid keys, as they are now whenever asked."""
-        return KeyNames(self)
-
-    def has_name(self, name: object) -> bool:
-        """Whether a valid key has this name."""
+    def __contains__(self, name: object) -> bool:
         return any(key.name == name for key in self._keys)
 
     def check(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
-        """Return the name of the key that a request carries; see `authenticate`.
+        """Return the name of the key that a request carries.
 
-        Raises:
-            Rejected: it carries none that is valid (401).
-        """
-        name = self.authenticate(headers)
-        if name is None:
-            challenge = [(b"www-authenticate", b"Bearer")]
-            raise Rejected(401, "unauthorized", "Missing or wrong API key", headers=challenge)
-        return name
-
-    def authenticate(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-        """Return the name of the key that a request carries, or None where it may not pass.
-
-        A key comes as `Authorization: Bearer KEY` (RFC 6750, section 2.1; the scheme in any case, RFC
-        9110, section 11.1) or as `x-api-key: KEY` (Anthropic's clients). A request that repeats one of
-        these headers, uses another scheme, or gives a different key in each is refused: some proxy on
-        the way may have taken the other one for the client's.
+        A key comes as `Authorization: Bearer KEY` (RFC 6750, section 2.1; the scheme in any case, RFC 9110,
+        section 11.1) or as `x-api-key: KEY` (Anthropic's clients). A request that repeats one of these, uses
+        another scheme, or has a different key in each is refused: a proxy on the way may have taken the other
+        one for the client's.
 
         Args:
             headers: as ASGI gives them, the names in lower case.
+
+        Raises:
+            Rejected: it carries no valid key (401).
         """
         self._follow_file()
         given = _given_digest(headers)
-        if given is None:
-            return None
         found = None
         for key in self._keys:
-            if hmac.compare_digest(given, key.digest):
-                found = key.name  # no break: where the match stands must not show
+            if given is not None and hmac.compare_digest(given, key.digest):
+                found = key.name  # no break: the time taken must not show where the match stands
+        if found is None:
+            challenge = [(b"www-authenticate", b"Bearer")]
+            raise Rejected(401, "unauthorized", "Missing or wrong API key", headers=challenge)
         return found
 
     def _follow_file(self) -> None:
         if self._file is None or (now := self._clock()) < self._next_check:
             return
         self._next_check = now + FILE_CHECK_SECONDS
-        # Taken before the file is read: if it changes in between, the next check sees another one.
+        # Taken before the file is read: if it changes in between, the next check sees another fingerprint.
         found = fingerprint(self._file)
         if found == self._seen:
             self._complaint = ""
@@ -196,13 +172,13 @@ class Keyring:
         try:
             keys = self._with_file(self._file)
         except KeysError as error:
-            # Tried again at each check, as what cannot be read now may be readable later; said once.
+            # Tried again at each check, as it may become readable without a change; logged once.
             if str(error) != self._complaint:
                 self._complaint = str(error)
-                logger.error("%s; the keys of before stay valid", error)
+                logger.error("%s; the previous keys stay valid", error)
             return
         self._keys, self._seen, self._complaint = keys, found, ""
-        logger.info("%s has changed: %d keys are valid now", _FILE, len(keys))
+        logger.info("%s has changed: %d key(s) are valid now", _FILE, len(keys))
 
     def _with_file(self, file: Path) -> tuple[Key, ...]:
         lines = enumerate(map(str.strip, _content(file).split("\n")), 1)
@@ -233,7 +209,7 @@ def _bearer(value: bytes) -> bytes:
 def _content(file: Path) -> str:
     try:
         if not stat.S_ISREG(file.stat().st_mode):
-            raise KeysError(_FILE, "cannot be read (not a file)")
+            raise KeysError(_FILE, "cannot be read (expected a regular file)")
         with file.open("rb") as stream:
             content = stream.read(MAX_FILE_BYTES + 1)
     except OSError as error:
@@ -254,9 +230,9 @@ def _distinct(entries: Iterable[_Entry], before: tuple[Key, ...] = ()) -> tuple[
         key = _key(entry, f"key-{len(keys) + 1}")
         # The name is not shown: it is half of a key where a colon was meant as part of one.
         if key.name in names:
-            raise entry.wrong("its name is taken by an earlier key")
+            raise entry.wrong("an earlier key has the same name")
         if key.digest in digests:
-            raise entry.wrong("the same key as an earlier one")
+            raise entry.wrong("an earlier entry has the same key")
         keys.append(key)
         names.add(key.name)
         digests.add(key.digest)
@@ -274,24 +250,14 @@ def _key(entry: _Entry, default_name: str) -> Key:
     given, secret = _halves(entry.text)
     name = default_name if given is None else given
     if not _NAME.fullmatch(name):
-        raise entry.wrong("wanted a name of up to 64 letters, digits, '.', '_' or '-' before the first ':'")
+        raise entry.wrong("expected a name of up to 64 letters, digits, '.', '_' or '-' before the first ':'")
     if secret.startswith(_HASH_PREFIX):
         digest = secret.removeprefix(_HASH_PREFIX)
         if not _HASH.fullmatch(digest):
-            raise entry.wrong("wanted 64 hexadecimal digits after sha256:")
+            raise entry.wrong("expected 64 hexadecimal digits after sha256:")
         return Key(name, bytes.fromhex(digest))
     if len(secret) < MIN_KEY_LENGTH:
-        raise entry.wrong(f"wanted a key of at least {MIN_KEY_LENGTH} characters")
+        raise entry.wrong(f"expected a key of at least {MIN_KEY_LENGTH} characters")
     if not _KEY.fullmatch(secret):
-        raise entry.wrong("wanted a key of visible ASCII characters, without quotes or spaces")
+        raise entry.wrong("expected a key of visible ASCII characters, without quotes or spaces")
     return Key(name, hashlib.sha256(secret.encode()).digest())
-
-
-class KeyNames(Container[str]):
-    """The names of a keyring's keys, following it as it changes."""
-
-    def __init__(self, keyring: Keyring) -> None:
-        self._keyring = keyring
-
-    def __contains__(self, name: object) -> bool:
-        return self._keyring.has_name(name)

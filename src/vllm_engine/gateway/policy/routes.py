@@ -31,10 +31,10 @@ _METHODS_OF_A_BARE_PATH = _GET | _POST
 """Every route of vLLM 0.32 and 0.33 answers one of these two or both."""
 
 _PATH = re.compile(r"(/[A-Za-z0-9._~:-]+)+")
-_WANTED_PATH = (
+_EXPECTED_PATH = (
     "a path like /v1/name: no trailing slash, query, percent escape or placeholder, no segment . or .."
 )
-_WANTED_METHOD = f"METHOD /path or /path, with METHOD one of {', '.join(sorted(_METHODS))}"
+_EXPECTED_METHOD = f"METHOD /path or /path, with METHOD one of {', '.join(sorted(_METHODS))}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +63,12 @@ class Route:
 
 
 class ExtraRouteError(ValueError):
-    """An entry of `EXTRA_ROUTES` is not a route; carries the entry and what was wanted instead."""
+    """An entry of `EXTRA_ROUTES` is not a route; carries the entry and what was expected."""
 
-    def __init__(self, entry: str, wanted: str) -> None:
+    def __init__(self, entry: str, expected: str) -> None:
         self.entry = entry
-        self.wanted = wanted
-        super().__init__(f"{entry!r}: wanted {wanted}")
+        self.expected = expected
+        super().__init__(f"{entry!r}: expected {expected}")
 
 
 ROUTES = (
@@ -163,16 +163,16 @@ def parse_extra_routes(text: str) -> tuple[Route, ...]:
                 path = next(words, "")
                 entry = f"{word} {path}".strip()
                 if word.upper() not in _METHODS:
-                    raise ExtraRouteError(entry, _WANTED_METHOD)
+                    raise ExtraRouteError(entry, _EXPECTED_METHOD)
                 routes.append(_extra(entry, path, frozenset({word.upper()})))
     return _merged(routes)
 
 
 def _extra(entry: str, path: str, methods: frozenset[str]) -> Route:
     if not path.startswith("/"):
-        raise ExtraRouteError(entry, _WANTED_METHOD)
+        raise ExtraRouteError(entry, _EXPECTED_METHOD)
     if not _PATH.fullmatch(path) or {".", ".."} & set(path.split("/")):
-        raise ExtraRouteError(entry, _WANTED_PATH)
+        raise ExtraRouteError(entry, _EXPECTED_PATH)
     return Route(path, methods)
 
 
