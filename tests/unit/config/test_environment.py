@@ -2,100 +2,103 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from vllm_engine.config.environment import Environment, read_environment, understood
 from vllm_engine.config.flags import FlagCatalogue
+from vllm_engine.config.other_engines import ELSEWHERE, SAME, unread
 from vllm_engine.config.quoting import stray_in_words
+from vllm_engine.config.redaction import mask_environ, secrets_in_environment
 from vllm_engine.config.settings import Settings, load_settings
 from vllm_engine.errors import SettingsError
+from vllm_engine.plan.engine_command import RESERVED_FLAGS
 from vllm_engine.plan.variable_checks import check_flags
 
 KEY = "team:sk-abcdefgh"
+OURS = {name.upper() for name in Settings.model_fields}
+CATALOGUE = FlagCatalogue.load("0.33.0")
 
 
-def dotenv(tmp_path: Path, content: bytes) -> dict[str, str]:
-    """Return what a .env file sets."""
-    (tmp_path / ".env").write_bytes(content)
-    return dict(read_environment().dotenv)
+def refusal(**variables: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(understood(variables, {}))
+    return str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        (b"\xef\xbb\xbfAPI_KEYS=team:sk-abcdefgh\nPORT=1\n", {"API_KEYS": KEY, "PORT": "1"}),
-        (b'API_KEYS="team:sk-abcdefgh" # prod\r\nPORT=1\r\n', {"API_KEYS": KEY, "PORT": "1"}),
-        (b"export API_KEYS = 'team:sk-abcdefgh'\n", {"API_KEYS": KEY}),
-        (b"A_TEAM=team\nAPI_KEYS=${A_TEAM}:sk-abcdefgh\n", {"A_TEAM": "team", "API_KEYS": KEY}),
-        (b'PUBLIC_KEY="one\r\ntwo\r\n"\r\n', {"PUBLIC_KEY": "one\ntwo"}),
-        (b"API_KEYS=old\nAPI_KEYS=team:sk-abcdefgh", {"API_KEYS": KEY}),
-        (b"HF_TOKEN=a$b\nSERVED_MODEL_NAME=one two\n", {"HF_TOKEN": "a$b", "SERVED_MODEL_NAME": "one two"}),
-        (b"", {}),
-    ],
-)
-def test_dotenv(tmp_path: Path, content: bytes, expected: dict[str, str]) -> None:
-    """However an editor, a shell or Windows has written it, it says the same."""
-    assert dotenv(tmp_path, content) == expected
+def test_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable wins over .env and that over a command's defaults; an empty one does not."""
+    (tmp_path / ".env").write_text("PORT=1111\nDTYPE=float16\nLOG_LEVEL=debug\n# nothing\n")
+    monkeypatch.setenv("PORT", "2222")
+    monkeypatch.setenv("LOG_LEVEL", "")
+    environment = read_environment()
+    settings = load_settings(environment)
+    assert (settings.port, settings.dtype, settings.log_level) == (2222, "float16", "debug")
+    sources = [environment.source(key) for key in ("PORT", "DTYPE", "LOG_LEVEL", "HOST")]
+    assert sources == ["environment", ".env", ".env", None]
+    environment = Environment({"PORT": "1"}, {"HOST": "b"}, {"PORT": "2", "HOST": "c", "DTYPE": "half"})
+    assert environment.merged == {"PORT": "1", "HOST": "b", "DTYPE": "half"}
+    assert environment.source("DTYPE") is None
 
 
-@pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        ("PORT=1\n".encode("utf-16"), r"UTF-16.*save it as UTF-8"),
-        ("PORT=1\n".encode("utf-16-be"), r"UTF-16.*save it as UTF-8"),
-        (b"PORT=\xff", r"cannot be read as UTF-8"),
-        (b'PORT=1\nAPI_KEYS="team:sk-abcdefgh\n', r"line 2 .*closing quote"),
-    ],
-)
-def test_dotenv_that_cannot_be_read(tmp_path: Path, content: bytes, told: str) -> None:
-    """What cannot be read stops the start: it may hold the keys. Nothing of it is shown."""
-    with pytest.raises(SettingsError, match=told) as caught:
-        dotenv(tmp_path, content)
-    assert "abcdefgh" not in str(caught.value)
+DOTENV: list[tuple[bytes, dict[str, str]]] = [
+    (b"\xef\xbb\xbfAPI_KEYS=team:sk-abcdefgh\nPORT=1\n", {"API_KEYS": KEY, "PORT": "1"}),
+    (b'API_KEYS="team:sk-abcdefgh" # prod\r\nPORT=1\r\n', {"API_KEYS": KEY, "PORT": "1"}),
+    (b"export API_KEYS = 'team:sk-abcdefgh'\n", {"API_KEYS": KEY}),
+    (b"A_TEAM=team\nAPI_KEYS=${A_TEAM}:sk-abcdefgh\n", {"A_TEAM": "team", "API_KEYS": KEY}),
+    (b'PUBLIC_KEY="one\r\ntwo\r\n"\r\n', {"PUBLIC_KEY": "one\ntwo"}),
+    (b"API_KEYS=old\nAPI_KEYS=team:sk-abcdefgh", {"API_KEYS": KEY}),
+    (b"HF_TOKEN=a$b\nSERVED_MODEL_NAME=one two\n", {"HF_TOKEN": "a$b", "SERVED_MODEL_NAME": "one two"}),
+    (b"", {}),
+]
 
 
-def test_a_folder_is_no_dotenv(tmp_path: Path) -> None:
-    """A virtual environment may be called .env."""
+def test_dotenv(tmp_path: Path) -> None:
+    """However an editor, a shell or Windows has written it, it says the same. A folder counts as no file."""
+    for content, expected in DOTENV:
+        (tmp_path / ".env").write_bytes(content)
+        assert read_environment().dotenv == expected, content
+    (tmp_path / ".env").unlink()
     (tmp_path / ".env").mkdir()
     assert read_environment().dotenv == {}
 
 
-@pytest.mark.parametrize("around", ["\n", "\r\n", "\r", " ", "\t", "\ufeff", "\u200b", "\u00a0"])
-@pytest.mark.parametrize("key", [name.upper() for name in Settings.model_fields])
-def test_what_cannot_be_seen_is_no_part_of_a_value(key: str, around: str) -> None:
-    """One rule for every setting, and for what only the engine reads."""
-    environment = understood({key: f"{around}x{around}", "HF_HOME": f"/x{around}"}, {key: f"x{around}"})
-    assert environment.merged[key] == environment.dotenv[key] == "x"
-    assert environment.merged["HF_HOME"] == "/x"
+def test_dotenv_that_cannot_be_read(tmp_path: Path) -> None:
+    """It stops the start, for it may hold the keys. Nothing of it is shown."""
+    for content, told in (
+        ("PORT=1\n".encode("utf-16"), r"UTF-16.*save it as UTF-8"),
+        ("PORT=1\n".encode("utf-16-be"), r"UTF-16.*save it as UTF-8"),
+        (b"PORT=\xff", r"cannot be read as UTF-8"),
+        (b'PORT=1\nAPI_KEYS="team:sk-abcdefgh\n', r"line 2 .*closing quote"),
+    ):
+        (tmp_path / ".env").write_bytes(content)
+        with pytest.raises(SettingsError, match=told) as caught:
+            read_environment()
+        assert "abcdefgh" not in str(caught.value)
 
 
-@pytest.mark.parametrize("key", [name.upper() for name in Settings.model_fields])
-def test_nothing_but_blanks_is_not_unset(key: str) -> None:
-    """A secret that holds an empty line is a mistake, and must not leave the door open."""
-    with pytest.raises(SettingsError, match=rf"^{key}=.*nothing but blanks"):
-        load_settings(understood({key: " \n"}, {}))
+def test_one_rule_for_the_value_of_every_setting() -> None:
+    """What cannot be seen is no part of it; nothing but blanks, and quotes round it, are refused."""
+    good = {"API_KEYS": "sk-abcdefgh", "HF_TOKEN": "hf_abc", "PUBLIC_KEY": "ssh-ed25519 AAAA me"}
+    for key in OURS:
+        for around in ("\n", "\r\n", "\r", " ", "\t", "\ufeff", "\u200b", "\u00a0"):
+            environment = understood(
+                {key: f"{around}x{around}", "HF_HOME": f"/x{around}"}, {key: f"x{around}"}
+            )
+            assert environment.merged == {key: "x", "HF_HOME": "/x"}
+            assert environment.dotenv[key] == "x"
+        assert re.match(rf"{key}=.*nothing but blanks", refusal(**{key: " \n"}))
+        for quote in ('"', "'"):
+            value = good.get(key, "value")
+            (line,) = refusal(**{key: quote + value + quote}).splitlines()
+            assert line.startswith(f"{key}=") and f"remove the quotes ({quote})" in line
+            assert key not in ("API_KEYS", "HF_TOKEN") or value not in line
 
 
-GOOD = {"API_KEYS": "sk-abcdefgh", "HF_TOKEN": "hf_abc", "PUBLIC_KEY": "ssh-ed25519 AAAA me"}
-
-
-@pytest.mark.parametrize("quote", ['"', "'"])
-@pytest.mark.parametrize("key", [name.upper() for name in Settings.model_fields])
-def test_quotes_are_refused_for_every_setting(key: str, quote: str) -> None:
-    """A quote that no shell took away is shown as what is wrong; a secret's value is not."""
-    value = GOOD.get(key, "value")
-    with pytest.raises(SettingsError) as caught:
-        load_settings(understood({key: quote + value + quote}, {}))
-    (line,) = str(caught.value).splitlines()
-    assert line.startswith(f"{key}=") and f"remove the quotes ({quote})" in line
-    assert key not in ("API_KEYS", "HF_TOKEN") or value not in line
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "shown"),
-    [
+def test_the_wrong_character_is_shown() -> None:
+    for key, value, shown in (
         ("CACHE_DIR", '"/data', '(")'),
         ("CACHE_DIR", '/data"', '(")'),
         ("CACHE_DIR", "/data # the volume", '"#"'),
@@ -106,35 +109,20 @@ def test_quotes_are_refused_for_every_setting(key: str, quote: str) -> None:
         ("SERVED_MODEL_NAME", "a,'b c'", "(')"),
         ("API_KEYS", 'team:"sk-abcdefgh"', '(")'),
         ("VLLM_EXTRA_ARGS", '"--max-num-seqs 4"', '(")'),
-    ],
-)
-def test_the_wrong_character_is_shown(key: str, value: str, shown: str) -> None:
-    """Half a pair, a comment, a control character: the message shows which."""
-    with pytest.raises(SettingsError) as caught:
-        load_settings(understood({key: value}, {}))
-    assert shown in str(caught.value).replace(value, "")
+    ):
+        assert shown in refusal(**{key: value}).replace(value, "")
 
 
-@pytest.mark.parametrize("key", ["it's-a-long-key", 'team:sk"abcdefgh', "sk-`abc`-defgh"])
-def test_quotes_within_a_key(key: str) -> None:
-    """A generated key may hold any character that a header can carry."""
-    settings = load_settings(understood({"API_KEYS": f"{key},other:sk-abcdefgh"}, {}))
-    assert settings.api_keys is not None
-    assert key in settings.api_keys.get_secret_value()
-
-
-@pytest.mark.parametrize(
-    "value", ['{"a": "b"}', "--x '{\"a\": 1}'", '["a", "b"]', "'{\"a\": 1}' '{\"b\": 2}'", "5'", ""]
-)
-def test_quotes_with_a_meaning(value: str) -> None:
-    """JSON and command lines have quotes of their own."""
-    assert stray_in_words(value) is None
-
-
-def test_quotes_round_a_flag_and_a_library_variable() -> None:
-    """vLLM's flags and what its libraries read follow the same rule."""
+def test_quotes_with_a_meaning() -> None:
+    """A key may hold any character of a header; JSON and command lines have quotes of their own."""
+    for key in ("it's-a-long-key", 'team:sk"abcdefgh', "sk-`abc`-defgh"):
+        settings = load_settings(understood({"API_KEYS": f"{key},other:sk-abcdefgh"}, {}))
+        assert settings.api_keys is not None
+        assert key in settings.api_keys.get_secret_value()
+    for value in ('{"a": "b"}', "--x '{\"a\": 1}'", '["a", "b"]', "'{\"a\": 1}' '{\"b\": 2}'", "5'", ""):
+        assert stray_in_words(value) is None
     environ = {"MAX_NUM_SEQS": "'4'", "HF_HOME": '"/x"', "HF_OVERRIDES": '{"a": "b"}'}
-    problems = check_flags(Settings(), environ, FlagCatalogue.load("0.33.0")).problems
+    problems = check_flags(Settings(), environ, CATALOGUE).problems
     assert [problem.key for problem in problems] == ["MAX_NUM_SEQS", "HF_HOME"]
 
 
@@ -156,55 +144,104 @@ LINKS = {
 
 
 def test_service_links_are_dropped() -> None:
-    """What Kubernetes makes for Services is neither read here nor by vLLM, and is named once."""
+    """What Kubernetes makes for Services is neither read here nor by vLLM; what a person set beside it stays."""
     kept = {"PORT": "8001", "KUBERNETES_PORT": "tcp://10.43.0.1:443", "KUBERNETES_SERVICE_HOST": "10.43.0.1"}
     environment = understood(LINKS | kept, {})
     assert environment.merged == kept
     (note,) = environment.notes
     assert "VLLM_PORT" in note and "enableServiceLinks" in note
-    settings = load_settings(environment)
-    assert (settings.port, settings.health_port, settings.ssh_port) == (8001, None, 22)
-
-
-def test_what_a_person_set_beside_a_service() -> None:
-    """A Pod's own variable of a Service's name is a number, and stays."""
     mine = {"HEALTH_PORT": "9000", "VLLM_PORT": "29500", "DB_SERVICE_HOST": "db.example", "SERVICE_PORT": "1"}
-    environment = understood({**mine, "HEALTH_SERVICE_HOST": "10.43.1.39"}, {})
-    assert environment.merged == mine
+    assert understood({**mine, "HEALTH_SERVICE_HOST": "10.43.1.39"}, {}).merged == mine
 
 
-@pytest.mark.parametrize("in_file", [False, True])
-@pytest.mark.parametrize(
-    ("theirs", "ours", "value"),
-    [
-        ("HUGGING_FACE_HUB_TOKEN", "HF_TOKEN", "hf_abc"),
-        ("MODEL_NAME", "MODEL_ID", "gpt2"),
-        ("NIM_MODEL_NAME", "MODEL_ID", "org/name"),
-        ("MODEL", "MODEL_ID", "org/name"),
-        ("MAX_TOTAL_TOKENS", "MAX_MODEL_LEN", "512"),
-    ],
-)
-def test_names_of_other_engines(theirs: str, ours: str, value: str, in_file: bool) -> None:
+def test_names_of_other_engines() -> None:
     """A name that means the same elsewhere is read, and said; ours wins over it."""
-    given = {theirs: value}
-    environment = understood({}, given) if in_file else understood(given, {})
-    assert environment.merged == {ours: value}
-    assert environment.source(ours) == (".env" if in_file else "environment")
-    assert environment.notes == (f"{theirs} is read as {ours}",)
-    both = understood({theirs: value, ours: "another"}, {})
-    assert both.merged == {ours: "another"}
-    assert both.notes == (f"{theirs} is not read: {ours} is set as well, and to something else",)
-    assert understood({theirs: value}, {ours: value}).notes == ()
+    for theirs, ours in (
+        ("HUGGING_FACE_HUB_TOKEN", "HF_TOKEN"),
+        ("NIM_MODEL_NAME", "MODEL_ID"),
+        ("MODEL", "MODEL_ID"),
+    ):
+        given = {theirs: "org/name"}
+        for environment, source in ((understood(given, {}), "environment"), (understood({}, given), ".env")):
+            assert (environment.merged, environment.source(ours)) == ({ours: "org/name"}, source)
+            assert environment.notes == (f"{theirs} is read as {ours}",)
+        both = understood(given | {ours: "another"}, {})
+        assert both.merged == {ours: "another"}
+        assert both.notes == (f"{theirs} is not read: {ours} is set as well, and to something else",)
+        assert understood(given, {ours: "org/name"}).notes == ()
+    assert understood({"MODEL": "ThinkPad X1"}, {}).merged == {"MODEL": "ThinkPad X1"}, "a machine's name"
 
 
-def test_a_machine_that_is_called_a_model() -> None:
-    """`MODEL` of a machine's environment may be its hardware's."""
-    environment = understood({"MODEL": "ThinkPad X1"}, {})
-    assert environment.merged == {"MODEL": "ThinkPad X1"}
+TEXT = (Path(__file__).parents[3] / "docs/migration.md").read_text()
+ROWS = re.findall(r"^\| (.*?) \| (.*?) \| (.*)\|$", TEXT, re.MULTILINE)
+STILL_READ = {"HF_HOME", "HUGGINGFACE_HUB_CACHE"}
+"""By the hub's own library."""
 
 
-def test_defaults_stand_back() -> None:
-    """What a command would rather have gives way to both sources, and is no source of its own."""
-    environment = Environment({"PORT": "1"}, {"HOST": "b"}, {"PORT": "2", "HOST": "c", "DTYPE": "half"})
-    assert environment.merged == {"PORT": "1", "HOST": "b", "DTYPE": "half"}
-    assert environment.source("DTYPE") is None
+def names(cell: str) -> list[str]:
+    """Return the variables in a cell of docs/migration.md."""
+    return re.findall(r"`([A-Z][A-Z0-9_]+)`", cell)
+
+
+def test_migration_page_and_program_agree() -> None:
+    assert not (ELSEWHERE.keys() | SAME.keys()) & OURS
+    assert not ELSEWHERE.keys() & SAME.keys()
+    documented = {name: names(right) for left, right, _ in ROWS for name in names(left) if name not in OURS}
+    assert {ours for right in documented.values() for ours in right} <= OURS
+    for theirs, ours in {**ELSEWHERE, **SAME}.items():
+        assert ours in documented[theirs], theirs
+    assert {name for left, _, note in ROWS if note.startswith("read") for name in names(left)} == SAME.keys()
+    flags = {flag.name for flag in CATALOGUE.flags} | {"model"}
+    for left, right, _ in ROWS:
+        for flag in re.findall(r"`--([a-z-]+)`", left):
+            assert flag in flags
+            assert RESERVED_FLAGS.get(flag) in {*names(right), None}
+
+
+def test_no_variable_of_another_engine_is_ignored_in_silence() -> None:
+    """It is read and said, warned of, or refused; who has set ours as well hears nothing, and never a value."""
+    for name in {name for left, _, _ in ROWS for name in names(left)} - OURS - STILL_READ:
+        environment = understood({name: "1"}, {})
+        checked = check_flags(Settings(), environment.merged, CATALOGUE)
+        told = [*environment.notes, *unread(environment.merged), *map(str, checked.problems)]
+        assert [name in line for line in told].count(True) == 1, name
+        assert not checked.warnings
+    assert unread({"MODEL_NAME": "a", "MODEL_ID": "b"}) == []
+    assert "secret" not in "".join(unread({"API_KEY": "secret"}))
+
+
+SECRET = [
+    ("HF_TOKEN", "hf_notARealToken", "hf_notARealToken"),
+    ("VLLM_API_KEY", "sk-abcdefgh", "sk-abcdefgh"),
+    ("AWS_SECRET_ACCESS_KEY", "abcdefghij", "abcdefghij"),
+    ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20abcdefghij,x=1", "abcdefghij"),
+    ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "api-key=abcdefghij", "abcdefghij"),
+    ("DB_PASSWORD_PROD", "abcdefghij", "abcdefghij"),
+    ("PGPASSWORD", "abcdefghij", "abcdefghij"),
+    ("OPENAI_API_KEY_2", "sk-abcdefgh", "sk-abcdefgh"),
+    ("GITHUBTOKEN", "ghp_abcdefgh", "ghp_abcdefgh"),
+    ("HTTP_PROXY", "http://me:p@ss@word!@proxy:3128", "p@ss@word!"),
+    ("https_proxy", "http://me:p%40ssw0rd!@proxy:3128", "p@ssw0rd!"),
+]
+NOT_SECRET = {
+    "TOKENIZERS_PARALLELISM": "false-and-longer",
+    "MAX_NUM_BATCHED_TOKENS": "8192819281",
+    "API_KEYS_FILE": "/run/secrets/keys",
+    "SECRET_NAME": "hub-token-of-the-cluster",
+    "AWS_ACCESS_KEY_ID": "AKIAABCDEFGH",
+    "PIP_INDEX_URL": "https://host.example/a@b/simple",
+    "HF_TOKEN_PATH": "/run/secrets/token",
+    "HF_ENDPOINT": "https://hub.example/path",
+}
+
+
+def test_secrets_of_an_environment() -> None:
+    """They are blanked in the log in every form, and not shown where the environment is."""
+    for name, value, secret in SECRET:
+        assert secret in secrets_in_environment({name: value})
+        assert secret not in mask_environ({name: value})[name]
+        assert "p%40ssw0rd" not in mask_environ({name: value})[name]
+    assert mask_environ(NOT_SECRET) == NOT_SECRET
+    assert secrets_in_environment(NOT_SECRET) == []
+    # What is too short would blank half of the log.
+    assert secrets_in_environment({"HF_TOKEN": "a", "HTTP_PROXY": "http://me:pw@proxy"}) == []

@@ -16,38 +16,33 @@ from vllm_engine.errors import SettingsError
 HUB = Settings(MODEL_ID="org/name")
 
 
-@pytest.fixture
-def authorities(tmp_path: Path) -> Path:
-    """A file with a certificate authority."""
-    path = tmp_path / "ca.pem"
-    trustme.CA().cert_pem.write_to_path(path)
-    return path
+def test_certificate_authorities(tmp_path: Path) -> None:
+    """The problem names the variable and the file; a model that needs no hub is served all the same."""
+    good, empty = tmp_path / "ca.pem", tmp_path / "empty.pem"
+    trustme.CA().cert_pem.write_to_path(good)
+    empty.write_text("no certificate")
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_DIR"):
+        environ = {name: str(tmp_path / "gone")}
+        ((problem,), warnings) = library_variables.check_certificates(HUB, environ)
+        assert problem.key == name and "gone" in problem.value and warnings == []
+        for settings, more in (
+            (Settings(MODEL_ID=str(tmp_path)), {}),
+            (HUB, {"HF_HUB_OFFLINE": "1"}),
+            (HUB, {"TRANSFORMERS_OFFLINE": "YES"}),
+        ):
+            problems, (warning,) = library_variables.check_certificates(settings, environ | more)
+            assert problems == [] and name in warning
+        usable = tmp_path if name == "SSL_CERT_DIR" else good
+        assert library_variables.check_certificates(HUB, {name: str(usable)}) == ([], [])
+    ((problem,), _) = library_variables.check_certificates(HUB, {"SSL_CERT_FILE": str(empty)})
+    assert "holds no certificate" in str(problem)
 
 
-@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_DIR"])
-def test_authorities_that_are_gone(name: str, tmp_path: Path, authorities: Path) -> None:
-    """The sentence names the variable and the file; a model that is here already is served all the same."""
-    environ = {name: str(tmp_path / "gone")}
-    ((problem,), warnings) = library_variables.check_certificates(HUB, environ)
-    assert problem.key == name and "gone" in problem.value and warnings == []
-    for settings, more in (
-        (Settings(MODEL_ID=str(tmp_path)), {}),
-        (HUB, {"HF_HUB_OFFLINE": "1"}),
-        (HUB, {"TRANSFORMERS_OFFLINE": "YES"}),
-    ):
-        problems, (warning,) = library_variables.check_certificates(settings, environ | more)
-        assert problems == [] and name in warning
-    good = tmp_path if name == "SSL_CERT_DIR" else authorities
-    assert library_variables.check_certificates(HUB, {name: str(good)}) == ([], [])
-
-
-@pytest.mark.parametrize("content", ["", "no certificate"])
-def test_a_file_without_certificates(tmp_path: Path, content: str) -> None:
-    """An empty mount is no authority."""
-    path = tmp_path / "ca.pem"
-    path.write_text(content)
-    ((problem,), _) = library_variables.check_certificates(HUB, {"SSL_CERT_FILE": str(path)})
-    assert "holds no certificate" in problem.wanted
+def test_propagators() -> None:
+    for value in ("", "tracecontext, baggage", "none", "b3,None"):
+        assert library_variables.check_propagators({"OTEL_PROPAGATORS": value}) == []
+    (problem,) = library_variables.check_propagators({"OTEL_PROPAGATORS": "tracecontext, b3"})
+    assert "there is no propagator 'b3' here" in str(problem)
 
 
 def test_sockets_in_a_long_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,13 +65,10 @@ def test_no_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.Monke
     def none() -> str:
         raise FileNotFoundError
 
-    warnings = library_variables.check_temporary({"TMPDIR": str(tmp_path / "gone")})
-    assert len(warnings) == 1 and "gone" in warnings[0]
-    assert (
-        library_variables.check_temporary({"TMPDIR": str(tmp_path)})
-        == library_variables.check_temporary({})
-        == []
-    )
+    (warning,) = library_variables.check_temporary({"TMPDIR": str(tmp_path / "gone")})
+    assert "gone" in warning
+    assert library_variables.check_temporary({"TMPDIR": str(tmp_path)}) == []
+    assert library_variables.check_temporary({}) == []
     monkeypatch.setattr(tempfile, "gettempdir", none)
     with pytest.raises(SettingsError, match="TMPDIR"):
         library_variables.socket_root()

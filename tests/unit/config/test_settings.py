@@ -1,4 +1,4 @@
-"""Settings: every value validated, all errors at once, provenance kept, secrets hidden."""
+"""Settings: every value validated, all errors at once, secrets hidden; misspelt names are found."""
 
 from __future__ import annotations
 
@@ -6,24 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from vllm_engine.config.environment import Environment, read_environment
+from vllm_engine.config.environment import Environment, understood
+from vllm_engine.config.flags import FlagCatalogue
 from vllm_engine.config.settings import Settings, legal, load_settings
 from vllm_engine.errors import ExitCode, SettingsError
+from vllm_engine.plan.variable_checks import check_names
 
 CONTRACT = {
-    "MODEL_ID": "Qwen/Qwen2.5-3B-Instruct",
-    "HF_TOKEN": None,
-    "PORT": 8000,
-    "HOST": "0.0.0.0",
-    "DTYPE": "auto",
-    "TENSOR_PARALLEL": 1,
-    "MAX_MODEL_LEN": 8192,
-    "GPU_MEMORY_UTILIZATION": 0.90,
-    "BUILD_SHA": "dev",
-    "BUILD_TIME": "dev",
-    "ENABLE_SSHD": False,
-    "PUBLIC_KEY": None,
-    "SSH_PORT": 22,
+    **{"MODEL_ID": "Qwen/Qwen2.5-3B-Instruct", "HF_TOKEN": None, "PORT": 8000, "HOST": "0.0.0.0"},
+    **{"DTYPE": "auto", "TENSOR_PARALLEL": 1, "MAX_MODEL_LEN": 8192, "GPU_MEMORY_UTILIZATION": 0.90},
+    **{"BUILD_SHA": "dev", "BUILD_TIME": "dev", "ENABLE_SSHD": False, "PUBLIC_KEY": None, "SSH_PORT": 22},
 }
 
 
@@ -32,174 +24,144 @@ def load(**process: str) -> Settings:
     return load_settings(Environment(process, {}))
 
 
-@pytest.mark.parametrize(("key", "value"), CONTRACT.items())
-def test_contract_default(key: str, value: object) -> None:
-    """Each of the thirteen contract variables has the default that users know."""
-    assert getattr(load(), key.lower()) == value
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("PORT", "0"),
-        ("PORT", "65536"),
-        ("PORT", "http"),
-        ("OTLP_ENDPOINT", "collector:4317"),
-        ("OTLP_ENDPOINT", "grpc://collector:4317"),
-        ("OTLP_ENDPOINT", "http://"),
-        ("SSH_PORT", "-1"),
-        ("HEALTH_PORT", "8000"),
-        ("HEALTH_PORT", "65536"),
-        ("DTYPE", "int4"),
-        ("TENSOR_PARALLEL", "0"),
-        ("TENSOR_PARALLEL", "two"),
-        ("MAX_MODEL_LEN", "0"),
-        ("MAX_MODEL_LEN", "-5"),
-        ("MAX_MODEL_LEN", "8192.5"),
-        ("GPU_MEMORY_UTILIZATION", "1.5"),
-        ("GPU_MEMORY_UTILIZATION", "0"),
-        ("GPU_MEMORY_UTILIZATION", "nan"),
-        ("ENABLE_SSHD", "maybe"),
-        ("ENGINE_FRONTEND", "go"),
-        ("API_SERVER_COUNT", "0"),
-        ("STARTUP_TIMEOUT_SECONDS", "0"),
-        ("STARTUP_TIMEOUT_SECONDS", "inf"),
-        ("DRAIN_TIMEOUT_SECONDS", "-1"),
-        ("LOG_LEVEL", "loud"),
-        ("LOG_FORMAT", "xml"),
-        ("CORS_ORIGINS", "https://a.example/"),
-        ("CORS_ORIGINS", "https://a.example, *"),
-        ("CORS_ORIGINS", "a.example"),
-        ("CORS_ORIGINS", "null"),
-        ("CORS_ORIGINS", "HTTPS://A.example"),
-        ("MODEL_ID", "two words"),
-        ("MODEL_ID", "a/b/c"),
-        ("MODEL_ID", "--trust-remote-code"),
-    ],
-)
-def test_bad_value(key: str, value: str) -> None:
-    """A bad value's error names key, value and what was wanted, on one line, and exits 2."""
+def refused(**process: str) -> SettingsError:
     with pytest.raises(SettingsError) as caught:
-        load(**{key: value})
-    assert str(caught.value) == f'{key}="{value}": expected {legal(key)}'
-    assert caught.value.exit_code is ExitCode.BAD_SETTINGS
+        load(**process)
+    return caught.value
 
 
-LEGAL = {  # what a description asks for: a bad value of each kind
-    "seconds above 0": ("0", "-1", "inf", "nan", "soon"),
-    "seconds from 0": ("-1", "inf", "nan", "soon"),
-    "seconds, 0 for never": ("-1", "inf", "nan", "soon"),
-    "a whole number from 1": ("0", "-1", "1.5"),
-    "bytes from 1": ("0", "-1", "1.5"),
-    "a whole number from 0": ("-1", "1.5"),
-    "a whole number, 0 for no limit": ("-1", "1.5"),
-}
+def test_contract_defaults() -> None:
+    defaults = load()
+    assert {key: getattr(defaults, key.lower()) for key in CONTRACT} == CONTRACT
+    assert load(PORT="").port == 8000, "an empty value counts as unset"
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [(name.upper(), value) for name in Settings.model_fields for value in LEGAL.get(legal(name.upper()), ())],
-)
-def test_what_is_wanted_is_asked_for(key: str, value: str) -> None:
-    """A number's description and its check are one: none is taken that is not what the message wants."""
-    with pytest.raises(SettingsError, match=f"^{key}=.*expected"):
-        load(**{key: value})
+ILLEGAL = {  # by what the message asks for, in every setting that asks for it
+    "a port number from 1 to 65535": "0 65536 -1 http",
+    "a port number from 1 to 65535, other than PORT": "8000 65536",
+    "seconds above 0": "0 -1 inf nan soon",
+    "seconds from 0": "-1 inf nan soon",
+    "seconds, 0 for never": "-1 inf nan soon",
+    "a whole number from 1": "0 -1 1.5",
+    "a whole number from 1, or auto": "0 two",
+    "a whole number of GPUs from 1, or auto": "0 two",
+    "a whole number of tokens from 1, or auto": "0 -5 8192.5",
+    "bytes from 1": "0 -1 1.5",
+    "a whole number from 0": "-1 1.5",
+    "a whole number, 0 for no limit": "-1 1.5",
+    "a fraction above 0 and up to 1": "0 1.5 nan",
+    "1 or 0": "maybe",
+    "1, 0 or auto": "maybe",
+    "auto, bfloat16, float16 or float32": "int4",
+    "python or rust": "go",
+    "exit or hold": "stay",
+    "debug, info, warning or error": "loud",
+    "auto, console or json": "xml",
+    "a hub id (org/name), a local folder, or bundled:smollm2-135m-instruct": "a/b/c --trust-remote-code a,b",
+    "a hub access token": "größe",
+    "origins such as https://app.example.com, without a path or a slash at the end, or * for all":
+        "https://a.example/ https://a.example,* a.example null HTTPS://A.example",
+    "an http:// or https:// URL without user and password, such as http://collector:4318":
+        "collector:4317 grpc://collector:4317 http:// http://:4318 http://[::1",
+}  # fmt: skip
 
 
-def test_all_errors_at_once() -> None:
-    """Several bad values are reported together."""
-    with pytest.raises(SettingsError) as caught:
-        load(PORT="x", DTYPE="y", MAX_MODEL_LEN="z")
-    assert [problem.key for problem in caught.value.problems] == ["PORT", "DTYPE", "MAX_MODEL_LEN"]
+def test_illegal_values() -> None:
+    """What the message asks for and what is checked are one; the error names key, value and what is legal."""
+    asked = {name.upper(): legal(name.upper()) for name in Settings.model_fields}
+    assert set(asked.values()) > ILLEGAL.keys()
+    for key, wanted in asked.items():
+        for value in ILLEGAL.get(wanted, "").split():
+            error = refused(**{key: value})
+            shown = "***" if key == "HF_TOKEN" else value
+            assert str(error) == f'{key}="{shown}": expected {wanted}'
+            assert error.exit_code is ExitCode.BAD_SETTINGS
 
 
-def test_secret_is_never_shown() -> None:
-    """The token appears in no representation of the settings."""
+def test_every_error_at_once_on_a_line_of_its_own() -> None:
+    error = refused(PORT="x", DTYPE="a\x1b[31m\n" + "b" * 500, MAX_MODEL_LEN="z")
+    assert [problem.key for problem in error.problems] == ["PORT", "DTYPE", "MAX_MODEL_LEN"]
+    lines = str(error).splitlines()
+    assert len(lines) == 3
+    assert all(line.isprintable() and len(line) < 400 for line in lines)
+
+
+def test_secrets_are_never_shown() -> None:
     settings = load(HF_TOKEN="hf_verysecret")
     assert settings.hf_token is not None
     assert settings.hf_token.get_secret_value() == "hf_verysecret"
     assert "verysecret" not in repr(settings) + str(settings) + settings.model_dump_json()
+    assert '"http://***@host:4318"' in str(refused(OTLP_ENDPOINT="http://me:secret@host:4318"))
 
 
-@pytest.mark.parametrize(
-    ("key", "text", "value"),
-    [
-        ("DTYPE", " BFloat16 ", "bfloat16"),
-        ("TENSOR_PARALLEL", "AUTO", "auto"),
-        ("MAX_MODEL_LEN", "auto", "auto"),
-        ("ENABLE_SSHD", "1", True),
-        ("ENABLE_SSHD", "false", False),
-        ("SERVED_MODEL_NAME", "a, b c", ("a", "b", "c")),
-        ("MODEL_ID", " gpt2 ", "gpt2"),
-        ("CACHE_DIR", "/x", Path("/x")),
-        ("CORS_ORIGINS", "*", ("*",)),
-        (
-            "CORS_ORIGINS",
-            "https://a.example, http://[::1]:3000 tauri://localhost",
-            ("https://a.example", "http://[::1]:3000", "tauri://localhost"),
-        ),
-    ],
-)
-def test_good_value(key: str, text: str, value: object) -> None:
-    """Values are read as people write them."""
-    assert getattr(load(**{key: text}), key.lower()) == value
+ORIGINS = "https://a.example, http://[::1]:3000 tauri://localhost"
+GOOD: list[tuple[str, str, object]] = [
+    ("DTYPE", " BFloat16 ", "bfloat16"),
+    ("TENSOR_PARALLEL", "AUTO", "auto"),
+    ("MAX_MODEL_LEN", "auto", "auto"),
+    ("ENABLE_SSHD", "1", True),
+    ("ENABLE_SSHD", "false", False),
+    ("SERVED_MODEL_NAME", "a, b c", ("a", "b", "c")),
+    ("MODEL_ID", " gpt2 ", "gpt2"),
+    ("CACHE_DIR", "/x", Path("/x")),
+    ("CORS_ORIGINS", "*", ("*",)),
+    ("CORS_ORIGINS", ORIGINS, ("https://a.example", "http://[::1]:3000", "tauri://localhost")),
+    ("OTLP_ENDPOINT", "HTTPS://[fd00::1]:4318/x?y", "HTTPS://[fd00::1]:4318/x?y"),
+]
 
 
-def test_empty_counts_as_unset() -> None:
-    """`PORT=` in a compose file leaves the default."""
-    assert load(PORT="").port == 8000
+def test_good_values_are_read_as_people_write_them() -> None:
+    for key, text, value in GOOD:
+        assert getattr(load(**{key: text}), key.lower()) == value
 
 
 def test_settings_are_frozen() -> None:
-    """Nothing changes a setting after the start."""
     with pytest.raises(ValueError, match="frozen"):
         load().port = 1  # type: ignore[misc]
 
 
-def test_environment_beats_dotenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable wins over .env, an empty one does not, and the source is told."""
-    (tmp_path / ".env").write_text("PORT=1111\nDTYPE=float16\nLOG_LEVEL=debug\n# nothing\n")
-    monkeypatch.setenv("PORT", "2222")
-    monkeypatch.setenv("LOG_LEVEL", "")
-    environment = read_environment()
-    settings = load_settings(environment)
-    assert (settings.port, settings.dtype, settings.log_level) == (2222, "float16", "debug")
-    sources = [environment.source(key) for key in ("PORT", "DTYPE", "LOG_LEVEL", "HOST")]
-    assert sources == ["environment", ".env", ".env", None]
-
-
-def test_garbled_dotenv(tmp_path: Path) -> None:
-    """A .env that is no text is said, not ignored."""
-    (tmp_path / ".env").write_bytes(b"PORT=\xff\xfe")
-    with pytest.raises(SettingsError, match=r"\.env.*cannot be read"):
-        read_environment()
-
-
-def test_error_shows_odd_values_safely() -> None:
-    """Control characters and endless values do not reach the terminal as they are."""
-    with pytest.raises(SettingsError) as caught:
-        load(DTYPE="a\x1b[31m\n" + "b" * 500)
-    line = str(caught.value)
-    assert "\x1b" not in line
-    assert "\n" not in line
-    assert len(line) < 400
-
-
-def test_no_password_in_an_endpoint() -> None:
-    """It would be on the engine's command line; the refusal does not show it either."""
-    with pytest.raises(SettingsError, match=r"OTLP_ENDPOINT=\"http://\*\*\*@host:4318\""):
-        load(OTLP_ENDPOINT="http://me:secret@host:4318")
-
-
-@pytest.mark.parametrize(
-    ("endpoint", "url"),
-    [
+def test_where_spans_go() -> None:
+    """A bare host gets the standard path; a path is taken as it is."""
+    for endpoint, url in (
         ("http://collector:4318", "http://collector:4318/v1/traces"),
         ("http://collector:4318/", "http://collector:4318/v1/traces"),
         ("https://host/otlp/v1/traces", "https://host/otlp/v1/traces"),
-    ],
-)
-def test_where_spans_go(endpoint: str, url: str) -> None:
-    """A bare host gets the standard path; a path is taken as it is."""
-    assert load(OTLP_ENDPOINT=endpoint).traces_url == url
+    ):
+        assert load(OTLP_ENDPOINT=endpoint).traces_url == url
     assert load().traces_url is None
+
+
+def misspelt(process: dict[str, str], dotenv: dict[str, str]) -> list[str]:
+    catalogue = FlagCatalogue.load("0.33.0")
+    return [str(problem) for problem in check_names(understood(process, dotenv), catalogue)]
+
+
+def test_misspelt_names() -> None:
+    """.env is written for this program; in the process a long name counts, unless ours is set beside it."""
+    for name, meant in (
+        ("MODLE_ID", "MODEL_ID"),
+        ("MODEL-ID", "MODEL_ID"),
+        ("model_id", "MODEL_ID"),
+        ("PROT", "PORT"),
+        ("APIKEYS", "API_KEYS"),
+        ("MAX_MODLE_LENN", "MAX_MODEL_LEN"),
+        ("GPU_MEMORY_UTILISATION", "GPU_MEMORY_UTILIZATION"),
+        ("SERVED_MODEL_NAMES", "SERVED_MODEL_NAME"),
+    ):
+        said = f'{name}="***": nothing reads this name; did you mean {meant}?'
+        assert misspelt({}, {name: "secret"}) == [said]
+    assert "did you mean MODEL_ID" in misspelt({"MODLE_ID": "a"}, {})[0]
+    assert misspelt({"MODLE_ID": "a", "MODEL_ID": "b"}, {}) == []
+
+
+ORDINARY = """ANTHROPIC_API_KEY APP_KEYS BUILD_SHA1 BUILD_TIMES CCACHE_DIR CACHE_DIRS2 COMPOSE_FILE CUDA_HOME
+    CUDA_VISIBLE_DEVICES DOCKER_HOST EDITOR GH_TOKEN HF_HOME HF_ENDPOINT HOME HOSTNAME HOSTTYPE LANG LOGNAME LOG_DIR MAIL
+    MODEL_DIR MODEL_PATH NODE_ENV NF_TOKEN OLDPWD OPENAI_API_KEY OTEL_ENDPOINT PATH PIP_CACHE_DIR POST PWD PYTHONPATH SHELL
+    SHLVL SSH_AUTH_SOCK SSH_CLIENT SSL_PORT TERM TMPDIR USER UV_CACHE_DIR XDG_CACHE_HOME http_proxy port host MAX_NUM_SEQS
+    ENFORCE_EAGER VLLM_PORT"""
+OF_OTHERS = "SSL_CERT_FILE SSL_CERT_DIR APP_KEYS COST ENABLE_API ENABLE_SSL HOSTS POST TYPE"
+
+
+def test_ordinary_names_are_not_misspelt() -> None:
+    assert misspelt(dict.fromkeys(ORDINARY.split(), "1"), {}) == []
+    assert misspelt({}, dict.fromkeys(OF_OTHERS.split(), "1")) == []
