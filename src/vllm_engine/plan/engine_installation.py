@@ -100,12 +100,12 @@ def _why_not(python: Path) -> str:
         is_folder = stat.S_ISDIR(python.stat().st_mode)
     except FileNotFoundError:
         if python.is_symlink():
-            return f"a link to {python.readlink()}, which is not there"
+            return f"a link to {python.readlink()}, which does not exist"
         return "no such program"
     except OSError as error:
         return f"cannot be reached by uid {os.getuid()} ({(error.strerror or str(error)).lower()})"
     if is_folder:
-        return "a folder, and no program"
+        return "not a program but a folder"
     return f"uid {os.getuid()} may not run it: it is not executable for that user"
 
 
@@ -150,4 +150,4 @@ def _told(error: Exception) -> str:
         return f"status {error.returncode}{': ' + said[-1] if said else ''}"
     if isinstance(error, subprocess.TimeoutExpired):
         return f"no answer in {error.timeout:g} s"
-    return str(error) if isinstance(error, OSError) else "its answer is no JSON"
+    return str(error) if isinstance(error, OSError) else "its answer is not JSON"

@@ -1,0 +1,144 @@
+"""The plan: what auto and the defaults mean for a device and a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vllm_engine.config.environment import Environment
+from vllm_engine.config.settings import Settings, load_settings
+from vllm_engine.errors import SettingsError
+from vllm_engine.models.model_source import Model
+from vllm_engine.plan.engine_installation import Installation
+from vllm_engine.plan.engine_plan import EnginePlan, check_device, plan_engine
+from vllm_engine.plan.preflight import Preflight
+from vllm_engine.plan.resolve import start_key
+from vllm_engine.system.device import Device, Gpu
+
+GIB = 1 << 30
+CPU = Device("cpu", "a CPU", supports_bfloat16=True, cores=2)
+OLD_CPU = Device("cpu", "an old CPU", supports_bfloat16=False, cores=2)
+LLAMA = {
+    "max_position_embeddings": 4096,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 10,
+    "hidden_size": 1200,
+}
+
+
+def gpus(count: int, *, bfloat16: bool = True, cores: int = 16) -> Device:
+    """Return a machine with `count` GPUs."""
+    gpu = Gpu("H100", (9, 0) if bfloat16 else (7, 5), 80 * GIB)
+    return Device("cuda", f"{count} x H100", bfloat16, gpus=(gpu,) * count, cores=cores)
+
+
+def plan(
+    device: Device = CPU,
+    config: dict[str, Any] = LLAMA,
+    free: int = 100 * GIB,
+    flags: frozenset[str] = frozenset(),
+    **variables: str,
+) -> EnginePlan:
+    """Settle a plan for the given variables."""
+    environment = Environment(variables, {})
+    known = {key: value for key, value in variables.items() if not key.startswith("VLLM_")}
+    return plan_engine(
+        load_settings(Environment(known, {})),
+        source=environment.source,
+        environ=variables,
+        device=device,
+        model=Model("m", None, config),
+        free_memory_bytes=free,
+        flags=flags,
+    )
+
+
+def settled(device: Device, key: str, **variables: Any) -> str:
+    return plan(device, **variables).choices[key].value
+
+
+def test_auto() -> None:
+    """bfloat16 where the device has it, the most GPUs that divide 12 heads, API servers for cores left over."""
+    for device, key, variables, value in (
+        (CPU, "DTYPE", {}, "bfloat16"),
+        (OLD_CPU, "DTYPE", {}, "float16"),
+        (gpus(1), "DTYPE", {}, "bfloat16"),
+        (gpus(1, bfloat16=False), "DTYPE", {}, "float16"),
+        (gpus(1, bfloat16=False), "DTYPE", {"DTYPE": "float32"}, "float32"),
+        (gpus(1), "TENSOR_PARALLEL", {"TENSOR_PARALLEL": "auto"}, "1"),
+        (gpus(5), "TENSOR_PARALLEL", {"TENSOR_PARALLEL": "auto"}, "4"),
+        (gpus(8), "TENSOR_PARALLEL", {"TENSOR_PARALLEL": "auto"}, "6"),
+        (CPU, "API_SERVER_COUNT", {}, "1"),
+        (gpus(1, cores=16), "API_SERVER_COUNT", {}, "1"),
+        (gpus(1, cores=32), "API_SERVER_COUNT", {}, "3"),
+        (gpus(8, cores=192), "API_SERVER_COUNT", {}, "4"),
+        (gpus(1, cores=32), "API_SERVER_COUNT", {"ENGINE_FRONTEND": "rust"}, "1"),
+        (CPU, "API_SERVER_COUNT", {"API_SERVER_COUNT": "2"}, "2"),
+        (CPU, "MAX_MODEL_LEN", {"MAX_MODEL_LEN": "100"}, "100"),
+        (CPU, "MAX_MODEL_LEN", {"MAX_MODEL_LEN": "auto"}, "auto"),
+        (CPU, "MAX_MODEL_LEN", {"MAX_MODEL_LEN": "9000", "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}, "9000"),
+        (CPU, "ENFORCE_EAGER", {}, "1"),
+    ):
+        assert settled(device, key, **variables) == value, (key, variables)
+
+
+def test_default_length_is_cut_to_the_model() -> None:
+    """And said; a model whose configuration says nothing keeps it."""
+    assert plan().max_model_len.value == "4096"
+    assert "MAX_MODEL_LEN=4096: the model's maximum, less than the default of 8192" in plan().notes
+    assert plan(config={}).max_model_len.value == "8192"
+
+
+def test_what_does_not_fit_the_model_is_refused() -> None:
+    """What the user chose is never changed: all problems are told at once, with what would fit."""
+    with pytest.raises(SettingsError) as caught:
+        plan(gpus(8), TENSOR_PARALLEL="5", MAX_MODEL_LEN="8192")
+    lines = sorted(str(caught.value).splitlines())
+    assert lines[0].startswith('MAX_MODEL_LEN="8192": the model holds at most 4096 tokens')
+    assert "12 attention heads; valid values: 1, 2, 3, 4, 6 or auto" in lines[1]
+
+
+def test_what_the_device_lacks_is_known_before_the_model() -> None:
+    for device, variables, keys in (
+        (CPU, {"TENSOR_PARALLEL": "3"}, ["TENSOR_PARALLEL"]),
+        (gpus(2), {"TENSOR_PARALLEL": "3"}, ["TENSOR_PARALLEL"]),
+        (gpus(2), {"TENSOR_PARALLEL": "2"}, []),
+        (gpus(1, bfloat16=False), {"DTYPE": "bfloat16"}, ["DTYPE"]),
+        (OLD_CPU, {"DTYPE": "bfloat16"}, []),
+        (CPU, {}, []),
+    ):
+        found = check_device(load_settings(Environment(variables, {})), device)
+        assert [problem.key for problem in found] == keys
+
+
+def test_cpu_kv_cache() -> None:
+    """On CPU the KV cache has a size of its own: several prompts, never more than a quarter of RAM."""
+    per_token = 2 * 2 * 10 * 12 * 100
+    assert settled(CPU, "KV_CACHE_MEMORY_BYTES") == str(max(GIB, 8 * 4096 * per_token))
+    assert plan(free=2 * GIB).choices["KV_CACHE_MEMORY_BYTES"].value == str(GIB // 2)
+
+
+def test_the_users_word_counts() -> None:
+    """Ours stands back where the user, or vLLM on a GPU, decides."""
+    sized = frozenset({"kv-cache-memory-bytes"})
+    for of_user in (
+        plan(GPU_MEMORY_UTILIZATION="0.5"),
+        plan(VLLM_CPU_KVCACHE_SPACE="2"),
+        plan(flags=sized),
+        plan(gpus(1)),
+    ):
+        assert of_user.kv_cache_bytes is None
+    assert plan(gpus(1)).enforce_eager is None
+    assert plan(flags=frozenset({"enforce-eager"})).enforce_eager is None
+
+
+def test_key_of_a_start() -> None:
+    """Starts of one configuration share it; whatever changes a start's duration changes it."""
+    installation = Installation(Path("python"), "3.11.7", "vllm-cpu", "0.32.0", "cpu", None)
+    found = Preflight(installation, CPU, (), (), ())
+    key = start_key(Settings(), found, plan())
+    assert key == start_key(Settings(), found, plan(free=9 * GIB))
+    assert key != start_key(Settings(), found, plan(DTYPE="float32"))
+    assert key != start_key(Settings(ENGINE_FRONTEND="rust"), found, plan())
