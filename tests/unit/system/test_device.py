@@ -1,7 +1,11 @@
-"""Device: CPUs from their flags, GPUs as CUDA_VISIBLE_DEVICES shows them, memory within the cgroup."""
+"""The machine: CPUs from their flags, GPUs as CUDA shows them, memory within the cgroup, the limit on open files."""
 
 from __future__ import annotations
 
+import resource
+import subprocess
+import sys
+from itertools import product
 from pathlib import Path
 
 import pynvml
@@ -9,34 +13,28 @@ import pytest
 
 from vllm_engine.system import device
 from vllm_engine.system.device import Gpu, find_device, free_memory_bytes, parse_cpuinfo, visible_gpus
+from vllm_engine.system.file_limit import connection_shares
 
 A, B, C = (Gpu(name, (8, 0), 1) for name in "abc")
 
 
-@pytest.mark.parametrize(
-    ("flags", "bfloat16"),
-    [
+def test_cpu() -> None:
+    """x86 and Arm CPUs tell by their flags; one without a name is called by its architecture."""
+    for flags, bfloat16 in (
         ("flags\t\t: fpu avx512f avx512_bf16", True),
         ("flags\t\t: fpu amx_bf16 amx_tile", True),
         ("Features\t: fp asimd bf16 i8mm", True),
         ("flags\t\t: fpu avx2 avx512f", False),
         ("", False),
-    ],
-)
-def test_cpu_bfloat16(flags: str, bfloat16: bool) -> None:
-    """x86 and Arm CPUs tell by their flags."""
-    text = f"processor\t: 0\nmodel name\t: Some CPU\n{flags}\n\nprocessor\t: 1\nmodel name\t: Some CPU\n{flags}\n"
-    assert parse_cpuinfo(text, "x") == ("Some CPU", bfloat16)
-
-
-def test_nameless_cpu() -> None:
-    """A CPU without a name is called by its architecture."""
+    ):
+        text = "\n".join(f"processor\t: {n}\nmodel name\t: Some CPU\n{flags}\n" for n in range(2))
+        assert parse_cpuinfo(text, "x") == ("Some CPU", bfloat16)
     assert parse_cpuinfo("", "riscv64") == ("riscv64", False)
 
 
-@pytest.mark.parametrize(
-    ("visible", "expected"),
-    [
+def test_visible_gpus() -> None:
+    """CUDA_VISIBLE_DEVICES narrows the list, and an index that is not there ends it."""
+    for visible, expected in (
         (None, (A, B, C)),
         ("", ()),
         ("1", (B,)),
@@ -44,11 +42,8 @@ def test_nameless_cpu() -> None:
         ("0,9,1", (A,)),
         ("-1", ()),
         ("GPU-1234,GPU-5678", (A, B)),
-    ],
-)
-def test_visible_gpus(visible: str | None, expected: tuple[Gpu, ...]) -> None:
-    """CUDA_VISIBLE_DEVICES narrows the list, and an index that is not there ends it."""
-    assert visible_gpus((A, B, C), visible) == expected
+    ):
+        assert visible_gpus((A, B, C), visible) == expected
 
 
 def test_this_machine() -> None:
@@ -57,44 +52,65 @@ def test_this_machine() -> None:
     assert find_device("cuda", {"CUDA_VISIBLE_DEVICES": ""}).gpus == ()
 
 
+V1, V2 = "sys/fs/cgroup/memory/memory", "sys/fs/cgroup/memory"
+
+
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
         ({}, 4096 * 1024),
-        ({"sys/fs/cgroup/memory.max": "max\n", "sys/fs/cgroup/memory.current": "5"}, 4096 * 1024),
-        ({"sys/fs/cgroup/memory.max": "1000", "sys/fs/cgroup/memory.current": "400"}, 600),
-        (
-            {
-                "sys/fs/cgroup/memory/memory.limit_in_bytes": "100",
-                "sys/fs/cgroup/memory/memory.usage_in_bytes": "500",
-            },
-            0,
-        ),
+        ({f"{V2}.max": "max\n", f"{V2}.current": "5"}, 4096 * 1024),
+        ({f"{V2}.max": "1000", f"{V2}.current": "400"}, 600),
+        ({f"{V1}.limit_in_bytes": "100", f"{V1}.usage_in_bytes": "500"}, 0),
     ],
 )
 def test_free_memory(tmp_path: Path, files: dict[str, str], expected: int) -> None:
     """Both versions of cgroups narrow what the kernel has."""
     for name, text in ({"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    4096 kB\n"} | files).items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
     assert free_memory_bytes(tmp_path) == expected
 
 
 def test_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The driver's version and the newest CUDA it runs, as NVML tells them."""
+    """The driver's version and the newest CUDA it runs, as NVML tells them; a machine without NVML has none."""
     monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
     monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: None)
     monkeypatch.setattr(pynvml, "nvmlSystemGetCudaDriverVersion_v2", lambda: 12080)
     monkeypatch.setattr(pynvml, "nvmlSystemGetDriverVersion", lambda: "570.86.15")
     assert device.nvidia_driver() == device.Driver("570.86.15", (12, 8))
 
-
-def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine without NVML has none."""
-
     def absent() -> None:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
 
     monkeypatch.setattr(pynvml, "nvmlInit", absent)
     assert device.nvidia_driver() is None
+
+
+def test_shares_of_open_files() -> None:
+    """Whatever clients do, files are left: for each request at the engine two, and some for ourselves."""
+    for files, in_flight, has_health_port in product(
+        (64, 256, 1024, 4096, 65_536, 1_048_576), (1, 64, 512, 100_000), (True, False)
+    ):
+        shares = connection_shares(
+            files, max_connections=10_000_000, max_in_flight=in_flight, has_health_port=has_health_port
+        )
+        health = shares.health if has_health_port else 0
+        assert shares.api >= 1
+        assert shares.api + 2 * min(in_flight, shares.api) + health <= files - min(160, files // 2)
+    plenty = connection_shares(65_536, max_connections=100, max_in_flight=512, has_health_port=True)
+    assert (plenty.api, plenty.health) == (100, 64)
+    login_shell = connection_shares(1024, max_connections=16_384, max_in_flight=32, has_health_port=False)
+    assert login_shell.api == 1024 - 160 - 64
+
+
+def test_soft_limit_is_raised() -> None:
+    """To the hard one, in this process and so in its children."""
+    hard = min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    program = (
+        "import resource; from vllm_engine.system.file_limit import raise_file_limit;"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, (512, {hard}));"
+        "print(raise_file_limit(), *resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == [str(hard)] * 3

@@ -21,29 +21,25 @@ def restore_logging() -> Iterator[None]:
     root.handlers[:], root.level = handlers, level
 
 
-def test_json() -> None:
-    """JSON records carry time, level, source and message."""
+def test_formats() -> None:
+    """JSON records carry time, level, source and message; console lines name level and source."""
     out = io.StringIO()
     configure_logging("info", "auto", stream=out)
     logging.getLogger("engine").info("two\nlines %d", 1)
     record = json.loads(out.getvalue())
     assert (record["level"], record["source"], record["message"]) == ("INFO", "engine", "two\nlines 1")
     assert "time" in record
-
-
-def test_console() -> None:
-    """Console lines name level and source."""
     out = io.StringIO()
     configure_logging("warning", "console", stream=out)
     logging.getLogger("gateway").info("hidden")
     logging.getLogger("gateway").warning("shown")
-    assert out.getvalue().endswith("WARNING gateway: shown\n")
-    assert "hidden" not in out.getvalue()
+    (line,) = out.getvalue().splitlines()
+    assert line.endswith("WARNING gateway: shown")
 
 
 @pytest.mark.parametrize("format", ["json", "console"])
 def test_secrets_are_blanked(format: str) -> None:
-    """A token is blanked in messages, in arguments and in tracebacks."""
+    """In messages, in arguments and in tracebacks."""
     out = io.StringIO()
     configure_logging("info", format, secrets=["hf_secret", 'q"uote'], stream=out)  # type: ignore[arg-type]
     logger = logging.getLogger("engine")
