@@ -115,18 +115,18 @@ class Gateway:
             await self._local.lifespan(scope, receive, send)
             return
         client = client_stream_of(scope)
-        if client.is_gone:
+        if client.is_disconnected:
             return
         record = RequestRecord.of(scope)
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - uvicorn makes one for each request
         # The client's leaving ends its request wherever it is: reading, waiting, connecting, streaming.
-        client.on_gone = task.cancel
+        client.on_disconnect = task.cancel
         send = self._cors.wrap(scope, send)
         try:
             await self._serve(scope, receive, send, record)
         except asyncio.CancelledError:
-            if not client_stream_of(scope).is_gone:
+            if not client_stream_of(scope).is_disconnected:
                 raise
             task.uncancel()
             record.outcome = Outcome.CLIENT_GONE
@@ -143,7 +143,7 @@ class Gateway:
                 defect = ApiError.of(500, "The gateway failed on this request")
                 await send_error(send, record, defect, [(b"connection", b"close")])
         finally:
-            client.on_gone = None
+            client.on_disconnect = None
             self._finished(record)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, record: RequestRecord) -> None:
@@ -185,11 +185,11 @@ class Gateway:
             self._bodies.check_announced(scope["headers"])
             with Body(self._bodies, record.key) as body:
                 try:
-                    await body.read(receive, is_here=client.is_whole)
+                    await body.read(receive, is_here=client.has_whole_body)
                 finally:
                     record.bytes_in = body.size
                 is_whole = True
-                client.watch()
+                client.watch_for_disconnect()
                 fields = read_fields(body.data)
                 record.is_stream = route.may_stream and fields.stream
                 slot = await self._admitted(record, self._claim(route, fields, body))

@@ -15,24 +15,18 @@ from vllm_engine.gateway.http.acceptor import Acceptor
 
 
 class Greeter(asyncio.Protocol):
-    """Says hello to every connection."""
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Say it."""
         assert isinstance(transport, asyncio.Transport)
         transport.write(b"hello")
         transport.close()
 
 
 class Listener(socket.socket):
-    """A listening socket whose next accepts may fail."""
-
     failures: list[int]
     accepts: int = 0
     asked: asyncio.Event
 
     def accept(self) -> tuple[socket.socket, object]:
-        """Accept, or fail."""
         self.accepts += 1
         self.asked.set()
         if self.failures:
@@ -43,7 +37,6 @@ class Listener(socket.socket):
 
 @pytest.fixture
 async def listener() -> AsyncIterator[Listener]:
-    """One on a free port of this machine."""
     with Listener(socket.AF_INET, socket.SOCK_STREAM) as one:
         one.failures = []
         one.asked = asyncio.Event()
@@ -54,17 +47,14 @@ async def listener() -> AsyncIterator[Listener]:
 
 
 def acceptor(listener: Listener, most: int = 1000) -> Acceptor:
-    """Return one that takes so many at once."""
     return Acceptor([listener], Greeter, lambda more: more < most, tls=None, handshake_seconds=5)
 
 
 def clients(listener: Listener, count: int) -> list[socket.socket]:
-    """Connect so many, before anybody accepts."""
     return [socket.create_connection(listener.getsockname(), 5) for _ in range(count)]
 
 
 async def said(client: socket.socket) -> bytes:
-    """Return what a client is told."""
     reader, writer = await asyncio.open_connection(sock=client)
     try:
         return await asyncio.wait_for(reader.read(), 30)
@@ -83,7 +73,7 @@ async def test_many_in_one_turn(listener: Listener) -> None:
     accepting.close()
 
 
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EPERM])
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EPERM])
 async def test_an_accept_that_fails(
     listener: Listener, number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -15,8 +15,9 @@ from tests.support.certificates import Certificate
 from tests.support.program import free_port, until
 from vllm_engine.config.settings import Settings
 from vllm_engine.errors import SettingsError
+from vllm_engine.gateway.http.followed_files import UnusableFileError
 from vllm_engine.gateway.http.listening_sockets import load_tls
-from vllm_engine.gateway.http.tls import FILE_CHECK_SECONDS, Tls, TlsError, client_context, proven
+from vllm_engine.gateway.http.tls import FILE_CHECK_SECONDS, Tls, client_context
 
 DAY = 86_400.0
 
@@ -77,83 +78,66 @@ def leaf(files: Certificate) -> bytes:
 
 
 @pytest.mark.parametrize("rsa", [False, True])
-def test_good(tmp_path: Path, rsa: bool) -> None:
-    """A certificate and its key serve TLS 1.2 and later."""
+def test_a_certificate_and_its_key_serve_tls_1_2_and_later(tmp_path: Path, rsa: bool) -> None:
     files = Certificate(tmp_path, rsa=rsa)
     tls = Tls(files.cert, files.key)
-    assert presented(tls) == leaf(files)
-    assert presented(tls, "any.example") == leaf(files)
+    assert presented(tls) == presented(tls, "any.example") == leaf(files)
     assert tls.context.minimum_version is ssl.TLSVersion.TLSv1_2
 
 
-def test_self_signed(tmp_path: Path) -> None:
-    """What `openssl req -x509` makes is good."""
+def test_what_openssl_makes_is_good_and_an_encrypted_key_is_not(tmp_path: Path) -> None:
     key, cert, encrypted = tmp_path / "key", tmp_path / "cert", tmp_path / "encrypted"
     openssl("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=x -keyout", key, "-out", cert)
-    proven(cert, key)
+    Tls(cert, key)
     openssl("pkey -aes256 -passout pass:secret -in", key, "-out", encrypted)
-    with pytest.raises(TlsError, match="TLS_KEY_FILE: is encrypted; give it without a passphrase"):
-        proven(cert, encrypted)
-
-
-def test_expired(tmp_path: Path) -> None:
-    """An expired certificate is refused at once, not by every client."""
-    files = Certificate(tmp_path, expired=True)
-    with pytest.raises(TlsError, match="TLS_CERT_FILE: certificate has expired; wanted"):
-        proven(files.cert, files.key)
-
-
-@pytest.mark.parametrize("rsa", [False, True])
-def test_mismatch(files: Certificate, tmp_path: Path, rsa: bool) -> None:
-    """Another certificate's key is refused, of the same kind or not."""
-    other = Certificate(tmp_path, "other", rsa=rsa)
-    with pytest.raises(TlsError, match="TLS_KEY_FILE: is not the key of the certificate in TLS_CERT_FILE"):
-        proven(files.cert, other.key)
+    with pytest.raises(
+        UnusableFileError, match="TLS_KEY_FILE: is encrypted; expected a key without a passph"
+    ):
+        Tls(cert, encrypted)
 
 
 def test_unusable_files(files: Certificate, tmp_path: Path) -> None:
-    """What is missing, no file, or no PEM is named by its setting."""
+    """Each is refused at the start by its setting, not by every client later."""
     junk = tmp_path / "junk"
     junk.write_text("junk")
+    other, rsa = Certificate(tmp_path, "other"), Certificate(tmp_path, "rsa", rsa=True)
+    expired = Certificate(tmp_path, "expired", expired=True)
     for cert, key, problem in (
         (tmp_path / "none", files.key, "TLS_CERT_FILE: cannot be read .No such file"),
         (files.cert, tmp_path / "none", "TLS_KEY_FILE: cannot be read .No such file"),
-        (tmp_path, files.key, "TLS_CERT_FILE: cannot be read .not a file"),
-        (junk, files.key, "TLS_CERT_FILE: is no certificate"),
-        (files.key, files.key, "TLS_CERT_FILE: is no certificate"),
-        (files.cert, junk, "TLS_KEY_FILE: is no private key"),
+        (tmp_path, files.key, "TLS_CERT_FILE: cannot be read .not a regular file"),
+        (junk, files.key, "TLS_CERT_FILE: is not a certificate"),
+        (files.key, files.key, "TLS_CERT_FILE: is not a certificate"),
+        (files.cert, junk, "TLS_KEY_FILE: is not a private key"),
+        (files.cert, other.key, "TLS_KEY_FILE: is not the key of the certificate in TLS_CERT_FILE"),
+        (files.cert, rsa.key, "TLS_KEY_FILE: is not the key of the certificate in TLS_CERT_FILE"),
+        (expired.cert, expired.key, r"TLS_CERT_FILE: expired at .* UTC; expected"),
     ):
-        with pytest.raises(TlsError, match=problem):
-            proven(cert, key)
+        with pytest.raises(UnusableFileError, match=problem):
+            Tls(cert, key)
+    with pytest.raises(UnusableFileError, match=r"TLS_CERT_FILE: is not valid before .* UTC; check"):
+        Tls(files.cert, files.key, now=lambda: 1_000_000.0)
 
 
 def test_one_without_the_other(files: Certificate) -> None:
-    """A certificate without a key, or a key without one, is an error of the settings."""
     assert load_tls(Settings()) is None
     with pytest.raises(SettingsError, match=r'TLS_KEY_FILE="": .*set both or neither'):
         load_tls(Settings(TLS_CERT_FILE=files.cert))
     with pytest.raises(SettingsError, match=r'TLS_CERT_FILE="": .*set both or neither'):
         load_tls(Settings(TLS_KEY_FILE=files.key))
-    with pytest.raises(SettingsError, match=r"TLS_KEY_FILE=.*server.pem.*: is no private key"):
+    with pytest.raises(SettingsError, match=r"TLS_KEY_FILE=.*server.pem.*: is not a private key"):
         load_tls(Settings(TLS_CERT_FILE=files.cert, TLS_KEY_FILE=files.cert))
 
 
-def test_reload(files: Certificate) -> None:
-    """New connections get the new certificate, after a moment in which nothing is looked at."""
+def test_reload(files: Certificate, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """New connections get a new certificate; one whose key has not come yet changes nothing and is said once."""
     clock = Clock()
     tls = Tls(files.cert, files.key, clock)
     before = presented(tls)
     files.renew()
     assert presented(tls) == before
     clock.now += FILE_CHECK_SECONDS
-    assert presented(tls) == leaf(files) != before
-
-
-def test_broken_reload(files: Certificate, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A certificate whose key has not come yet, or that goes, changes nothing and is said once."""
-    clock = Clock()
-    tls = Tls(files.cert, files.key, clock)
-    before = presented(tls)
+    assert (after := presented(tls)) == leaf(files) != before
     other = Certificate(tmp_path, "other")
     for broken in (other.cert.read_bytes(), b"junk", None):
         caplog.clear()
@@ -163,9 +147,9 @@ def test_broken_reload(files: Certificate, tmp_path: Path, caplog: pytest.LogCap
             files.cert.write_bytes(broken)
         for _ in range(3):
             clock.now += FILE_CHECK_SECONDS
-            assert presented(tls) == before
+            assert presented(tls) == after
         assert [record.levelno for record in caplog.records] == [logging.ERROR]
-        assert "the certificate of before stays in use" in caplog.text
+        assert "the previous certificate stays in use" in caplog.text
     files.renew()
     clock.now += FILE_CHECK_SECONDS
     assert presented(tls) == leaf(files)
@@ -245,6 +229,7 @@ def test_no_tickets(files: Certificate) -> None:
 def test_expiry(files: Certificate, caplog: pytest.LogCaptureFixture) -> None:
     """The last two weeks of a certificate are said once a day, its end as an error, and a new one ends it."""
     clock = Clock()
+    clock.now = datetime.now(UTC).timestamp()
     tls = Tls(files.cert, files.key, clock, lambda: clock.now)
     expiry = tls.expiry()
     assert expiry == datetime(datetime.now(UTC).year + 2, 1, 1, tzinfo=UTC).timestamp()

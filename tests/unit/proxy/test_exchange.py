@@ -11,14 +11,13 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-from starlette.types import Message
 
+from tests.support.stand_in_client import StandInClient
 from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.control_client import ControlClient
 from vllm_engine.engine.engine_state import EngineState, StatusBoard
 from vllm_engine.gateway.body.body_budget import BodyBudget
 from vllm_engine.gateway.body.request_body import Bodies, Body
-from vllm_engine.gateway.http.client_stream import StreamOwner
 from vllm_engine.gateway.observe.request_record import Outcome, RequestRecord
 from vllm_engine.gateway.proxy import failover as recovery_module
 from vllm_engine.gateway.proxy.attempt import Attempt, Engine, Request
@@ -36,42 +35,6 @@ ENDED = UpstreamError("ended", "The server is shutting down", own_reason="draini
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-class Client:
-    """A client that reads at once; what it was sent."""
-
-    is_gone = False
-    is_whole = True
-    on_gone: Callable[[], object] | None = None
-
-    def __init__(self) -> None:
-        self.status = 0
-        self.headers: dict[bytes, bytes] = {}
-        self.body = b""
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status, self.headers = message["status"], dict(message["headers"])
-        else:
-            self.body += message["body"]
-
-    def open_stream(self) -> None:
-        pass
-
-    def write_first(self, data: bytes) -> None:
-        self.body += data
-
-    write_chunk = write_last = write_first
-
-    def set_stream(self, owner: StreamOwner | None) -> None:
-        pass
-
-    def watch(self) -> None:
-        pass
-
-    def abort(self) -> None:
-        pass
-
-
 class Case:
     """An engine on a Unix socket that the test plays, and one client's request to it."""
 
@@ -79,7 +42,7 @@ class Case:
         self.asked: list[bytes] = []
         """First lines, in the order in which the engine read them."""
         self.began = asyncio.Event()
-        self.client = Client()
+        self.client = StandInClient()
         self.record = RequestRecord("id", "POST", "/v1/completions")
         self.upstream = Upstream(path)
         self.relay = ResponseStream(self.client, self.client.send, self.record, EngineActivity())

@@ -8,54 +8,22 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from starlette.types import Message
 
+from tests.support.stand_in_client import StandInClient
 from vllm_engine.engine.activity import EngineActivity
-from vllm_engine.gateway.http.client_stream import StreamOwner
 from vllm_engine.gateway.observe.request_record import Outcome, RequestRecord
 from vllm_engine.gateway.proxy.response_stream import KEEP_ALIVE, ResponseStream
 from vllm_engine.gateway.proxy.upstream import UpstreamError
 
 
-class SlowClient:
-    """A client's connection; what is sent on it waits until `read` says that the client has read."""
-
-    is_gone = False
-    is_whole = True
-    on_gone: Callable[[], object] | None = None
+class SlowClient(StandInClient):
+    """Reads nothing at first."""
 
     def __init__(self) -> None:
-        self.chunks: list[bytes] = []
-        self.body = b""
-        self.started = asyncio.Event()
-        self.has_read = asyncio.Event()
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.body":
-            self.started.set()
-            await self.has_read.wait()
-            self.body += message["body"]
-
-    def open_stream(self) -> None:
-        pass
-
-    def write_first(self, data: bytes) -> None:
-        self.chunks.append(data)
-
-    def write_last(self, data: bytes) -> None:
-        self.chunks.append(data)
-
-    def write_chunk(self, data: bytes) -> None:
-        self.chunks.append(data)
-
-    def set_stream(self, owner: StreamOwner | None) -> None:
-        pass
-
-    def watch(self) -> None:
-        pass
-
-    def abort(self) -> None:
-        pass
+        super().__init__()
+        self.reads.clear()
+        self.has_read = self.reads
+        self.started = self.has_body
 
 
 @pytest.fixture

@@ -1,201 +1,179 @@
-"""The client's side of the data path: uvicorn's connection with bounds on all that a client may do."""
+"""A client's connection: uvicorn's, with bounds on all that a client may do."""
 
 from __future__ import annotations
 
 import asyncio
 
-from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
-
-from vllm_engine.gateway.http.client_stream import HttpClientStream
-from vllm_engine.gateway.http.incoming import HoldingFlow, Incoming
-from vllm_engine.gateway.http.lingering_close import LingeringClose
-from vllm_engine.gateway.http.peer_socket import PeerWatch, forget_unsent
+from vllm_engine.gateway.http.client_clocks import LingeringClose, PeerWatch, SendTimer
+from vllm_engine.gateway.http.client_stream import CLIENT_STREAM, ClientStream
+from vllm_engine.gateway.http.incoming import Incoming
+from vllm_engine.gateway.http.peer_socket import forget_unsent
 from vllm_engine.gateway.http.refusal import refusal
-from vllm_engine.gateway.http.send_timer import SendTimer
 
 _MAX_UNSENT_BYTES = 65_536
 """What may wait in a connection for a client that does not read, before its stream is paused."""
-_SOON_SECONDS = 0.25
-"""Answers that come this soon after their requests get through to a half-closed client without a question."""
+_PROBE_AFTER_SECONDS = 0.25
+"""Responses that come this soon after their requests reach a half-closed client without a probe."""
 
 
 class ClientConnection(Incoming):
     """One client connection; its requests are answered one after another."""
 
-    # Called by the event loop.
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # noqa: D102
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin, or refuse a connection too many."""
         super().connection_made(transport)
         self._is_half_closed = False
-        self._ending: LingeringClose | None = None
+        self._lingering: LingeringClose | None = None
         # The event loop's own limit for plain connections; over TLS it is eight times that.
         transport.set_write_buffer_limits(high=_MAX_UNSENT_BYTES)
-        limits = self.server_state.limits
-        self.flow = HoldingFlow(transport)
-        self.lane = HttpClientStream(transport, self._end, self.flow.resume_reading)
-        self._send_timer = SendTimer(self.loop, transport, limits.send_timeout_seconds, self._cut)
-        self._peer = PeerWatch(self.loop, transport, self._ask, self._give_up)
-        if len(self.connections) > limits.max_connections:
-            message = f"Too many connections; MAX_CONNECTIONS={limits.max_connections}"
+        self.stream = ClientStream(self, transport)
+        self._extensions[CLIENT_STREAM] = self.stream
+        self._send_timer = SendTimer(
+            self.loop, transport, self._limits.send_timeout_seconds, self._cut_slow_reader
+        )
+        self._peer = PeerWatch(self.loop, transport, self._probe_client, self._cut)
+        if self._server.count_of_connections > self._limits.max_connections:
+            message = f"Too many connections; MAX_CONNECTIONS={self._limits.max_connections}"
             transport.write(refusal(503, message, retry_after_seconds=1))
-            self.lane.leave()
-            self._is_over = True
+            self.stream.set_disconnected()
+            self._is_finished = True
             # Nothing lingers here: that would be one connection more than there may be.
             transport.close()
             return
-        self._arm_request_timer()
+        self._start_head_timer()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
-        self._disarm_request_timer()
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the request that is being answered."""
+        self._stop_head_timer()
         self._send_timer.stop()
         self._peer.stop()
-        if self._ending is not None:
-            self._ending.stop()
-        self.lane.leave()
-        self.pipeline.clear()
+        if self._lingering is not None:
+            self._lingering.stop()
+        self.stream.set_disconnected()
+        self._drop_queued_requests()
         self._held = b""
         super().connection_lost(exc)
-        self._unset_keepalive_if_required()
-        self.lane.tell_gone()
+        self._stop_keep_alive_timer()
+        self.stream.end_request()
 
-    def data_received(self, data: bytes) -> None:  # noqa: D102
-        if self._ending is not None:
-            self._ending.took(len(data))
-        elif self._is_over:
-            pass  # over TLS, while the last answer is still being written
+    def data_received(self, data: bytes) -> None:
+        """Take, hold or discard what has come."""
+        if self._lingering is not None:
+            self._lingering.discard(len(data))
+        elif self._is_finished:
+            pass  # over TLS, while the last response is still being written
         elif self._held or self._has_to_wait():
             self._hold(data)
         else:
             self._take(data)
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Keep the connection for a client that may still read (a half-close); its leaving is found out."""
-        if self._ending is not None or self.scheme == "https" or not self._in_head:
+        """Keep a half-closed connection, and find out whether its client still reads."""
+        if self._lingering is not None or self.scheme == "https" or not self._is_in_head:
             return False
-        if not (self.lane.is_answering or self.pipeline):
+        if not (self._is_answering or self._has_queued_request):
             return False
         self._is_half_closed = True
-        # An end that comes with the request may be a script's (`nc -N`); one that comes later is a leaving.
-        self._peer.start(max(0.0, self._whole_at + _SOON_SECONDS - self.loop.time()))
+        # A FIN that comes with the request may be a script's (`nc -N`), a later one is likely a disconnect.
+        self._peer.start(max(0.0, self._received_at + _PROBE_AFTER_SECONDS - self.loop.time()))
         return True
 
-    def pause_writing(self) -> None:  # noqa: D102
+    def pause_writing(self) -> None:
+        """Pause the stream of a client that does not keep up, and give it a limited time."""
         super().pause_writing()
-        self.lane.slow_down()
+        self.stream.pause_producer()
         self._send_timer.start()
 
-    def resume_writing(self) -> None:  # noqa: D102
+    def resume_writing(self) -> None:
+        """Go on with the stream."""
         super().resume_writing()
         self._send_timer.stop()
-        self.lane.speed_up()
-
-    # The answers.
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self.lane.begin(cycle)
-        super()._start_asgi_task(cycle, app)
+        self.stream.resume_producer()
 
     def on_response_complete(self) -> None:
-        """Go on to what has come meanwhile; called by uvicorn at an answer's end."""
-        self.lane.set_stream(None)
+        """Go on with what has come meanwhile."""
         super().on_response_complete()
+        self.stream.set_producer(None)
         if self.transport.get_write_buffer_size():
             self._send_timer.start()
-        if self.transport.is_closing() or self._ending is not None:
-            self._unset_keepalive_if_required()
-        elif not self.lane.is_answering:
+        if self.transport.is_closing() or self._lingering is not None:
+            self._stop_keep_alive_timer()
+        elif not self._is_answering:
             self._go_on()
 
     def _go_on(self) -> None:
-        if self._last_words:
-            self._say(self._last_words)
+        if self._refusal:
+            self._send_refusal(self._refusal)
             return
         if not self._is_half_closed:
             self._peer.stop()
         data, self._held = self._held, b""
-        if self._has_begun or data:
-            self._unset_keepalive_if_required()
-        if (self._has_begun or data or not self._in_head) and self._request_timer is None:
-            self._arm_request_timer()
+        if self._has_partial_head or data:
+            self._stop_keep_alive_timer()
+        if (self._has_partial_head or data or not self._is_in_head) and self._head_timer is None:
+            self._start_head_timer()
         if data:
             self.flow.let_go()
             self._take(data)
-        if self._is_half_closed and not self._has_to_wait() and self._ending is None:
+        if self._is_half_closed and not self._has_to_wait() and self._lingering is None:
             self.transport.close()
-
-    def announce_close(self) -> None:
-        """Let the answer that is under way, if there is one, say that it is the connection's last."""
-        self._keeps_alive = False
-        for cycle in (self.cycle, self.lane.cycle):
-            if cycle is not None:
-                cycle.keep_alive = False
 
     def shutdown(self) -> None:
-        """Close the connection, or let it be closed after the answer that is under way."""
+        """Close the connection, or let it be closed after the response that is under way."""
         self.announce_close()
-        if self._ending is None and not (self.lane.is_answering or self.pipeline):
+        if self._lingering is None and not (self._is_answering or self._has_queued_request):
             self.transport.close()
 
-    # Endings.
-    def _end(self) -> None:
-        """Close, in such a way that the last answer is read."""
-        self._is_over = True
-        self.lane.leave()
-        self.pipeline.clear()
+    def end_gracefully(self) -> None:
+        """Close so that the last response is read."""
+        self._is_finished = True
+        self.stream.set_disconnected()
+        self._drop_queued_requests()
         self._peer.stop()
-        self._disarm_request_timer()
-        is_all_read = self._in_head and not self._held and not self.flow.read_paused
+        self._stop_head_timer()
+        is_all_read = self._is_in_head and not self._held and not self.flow.read_paused
         if is_all_read or self._is_half_closed or self.transport.is_closing():
             self.transport.close()
             return
         self._held = b""
-        if self._ending is None:
-            self._ending = LingeringClose(self.loop, self.transport)
+        if self._lingering is None:
+            self._lingering = LingeringClose(self.loop, self.transport)
             self.flow.let_go()
 
-    def _cut(self) -> None:
-        """Give up a client that does not read its answer."""
+    def _cut_slow_reader(self) -> None:
         forget_unsent(self.transport)
-        self._give_up()
+        self._cut()
 
-    def _give_up(self) -> None:
-        """Cut the connection, and end its request before that can take what has come of it for whole."""
-        self.lane.abort()
-        self.lane.tell_gone()
+    def _cut(self) -> None:
+        """Cut the connection, and end its request before that can take an incomplete body for a whole one."""
+        self.stream.abort()
+        self.stream.end_request()
 
     def _refuse(self, status: int, message: str) -> None:
-        if self.transport.is_closing() or self._ending is not None or self._last_words:
+        if self.transport.is_closing() or self._lingering is not None or self._refusal:
             return
-        self._disarm_request_timer()
-        if self.pipeline and self.pipeline[0][0].more_body:
-            self.pipeline.popleft()  # its body will never be whole
+        self._stop_head_timer()
+        self._drop_incomplete_request()
         answer = refusal(status, message, self.url)
-        if self._is_busy():
-            self._last_words = answer
+        if self._has_response_under_way:
+            self._refusal = answer
         else:
-            self._say(answer)
+            self._send_refusal(answer)
 
-    def _is_busy(self) -> bool:
-        """Whether an answer to an earlier request is under way, or to this one has begun."""
-        cycle = self.lane.cycle
-        if cycle is None or cycle.response_complete:
-            return bool(self.pipeline)
-        return cycle.response_started or cycle is not self.cycle
-
-    def _say(self, answer: bytes) -> None:
-        self._last_words = b""
+    def _send_refusal(self, answer: bytes) -> None:
+        self._refusal = b""
         self.transport.write(answer)
-        self._in_head = False  # what follows is of no request
-        self._end()
-        self.lane.tell_gone()
+        self._is_in_head = False  # what follows belongs to no request
+        self.end_gracefully()
+        self.stream.end_request()
 
-    def _ask(self) -> bool:
-        """Write something that means nothing; False where the client has to be taken for gone."""
-        return self.scheme != "https" and self.lane.probe()
+    def _probe_client(self) -> bool:
+        return self.scheme != "https" and self.stream.probe()
 
-    def _request_too_slow(self) -> None:
-        self._request_timer = None
-        if self._in_head and (self._has_begun or self._framing):
+    def _head_timed_out(self) -> None:
+        self._head_timer = None
+        if self._is_in_head and (self._has_partial_head or self._framing_bytes):
             self._refuse(408, "The request's headers did not arrive in time")
         else:
-            # Nothing has come, or the rest of a body whose answer was sent long ago does not.
+            # Nothing has come, or the rest of a body whose response was sent long ago does not.
             self.transport.close()

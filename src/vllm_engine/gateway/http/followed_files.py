@@ -1,10 +1,107 @@
-"""Files that count again when they change."""
+"""Files that are read again when they change."""
 
 from __future__ import annotations
 
+import logging
+import stat
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Generic, TypeVar
 
 Fingerprint = tuple[int, ...] | None
+Value = TypeVar("Value")
+
+
+class UnusableFileError(ValueError):
+    """A file that a setting names cannot be used."""
+
+    def __init__(self, setting: str, problem: str) -> None:
+        self.setting = setting
+        self.problem = problem
+        super().__init__(f"{setting}: {problem}")
+
+
+class FollowedFiles(Generic[Value]):
+    """What was read from files; read again, when it is asked for, after they have changed."""
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        read: Callable[[], Value],
+        *,
+        check_seconds: float,
+        clock: Callable[[], float],
+        logger: logging.Logger,
+        kept: str,
+        on_change: Callable[[Value], None],
+    ) -> None:
+        """Read the files.
+
+        Args:
+            files: the files.
+            read: reads them; raises an `UnusableFileError`.
+            check_seconds: how long a change may go unnoticed.
+            clock: tells the time in seconds.
+            logger: told, once, of files that have changed and cannot be used.
+            kept: what the logger says of the value in that case, such as "the previous keys stay valid".
+            on_change: called with a new value.
+
+        Raises:
+            UnusableFileError: they cannot be used.
+        """
+        self._files = files
+        self._read = read
+        self._check_seconds = check_seconds
+        self._clock = clock
+        self._logger = logger
+        self._kept = kept
+        self._on_change = on_change
+        self._next_check = clock() + check_seconds
+        self._error = ""
+        self._seen = self._fingerprints()
+        self._value = read()
+
+    def current(self) -> Value:
+        """Return what is in the files now, or was when they were last usable."""
+        if (now := self._clock()) >= self._next_check:
+            self._next_check = now + self._check_seconds
+            self._check()
+        return self._value
+
+    def _check(self) -> None:
+        # Before the files are read: if they change in between, the next check sees other fingerprints.
+        found = self._fingerprints()
+        if found == self._seen:
+            self._error = ""
+            return
+        try:
+            self._value = self._read()
+        except UnusableFileError as error:
+            # Tried again at each check, as two files may be written one after the other.
+            if str(error) != self._error:
+                self._error = str(error)
+                self._logger.error("%s; %s", error, self._kept)
+            return
+        self._seen, self._error = found, ""
+        self._on_change(self._value)
+
+    def _fingerprints(self) -> tuple[Fingerprint, ...]:
+        return tuple(map(fingerprint, self._files))
+
+
+def check_readable(setting: str, file: Path) -> None:
+    """Check that a file can be opened and is a regular one: opening a pipe would wait for its other end.
+
+    Raises:
+        UnusableFileError: it cannot or is not.
+    """
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise UnusableFileError(setting, "cannot be read (not a regular file)")
+        with file.open("rb"):
+            pass
+    except OSError as error:
+        raise UnusableFileError(setting, f"cannot be read ({error.strerror})") from None
 
 
 def fingerprint(file: Path) -> Fingerprint:

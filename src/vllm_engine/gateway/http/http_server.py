@@ -1,87 +1,78 @@
-"""Serves an application on listening sockets: uvicorn's server with connections of our own."""
+"""Serves an application on listening sockets, over connections that are bounded."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import socket
-from collections.abc import AsyncIterator, Generator, Sequence
+import ssl
+from collections.abc import AsyncIterator, Sequence
 from typing import Literal
 
-import uvicorn
 from starlette.types import ASGIApp
 
 from vllm_engine.gateway.http.acceptor import Acceptor
 from vllm_engine.gateway.http.client_connection import ClientConnection
-from vllm_engine.gateway.http.incoming import ConnectionLimits, ConnectionsState
+from vllm_engine.gateway.http.incoming import ConnectionLimits
 from vllm_engine.gateway.http.tls import Tls
+from vllm_engine.gateway.http.uvicorn_adapter import UvicornServer
 
-_LAST_ANSWERS_SECONDS = 5
-_TOLD_TO_COME_BACK = 8
-"""Connections beyond the limit that are answered with 503; what comes beyond these is closed at once."""
+_REFUSED_WITH_503 = 8
+"""Connections beyond the limit that are answered with 503; those beyond these are closed at once."""
 
 
-class Server(uvicorn.Server):
-    """A server whose connections are bounded, and can be asked to leave one by one."""
+class Server(UvicornServer):
+    """A server whose connections are bounded, and can be closed one by one."""
 
-    server_state: ConnectionsState
-
-    def __init__(self, config: uvicorn.Config, limits: ConnectionLimits) -> None:
-        super().__init__(config)
-        self.server_state = ConnectionsState(limits)
+    def __init__(
+        self,
+        app: ASGIApp,
+        limits: ConnectionLimits,
+        *,
+        keep_alive_seconds: float,
+        tls: ssl.SSLContext | None,
+        lifespan: Literal["on", "off"],
+    ) -> None:
+        super().__init__(app, keep_alive_seconds=keep_alive_seconds, tls=tls, lifespan=lifespan)
+        self._limits = limits
+        self._tls = tls
         self._acceptor: Acceptor | None = None
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        """Leave signals alone: uvicorn would refuse connections at the first SIGTERM."""
-        yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, then accept connections."""
-        await super().startup(sockets=[])
-        limits = self.server_state.limits
+        await super().startup()
         self._acceptor = Acceptor(
             sockets or (),
-            functools.partial(
-                ClientConnection,
-                config=self.config,
-                server_state=self.server_state,
-                app_state=self.lifespan.state,
-            ),
+            lambda: ClientConnection(self, self._limits),
             self._has_room,
-            tls=self.config.ssl,
-            handshake_seconds=limits.header_timeout_seconds,
+            tls=self._tls,
+            handshake_seconds=self._limits.header_timeout_seconds,
         )
         self._acceptor.start()
 
-    def _has_room(self, more: int) -> bool:
-        most = self.server_state.limits.max_connections + _TOLD_TO_COME_BACK
-        return len(self.server_state.connections) + more < most
-
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept no more, let answers end, and stop the application."""
+        """Accept no more, let responses end, and stop the application."""
         if self._acceptor is not None:
             self._acceptor.close()
         await super().shutdown(sockets)
 
+    def _has_room(self, more: int) -> bool:
+        return self.count_of_connections + more < self._limits.max_connections + _REFUSED_WITH_503
+
     def announce_close(self) -> None:
-        """Close each connection after its next answer, which says so (`Connection: close`).
+        """Close each connection after its next response, which says so (`Connection: close`).
 
         Clients that pool connections go elsewhere then, without an error (RFC 9112, section 9.6).
         """
-        self.server_state.is_leaving = True
-        for connection in self._connections():
+        self.is_closing = True
+        for connection in self.connections:
             connection.announce_close()
 
     def close_idle(self) -> None:
-        """Close each connection now that waits for a request, and the others after their answers."""
-        self.server_state.is_leaving = True
-        for connection in self._connections():
+        """Close each connection now that waits for a request, and the others after their responses."""
+        self.is_closing = True
+        for connection in self.connections:
             connection.shutdown()
-
-    def _connections(self) -> Sequence[ClientConnection]:
-        return tuple(c for c in self.server_state.connections if isinstance(c, ClientConnection))
 
 
 @contextlib.asynccontextmanager
@@ -94,33 +85,23 @@ async def running(
     tls: Tls | None = None,
     lifespan: Literal["on", "off"] = "on",
 ) -> AsyncIterator[Server]:
-    """Serve an application on sockets; at the end, give running answers a few seconds.
+    """Serve an application on sockets; at the end, give responses under way a few seconds.
 
     Args:
         app: the application.
         listeners: listening sockets that do not block; they are closed at the end.
         limits: what clients may do.
         keep_alive_seconds: how long a connection may wait for its next request.
-        tls: what to speak; None for plain connections.
+        tls: the certificate; None for plain connections.
         lifespan: whether the application is told of the start and the end.
     """
-    config = uvicorn.Config(
+    server = Server(
         app,
-        http=ClientConnection,
-        ws="none",
+        limits,
+        keep_alive_seconds=keep_alive_seconds,
+        tls=tls.context if tls else None,
         lifespan=lifespan,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        # Given, so that WEB_CONCURRENCY and FORWARDED_ALLOW_IPS of the environment are not read.
-        workers=1,
-        forwarded_allow_ips="127.0.0.1",
-        timeout_keep_alive=keep_alive_seconds,  # type: ignore[arg-type]  # it is given to call_later
-        timeout_graceful_shutdown=_LAST_ANSWERS_SECONDS,
-        ssl_context_factory=(lambda *_: tls.context) if tls else None,
     )
-    server = Server(config, limits)
     task = asyncio.create_task(server.serve(sockets=list(listeners)))
     watching = asyncio.create_task(tls.watch_expiry()) if tls else None
     try:

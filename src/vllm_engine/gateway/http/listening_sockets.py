@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from vllm_engine.config.settings import Settings
 from vllm_engine.errors import Problem, SettingsError
-from vllm_engine.gateway.http.tls import Tls, TlsError
+from vllm_engine.gateway.http.followed_files import UnusableFileError
+from vllm_engine.gateway.http.tls import Tls
 
 _BACKLOG = 2048
 _NOT_OF_THIS_MACHINE = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
@@ -61,7 +62,7 @@ def load_tls(settings: Settings) -> Tls | None:
         raise SettingsError([Problem(missing, "", "a certificate needs its key; set both or neither")])
     try:
         return Tls(cert, key)
-    except TlsError as error:
+    except UnusableFileError as error:
         raise SettingsError([Problem(error.setting, str(files[error.setting]), error.problem)]) from error
 
 

@@ -1,7 +1,7 @@
-"""TLS: the certificate and its key, proven before they are used, and followed when their files change.
+"""TLS: the certificate and its key, checked before they are used and followed when their files change.
 
-The files are looked at when a client connects, and the next connections get what is in them then; those
-that are open stay as they are.
+The files are checked when a client connects; new connections get what is in them then, open ones stay as they
+are.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-import stat
 import time
+from _ssl import _test_decode_cert  # type: ignore[attr-defined]  # ssl tells the dates of peers' alone
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
 
-from vllm_engine.gateway.http.followed_files import Fingerprint, fingerprint
+from vllm_engine.gateway.http.followed_files import FollowedFiles, UnusableFileError, check_readable
 
 FILE_CHECK_SECONDS = 2.0
 """A change of the files counts after this long at most, from the next connection on."""
@@ -33,22 +32,14 @@ _DAY = 86_400.0
 _EXPIRY_WARNING_SECONDS = 14 * _DAY
 _EXPIRY_CHECK_SECONDS = 3600.0
 _CERT, _KEY = "TLS_CERT_FILE", "TLS_KEY_FILE"
+_NO_CERTIFICATE = "is not a certificate; expected a PEM file, the server's certificate first"
 _MISMATCHES = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 logger = logging.getLogger("gateway.tls")
 
 
-class TlsError(ValueError):
-    """The certificate or its key cannot be used; says of which setting, and what to do."""
-
-    def __init__(self, setting: str, problem: str) -> None:
-        self.setting = setting
-        self.problem = problem
-        super().__init__(f"{setting}: {problem}")
-
-
 @dataclass(frozen=True)
 class Identity:
-    """A certificate that has been proven, ready to be shown; times are in seconds since the epoch."""
+    """A certificate and its key, ready to be presented; times are in seconds since the epoch."""
 
     context: ssl.SSLContext
     not_before: float
@@ -68,39 +59,42 @@ class Tls:
         """Read both files.
 
         Raises:
-            TlsError: they cannot be used.
+            UnusableFileError: they cannot be used.
         """
-        self._files = cert, key
-        self._clock, self._now = clock, now
-        self._seen = self._fingerprints()
-        self._current = proven(cert, key)
-        self._complaint = ""
+        self._now = now
+        self._files = FollowedFiles(
+            (cert, key),
+            lambda: load_identity(cert, key, now()),
+            check_seconds=FILE_CHECK_SECONDS,
+            clock=clock,
+            logger=logger,
+            kept="the previous certificate stays in use",
+            on_change=self._changed,
+        )
         self._next_warning = 0.0
-        self._next_check = clock() + FILE_CHECK_SECONDS
-        self.context = self._current.context
+        self.context = self._files.current().context
         """For the listener; each connection is moved to the current one as it opens."""
         self.context.sni_callback = self._choose
 
     def expiry(self) -> float:
-        """Return when the certificate expires that new connections get, in seconds since the epoch."""
-        self._follow_files()
-        return self._current.not_after
+        """Return when the certificate that new connections get expires, in seconds since the epoch."""
+        return self._files.current().not_after
 
     async def watch_expiry(self) -> None:
-        """Warn of the certificate's expiry, for ever, whether or not anybody connects."""
+        """Warn before the certificate expires, whether or not anybody connects; never returns."""
         while True:
             self.warn_of_expiry()
             await asyncio.sleep(_EXPIRY_CHECK_SECONDS)
 
     def warn_of_expiry(self) -> None:
         """Warn once a day in the last two weeks, or the last sixth of a shorter life than twelve weeks."""
-        expiry, now = self.expiry(), self._now()
-        life = expiry - self._current.not_before
-        left = expiry - now
+        certificate, now = self._files.current(), self._now()
+        life = certificate.not_after - certificate.not_before
+        left = certificate.not_after - now
         if left > min(_EXPIRY_WARNING_SECONDS, life / 6) or now < self._next_warning:
             return
         self._next_warning = now + _DAY
-        date = datetime.fromtimestamp(expiry, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        date = _date(certificate.not_after)
         if left > 0:
             logger.warning("the certificate in %s expires at %s (%.1f days left)", _CERT, date, left / _DAY)
         else:
@@ -108,53 +102,39 @@ class Tls:
 
     def _choose(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
         # Called for every client, whether or not it names a server.
-        self._follow_files()
-        connection.context = self._current.context
+        connection.context = self._files.current().context
 
-    def _follow_files(self) -> None:
-        if (now := self._clock()) < self._next_check:
-            return
-        self._next_check = now + FILE_CHECK_SECONDS
-        # Taken before the files are read: if they change in between, the next check sees others.
-        found = self._fingerprints()
-        if found == self._seen:
-            self._complaint = ""
-            return
-        try:
-            self._current = proven(*self._files)
-        except TlsError as error:
-            # Tried again at each check: the two files may be written one after the other; said once.
-            if str(error) != self._complaint:
-                self._complaint = str(error)
-                logger.error("%s; the certificate of before stays in use", error)
-            return
-        self._seen, self._complaint, self._next_warning = found, "", 0.0
+    def _changed(self, _: Identity) -> None:
+        self._next_warning = 0.0
         logger.info("%s has changed: new connections get the new certificate", _CERT)
 
-    def _fingerprints(self) -> tuple[Fingerprint, ...]:
-        return tuple(map(fingerprint, self._files))
 
+def load_identity(cert: Path, key: Path, now: float) -> Identity:
+    """Return a server's identity with this certificate.
 
-def proven(cert: Path, key: Path) -> Identity:
-    """Return a server's identity with this certificate, after a handshake with itself.
+    Args:
+        cert: the server's certificate, then those that lead to its authority, in PEM.
+        key: the first certificate's private key, in PEM, without a passphrase.
+        now: seconds since the epoch.
 
     Raises:
-        TlsError: a file cannot be read, the two do not match, or no client would accept the certificate
-            whatever it trusts, such as one that has expired.
+        UnusableFileError: a file cannot be read, the two do not match, or the certificate is not valid now.
     """
     for setting, file in ((_CERT, cert), (_KEY, key)):
-        _check_readable(setting, file)
+        check_readable(setting, file)
     context = _server_context()
     try:
         _load(context, cert, key)
-        shown = _shake_hands(context, client_context(cert))
-    except ssl.SSLCertVerificationError as error:
-        raise TlsError(_CERT, f"{error.verify_message}; wanted one that is valid now, for servers") from None
-    except ssl.SSLError as error:
-        raise TlsError(_CERT, f"cannot be used ({error.reason})") from None
-    except OSError as error:  # gone since it was looked at
-        raise TlsError(_CERT, f"cannot be read ({error.strerror}); name a PEM file") from None
-    not_before, not_after = (ssl.cert_time_to_seconds(str(shown[end])) for end in ("notBefore", "notAfter"))
+        content = _test_decode_cert(cert)
+    except UnusableFileError:
+        raise
+    except OSError as error:  # removed since the check
+        raise UnusableFileError(_CERT, f"cannot be read ({error.strerror})") from None
+    not_before, not_after = (ssl.cert_time_to_seconds(str(content[at])) for at in ("notBefore", "notAfter"))
+    if now > not_after:
+        raise UnusableFileError(_CERT, f"expired at {_date(not_after)}; expected one that is valid now")
+    if now < not_before:
+        raise UnusableFileError(_CERT, f"is not valid before {_date(not_before)}; check this machine's clock")
     return Identity(context, not_before, not_after)
 
 
@@ -178,9 +158,9 @@ def _server_context() -> ssl.SSLContext:
 
 
 def client_context(cert: Path) -> ssl.SSLContext:
-    """Return the context of a client that trusts this very certificate, under whatever name.
+    """Return the context of a client that trusts exactly this certificate, whatever names are in it.
 
-    For connections to ourselves: by an address that no certificate need name.
+    For connections to ourselves, by an address that the certificate need not name.
 
     Raises:
         OSError: the file cannot be read.
@@ -192,47 +172,28 @@ def client_context(cert: Path) -> ssl.SSLContext:
     return context
 
 
-def _check_readable(setting: str, file: Path) -> None:
-    try:
-        # Opening a pipe would wait for its other end.
-        if not stat.S_ISREG(file.stat().st_mode):
-            raise TlsError(setting, "cannot be read (not a file); name a PEM file")
-        with file.open("rb"):
-            pass
-    except OSError as error:
-        raise TlsError(setting, f"cannot be read ({error.strerror}); name a PEM file") from None
-
-
 def _load(context: ssl.SSLContext, cert: Path, key: Path) -> None:
     def no_passphrase() -> str:
-        raise TlsError(_KEY, "is encrypted; give it without a passphrase (openssl pkey -in ... -out ...)")
+        raise UnusableFileError(
+            _KEY, "is encrypted; expected a key without a passphrase (openssl pkey -in ... -out ...)"
+        )
 
     try:
-        # Alone first: which of the two files is no PEM is not said otherwise.
+        # Alone first: otherwise OpenSSL does not say which of the two files is not PEM.
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cert)
     except ssl.SSLError:
-        wanted = "is no certificate; wanted a PEM file, the server's certificate first"
-        raise TlsError(_CERT, wanted) from None
+        raise UnusableFileError(_CERT, _NO_CERTIFICATE) from None
     try:
         context.load_cert_chain(cert, key, no_passphrase)
     except ssl.SSLError as error:
         if error.reason in _MISMATCHES:
-            raise TlsError(_KEY, "is not the key of the certificate in TLS_CERT_FILE") from None
+            raise UnusableFileError(_KEY, "is not the key of the certificate in TLS_CERT_FILE") from None
         if error.reason is None:
-            raise TlsError(_KEY, "is no private key; wanted a PEM file") from None
-        raise TlsError(_CERT, f"cannot be used with the key in TLS_KEY_FILE ({error.reason})") from None
+            raise UnusableFileError(_KEY, "is not a private key; expected a PEM file") from None
+        raise UnusableFileError(
+            _CERT, f"cannot be used with the key in TLS_KEY_FILE ({error.reason})"
+        ) from None
 
 
-def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> dict[str, object]:
-    """Connect the two; returns the certificate that the client has seen and found good."""
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    connected = client.wrap_bio(to_client, to_server)
-    ends = [connected, server.wrap_bio(to_server, to_client, server_side=True)]
-    while ends:
-        for end in tuple(ends):
-            try:
-                end.do_handshake()
-            except ssl.SSLWantReadError:
-                continue
-            ends.remove(end)
-    return cast(dict[str, object], connected.getpeercert())
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")

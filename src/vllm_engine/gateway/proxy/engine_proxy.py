@@ -62,9 +62,9 @@ class Proxy:
         Raises:
             UpstreamError: the engine broke off in an answer that cannot say so any more.
         """
-        lane = client_stream_of(scope)
+        client = client_stream_of(scope)
         record, body = passage.record, passage.body
-        relay = ResponseStream(lane, send, record, self._engine.pulse)
+        relay = ResponseStream(client, send, record, self._engine.pulse)
         self._relays.add(relay)
         if self._end is not None:
             relay.fail(self._end)

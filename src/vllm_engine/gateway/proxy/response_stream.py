@@ -29,8 +29,10 @@ _MAX_HELD = 262_144
 class ResponseStream:
     """Takes one answer from an `UpstreamConnection`, and the client's pace from its `ClientStream`."""
 
-    def __init__(self, lane: ClientStream, send: Send, record: RequestRecord, pulse: EngineActivity) -> None:
-        self._lane = lane
+    def __init__(
+        self, client: ClientStream, send: Send, record: RequestRecord, pulse: EngineActivity
+    ) -> None:
+        self._client = client
         self._send = send
         self._record = record
         self._work = Work(pulse if record.is_core_work else None)
@@ -122,7 +124,7 @@ class ResponseStream:
         self._active = True
         self._last = data[-4:]
         if self._live:
-            write = self._lane.write_last if is_last else self._lane.write_chunk
+            write = self._client.write_last if is_last else self._client.write_chunk
             write(data)
             return
         self._held.append(data)
@@ -144,7 +146,7 @@ class ResponseStream:
         self._work.end()
         self._changed.set()
 
-    # Called by the client's lane.
+    # Called by the client's stream.
     def pause(self) -> None:
         """Stop reading from the engine: the client does not keep up."""
         if self._connection is not None:
@@ -203,7 +205,7 @@ class ResponseStream:
         self._record.status = self.status
         has_length = any(name == b"content-length" for name, _ in headers)
         if not has_length:
-            self._lane.open_stream()
+            self._client.open_stream()
         await self._send({"type": "http.response.start", "status": self.status, "headers": headers})
         await (self._copy() if has_length else self._stream())
 
@@ -212,10 +214,10 @@ class ResponseStream:
         self._record.status = 200
         self._opened_early = True
         headers = [*_EVENT_STREAM_HEAD, identity]
-        self._lane.open_stream()
+        self._client.open_stream()
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-        self._lane.write_first(KEEP_ALIVE)
-        self._lane.set_stream(self)
+        self._client.write_first(KEEP_ALIVE)
+        self._client.set_producer(self)
         self._last = KEEP_ALIVE
 
     async def continue_event_stream(self) -> None:
@@ -239,30 +241,30 @@ class ResponseStream:
         """Send a keep-alive comment if nothing was sent since the last tick; called by a timer."""
         is_open = self._opened_early or (self._live and self.is_event_stream)
         if is_open and not self._active and self._last.endswith((b"\n\n", b"\r\n\r\n")):
-            self._lane.write_chunk(KEEP_ALIVE)
+            self._client.write_chunk(KEEP_ALIVE)
         self._active = False
 
     async def _stream(self) -> None:
         # From here on `on_data` writes to the client itself.
         held = b"".join(self._held)
         if not self._opened_early:
-            self._lane.write_first(held)
+            self._client.write_first(held)
         elif held:
-            self._lane.write_chunk(held)
+            self._client.write_chunk(held)
         self._opened_early = False
         self._held.clear()
         self._held_bytes = 0
         self._live = True
         # What was held may have paused the engine; a client that is slow pauses it again at once.
         self.resume()
-        self._lane.set_stream(self)
+        self._client.set_producer(self)
         try:
             while not self._ended and self.error is None:
                 self._changed.clear()
                 await self._changed.wait()
         finally:
             self._live = False
-            self._lane.set_stream(None)
+            self._client.set_producer(None)
         if self.error is None:
             await self._send({"type": "http.response.body", "body": b""})
             return
@@ -277,7 +279,7 @@ class ResponseStream:
     async def _finish_stream(self, error: ApiError, gap: bytes = b"") -> None:
         event = event_of(error, self._record.path, self._record.request_id, self.usage.tail)
         # No [DONE] follows: a client must be able to tell a broken stream from a whole one.
-        self._lane.write_chunk(gap + event)
+        self._client.write_chunk(gap + event)
         await self._send({"type": "http.response.body", "body": b""})
 
     async def _copy(self) -> None:

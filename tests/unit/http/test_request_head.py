@@ -7,22 +7,21 @@ import pytest
 from vllm_engine.gateway.http.request_head import HeadError, check_head, speaks_http, without_upgrade
 
 
-@pytest.mark.parametrize(
-    ("data", "fine"),
-    [
-        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", True),
-        (b"GET / HTTP/1.0\r\n\r\n", True),
-        (b"GET / HT", True),  # not whole yet: the parser will tell
-        (b"\r\nGET / HTTP/1.1\r\n", True),
-        (b"GET /\r\n\r\n", False),
-        (b"POST / RTSP/1.0\r\n\r\n", False),
-        (b"PRI * HTTP/2.0\r\n\r\n", False),
-        (b"GET /HTTP/1.1\r\n\r\n", False),
-    ],
-)
-def test_first_line(data: bytes, fine: bool) -> None:
-    """A whole first line ends with a version of HTTP/1."""
-    assert speaks_http(data) is fine
+def test_a_whole_first_line_ends_with_a_version_of_http_1() -> None:
+    for fine in (
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"GET / HT",  # not whole yet: the parser will tell
+        b"\r\nGET / HTTP/1.1\r\n",
+    ):
+        assert speaks_http(fine), fine
+    for data in (
+        b"GET /\r\n\r\n",
+        b"POST / RTSP/1.0\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\n",
+        b"GET /HTTP/1.1\r\n\r\n",
+    ):
+        assert not speaks_http(data), data
 
 
 @pytest.mark.parametrize(
@@ -42,8 +41,9 @@ def test_first_line(data: bytes, fine: bool) -> None:
         (b"CONNECT", "1.1", [b"x"], 405),
     ],
 )
-def test_check(method: bytes, version: str, hosts: list[bytes], status: int | None) -> None:
-    """One valid Host, a version there is, and no wish for a tunnel."""
+def test_one_valid_host_a_known_version_and_no_tunnel(
+    method: bytes, version: str, hosts: list[bytes], status: int | None
+) -> None:
     headers = [(b"host", host) for host in hosts]
     if status is None:
         check_head(method, version, headers)
@@ -54,7 +54,6 @@ def test_check(method: bytes, version: str, hosts: list[bytes], status: int | No
 
 
 def test_without_upgrade() -> None:
-    """Everything but the offer is as it was, in its order."""
     headers = [(b"host", b"x"), (b"upgrade", b"h2c"), (b"content-length", b"2"), (b"connection", b"Upgrade")]
     assert without_upgrade(b"POST", b"/a?b", "1.1", headers) == (
         b"POST /a?b HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nconnection: Upgrade\r\n\r\n"
