@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from tests.support.fake.fake_scenarios import LiveScenario, Scenario, write_scenario
-from tests.support.fake.fake_state import Engine, EngineCore, render_metrics
 from vllm_engine.engine.activity import OwnQuestions
 from vllm_engine.engine.engine_state import EngineState, StatusBoard
 from vllm_engine.gateway.local.metric_history import Latency, Reading, Recorder, point, read_metrics
@@ -53,16 +49,6 @@ def test_reading() -> None:
     assert reading.ttft.buckets == {0.1: 3, 1.0: 4, float("inf"): 4}
 
 
-def test_reading_of_the_fake(tmp_path: Path) -> None:
-    """The fake's metrics, whose names the real vLLM has, hold everything that is read."""
-    write_scenario(tmp_path / "scenario.json", Scenario())
-    engine = Engine(LiveScenario(tmp_path / "scenario.json"), EngineCore(lambda: None))
-    engine.running, engine.counts["generation_tokens"] = 3, 12
-    engine.latencies["time_to_first_token"] = [0.25]
-    reading = read_metrics(render_metrics(engine, "m"), 0.0)
-    assert (reading.running, reading.generated, reading.ttft.mean) == (3, 12, 0.25)
-
-
 def test_point_is_of_the_time_between() -> None:
     """Rates and latencies are of what came since the point before; waiting counts the gateway's queue."""
     before = Reading(10.0, prompt=100, generated=40, ttft=Latency(1.0, 2, {0.1: 1, 1.0: 2}))
@@ -73,43 +59,29 @@ def test_point_is_of_the_time_between() -> None:
     assert found.ttft_mean == 0.5
     assert found.ttft_p95 == pytest.approx(0.1 + 0.9 * 0.95)
     assert (found.itl_mean, found.itl_p95) == (None, None)
+    restarted = point(Reading(20.0, generated=5), now, 0)  # counters that begin anew give no negative rate
+    assert (restarted.generated_per_second, restarted.running) == (None, 0)
 
 
-@pytest.mark.parametrize(
-    ("share", "expected"), [(0.0, 0.0), (0.25, 0.05), (0.5, 0.1), (0.75, 1.0), (0.99, 1.0), (1.0, 1.0)]
-)
-def test_quantile(share: float, expected: float) -> None:
+def test_quantile() -> None:
     """Linear within a bucket; beyond the last bound it is that bound; without observations nothing."""
     latency = Latency(3.0, 4, {0.1: 2, 1.0: 3, float("inf"): 4})
-    assert latency.quantile(share) == pytest.approx(expected)
-    assert Latency().quantile(share) is None
-
-
-def test_restarted_engine_has_no_rate() -> None:
-    """Counters that begin anew give no negative rate."""
-    before = Reading(10.0, generated=1000)
-    found = point(Reading(15.0, generated=5), before, 0)
-    assert (found.generated_per_second, found.running) == (None, 0)
+    for share, expected in ((0.0, 0.0), (0.25, 0.05), (0.5, 0.1), (0.75, 1.0), (0.99, 1.0), (1.0, 1.0)):
+        assert latency.quantile(share) == pytest.approx(expected)
+    assert Latency().quantile(0.5) is None
 
 
 async def test_own_questions_are_no_work() -> None:
     """An idle engine looks idle, whether it has counted our question before the reading or counts it later."""
-    counted = {"prompt_tokens": 100, "generation_tokens": 40, "time_to_first_token_seconds": 4, "running": 0}
+    counted = dict.fromkeys(("prompt_tokens_total", "generation_tokens_total", "num_requests_running"), 0)
+    counted |= {"time_to_first_token_seconds_count": 4, "time_to_first_token_seconds_sum": 4}
 
     async def metrics() -> bytes | None:
-        lines = [
-            f"vllm:prompt_tokens_total {counted['prompt_tokens']}",
-            f"vllm:generation_tokens_total {counted['generation_tokens']}",
-            f"vllm:time_to_first_token_seconds_count {counted['time_to_first_token_seconds']}",
-            f"vllm:time_to_first_token_seconds_sum {counted['time_to_first_token_seconds']}",
-            f"vllm:num_requests_running {counted['running']}",
-        ]
-        return "\n".join(lines).encode()
+        return "\n".join(f"vllm:{name} {value}" for name, value in counted.items()).encode()
 
     def work(prompt: int) -> None:
-        counted["prompt_tokens"] += prompt
-        counted["generation_tokens"] += 1
-        counted["time_to_first_token_seconds"] += 1
+        for name in counted:
+            counted[name] += prompt if "prompt" in name else "running" not in name
 
     questions = OwnQuestions()
     recorder = Recorder(ready_board(), metrics, lambda: 0, questions)
@@ -123,11 +95,11 @@ async def test_own_questions_are_no_work() -> None:
     questions.end(2)
     await recorder.look()
     questions.begin()
-    counted["running"] = 1
+    counted["num_requests_running"] = 1
     await recorder.look()
     work(2)
     questions.end(2)
-    counted["running"] = 0
+    counted["num_requests_running"] = 0
     await recorder.look()
     kept = recorder.history()
     assert kept.running == [0] * 5
@@ -142,37 +114,28 @@ async def test_own_questions_are_no_work() -> None:
     assert (kept.prompt_per_second[-1] or 0) == pytest.approx(50 * (kept.generated_per_second[-1] or 0), 0.01)
 
 
-async def test_gap_while_not_ready() -> None:
-    """An engine that is not ready is not asked; its time is a gap, also in the rates after it."""
+async def test_gaps() -> None:
+    """An engine that is not ready is not asked; that, and metrics that cannot be had or read, are gaps."""
     board = StatusBoard()
-    asked = []
-
-    async def metrics() -> bytes | None:
-        asked.append(1)
-        return TEXT.encode()
-
-    recorder = Recorder(board, metrics, lambda: 0, OwnQuestions())
-    await recorder.look()
-    assert asked == []
-    board.move(EngineState.READY)
-    await recorder.look()
-    await recorder.look()
-    kept = recorder.history()
-    assert kept.running == [None, 5, 5]
-    assert kept.generated_per_second == [None, None, 0]
-
-
-async def test_unreadable_metrics_are_left_out() -> None:
-    """Metrics that are broken, or cannot be had, break nothing."""
-    answers: list[bytes | None] = [b'vllm:num_requests_running{x="1" oops', None, TEXT.encode()]
+    answers: list[bytes | None] = [
+        None,
+        TEXT.encode(),
+        TEXT.encode(),
+        b'vllm:num_requests_running{x="1" oops',
+    ]
 
     async def metrics() -> bytes | None:
         return answers.pop(0)
 
-    recorder = Recorder(ready_board(), metrics, lambda: 0, OwnQuestions())
-    for _ in range(3):
+    recorder = Recorder(board, metrics, lambda: 0, OwnQuestions())
+    await recorder.look()
+    assert len(answers) == 4
+    board.move(EngineState.READY)
+    for _ in range(4):
         await recorder.look()
-    assert recorder.history().running == [None, 5]
+    kept = recorder.history()
+    assert kept.running == [None, None, 5, 5]
+    assert kept.generated_per_second == [None, None, None, 0]
 
 
 async def test_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
