@@ -1,46 +1,44 @@
-"""Docs: what is generated is up to date, links and anchors lead somewhere, and code blocks are code."""
+"""Documents: generated parts are current, links lead somewhere, blocks are code, figures are the program's."""
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[3]
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+from tests.support.doc_blocks import DOCUMENTS, ROOT, blocks
+from vllm_engine.config.flags import FlagCatalogue
+from vllm_engine.config.settings import Settings
+from vllm_engine.doctor.model_checks import WORKING_BYTES
+from vllm_engine.engine.supervisor import STOP_GRACE_SECONDS
+from vllm_engine.errors import ExitCode
+from vllm_engine.gateway.local.probes import PUBLIC_PATHS
+from vllm_engine.gateway.policy.auth import Keyring
+from vllm_engine.models.model_memory import kv_cache_bytes, most_tokens
+from vllm_engine.serve import _LAST_ANSWERS_SECONDS
+
+DOCS = ROOT / "docs"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
-BLOCKS = [
-    pytest.param(language, text, id=f"{path.name}-{number}-{language or 'plain'}")
-    for path in DOCUMENTS
-    for number, (language, text) in enumerate(FENCE.findall(path.read_text()), 1)
-]
+RUN_BY = {DOCS / "clients.md": "tests/e2e/test_clients.py"}
+"""Documents whose `run` markers a test obeys."""
+GIB = 1 << 30
 
 
 @pytest.mark.parametrize("name", ["generate_docs.py", "dashboard.py"])
 def test_generated_parts_are_current(name: str) -> None:
-    """Tables, help pages and the dashboard are what the code says now."""
-    script = ROOT / "tools" / name
-    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, cwd=ROOT)
+    command = [sys.executable, f"tools/{name}", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_local_links(document: Path) -> None:
-    """Every relative link names a file that is there, and every anchor a heading of it."""
-    for target, anchor in LINK.findall(FENCE.sub("", document.read_text())):
-        path = document.parent / target if target else document
-        assert path.exists(), target
-        if anchor:
-            assert anchor in anchors(path), f"{target}#{anchor}"
-        if document.parent.name == "docs":
-            assert path.resolve().is_relative_to(ROOT / "docs"), f"{target}: the site has docs/ alone"
 
 
 def anchors(document: Path) -> set[str]:
@@ -50,38 +48,119 @@ def anchors(document: Path) -> set[str]:
     return {re.sub(r"\s", "-", title) for title in plain} & {re.sub(r"[-\s]+", "-", title) for title in plain}
 
 
-def test_navigation() -> None:
-    """Every page is in the site's navigation once, and nothing else."""
-    text = (ROOT / "mkdocs.yml").read_text()
-    listed = pages(yaml.safe_load(text)["nav"])
-    there = {path.name for path in (ROOT / "docs").glob("*.md")}
-    assert len(listed) == len(set(listed))
-    assert there == set(listed)
+def test_local_links() -> None:
+    for document in DOCUMENTS:
+        for target, anchor in LINK.findall(FENCE.sub("", document.read_text())):
+            path = document.parent / target if target else document
+            assert path.exists(), f"{document.name}: {target}"
+            assert not anchor or anchor in anchors(path), f"{document.name}: {target}#{anchor}"
+            if document.parent == DOCS:  # the site holds docs/ alone
+                assert path.resolve().is_relative_to(DOCS), f"{document.name}: {target}"
 
 
 def pages(nav: Any) -> list[str]:
-    """Return the pages of a navigation."""
     if isinstance(nav, str):
         return [nav]
     return [page for entry in nav for part in entry.values() for page in pages(part)]
 
 
-@pytest.mark.parametrize(("language", "text"), BLOCKS)
-def test_code_blocks(language: str, text: str) -> None:
-    """Blocks are valid in the language that they say they are in."""
-    if language in ("bash", "sh"):
-        done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-    elif language == "python":
-        compile(text, "docs", "exec")
-    elif language == "json":
-        json.loads(text)
-    elif language == "yaml":
-        yaml.safe_load(text)
-    else:
-        assert language in ("", "text", "nginx", "javascript", "ini", "dockerfile", "toml", "console", "sse")
+def test_every_page_is_in_the_navigation_once() -> None:
+    listed = pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
+    assert sorted(listed) == sorted(path.name for path in DOCS.glob("*.md"))
 
 
-def test_readme_is_one_screen() -> None:
-    """A newcomer reads it in a minute."""
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 80
+def check_shell(text: str) -> None:
+    done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(done.stderr)
+
+
+CHECKS: dict[str, Callable[[str], object]] = {
+    "bash": check_shell,
+    "sh": check_shell,
+    "python": ast.parse,
+    "json": json.loads,
+    "toml": tomllib.loads,
+    "yaml": lambda text: list(yaml.safe_load_all(text)),
+}
+
+
+def test_every_block_is_checked_or_run_or_says_why_not() -> None:
+    found = [block for document in DOCUMENTS for block in blocks(document)]
+    assert {block.kind for block in found} == {"run", "not tested", ""}
+    for block in found:
+        assert block.kind != "run" or block.document in RUN_BY, f"{block}: no test runs this document"
+        assert block.kind != "not tested" or len(block.said) > 10, f"{block}: say why it is not tested"
+        if check := CHECKS.get(block.language):
+            try:
+                check(block.text)
+            except (SyntaxError, ValueError, yaml.YAMLError) as error:
+                pytest.fail(f"{block}: {error}")
+        elif not block.kind:
+            assert block.language in ("text", "console", "mermaid"), f"{block}: name its language, or mark it"
+    for document, test in RUN_BY.items():
+        assert document.name in (ROOT / test).read_text()
+
+
+OPERATIONS = (DOCS / "operations.md").read_text()
+PARAMETERS = {  # as the models' cards say
+    "SmolLM2-135M": 134.5e6,
+    "Qwen2.5-3B": 3.086e9,
+    "Qwen2.5-7B": 7.616e9,
+    "Llama-3.1-8B": 8.030e9,
+    "Llama-3.1-70B": 70.554e9,
+}
+
+
+def config(layers: float, heads: float, size: float) -> dict[str, Any]:
+    heads_of = {"num_attention_heads": int(heads), "num_key_value_heads": int(heads), "head_dim": int(size)}
+    return {"num_hidden_layers": int(layers), "hidden_size": int(heads * size)} | heads_of
+
+
+def test_capacity() -> None:
+    """The table and the example are what the doctor computes, and what vLLM counted at real starts."""
+    rows = re.findall(r"^\| ([\w.-]+-[\d.]+[MB]) \| (.*) \|$", OPERATIONS, re.MULTILINE)
+    table = {name: [float(cell) for cell in cells.split(" | ")] for name, cells in rows}
+    assert table.keys() == PARAMETERS.keys()
+    for name, (layers, heads, size, kib, gib, weights) in table.items():
+        assert kv_cache_bytes(config(layers, heads, size), 1) == kib * 1024
+        assert (kv_cache_bytes(config(layers, heads, size), 8192) or 0) / GIB == pytest.approx(gib, abs=0.005)
+        assert 2 * PARAMETERS[name] / GIB == pytest.approx(weights, abs=0.01)
+    example = re.search(
+        r"0\.9 × 24 − ([\d.]+) − ([\d.]+) = ([\d.]+) GiB.*?([\d,]+) tokens", OPERATIONS, re.DOTALL
+    )
+    assert example is not None
+    working, weights, room = (float(example[at]) for at in (1, 2, 3))
+    assert (working * GIB, weights) == (WORKING_BYTES, table["Qwen2.5-3B"][5])
+    assert room == pytest.approx(Settings().gpu_memory_utilization * 24 - working - weights)
+    tokens = int(example[4].replace(",", ""))
+    assert most_tokens(config(36, 2, 128), room * GIB) == pytest.approx(tokens, abs=1)
+    assert most_tokens(config(36, 2, 128), 32.94 * GIB) == pytest.approx(959_536, rel=0.001)
+    assert most_tokens(config(30, 3, 64), 1_509_949_440) == pytest.approx(65_536, rel=0.001)
+
+
+def test_stopping_and_exit_statuses() -> None:
+    settings = Settings()
+    seconds = settings.lame_duck_seconds + settings.drain_timeout_seconds + _LAST_ANSWERS_SECONDS
+    seconds += STOP_GRACE_SECONDS
+    assert f" {seconds:g} s" in OPERATIONS and f" {seconds + 5:g} s" in OPERATIONS
+    section = OPERATIONS.partition("### Exit statuses")[2].partition("###")[0]
+    assert {int(status) for status in re.findall(r"^\| (\d) \|", section, re.MULTILINE)} == set(ExitCode)
+
+
+def test_security(tmp_path: Path) -> None:
+    """Its paths without a key are all, its settings exist, and its recipe makes a key that opens."""
+    text = (DOCS / "security.md").read_text()
+    listed = text.partition("the probes:")[2].partition(". `/metrics`")[0]
+    assert set(re.findall(r"`(/[^`]*)`", listed)) == PUBLIC_PATHS
+    named = set(re.findall(r"`([A-Z][A-Z_]{3,})(?:=[^`]*)?`", text)) - {"HF_HUB_OFFLINE"}
+    flags = FlagCatalogue.load("0.33.0").by_env_name
+    assert named and named <= {name.upper() for name in Settings.model_fields} | flags.keys()
+    (script,) = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    command = ["bash", "-euc", script + 'printf %s "$KEY"']
+    key = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    ring = Keyring(None, tmp_path / "keys")
+    assert ring.check([(b"authorization", f"Bearer {key}".encode())]) == "team-a"
+    assert key not in (tmp_path / "keys").read_text()
+    seconds = re.search(r"proxy_read_timeout (\d+)s", text)
+    assert seconds is not None and int(seconds[1]) > Settings().keep_alive_seconds

@@ -10,6 +10,7 @@ import yaml
 
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import load_settings
+from vllm_engine.engine.supervisor import STOP_GRACE_SECONDS
 from vllm_engine.gateway.local.probes import PUBLIC_PATHS
 from vllm_engine.serve import _LAST_ANSWERS_SECONDS
 
@@ -25,15 +26,14 @@ SETTINGS = load_settings(
 )
 
 
-def test_settings() -> None:
-    """Every variable is one of ours, and the values together are legal."""
+def test_settings_and_ports() -> None:
     assert {one["name"] for one in CONTAINER["env"]} <= {name.upper() for name in type(SETTINGS).model_fields}
     ports = {port["name"]: port["containerPort"] for port in CONTAINER["ports"]}
     assert ports == {"http": SETTINGS.port, "health": SETTINGS.health_port}
 
 
 def test_probes() -> None:
-    """Each is on the health port; only readiness asks for the engine; docs/operations.md tells the same."""
+    """Each is on the health port; only readiness asks for the engine; docs/operations.md says the same."""
     page = (ROOT / "docs/operations.md").read_text()
     for name, path in (("startup", "/livez"), ("liveness", "/livez"), ("readiness", "/healthz")):
         probe = CONTAINER[f"{name}Probe"]
@@ -43,30 +43,24 @@ def test_probes() -> None:
         assert f"| {name} | `{path}` | {often} |" in page
 
 
-def test_grace() -> None:
-    """The pod is given longer than the longest stop."""
-    engine_seconds, margin_seconds = 10.0, 5.0
-    longest = (
-        SETTINGS.lame_duck_seconds + SETTINGS.drain_timeout_seconds + _LAST_ANSWERS_SECONDS + engine_seconds
-    )
-    assert POD["terminationGracePeriodSeconds"] == longest + margin_seconds
+def test_grace_is_longer_than_the_longest_stop() -> None:
+    longest = SETTINGS.lame_duck_seconds + SETTINGS.drain_timeout_seconds + _LAST_ANSWERS_SECONDS
+    assert POD["terminationGracePeriodSeconds"] == longest + STOP_GRACE_SECONDS + 5
 
 
 def test_volumes() -> None:
-    """What is mounted is defined, CACHE_DIR and the keys among it, and what is written to is no read-only root."""
+    """What is mounted is defined, and what is written to is not on the read-only root."""
     mounts = {mount["name"]: mount["mountPath"] for mount in CONTAINER["volumeMounts"]}
     assert mounts.keys() == {volume["name"] for volume in POD["volumes"]}
     assert mounts["cache"] == str(SETTINGS.cache_dir)
     assert str(SETTINGS.api_keys_file) == f"{mounts['keys']}/keys"
     assert {"/tmp", "/dev/shm"} <= set(mounts.values())
-    claim = next(volume for volume in POD["volumes"] if volume["name"] == "cache")
-    assert (
-        claim["persistentVolumeClaim"]["claimName"] == MANIFEST["PersistentVolumeClaim"]["metadata"]["name"]
-    )
+    (cache,) = [volume for volume in POD["volumes"] if volume["name"] == "cache"]
+    claim = MANIFEST["PersistentVolumeClaim"]["metadata"]["name"]
+    assert cache["persistentVolumeClaim"]["claimName"] == claim
 
 
 def test_hardened() -> None:
-    """Not root, no capabilities, no escalation, a read-only root, no token of the cluster's."""
     assert POD["securityContext"]["runAsNonRoot"] is True
     assert POD["automountServiceAccountToken"] is False
     assert CONTAINER["securityContext"] == {
@@ -77,10 +71,9 @@ def test_hardened() -> None:
 
 
 def test_service_finds_the_pod() -> None:
-    """Labels, selectors and ports agree."""
-    labels = MANIFEST["Deployment"]["spec"]["template"]["metadata"]["labels"]
-    assert MANIFEST["Service"]["spec"]["selector"] == labels
-    assert MANIFEST["Deployment"]["spec"]["selector"]["matchLabels"] == labels
-    [port] = MANIFEST["Service"]["spec"]["ports"]
+    deployment, service = MANIFEST["Deployment"]["spec"], MANIFEST["Service"]["spec"]
+    labels = deployment["template"]["metadata"]["labels"]
+    assert service["selector"] == deployment["selector"]["matchLabels"] == labels
+    [port] = service["ports"]
     assert port["targetPort"] in {one["name"] for one in CONTAINER["ports"]}
     assert re.fullmatch(r"[\w.-]+:\d+\.\d+\.\d+", CONTAINER["image"])
