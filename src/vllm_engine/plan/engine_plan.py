@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vllm_engine.config.settings import Settings
 from vllm_engine.errors import Problem, SettingsError
@@ -88,126 +88,111 @@ def check_device(settings: Settings, device: Device) -> list[Problem]:
     return problems
 
 
-def plan_engine(
-    settings: Settings,
-    *,
-    source: Callable[[str], str | None],
-    environ: Mapping[str, str],
-    device: Device,
-    model: Model,
-    free_memory_bytes: int,
-    flags: frozenset[str],
-) -> EnginePlan:
-    """Settle every `auto` and default.
+@dataclass
+class Planner:
+    """Settles every `auto` and default.
 
-    Args:
+    Attributes:
         settings: what the user asked for.
         source: tells where a variable was set, None where it was not.
         environ: the merged environment.
-        device: what the engine runs on.
-        model: the located model.
         free_memory_bytes: main memory that may be taken; used on CPU only.
         flags: names of the vLLM flags the user gave (`enforce-eager`): ours then stand back.
-
-    Raises:
-        SettingsError: a value does not fit the model, with the values that would.
     """
-    planner = _Planner(settings, source, environ, device, model)
-    length = planner.max_model_len()
-    parallel = planner.tensor_parallel()
-    if planner.problems:
-        raise SettingsError(planner.problems)
-    return EnginePlan(
-        model=model,
-        dtype=planner.dtype(),
-        tensor_parallel=parallel,
-        max_model_len=length,
-        api_server_count=planner.api_server_count(),
-        kv_cache_bytes=planner.kv_cache_bytes(length, free_memory_bytes, flags),
-        enforce_eager=planner.enforce_eager(flags),
-    )
 
+    settings: Settings
+    source: Callable[[str], str | None]
+    environ: Mapping[str, str]
+    device: Device
+    model: Model
+    free_memory_bytes: int
+    flags: frozenset[str]
+    _problems: list[Problem] = field(default_factory=list)
 
-class _Planner:
-    def __init__(
-        self,
-        settings: Settings,
-        source: Callable[[str], str | None],
-        environ: Mapping[str, str],
-        device: Device,
-        model: Model,
-    ) -> None:
-        self._settings = settings
-        self._source = source
-        self._environ = environ
-        self._device = device
-        self._model = model
-        self.problems: list[Problem] = []
+    def plan(self) -> EnginePlan:
+        """Return the plan.
+
+        Raises:
+            SettingsError: a value does not fit the model, with the values that would.
+        """
+        length, parallel = self._max_model_len(), self._tensor_parallel()
+        if self._problems:
+            raise SettingsError(self._problems)
+        return EnginePlan(
+            model=self.model,
+            dtype=self._dtype(),
+            tensor_parallel=parallel,
+            max_model_len=length,
+            api_server_count=self._api_server_count(),
+            kv_cache_bytes=self._kv_cache_bytes(length),
+            enforce_eager=self._enforce_eager(),
+        )
 
     def _given(self, key: str, value: object) -> Choice:
-        return Choice(str(value), self._source(key) or "default")
+        return Choice(str(value), self.source(key) or "default")
 
-    def dtype(self) -> Choice:
-        if self._settings.dtype != "auto":
-            return self._given("DTYPE", self._settings.dtype)
-        if self._device.supports_bfloat16:
-            return Choice("bfloat16", f"auto: {self._device.name} supports it")
-        return Choice("float16", f"auto: {self._device.name} has no bfloat16")
+    def _dtype(self) -> Choice:
+        if self.settings.dtype != "auto":
+            return self._given("DTYPE", self.settings.dtype)
+        if self.device.supports_bfloat16:
+            return Choice("bfloat16", f"auto: {self.device.name} supports it")
+        return Choice("float16", f"auto: {self.device.name} has no bfloat16")
 
-    def tensor_parallel(self) -> Choice:
-        heads = attention_heads(self._model.config)
-        most = max(1, len(self._device.gpus))
+    def _tensor_parallel(self) -> Choice:
+        heads = attention_heads(self.model.config)
+        most = max(1, len(self.device.gpus))
         legal = [n for n in range(1, most + 1) if heads is None or heads % n == 0]
-        asked = self._settings.tensor_parallel
+        asked = self.settings.tensor_parallel
         if asked == "auto":
             return Choice(str(legal[-1]), f"auto: {most} device(s), {heads or 'unknown'} attention heads")
         if asked not in legal:
             valid = ", ".join(map(str, legal))
             wanted = f"must divide the model's {heads} attention heads; valid values: {valid} or auto"
-            self.problems.append(Problem("TENSOR_PARALLEL", str(asked), wanted))
+            self._problems.append(Problem("TENSOR_PARALLEL", str(asked), wanted))
         return self._given("TENSOR_PARALLEL", asked)
 
-    def max_model_len(self) -> Choice:
-        asked = self._settings.max_model_len
-        most = longest_context(self._model.config)
+    def _max_model_len(self) -> Choice:
+        asked = self.settings.max_model_len
+        most = longest_context(self.model.config)
         given = self._given("MAX_MODEL_LEN", asked)
         if asked == "auto" or most is None or asked <= most:
             return given
         if given.source == "default":
             return Choice(str(most), f"the model's maximum, less than the default of {asked}")
-        if not any(self._environ.get(key) for key in _LONG_ALLOWED):
+        if not any(self.environ.get(key) for key in _LONG_ALLOWED):
             wanted = f"the model holds at most {most} tokens; set MAX_MODEL_LEN={most} or less, or auto"
-            self.problems.append(Problem("MAX_MODEL_LEN", str(asked), wanted))
+            self._problems.append(Problem("MAX_MODEL_LEN", str(asked), wanted))
         return given
 
-    def api_server_count(self) -> Choice:
-        asked = self._settings.api_server_count
+    def _api_server_count(self) -> Choice:
+        asked = self.settings.api_server_count
         if asked != "auto":
             return self._given("API_SERVER_COUNT", asked)
-        if self._settings.engine_frontend == "rust":
+        if self.settings.engine_frontend == "rust":
             return Choice("1", "auto: the Rust frontend is one process with many threads")
-        if self._device.kind == "cpu":
+        if self.device.kind == "cpu":
             return Choice("1", "auto: on CPU the cores belong to the model")
-        spare = (self._device.cores - 2 * len(self._device.gpus)) // CORES_PER_API_SERVER
+        spare = (self.device.cores - 2 * len(self.device.gpus)) // CORES_PER_API_SERVER
         count = min(MAX_AUTO_API_SERVERS, max(1, spare))
-        return Choice(str(count), f"auto: {self._device.cores} cores, {len(self._device.gpus)} GPU(s)")
+        return Choice(str(count), f"auto: {self.device.cores} cores, {len(self.device.gpus)} GPU(s)")
 
-    def kv_cache_bytes(self, length: Choice, free_bytes: int, flags: frozenset[str]) -> Choice | None:
+    def _kv_cache_bytes(self, length: Choice) -> Choice | None:
         chosen_by_user = (
-            "kv-cache-memory-bytes" in flags
-            or self._environ.get("VLLM_CPU_KVCACHE_SPACE")
-            or self._source("GPU_MEMORY_UTILIZATION")
+            "kv-cache-memory-bytes" in self.flags
+            or self.environ.get("VLLM_CPU_KVCACHE_SPACE")
+            or self.source("GPU_MEMORY_UTILIZATION")
         )
-        if self._device.kind != "cpu" or chosen_by_user:
+        if self.device.kind != "cpu" or chosen_by_user:
             return None
         tokens = int(length.value) if length.value.isdigit() else 0
-        longest = kv_cache_bytes(self._model.config, tokens) or 0
+        longest = kv_cache_bytes(self.model.config, tokens) or 0
         ideal = max(_GIB, _CPU_KV_SEQUENCES * longest)
         return Choice(
-            str(min(ideal, free_bytes // 4)), "on CPU: room for several prompts, a quarter of RAM at most"
+            str(min(ideal, self.free_memory_bytes // 4)),
+            "on CPU: room for several prompts, a quarter of RAM at most",
         )
 
-    def enforce_eager(self, flags: frozenset[str]) -> Choice | None:
-        if self._device.kind != "cpu" or "enforce-eager" in flags:
+    def _enforce_eager(self) -> Choice | None:
+        if self.device.kind != "cpu" or "enforce-eager" in self.flags:
             return None
         return Choice("1", "on CPU: starts sooner; ENFORCE_EAGER=0 compiles for more tokens/s")

@@ -15,7 +15,7 @@ from vllm_engine.models.bundled import ConvertProgress
 from vllm_engine.models.model_source import Model, locate_model
 from vllm_engine.models.repository_files import Listing, WantedFiles, wanted_files
 from vllm_engine.plan.engine_command import EngineCommand, build_command, engine_environment, flag_value
-from vllm_engine.plan.engine_plan import EnginePlan, plan_engine
+from vllm_engine.plan.engine_plan import EnginePlan, Planner
 from vllm_engine.plan.engine_site import site_folder, write_metadata, write_shims
 from vllm_engine.plan.preflight import Preflight
 from vllm_engine.system.device import free_memory_bytes
@@ -39,28 +39,24 @@ async def resolve_plan(
         environ=engine_environment(settings, preflight.installation, environment.merged),
         on_progress=on_progress,
     )
-    return _plan(settings, environment, preflight, model)
+    return plan_for(model, settings, environment, preflight)
 
 
-def plan_unseen(settings: Settings, environment: Environment, preflight: Preflight) -> EnginePlan:
-    """Settle what can be settled without the model.
+def plan_for(model: Model, settings: Settings, environment: Environment, preflight: Preflight) -> EnginePlan:
+    """Settle every `auto` and default for a model; one without a configuration leaves open what it bounds.
 
     Raises:
-        SettingsError: a setting does not fit this machine.
+        SettingsError: a setting does not fit the machine or the model.
     """
-    return _plan(settings, environment, preflight, Model(settings.model_id))
-
-
-def _plan(settings: Settings, environment: Environment, preflight: Preflight, model: Model) -> EnginePlan:
-    return plan_engine(
+    return Planner(
         settings,
-        source=environment.source,
-        environ=environment.merged,
-        device=preflight.device,
-        model=model,
-        free_memory_bytes=free_memory_bytes(),
-        flags=preflight.flag_names,
-    )
+        environment.source,
+        environment.merged,
+        preflight.device,
+        model,
+        free_memory_bytes(),
+        preflight.flag_names,
+    ).plan()
 
 
 def resolve_command(

@@ -12,7 +12,7 @@ from vllm_engine.config.settings import Settings, load_settings
 from vllm_engine.errors import SettingsError
 from vllm_engine.models.model_source import Model
 from vllm_engine.plan.engine_installation import Installation
-from vllm_engine.plan.engine_plan import EnginePlan, check_device, plan_engine
+from vllm_engine.plan.engine_plan import EnginePlan, Planner, check_device
 from vllm_engine.plan.preflight import Preflight
 from vllm_engine.plan.resolve import start_key
 from vllm_engine.system.device import Device, Gpu
@@ -44,15 +44,15 @@ def plan(
     """Settle a plan for the given variables."""
     environment = Environment(variables, {})
     known = {key: value for key, value in variables.items() if not key.startswith("VLLM_")}
-    return plan_engine(
+    return Planner(
         load_settings(Environment(known, {})),
-        source=environment.source,
-        environ=variables,
-        device=device,
-        model=Model("m", None, config),
-        free_memory_bytes=free,
-        flags=flags,
-    )
+        environment.source,
+        variables,
+        device,
+        Model("m", None, config),
+        free,
+        flags,
+    ).plan()
 
 
 def settled(device: Device, key: str, **variables: Any) -> str:

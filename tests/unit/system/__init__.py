@@ -1,1 +1,1 @@
-"""Unit tests of plan."""
+"""Unit tests of system."""

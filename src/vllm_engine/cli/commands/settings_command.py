@@ -25,15 +25,16 @@ def settings_command(as_json: bool) -> None:
     from vllm_engine.config.settings import load_settings
     from vllm_engine.errors import ModelError, SettingsError
     from vllm_engine.gateway.settings_check import check_gateway
+    from vllm_engine.models.model_source import Model
     from vllm_engine.plan.configuration_report import settings_report, show_settings
     from vllm_engine.plan.preflight import inspect
-    from vllm_engine.plan.resolve import plan_unseen, resolve_plan
+    from vllm_engine.plan.resolve import plan_for, resolve_plan
 
     with ending():
         environment = read_environment()
         settings = load_settings(environment)
         preflight, problems = inspect(settings, environment, Path(sys.prefix), check_gateway(settings))
-        plan = plan_unseen(settings, environment, preflight)
+        plan = plan_for(Model(settings.model_id), settings, environment, preflight)
         is_seen = False
         try:
             if not problems:
