@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx2
 
-from tests.support.program import DEADLINE, until
+from tests.support.program import DEADLINE, metric_in, until
 
 CONTAINER_SECONDS = 60.0
 """What a container of the fake engine may take for anything, on a slow and busy machine."""
@@ -154,3 +154,15 @@ def is_whole(text: str) -> bool:
 def options(*words: str, **variables: str) -> Sequence[str]:
     """Return options of `docker run`: these words, and variables of the environment."""
     return [*words, *(word for name, value in variables.items() for word in ("--env", f"{name}={value}"))]
+
+
+def in_flight(url: str) -> float:
+    """Return how many requests the gateway has in flight."""
+    return metric_in(httpx2.get(f"{url}/metrics", timeout=30).text, "gateway_in_flight")
+
+
+def kill_engine(box: Box) -> int:
+    """Kill the engine's leader; returns its pid."""
+    (pid,) = box.named("--served-model-name")
+    box.run("/opt/gateway/bin/python", "-c", f"import os; os.kill({pid}, 9)")
+    return pid

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import secrets
 import shutil
 import subprocess
@@ -170,8 +170,30 @@ def test_compose(environ: dict[str, str], docker: Docker, tmp_path: Path) -> Non
         compose("down", "--volumes")
 
 
-def test_compose_gives_enough_time_to_stop() -> None:
-    """The grace is what docs/lifecycle.md computes from the defaults, and every setting is passed on."""
-    text = (ROOT / "compose.yaml").read_text()
-    assert "STOP_GRACE_PERIOD:-45s" in text
-    assert json.dumps("45") not in text
+@pytest.mark.parametrize("name", ["build_image.sh", "run_image.sh", "smoke_test.sh"])
+def test_help(name: str) -> None:
+    """--help names every variable, and does nothing."""
+    done = subprocess.run(
+        [ROOT / "scripts" / name, "--help"], capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"scripts/{name}" in done.stdout
+    assert len(re.findall(r"^  [A-Z]", done.stdout, re.MULTILINE)) >= 3
+
+
+def test_cuda_for_arm64_is_refused_early() -> None:
+    """Before anything is built, with what to do instead."""
+    environ = {"PATH": "/usr/bin:/bin", "TARGET_PLATFORM": "linux/arm64"}
+    done = subprocess.run([ROOT / "scripts/build_image.sh"], env=environ, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "TARGET=cpu" in done.stderr
+
+
+@pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="NOT TESTED: systemd units: no systemd-analyze"
+)
+def test_systemd_unit() -> None:
+    """systemd accepts the unit for a GPU machine."""
+    unit = ROOT / "deploy/vm/vllm-engine.service"
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
+    assert "vllm-engine.service" not in done.stderr, done.stderr

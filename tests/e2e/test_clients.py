@@ -154,7 +154,7 @@ def served_with_tools(engine_python: Path, tmp_path_factory: pytest.TempPathFact
     }
     with running(environ, folder=tmp_path_factory.mktemp("tools")) as program:
         program.until_ready(START_SECONDS)
-        yield Served(program, 0.0, 0.0)
+        yield Served(program)
 
 
 @pytest.mark.parametrize("recipe", [each for each in RECIPES if "; says: " in each.said], ids=str)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
-import time
+import shutil
+import subprocess
+import sys
+from typing import Any
 
 import httpx2
 import openai
@@ -12,157 +16,125 @@ import pytest
 from openai import OpenAI
 from openai.types.chat import ChatCompletionUserMessageParam
 
-from tests.e2e.conftest import MODEL, Served
+from tests.e2e.conftest import MODEL, ROOT, Served
 from tests.support.program import engine_metric, until
 
 pytestmark = pytest.mark.e2e
 
 QUESTION: ChatCompletionUserMessageParam = {"role": "user", "content": "What is the capital of Japan?"}
 STORY: ChatCompletionUserMessageParam = {"role": "user", "content": "Tell me a long story about the sea."}
+QUICKSTART = re.findall(
+    r"^```(\w+)\n(.*?)^```$", (ROOT / "docs/quickstart.md").read_text(), re.DOTALL | re.MULTILINE
+)
 
 
-def running_requests(served: Served) -> float:
-    """Ask the engine itself how many requests it is working on."""
-    return engine_metric(served.socket, "vllm:num_requests_running")
-
-
-def test_alive_at_once(served: Served) -> None:
-    """/livez answered long before vLLM was even imported."""
+def test_alive_before_ready(served: Served) -> None:
+    """/livez answered while vLLM was still being imported; the gateway stays small beside a real engine."""
     if served.is_elsewhere:
         pytest.skip("NOT TESTED: the server runs elsewhere (E2E_BASE_URL)")
-    assert served.livez_seconds < served.ready_seconds / 4
-
-
-def test_gateway_memory(served: Served) -> None:
-    """The gateway stays under 90 MB beside a real engine."""
+    assert served.was_alive_while_starting
     assert psutil.Process(served.program.pid).memory_info().rss < 90e6
 
 
-def test_chat(client: OpenAI) -> None:
-    """A real model answers a real question."""
-    chat = client.chat.completions.create(model=MODEL, messages=[QUESTION], max_tokens=32, temperature=0)
+def test_chat_whole_and_streamed(client: OpenAI) -> None:
+    """A real model answers a real question; a stream brings the same text piece by piece, then the usage."""
+    ask: Any = {"model": MODEL, "messages": [QUESTION], "max_tokens": 32, "temperature": 0}
+    chat = client.chat.completions.create(**ask)
     assert "Tokyo" in (chat.choices[0].message.content or "")
-    assert chat.choices[0].finish_reason == "stop"
-    assert chat.model == MODEL
-    assert chat.usage is not None
-    assert chat.usage.total_tokens == chat.usage.prompt_tokens + chat.usage.completion_tokens
-
-
-def test_stream_with_usage(client: OpenAI) -> None:
-    """A stream brings the same text piece by piece, then the usage."""
-    stream = client.chat.completions.create(
-        model=MODEL,
-        messages=[QUESTION],
-        max_tokens=32,
-        temperature=0,
-        stream=True,
-        stream_options={"include_usage": True},
-    )
-    chunks = list(stream)
+    assert (chat.choices[0].finish_reason, chat.model) == ("stop", MODEL)
+    chunks = list(client.chat.completions.create(**ask, stream=True, stream_options={"include_usage": True}))
     pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
-    assert "Tokyo" in "".join(pieces)
+    assert "".join(pieces) == chat.choices[0].message.content
     assert len([piece for piece in pieces if piece]) > 3
-    assert chunks[-1].usage is not None
-    assert chunks[-1].usage.completion_tokens > 3
+    assert chunks[-1].usage == chat.usage
 
 
-def test_max_tokens(client: OpenAI) -> None:
-    """`max_tokens` ends the answer, and the reason says so."""
-    chat = client.chat.completions.create(model=MODEL, messages=[STORY], max_tokens=5)
-    assert chat.choices[0].finish_reason == "length"
-    assert chat.usage is not None
-    assert chat.usage.completion_tokens == 5
-
-
-def test_stop(client: OpenAI) -> None:
-    """A stop string ends the answer before it."""
-    chat = client.chat.completions.create(
-        model=MODEL, messages=[QUESTION], max_tokens=32, temperature=0, stop=["Tokyo"]
-    )
-    assert "Tokyo" not in (chat.choices[0].message.content or "")
-    assert chat.choices[0].finish_reason == "stop"
-
-
-def test_several_choices(client: OpenAI) -> None:
-    """The Python frontend, the default, has n > 1."""
-    chat = client.chat.completions.create(model=MODEL, messages=[STORY], max_tokens=4, n=2, seed=1)
-    assert [choice.index for choice in chat.choices] == [0, 1]
-
-
-def test_completion(client: OpenAI) -> None:
-    """The older completions route works too."""
-    done = client.completions.create(
+def test_other_routes(client: OpenAI) -> None:
+    """Several choices, completions, responses and the list of models; a client's request id comes back."""
+    several = client.chat.completions.create(model=MODEL, messages=[STORY], max_tokens=4, n=2, seed=1)
+    assert [choice.index for choice in several.choices] == [0, 1]
+    text = client.completions.create(
         model=MODEL, prompt="The capital of Japan is", max_tokens=4, temperature=0
     )
-    assert "Tokyo" in done.choices[0].text
+    assert "Tokyo" in text.choices[0].text
+    assert client.responses.create(model=MODEL, input="Say hi", max_output_tokens=8).output_text
+    listed = client.models.with_raw_response.list(extra_headers={"X-Request-Id": "mine-1"})
+    assert listed.headers["x-request-id"] == "mine-1"
+    (model,) = listed.parse().data
+    assert (model.id, (model.model_extra or {})["max_model_len"]) == (MODEL, 8192)
 
 
-def test_responses(client: OpenAI) -> None:
-    """So does the newer responses route."""
-    response = client.responses.create(
-        model=MODEL, input="What is the capital of Japan?", max_output_tokens=32
-    )
-    assert response.output_text
-
-
-def test_models(client: OpenAI) -> None:
-    """The model is listed by the name that clients send, with its length."""
-    (model,) = client.models.list().data
-    assert model.id == MODEL
-    assert (model.model_extra or {})["max_model_len"] == 8192
-
-
-def test_wrong_model(client: OpenAI) -> None:
-    """Another model's name is a 404 that names it."""
-    with pytest.raises(openai.NotFoundError, match="nobody/nothing"):
-        client.chat.completions.create(model="nobody/nothing", messages=[QUESTION])
-
-
-def test_bad_body(client: OpenAI) -> None:
-    """A value that cannot be is a 400 that says which."""
-    with pytest.raises(openai.BadRequestError, match="temperature"):
-        client.chat.completions.create(model=MODEL, messages=[QUESTION], temperature=-1)
-
-
-def test_too_long(client: OpenAI) -> None:
-    """A prompt longer than the model holds is a 400 that gives the length."""
-    with pytest.raises(openai.BadRequestError, match="8192"):
-        client.completions.create(model=MODEL, prompt="word " * 9000)
-
-
-def test_request_id(client: OpenAI) -> None:
-    """A client's request id comes back."""
-    answer = client.models.with_raw_response.list(extra_headers={"X-Request-Id": "mine-1"})
-    assert answer.headers["x-request-id"] == "mine-1"
+@pytest.mark.parametrize(
+    ("error", "word", "more"),
+    [
+        (openai.NotFoundError, "nobody/nothing", {"model": "nobody/nothing"}),
+        (openai.BadRequestError, "temperature", {"temperature": -1}),
+        (openai.BadRequestError, "8192", {"messages": [{"role": "user", "content": "word " * 9000}]}),
+    ],
+)
+def test_refusals_are_the_sdks_errors(
+    client: OpenAI, error: type[Exception], word: str, more: dict[str, Any]
+) -> None:
+    with pytest.raises(error, match=word):
+        client.chat.completions.create(**({"model": MODEL, "messages": [QUESTION]} | more))
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 def test_client_gone(served: Served, stream: bool) -> None:
-    """When the client leaves, vLLM's running requests fall to none, streaming or not."""
+    """When the client leaves, vLLM's running requests fall to none, long before the answer would be whole."""
     body = {"model": MODEL, "messages": [STORY], "max_tokens": 4000, "ignore_eos": True, "stream": stream}
-    # A whole answer never comes in this time: the client gives up as a user would.
+    before = engine_metric(served.socket, "vllm:request_success_total")
     with httpx2.Client(base_url=served.program.url, timeout=3.0) as client:
         if stream:
             with client.stream("POST", "/v1/chat/completions", json=body) as answer:
                 lines = answer.iter_lines()  # kept: the end of an iterator is the end of its connection
                 next(lines)
-                until(lambda: running_requests(served) == 1, "the request at the engine", 20)
         else:
             with pytest.raises(httpx2.ReadTimeout):
                 client.post("/v1/chat/completions", json=body)
-    left = time.monotonic()
-    until(lambda: running_requests(served) == 0, "the engine's stop", 10)
-    assert time.monotonic() - left < 8  # the whole answer would take far longer
+    until(lambda: engine_metric(served.socket, "vllm:num_requests_running") == 0, "the engine's stop")
+    assert engine_metric(served.socket, "vllm:request_success_total") == before
 
 
-def test_version(served: Served) -> None:
-    """/version tells the real versions."""
+def test_version_and_health(served: Served) -> None:
     body = served.program.client.get("/version").json()
     assert re.fullmatch(r"0\.\d+\.\d+", body["vllm"])
     assert (body["model"], body["frontend"]) == (MODEL, "python")
     assert body["dtype"] in ("bfloat16", "float16")
-
-
-def test_health(served: Served) -> None:
-    """/healthz is 200 once the engine generates."""
     assert served.program.client.get("/healthz").status_code == 200
+
+
+def test_known_metrics(served: Served, client: OpenAI) -> None:
+    """What the dashboard, the rules and docs/metrics.md are held to are the real vLLM's metrics: name, type, labels."""
+    for _ in client.completions.create(model=MODEL, prompt="Hello", max_tokens=4, stream=True):
+        pass
+    script = ROOT / "tools/vllm_metrics.py"
+    done = subprocess.run([sys.executable, script, served.program.url], capture_output=True, check=True)
+    real = json.loads(done.stdout)
+    known = json.loads((ROOT / "deploy/observability/vllm-metrics.json").read_text())
+    assert real["vllm"] == known["vllm"]
+    kinds = [
+        {name: (one["type"], one["labels"]) for name, one in each["metrics"].items()}
+        for each in (real, known)
+    ]
+    assert kinds[0] == kinds[1]
+
+
+@pytest.mark.parametrize(
+    ("command", "language", "word", "expected"),
+    [
+        ([sys.executable, "-c"], "python", "OpenAI", "Tokyo"),
+        (["bash", "-euc"], "bash", "chat/completions", '"content":'),
+        (["bash", "-euc"], "bash", "healthz", '"status":"ready"'),
+    ],
+)
+def test_quickstart(served: Served, command: list[str], language: str, word: str, expected: str) -> None:
+    """The quickstart's lines, run as they stand; only the port is the test's."""
+    if language == "bash" and shutil.which("curl") is None:
+        pytest.skip("NOT TESTED: no curl on PATH")
+    [text] = [text for found, text in QUICKSTART if found == language and word in text]
+    assert "http://127.0.0.1:8000" in text
+    script = text.replace("http://127.0.0.1:8000", served.program.url)
+    done = subprocess.run([*command, script], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert expected in done.stdout

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.container.box import Box, Docker, is_whole, options, stream_of
+from tests.container.box import Box, Docker, in_flight, is_whole, kill_engine, options, stream_of
 from tests.container.conftest import ROOT
-from tests.container.test_image import HARDENED, copied, copy_of_checkout, kill_engine
-from tests.container.test_lifecycle import STREAMS, in_flight
+from tests.container.test_container_life import STREAMS
+from tests.container.test_image import HARDENED, copied, copy_of_checkout
 from tests.support.fake.fake_hub import Hub, fake_hub
 from tests.support.program import until
 
