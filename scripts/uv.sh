@@ -10,7 +10,7 @@ set -euo pipefail
 # Settings that would put packages elsewhere, or find them elsewhere, than in the environment that is named.
 unset PYTHONHOME PYTHONPATH PIP_TARGET PIP_PREFIX PIP_ROOT PIP_REQUIRE_VIRTUALENV
 unset UV_SYSTEM_PYTHON UV_PYTHON VIRTUAL_ENV CONDA_PREFIX
-export PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 UV_COMPILE_BYTECODE=1
+export PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 UV_COMPILE_BYTECODE=${UV_COMPILE_BYTECODE:-1}
 # Like pip, take a version from any index (the hashes say which file is the right one), and trust what the system trusts.
 export UV_INDEX_STRATEGY=unsafe-best-match UV_SYSTEM_CERTS=1
 # PyTorch publishes its CPU build on an index of its own.

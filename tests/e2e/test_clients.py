@@ -193,9 +193,10 @@ def test_recipes_have_locks() -> None:
     }
 
 
-@pytest.mark.parametrize("version", ["--http1.1", "--http1.0", "--http2"])
-@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
-def test_curl(served: Served, tmp_path: Path, stream: bool, version: str) -> None:
+@pytest.mark.parametrize(
+    ("version", "stream"), [("--http1.0", False), ("--http1.0", True), ("--http2", True)]
+)
+def test_curl(served: Served, version: str, stream: bool) -> None:
     """curl, with each version of HTTP that it may ask for, gets a whole answer and no framing in it."""
     curl = shutil.which("curl")
     if curl is None:

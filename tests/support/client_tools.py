@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-LOCKS = Path(__file__).parents[1] / "data" / "clients"
+ROOT = Path(__file__).parents[2]
+LOCKS = ROOT / "tests/data/clients"
 NPM_OPENAI = "openai@7.57.0"
 _SECONDS = 600
 _FILES = {"node": "client.mjs", "bash": "client.sh"}
 # Read before any fixture hides the machine's environment, which says how to reach the network.
-_ENVIRON = dict(os.environ)
+_ENVIRON = dict(os.environ) | {"UV_COMPILE_BYTECODE": "0"}
 
 
 def python_with(client: str, cache: Path) -> Path:
@@ -30,10 +31,8 @@ def python_with(client: str, cache: Path) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         venv.create(folder, with_pip=False)
         # What is imported is compiled then; most of it never is.
-        options = ("--no-deps", "--no-compile", "--disable-pip-version-check", "--quiet")
-        # Our own pip installs into it: a pip of its own would cost some seconds for each client.
-        pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin/python"), "install", *options]
-        _install(client, [*pip, "-r", str(lock)], folder)
+        options = ("--quiet", "--no-deps", "--python", str(folder / "bin/python"))
+        _install(client, [str(ROOT / "scripts/uv.sh"), "pip", "install", *options, "-r", str(lock)], folder)
         stamp.write_text(wanted)
     return folder / "bin" / "python"
 
@@ -56,7 +55,7 @@ def node_modules(cache: Path) -> Path:
 def _install(client: str, command: list[str], folder: Path) -> None:
     try:
         done = subprocess.run(
-            command, env=_ENVIRON, capture_output=True, text=True, timeout=_SECONDS, check=False
+            command, cwd=ROOT, env=_ENVIRON, capture_output=True, text=True, timeout=_SECONDS, check=False
         )
         failed, said = done.returncode != 0, "\n".join((done.stdout + done.stderr).splitlines()[-5:])
     except subprocess.TimeoutExpired:
