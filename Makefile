@@ -24,7 +24,7 @@ run: setup
 DEBIAN := chromium:chromium promtool:prometheus dockerd:docker.io debootstrap:debootstrap iptables:iptables \
 	ssh:openssh-client docker-compose:docker-compose
 
-## test       set up with the development tools, then run all tests: unit, integration, browser, container, e2e
+## test       set up with the development tools, then run all tests: unit, process, browser, container, e2e
 test:
 	@FRONTEND=rust scripts/setup.sh all
 	@tools/debian.sh $(DEBIAN)
@@ -36,14 +36,17 @@ chaos: setup
 	@scripts/setup.sh dev
 	@.venv/bin/python -m perf.chaos --write
 
-## nightly    hostile inputs by the thousand, and storms by real tools, against a running program (about 15 minutes)
-# It writes the storms' table into docs/security.md; what was wrong is printed with the words that play it again.
+## nightly    what takes too long for each change: hostile inputs, storms, chaos, the whole transparency matrix, traces
+# Hostile inputs and storms by real tools run against a program with the fake engine, the rest with the real vLLM. The tables of
+# docs/security.md and docs/reliability.md are written; a fault is printed with the words that play it again.
 STORM_TOOLS := slowhttptest:slowhttptest hey:hey httperf:httperf iptables:iptables
 nightly:
-	@scripts/setup.sh gateway dev
+	@FRONTEND=rust scripts/setup.sh all
 	@tools/debian.sh $(STORM_TOOLS)
 	@.venv/bin/python -m perf.campaign
 	@.venv/bin/python -m perf.storms --write
+	@.venv/bin/python -m perf.chaos --write
+	@TRANSPARENCY=all TEST_TRACES=1 TEST_TOOLS=1 .venv/bin/pytest tests/e2e
 
 ## check      what needs no engine: format, lint, types, import rules, shell scripts
 check:
