@@ -1,4 +1,4 @@
-"""Failed starts and deaths on record: each file's first line says what it is and what must be told from it."""
+"""Failed starts and losses on record: each file's first line says what it is and what must be told from it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,8 @@ from vllm_engine.engine.child_process import TAIL_LINES
 from vllm_engine.engine.engine_exit import EngineExit
 
 LOGS = Path(__file__).parents[1] / "data/logs"
-_OLDER = {
-    "bad-value": ("bad-flag-value", 2),
-    "kv-cache": ("kv-cache-too-small", 1),
-    "max-model-len": ("max-model-len-too-large", 1),
-    "missing-model": ("model-not-found", 1),
-    "offline-model": ("hub-unreachable", 1),
-    "unknown-flag": ("unknown-flag", 2),
-}
-"""`cpu-0.32-fail-*.log`, recorded before the files had a first line of their own: code and exit status."""
+_HEAD = "# recorded: composed | code: disk-full | status: 1 | stage: starting"
+"""For example; `tests/data/logs/README.md` has the words."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +32,7 @@ class Failure:
 
 def failures() -> list[Failure]:
     """Return every recorded failure."""
-    older = [
-        Failure(path.stem, code, EngineExit(status, lines_of(path), False))
-        for name, (code, status) in _OLDER.items()
-        for path in [LOGS / f"cpu-0.32-fail-{name}.log"]
-    ]
-    return older + [_read(path) for path in sorted((LOGS / "failed").glob("*.log"))]
+    return [_read(path) for path in sorted([*LOGS.glob("*-fail-*.log"), *LOGS.glob("failed/*.log")])]
 
 
 def healthy_logs() -> list[Path]:
@@ -63,8 +51,10 @@ def lines_of(path: Path) -> tuple[str, ...]:
 def _read(path: Path) -> Failure:
     with path.open(encoding="utf-8") as file:
         head = dict(re.findall(r"(\w+): ([^|]+?)(?: \||$)", file.readline().strip().removeprefix("# ")))
+    assert head.keys() >= {"code", "status", "stage"}, f"{path.name}: the first line has to be like {_HEAD!r}"
     status = None if head["status"] == "None" else int(head["status"])
-    ending = EngineExit(status, lines_of(path), head["stage"] == "serving", "loading weights")
-    if "hang" in head:
-        ending = dataclasses.replace(ending, seen=head["hang"], is_hang=True)
+    hang = head.get("hang", "")
+    ending = EngineExit(
+        status, lines_of(path), head["stage"] == "serving", "loading weights", hang, is_hang=bool(hang)
+    )
     return Failure(path.stem, head["code"], ending, int(head.get("oom_kills", 0)))
