@@ -15,22 +15,22 @@ from vllm_engine.serve import Drain
 class Clients:
     """The front and its gateway: requests that end by themselves after some seconds, or when they are ended."""
 
-    def __init__(self, *seconds: float, obedient: bool = True) -> None:
+    def __init__(self, seconds: float, *, obedient: bool) -> None:
         self.gateway = self
         self.did: list[tuple[float, str]] = []
         self._loop = asyncio.get_running_loop()
         self._obedient = obedient
-        self._ends = [self._loop.time() + it for it in seconds]
+        self._end = self._loop.time() + seconds
 
     def note(self, what: str) -> None:
         self.did.append((self._loop.time() - 1000.0, what))
 
     @property
     def in_flight(self) -> int:
-        return sum(end > self._loop.time() for end in self._ends)
+        return int(self._end > self._loop.time())
 
     async def until_idle(self) -> None:
-        await asyncio.sleep(max(0.0, max(self._ends, default=0.0) - self._loop.time()))
+        await asyncio.sleep(max(0.0, self._end - self._loop.time()))
 
     def begin_lame_duck(self) -> None:
         self.note("lame duck")
@@ -41,19 +41,19 @@ class Clients:
     def end_all(self) -> None:
         self.note("end all")
         if self._obedient:
-            self._ends = []
+            self._end = 0.0
 
 
 @pytest.mark.parametrize(
     ("seconds", "lame_duck", "hurries_at", "obedient", "did", "over"),
     [
-        ([], 0, None, True, [(0, "engine"), (0, "drain")], 0),
-        ([7], 0, None, True, [(0, "engine"), (0, "drain")], 7),
-        ([7], 5, None, True, [(0, "lame duck"), (0, "engine"), (5, "drain")], 7),
-        ([99], 0, None, True, [(0, "engine"), (0, "drain"), (25, "end all")], 25),
-        ([99], 5, None, False, [(0, "lame duck"), (0, "engine"), (5, "drain"), (30, "end all")], 35),
-        ([99], 0, 3, True, [(0, "engine"), (0, "drain"), (3, "end all")], 3),
-        ([99], 5, 3, True, [(0, "lame duck"), (0, "engine"), (3, "drain"), (3, "end all")], 3),
+        (0, 0, None, True, [(0, "engine"), (0, "drain")], 0),
+        (7, 0, None, True, [(0, "engine"), (0, "drain")], 7),
+        (7, 5, None, True, [(0, "lame duck"), (0, "engine"), (5, "drain")], 7),
+        (99, 0, None, True, [(0, "engine"), (0, "drain"), (25, "end all")], 25),
+        (99, 5, None, False, [(0, "lame duck"), (0, "engine"), (5, "drain"), (30, "end all")], 35),
+        (99, 0, 3, True, [(0, "engine"), (0, "drain"), (3, "end all")], 3),
+        (99, 5, 3, True, [(0, "lame duck"), (0, "engine"), (3, "drain"), (3, "end all")], 3),
     ],
     ids=[
         "idle",
@@ -65,30 +65,12 @@ class Clients:
         "second in the lame duck",
     ],
 )
-def test_drain(
-    seconds: list[float],
-    lame_duck: float,
-    hurries_at: float | None,
-    obedient: bool,
-    did: list[tuple[float, str]],
-    over: float,
-) -> None:
-    @in_virtual_time
-    async def test() -> None:
-        clients, hurry, loop = (
-            Clients(*seconds, obedient=obedient),
-            asyncio.Event(),
-            asyncio.get_running_loop(),
-        )
-        drain = Drain(
-            cast(Front, clients),
-            lambda: clients.note("engine"),
-            lame_duck_seconds=lame_duck,
-            timeout_seconds=25,
-        )
-        if hurries_at is not None:
-            loop.call_later(hurries_at, hurry.set)
-        await drain.run(hurry)
-        assert (clients.did, loop.time() - 1000.0) == (did, over)
-
-    test()
+@in_virtual_time
+async def test_drain(
+    seconds: float, lame_duck: float, hurries_at: float | None, obedient: bool, did: list[tuple[float, str]], over: float
+) -> None:  # fmt: skip
+    clients, hurry, loop = Clients(seconds, obedient=obedient), asyncio.Event(), asyncio.get_running_loop()
+    if hurries_at is not None:
+        loop.call_later(hurries_at, hurry.set)
+    await Drain(cast(Front, clients), lambda: clients.note("engine"), lame_duck, 25).run(hurry)
+    assert (clients.did, loop.time() - 1000.0) == (did, over)

@@ -61,19 +61,11 @@ def test_real_log(log: str) -> None:
         assert fractions == sorted(fractions)
 
 
-def test_every_healthy_log_is_tested() -> None:
-    """No recorded start is left out."""
-    recorded = {path.name for path in LOGS.glob("*.log") if "-fail-" not in path.name}
-    assert recorded == set(HEALTHY)
-
-
-@pytest.mark.parametrize(
-    ("log", "expected"),
-    [("cpu-0.32-fail-kv-cache.log", [L, P]), ("cpu-0.32-fail-max-model-len.log", [])],
-)
-def test_log_of_a_failure(log: str, expected: list[Phase]) -> None:
-    """A start that fails shows no phase that it never reached."""
-    assert phases((LOGS / log).read_text()) == expected
+def test_other_logs() -> None:
+    """No recorded start is left out; one that fails shows no phase that it never reached."""
+    assert {path.name for path in LOGS.glob("*.log") if "-fail-" not in path.name} == set(HEALTHY)
+    assert phases((LOGS / "cpu-0.32-fail-kv-cache.log").read_text()) == [L, P]
+    assert phases((LOGS / "cpu-0.32-fail-max-model-len.log").read_text()) == []
 
 
 @pytest.mark.parametrize(
@@ -88,54 +80,34 @@ def test_loading_begins_with_the_download(weights: Weights, expected: list[Phase
     )
 
 
-def test_end_of_the_download() -> None:
-    """vLLM says after its download how long that took: from then on it loads."""
-    line = "INFO [weight_utils.py:553] Time spent downloading weights for x: 12.3 seconds"
-    assert later(D, line, Weights.MISSING) == (L, None)
+def test_news() -> None:
+    """Piecewise graphs are the first half of the captures; a late line of an earlier phase is no news."""
+    for reached, line, news in (
+        (D, "INFO [weight_utils.py:553] Time spent downloading weights for x: 12.3 seconds", (L, None)),
+        (P, "Capturing CUDA graphs (mixed prefill-decode, PIECEWISE):  50%|# | 3/6 [00:00<00:00]", (G, 0.25)),
+        (G, "Capturing CUDA graphs (decode, FULL):  50%|# | 3/6 [00:00<00:00]", (G, 0.75)),
+        (L, "Loading safetensors checkpoint shards:  50% Completed | 1/2 [00:01<00:01,  1.2s/it]", (L, 0.5)),
+        (W, "Starting to load model x", None),
+    ):
+        assert later(reached, line, Weights.MISSING) == news
 
 
-def test_graphs_give_a_fraction() -> None:
-    """Piecewise graphs are the first half of the captures, full ones the second."""
-    piecewise = "Capturing CUDA graphs (mixed prefill-decode, PIECEWISE):  50%|# | 3/6 [00:00<00:00]"
-    full = "Capturing CUDA graphs (decode, FULL):  50%|# | 3/6 [00:00<00:00]"
-    assert (later(P, piecewise), later(G, full)) == ((G, 0.25), (G, 0.75))
+RUST = (
+    "\x1b[0;36m(RustFrontend pid=1)\x1b[0m \x1b[32mINFO\x1b[0m \x1b[90m11-23 09:36:48\x1b[0m "
+    "\x1b[90m[hf/mod.rs:72]\x1b[0m loaded"
+)
 
 
-def test_shards_give_a_fraction() -> None:
-    """The share of loaded shards is known within the phase."""
-    line = "Loading safetensors checkpoint shards:  50% Completed | 1/2 [00:01<00:01,  1.2s/it]"
-    assert later(Phase.LOADING_WEIGHTS, line) == (Phase.LOADING_WEIGHTS, 0.5)
-
-
-def test_never_backwards() -> None:
-    """A late line of an earlier phase is no news."""
-    assert later(Phase.WARMING_UP, "Starting to load model x") is None
-
-
-@pytest.mark.parametrize(
-    ("raw", "level", "process", "message"),
-    [
-        (
-            "(EngineCore pid=18133) INFO 11-23 09:35:26 [core.py:133] Initializing",
-            "INFO",
-            "EngineCore",
-            "Initializing",
-        ),
+def test_parse_line() -> None:
+    """Lines of both frontends and of uvicorn are taken apart; anything else passes as INFO."""
+    for raw, level, process, message in (
+        ("(EngineCore pid=18133) INFO 11-23 09:35:26 [core.py:133] Initializing", "INFO", "EngineCore", "Initializing"),
         ("(Worker pid=1) WARNING 11-23 09:35:36 [v1/cpu_worker.py:114] lib", "WARNING", "Worker", "lib"),
         ("ERROR 11-23 09:35:36 [a.py:1] boom", "ERROR", None, "boom"),
         ("INFO:     Started server process [18014]", "INFO", None, "Started server process [18014]"),
         ('  File "x.py", line 3', "INFO", None, '  File "x.py", line 3'),
-        (
-            "\x1b[0;36m(RustFrontend pid=1)\x1b[0m \x1b[32mINFO\x1b[0m \x1b[90m11-23 09:36:48\x1b[0m "
-            "\x1b[90m[hf/mod.rs:72]\x1b[0m loaded",
-            "INFO",
-            "RustFrontend",
-            "loaded",
-        ),
+        (RUST, "INFO", "RustFrontend", "loaded"),
         ("", "INFO", None, ""),
-    ],
-)
-def test_parse_line(raw: str, level: str, process: str | None, message: str) -> None:
-    """Lines of both frontends and of uvicorn are taken apart; anything else passes as INFO."""
-    line = parse_line(raw)
-    assert (line.level, line.process, line.message) == (level, process, message)
+    ):  # fmt: skip
+        line = parse_line(raw)
+        assert (line.level, line.process, line.message) == (level, process, message)

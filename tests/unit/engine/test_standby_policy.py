@@ -65,24 +65,19 @@ async def test_it_is_ready_some_seconds_after_the_engine_and_becomes_the_next(tm
 
 
 @pytest.mark.parametrize("why", ["another environment", "no answer", "dead"])
-def test_one_that_cannot_be_used_is_ended(tmp_path: Path, why: str) -> None:
-    @in_virtual_time
-    async def test() -> None:
-        case = Case(tmp_path)
-        case.rig.standby_answers = why != "no answer"
-        await case.keep(10)
-        command = (
-            EngineCommand(case.command.argv, {"A": "2"}) if why == "another environment" else case.command
-        )
-        if why == "dead":
-            case.rig.processes[0].exit(-9)
-            await asyncio.sleep(0)
-        began = asyncio.get_running_loop().time()
-        assert await case.standby.take(command) is None
-        assert asyncio.get_running_loop().time() - began == (2 if why == "no answer" else 0)
-        assert (case.told, case.rig.processes[0].ended) == ([0, None], ["stop 1"])
-
-    test()
+@in_virtual_time
+async def test_one_that_cannot_be_used_is_ended(tmp_path: Path, why: str) -> None:
+    case = Case(tmp_path)
+    case.rig.standby_answers = why != "no answer"
+    await case.keep(10)
+    command = EngineCommand(case.command.argv, {"A": "2"}) if why == "another environment" else case.command
+    if why == "dead":
+        case.rig.processes[0].exit(-9)
+        await asyncio.sleep(0)
+    began = asyncio.get_running_loop().time()
+    assert await case.standby.take(command) is None
+    assert asyncio.get_running_loop().time() - began == (2 if why == "no answer" else 0)
+    assert (case.told, case.rig.processes[0].ended) == ([0, None], ["stop 1"])
 
 
 @pytest.mark.parametrize(
@@ -95,19 +90,15 @@ def test_one_that_cannot_be_used_is_ended(tmp_path: Path, why: str) -> None:
     ],
     ids=["imports for ever", "dies as it imports", "dies later", "cannot be started"],
 )
-def test_three_attempts(tmp_path: Path, life: Life, imports: float, starts: list[float]) -> None:
+@in_virtual_time
+async def test_three_attempts(tmp_path: Path, life: Life, imports: float, starts: list[float]) -> None:
     """Each waits four times as long as the one before; nobody waits for ever for an import."""
-
-    @in_virtual_time
-    async def test() -> None:
-        case = Case(tmp_path, life)
-        case.rig.import_seconds = imports
-        await case.keep(5000)
-        assert case.starts() == pytest.approx(starts, abs=0.01)
-        assert not any(process.is_running for process in case.rig.processes)
-        assert not case.told or case.told[-1] is None
-
-    test()
+    case = Case(tmp_path, life)
+    case.rig.import_seconds = imports
+    await case.keep(5000)
+    assert case.starts() == pytest.approx(starts, abs=0.01)
+    assert not any(process.is_running for process in case.rig.processes)
+    assert not case.told or case.told[-1] is None
 
 
 @in_virtual_time
