@@ -1,1 +1,1 @@
-"""What the user asks for: settings, the environment and `.env`, and vLLM's own flags."""
+"""What the user asks for: settings, the environment and `.env`, and vLLM's flags."""

@@ -19,12 +19,12 @@ _NOT_UTF8 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_env_file(path: Path) -> dict[str, str]:
-    """Return the variables of a `.env` file; none where there is no such file.
+    """Return the variables of a `.env` file, or none where it does not exist.
 
-    A folder of that name counts as no file: virtual environments are called so too.
+    A folder of that name is passed over: some virtual environments are called so.
 
     Raises:
-        SettingsError: it cannot be read, is not UTF-8, or a line of it is no `NAME=value`.
+        SettingsError: it cannot be read, is not UTF-8, or a line is not `NAME=value`.
     """
     try:
         content = path.read_bytes()
@@ -39,7 +39,7 @@ def parse_env(content: bytes, name: str = ".env") -> dict[str, str]:
     """Return the variables in the content of a `.env` file; `name` is for the errors.
 
     Raises:
-        SettingsError: it is not UTF-8, or a line of it is no `NAME=value`.
+        SettingsError: it is not UTF-8, or a line is not `NAME=value`.
     """
     text = _decoded(content, name)
     # A line's text is not shown: it may be a key that lacks its closing quote.
@@ -54,9 +54,9 @@ def parse_env(content: bytes, name: str = ".env") -> dict[str, str]:
 
 
 def assignments(variables: Mapping[str, str]) -> str:
-    """Return variables as lines that a POSIX shell can evaluate; those that it has set already stay.
+    """Return variables as lines that a POSIX shell can evaluate; those that it has already set stay.
 
-    What a shell could not name is left out.
+    Names that a shell does not allow are left out.
     """
     return "\n".join(
         f": ${{{key}:={shlex.quote(value)}}}; export {key}"

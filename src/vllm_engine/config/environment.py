@@ -24,7 +24,7 @@ class Environment:
         process: the process environment.
         dotenv: the variables of `.env`.
         defaults: what holds where neither says anything.
-        notes: sentences on variables that were read under another name, or left out.
+        notes: messages about variables that were read under another name, or left out.
     """
 
     process: Mapping[str, str]
@@ -55,7 +55,7 @@ def read_environment(env_file: Path = Path(".env")) -> Environment:
 
 
 def check_key_log() -> None:
-    """See that a file which `SSLKEYLOGFILE` names can be written: else no TLS library can be imported.
+    """Check that the file named by `SSLKEYLOGFILE` can be written: otherwise no TLS library can be imported.
 
     Raises:
         SettingsError: it cannot.
@@ -71,10 +71,10 @@ def check_key_log() -> None:
 
 
 def understood(process: Mapping[str, str], dotenv: Mapping[str, str]) -> Environment:
-    """Return variables as they are meant: clean, under our names, without those that Kubernetes made.
+    """Return variables as they are meant: clean, under our names, without those that Kubernetes makes.
 
-    What stands round a value and cannot be seen is no part of it: secrets of Kubernetes end in a line end,
-    files from Windows in a carriage return. What Kubernetes makes for Services is meant for nobody here.
+    Invisible characters round a value are not part of it: Kubernetes' secrets often end in a newline, files
+    from Windows in a carriage return. The variables that Kubernetes makes for Services are dropped.
     """
     cleaned, written = _clean(process), _clean(dotenv)
     links = service_links(cleaned)
@@ -88,17 +88,17 @@ def understood(process: Mapping[str, str], dotenv: Mapping[str, str]) -> Environ
 
 
 def _clean(variables: Mapping[str, str]) -> dict[str, str]:
-    # Nothing but blanks is not the same as nothing: an empty secret must not open the door.
+    # Blanks alone are kept, and refused later: an empty secret must not disable authentication.
     return {key: clean(value) or value for key, value in variables.items()}
 
 
 def _links_note(links: list[str]) -> tuple[str, ...]:
     if not links:
         return ()
-    # Those first that a program here would have read.
+    # First those that a program here would have read.
     shown = sorted(links, key=lambda name: (not name.startswith("VLLM_"), not name.endswith("_PORT"), name))
     more = f" and {len(shown) - _NAMED} more" if len(shown) > _NAMED else ""
     return (
-        f"not read, and kept from the engine: {', '.join(shown[:_NAMED])}{more}; Kubernetes made them for "
-        "Services (enableServiceLinks: false turns that off)",
+        f"ignored, and not passed to the engine: {', '.join(shown[:_NAMED])}{more}; Kubernetes makes them "
+        "for Services (enableServiceLinks: false turns that off)",
     )

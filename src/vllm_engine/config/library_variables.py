@@ -1,4 +1,4 @@
-"""Checks the variables that libraries read by themselves: what they name must be there."""
+"""Checks the variables that libraries read by themselves: the files and folders they name must exist."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vllm_engine.config.settings import Settings
 from vllm_engine.errors import Problem, SettingsError
 
 MAX_SOCKET_PATH = 107
-"""Bytes in the path of a Unix socket (unix(7): `sun_path` has 108, the last of them zero)."""
+"""Longest path of a Unix socket, in bytes (unix(7): `sun_path` has 108, the last of them zero)."""
 
 _ROOM = len("/vllm-engine-12345678/engine.sock")
 _ROOM_FOR_VLLM = 1 + len("01234567-89ab-cdef-0123-456789abcdef")
@@ -21,19 +21,19 @@ _ROOM_FOR_VLLM = 1 + len("01234567-89ab-cdef-0123-456789abcdef")
 
 _CA_FILES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 AUTHORITIES = (*_CA_FILES, "SSL_CERT_DIR")
-"""Variables that name whom to trust, read by OpenSSL, requests, httpx and curl."""
+"""Variables that name certificate authorities, read by OpenSSL, requests, httpx and curl."""
 
 
 def check_certificates(settings: Settings, environ: Mapping[str, str]) -> tuple[list[Problem], list[str]]:
-    """Look at the certificate authorities that a set-up has named, and left behind perhaps.
+    """Check the certificate authorities named in the environment, whose files may no longer exist.
 
-    Returns what keeps the hub's client from working, which are problems where a model comes from the hub, and
-    warnings where none does.
+    Returns problems and warnings: what stops the hub's client is a problem where the model comes from the
+    hub, and else a warning.
     """
     found = [problem for name in _CA_FILES if (problem := _unusable_authorities(name, environ.get(name, "")))]
     folders = environ.get("SSL_CERT_DIR", "")
     if folders and not any(map(os.path.isdir, folders.split(os.pathsep))):
-        found.append(Problem("SSL_CERT_DIR", folders, "no such folder; correct it, or unset SSL_CERT_DIR"))
+        found.append(Problem("SSL_CERT_DIR", folders, "does not exist; correct it, or unset SSL_CERT_DIR"))
     is_local = settings.is_local_model or settings.model_id.startswith("bundled:")
     # As huggingface_hub reads them.
     offline = environ.get("HF_HUB_OFFLINE") or environ.get("TRANSFORMERS_OFFLINE") or ""
@@ -50,7 +50,7 @@ def _unusable_authorities(name: str, value: str) -> Problem | None:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     except ssl.SSLError:
-        return Problem(name, value, f"holds no certificate; correct it, or unset {name}")
+        return Problem(name, value, f"contains no certificate; correct it, or unset {name}")
     except OSError as error:
         return Problem(name, value, f"{(error.strerror or str(error)).lower()}; correct it, or unset {name}")
     return None
@@ -73,15 +73,15 @@ def check_propagators(process: Mapping[str, str]) -> list[Problem]:
 def socket_root(needed: int = _ROOM) -> str:
     """Return a folder for temporary files in which a Unix socket's path is not too long.
 
-    That is the one of `TMPDIR`, or else `/tmp`.
+    It is `TMPDIR`, or else `/tmp`.
 
     Raises:
-        SettingsError: there is no such folder that can be written.
+        SettingsError: neither can be written.
     """
     try:
         folder = tempfile.gettempdir()
     except FileNotFoundError as error:
-        remedy = "there is no folder for temporary files that can be written; set TMPDIR to one"
+        remedy = "no folder for temporary files can be written; set TMPDIR to one that can"
         raise SettingsError([Problem("TMPDIR", "", remedy)]) from error
     if len(os.fsencode(folder)) + needed <= MAX_SOCKET_PATH:
         return folder
@@ -92,7 +92,7 @@ def socket_root(needed: int = _ROOM) -> str:
 
 
 def socket_variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return where vLLM shall have its sockets, where `TMPDIR` is too long and nothing else was said."""
+    """Return where vLLM is to put its sockets if `TMPDIR` is too long and the user has not said where."""
     if environ.get("VLLM_RPC_BASE_PATH"):
         return {}
     root = socket_root(_ROOM_FOR_VLLM)
@@ -100,8 +100,8 @@ def socket_variables(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def check_temporary(environ: Mapping[str, str]) -> list[str]:
-    """Warn where `TMPDIR` cannot be used: Python's library then takes another folder in silence."""
+    """Warn where `TMPDIR` cannot be used: Python then silently takes another folder."""
     named = environ.get("TMPDIR")
     if not named or os.access(named, os.W_OK | os.X_OK):
         return []
-    return [f"TMPDIR={named} is no folder that can be written; {tempfile.gettempdir()} is used"]
+    return [f"TMPDIR={named} is not a writable folder; {tempfile.gettempdir()} is used"]

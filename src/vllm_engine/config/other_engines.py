@@ -1,4 +1,4 @@
-"""Names of other engines' settings, and what they are here (docs/migration.md)."""
+"""Other engines' variables and the settings here that correspond to them (docs/migration.md)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SAME: Mapping[str, str] = {
     "MODEL": "MODEL_ID",
     "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "CLIENT_KEEP_ALIVE_SECONDS",
 }
-"""Theirs that mean what ours mean and take the same values: they are read."""
+"""Variables with the same meaning and values as ours: they are read."""
 
 ELSEWHERE: Mapping[str, str] = {
     # NVIDIA NIM
@@ -67,18 +67,18 @@ ELSEWHERE: Mapping[str, str] = {
     # SageMaker
     "SM_NUM_GPUS": "TENSOR_PARALLEL",
 }
-"""Theirs whose values or meaning are not quite ours, or whose names machines use for something else."""
+"""Variables whose values or meaning differ from ours, or whose names are used for something else too."""
 
 _AMBIGUOUS = frozenset({"MODEL"})
-"""Scripts and machines set these too: in a process's environment they count where they look like a model."""
+"""Scripts and machines set these too: in a process's environment they must look like a model."""
 
 
 def adopt(environ: Mapping[str, str], *, is_set: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Return variables with others' names replaced by ours, and a sentence for each that was found.
+    """Return variables with others' names replaced by ours, and a message for each that was found.
 
     Args:
         environ: the variables of one source, the process or `.env`.
-        is_set: the variables of every source: where ours is set it wins.
+        is_set: the variables of every source: one of ours that is set wins.
     """
     result = dict(environ)
     notes = []
@@ -97,14 +97,14 @@ def adopt(environ: Mapping[str, str], *, is_set: Mapping[str, str]) -> tuple[dic
 
 
 def ambiguous(environ: Mapping[str, str]) -> list[str]:
-    """Return the names in a process's environment that may be meant for another program altogether."""
+    """Return the names in a process's environment that are probably meant for another program."""
     return [name for name in _AMBIGUOUS if environ.get(name) and not _is_model(environ[name])]
 
 
 def unread(environ: Mapping[str, str]) -> list[str]:
-    """Return a sentence for each variable that is meant for another engine and has no counterpart set."""
+    """Return a message for each variable of another engine whose counterpart here is not set."""
     return [
-        f"{theirs} is not read here: this setting is called {ours} (docs/migration.md)"
+        f"{theirs} is not read: here this setting is called {ours} (docs/migration.md)"
         for theirs, ours in {**ELSEWHERE, **SAME}.items()
         if environ.get(theirs) and not environ.get(ours)
     ]

@@ -1,26 +1,26 @@
-"""What does not belong into a value and came with it: quotes and comments that no shell has taken away."""
+"""Finds quotes, comments and invisible characters that a value contains because no shell removed them."""
 
 from __future__ import annotations
 
 import re
 
 _EDGES = re.compile(r"\A[\s\ufeff\u200b-\u200f\u2060]+|[\s\ufeff\u200b-\u200f\u2060]+\Z")
-"""Blanks and line ends, a byte order mark, and what has no width at all."""
+"""Blanks and line ends, a byte order mark, and characters without width."""
 
 _QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "„": "“"}
-_BLANK = "holds nothing but blanks; unset it, or give it a value"
+_BLANK = "contains nothing but blanks; unset it, or give it a value"
 _KEPT = "docker --env-file, Compose's list form and Kubernetes take them as part of the value"
 
 
 def clean(value: str) -> str:
-    """Return a value without what cannot be seen at its ends."""
+    """Return a value without the invisible characters at its ends."""
     return _EDGES.sub("", value)
 
 
 def stray_in_text(value: str) -> str | None:
     """Say what is wrong with a plain value, such as a path or a number; None where nothing is.
 
-    A legal one neither begins nor ends with a quote, holds no comment, and nothing that cannot be printed.
+    A legal one neither begins nor ends with a quote, and contains no comment and no unprintable character.
     """
     first, last = value[:1], value[-1:]
     if value and not clean(value):
@@ -53,7 +53,7 @@ def stray_in_list(value: str) -> str | None:
 def stray_in_words(value: str) -> str | None:
     """Say what is wrong with a value in which quotes have a meaning, such as JSON; None where nothing is.
 
-    What stands as a whole in one pair of quotes was meant for a shell that never saw it.
+    A value that is wholly in one pair of quotes was meant for a shell that never saw it.
     """
     if value and not clean(value):
         return _BLANK
@@ -68,4 +68,4 @@ def _quotes(quote: str) -> str:
 
 def _unprintable(value: str, allowed: str) -> str | None:
     found = next((each for each in value if not each.isprintable() and each not in allowed), None)
-    return f"holds a character that cannot be printed ({ascii(found)[1:-1]})" if found else None
+    return f"contains an unprintable character ({ascii(found)[1:-1]})" if found else None

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 HIDDEN = "***"
 MIN_SECRET_LENGTH = 8
-"""What is shorter is not blanked in the log: it would blank half of it."""
+"""Shorter secrets are not blanked in the log: that would blank half of it."""
 
 _SECRET_NAME = re.compile(
     r"(?:PASSWORD|PASSWD|PASSPHRASE|SECRET|API_?KEY|ACCESS_KEY|PRIVATE_KEY|CREDENTIAL)"
@@ -16,7 +16,7 @@ _SECRET_NAME = re.compile(
     r"|TOKEN(?:_?\d+)?$|OTLP_(?:\w+_)?HEADERS$"
 )
 _PASSWORD = re.compile(r"(?<=://)([^\s/]*)@")
-"""Up to the last @ before the path, as curl and requests read it: many passwords hold one."""
+"""Up to the last @ before the path, as curl and requests read it: many passwords contain one."""
 
 
 def is_secret_name(name: str) -> bool:
@@ -35,10 +35,10 @@ def mask_environ(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def secrets_in_environment(environ: Mapping[str, str]) -> list[str]:
-    """Return every value that no log may show, as it is written and as programs decode it.
+    """Return every value that logs must not show, as it is written and as programs decode it.
 
-    Those are the values of variables with a secret's name, the words of trace exporters' headers, and the
-    passwords of URLs, proxies' for example. What is a path, or too short, is left out.
+    Those are the values of variables with a secret's name, the words of trace exporters' headers, and
+    passwords in URLs, such as a proxy's. Paths, and what is too short, are left out.
     """
     found = [part for name, value in environ.items() for part in _secret_parts(name, value)]
     whole = {form for part in found for form in (part, unquote(part))}

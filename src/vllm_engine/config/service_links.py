@@ -1,7 +1,7 @@
 """The variables that Kubernetes, and Docker's old links, make for each Service of a namespace.
 
 A Service named `vllm` gives every Pod `VLLM_PORT=tcp://10.43.1.39:8000`, which vLLM takes for its own setting
-of that name and cannot read; one named `health` gives `HEALTH_PORT`, which is one of ours. See Kubernetes,
+of that name and cannot parse; one named `health` gives `HEALTH_PORT`, which is one of ours. See Kubernetes,
 "Accessing the Service", environment variables (`enableServiceLinks`).
 """
 
@@ -22,7 +22,7 @@ _KEPT = "KUBERNETES"
 def service_links(environ: Mapping[str, str]) -> list[str]:
     """Return the names of the variables that were made for Services, in order.
 
-    `X_PORT` counts where it is a URL such as `tcp://10.43.1.39:8000`: a number was set by a person.
+    `X_PORT` counts if it is a URL such as `tcp://10.43.1.39:8000`: a number was set by a person.
     """
     services = _services(environ)
     if not services:

@@ -1,1 +1,1 @@
-"""What will run: settings, machine and model settled into one command, and all that is wrong with it."""
+"""What will run: settings, machine and model resolved into one command, and the problems found."""

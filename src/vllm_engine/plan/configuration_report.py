@@ -17,12 +17,12 @@ from vllm_engine.plan.engine_plan import Choice, EnginePlan
 from vllm_engine.plan.preflight import Preflight
 
 _OF_THE_MODEL = frozenset({"MAX_MODEL_LEN", "TENSOR_PARALLEL", "KV_CACHE_MEMORY_BYTES"})
-"""What the model's own configuration bounds or settles."""
+"""Settings that the model's configuration limits or decides."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the report; `known` is false where a model that could not be seen has the last word."""
+    """One line of the report; `known` is false if it depends on a model that could not be read."""
 
     key: str
     value: str
@@ -38,7 +38,7 @@ def settings_report(
     *,
     is_model_seen: bool = True,
 ) -> list[Row]:
-    """List every setting; where it was settled for this machine and model, that value and why."""
+    """List every setting, with its resolved value and the reason where it was derived."""
     settled = plan.choices | {
         "SERVED_MODEL_NAME": Choice(
             " ".join(settings.served_names), environment.source("SERVED_MODEL_NAME") or "MODEL_ID"
@@ -65,7 +65,7 @@ def settings_report(
 def _unseen(row: Row) -> Row:
     if row.key not in _OF_THE_MODEL:
         return row
-    return replace(row, source=f"{row.source}; NOT KNOWN before the model can be seen", known=False)
+    return replace(row, source=f"{row.source}; NOT KNOWN until the model can be read", known=False)
 
 
 def _shown(value: object) -> str:

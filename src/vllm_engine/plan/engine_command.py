@@ -1,4 +1,4 @@
-"""Pure: the settled plan as the engine's command line and environment."""
+"""The engine's command line and environment, from the plan. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vllm_engine.plan.engine_plan import EnginePlan
 from vllm_engine.plan.engine_site import site_folder
 
 _KEPT_FROM_THE_ENGINE = ("VIRTUAL_ENV", "PYTHONHOME", "API_KEYS", "WEB_CONCURRENCY")
-"""Ours alone; and hosting platforms' number of processes, at which vLLM's uvicorn fails."""
+"""Ours alone; and hosting platforms' number of processes, with which vLLM's uvicorn fails."""
 UPSTREAM_KEEP_ALIVE_SECONDS = 600
 """How long vLLM keeps an idle connection: longer than our pool does, so that only we close them."""
 _SERVICE_NAME = "vllm-engine"
@@ -43,7 +43,7 @@ RESERVED_FLAGS: Mapping[str, str] = {
     "allowed-headers": "CORS_ORIGINS",
     "allow-credentials": "CORS_ORIGINS",
 }
-"""vLLM flags that a setting of ours owns."""
+"""vLLM flags, and the setting of ours to use instead."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ def build_command(
     Args:
         settings: the loaded settings.
         installation: which vLLM runs.
-        plan: what the device and the model made of the settings.
-        socket: the Unix socket the engine shall listen on.
+        plan: the resolved settings.
+        socket: the Unix socket for the engine to listen on.
         environ: the merged environment of this program.
-        flags: checked vLLM flags of the user's, which come last and so win.
+        flags: the user's checked vLLM flags, which come last and so win.
     """
     argv = [
         str(installation.python),
@@ -111,7 +111,7 @@ def _options(settings: Settings, plan: EnginePlan) -> list[str]:
 
 
 def tracing_gap(settings: Settings, installation: Installation) -> str | None:
-    """Say why vLLM would not start, or not trace, with `--otlp-traces-endpoint`; None if it would."""
+    """Say why vLLM would not start, or not trace, with `--otlp-traces-endpoint`; None if it would trace."""
     if settings.engine_frontend == "rust":
         return "the Rust frontend makes no spans"  # and refuses the flag
     if installation.tracing_lacks:  # vllm/tracing/otel.py, 0.32
@@ -158,14 +158,14 @@ def engine_environment(
     }
     if installation.kind == "cpu":
         defaults["VLLM_TARGET_DEVICE"] = "cpu"
-        # vLLM keeps a core idle for its front; the model needs it more (docs/cpu-profile.md).
+        # vLLM keeps a core idle for its API server; the model needs it more (docs/cpu-profile.md).
         defaults["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"
-        # Its ahead-of-time cache cannot be read on CPU: what torch's own compiler made lacks the method that
-        # the reader calls (0.32, `_try_load_aot_compiled_fn`). Without it inductor's cache serves.
+        # Its ahead-of-time cache cannot be read on CPU: what torch's compiler wrote lacks the method that the
+        # reader calls (0.32, `_try_load_aot_compiled_fn`). Without it inductor's cache is used.
         defaults["VLLM_USE_AOT_COMPILE"] = "0"
     elif settings.traces_url is None:  # its exporter's threads do not outlive a fork
-        # Saves each process of vLLM's the import of what its parent has imported. vLLM itself falls back to
-        # spawn where there is a CUDA context already, and in WSL; on CPU it allows nothing but spawn.
+        # Saves each vLLM process importing what its parent has imported. vLLM itself falls back to spawn
+        # where a CUDA context exists already, and in WSL; on CPU it allows only spawn.
         defaults["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
     if settings.engine_frontend == "rust":
         defaults["VLLM_USE_RUST_FRONTEND"] = "1"

@@ -1,4 +1,4 @@
-"""Which vLLM the engine's environment holds, asked of its Python without importing vLLM."""
+"""Finds the engine's Python and its vLLM, without importing vLLM."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Installation:
         distribution: the package it came as.
         tracing_lacks: packages without which vLLM refuses to trace (`vllm/tracing/otel.py`).
         cuda: the version of its CUDA runtime.
-        needs_shims: whether it is older than the libraries beside it, see `engine_site.py`.
+        needs_shims: whether it is too old for the libraries beside it, see `engine_site.py`.
     """
 
     python: Path
@@ -63,7 +63,7 @@ def find_engine_python(settings: Settings, prefix: Path) -> Path:
         prefix: `sys.prefix` of the gateway's own environment.
 
     Raises:
-        SettingsError: there is none, or the one that was named cannot be run.
+        SettingsError: there is none, or it cannot be run.
     """
     if settings.engine_python is not None:
         found = shutil.which(settings.engine_python)
@@ -85,7 +85,7 @@ def _is_there(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
-        return True  # a folder above it that this user may not enter
+        return True  # this user may not enter a folder above it
     return True
 
 

@@ -1,4 +1,4 @@
-"""Pure: settle what `auto` and the defaults mean for this device and this model."""
+"""What `auto` and the defaults mean for this device and this model. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LONG_ALLOWED = ("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "HF_OVERRIDES")
 
 @dataclass(frozen=True)
 class Choice:
-    """A settled value and where it comes from: environment, .env, default, or why it was derived."""
+    """A value and its source: environment, .env, default, or why it was derived."""
 
     value: str
     source: str
@@ -31,10 +31,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class EnginePlan:
-    """Everything the command builder needs that was not in the settings as such.
+    """The resolved values that the command is built from.
 
     Attributes:
-        kv_cache_bytes: explicit size of the KV cache, on CPU only: there vLLM's own default would
+        kv_cache_bytes: size of the KV cache, on CPU only: there vLLM's own default would
             reserve `GPU_MEMORY_UTILIZATION` of the machine's RAM.
         enforce_eager: run without torch.compile; None leaves it to vLLM.
     """
@@ -49,7 +49,7 @@ class EnginePlan:
 
     @property
     def choices(self) -> dict[str, Choice]:
-        """The settled values by the name of their variable."""
+        """The resolved values by the name of their variable."""
         named = {
             "DTYPE": self.dtype,
             "TENSOR_PARALLEL": self.tensor_parallel,
@@ -62,7 +62,7 @@ class EnginePlan:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences about every value that was derived, for the log."""
+        """A message about every value that was derived, for the log."""
         plain = ("default", "environment", ".env")
         return tuple(
             f"{key}={choice.value}: {choice.source}"
@@ -72,12 +72,12 @@ class EnginePlan:
 
 
 def check_device(settings: Settings, device: Device) -> list[Problem]:
-    """List what the settings ask of this device that it does not have."""
+    """List the settings that this device cannot fulfil."""
     problems = []
     wanted_gpus = settings.tensor_parallel
     if isinstance(wanted_gpus, int) and wanted_gpus > max(1, len(device.gpus)):
         legal = ", ".join(str(n) for n in range(1, max(1, len(device.gpus)) + 1))
-        there = f"{len(device.gpus)} GPU(s) visible" if device.gpus else "no GPU is used here"
+        there = f"{len(device.gpus)} GPU(s) visible" if device.gpus else "no GPU is used"
         problems.append(
             Problem("TENSOR_PARALLEL", str(wanted_gpus), f"{there}; valid values: {legal} or auto")
         )
@@ -90,14 +90,14 @@ def check_device(settings: Settings, device: Device) -> list[Problem]:
 
 @dataclass
 class Planner:
-    """Settles every `auto` and default.
+    """Resolves every `auto` and default.
 
     Attributes:
         settings: what the user asked for.
-        source: tells where a variable was set, None where it was not.
+        source: returns where a variable was set, None if it was not.
         environ: the merged environment.
-        free_memory_bytes: main memory that may be taken; used on CPU only.
-        flags: names of the vLLM flags the user gave (`enforce-eager`): ours then stand back.
+        free_memory_bytes: main memory that is available; used on CPU only.
+        flags: names of the vLLM flags the user gave (`enforce-eager`), which replace ours.
     """
 
     settings: Settings

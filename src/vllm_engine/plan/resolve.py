@@ -1,4 +1,4 @@
-"""Settings, machine and model together: the plan, and the command that follows from it."""
+"""Resolves settings, machine and model into the plan, and that into the command."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ async def resolve_plan(
     preflight: Preflight,
     on_progress: Callable[[ConvertProgress], None] = lambda _: None,
 ) -> EnginePlan:
-    """Locate the model and settle every `auto` and default.
+    """Locate the model and resolve every `auto` and default.
 
     Raises:
         SettingsError: a setting does not fit the model.
-        ModelError: the model cannot be had.
+        ModelError: the model cannot be found or prepared.
     """
     model = await locate_model(
         settings,
@@ -43,7 +43,7 @@ async def resolve_plan(
 
 
 def plan_for(model: Model, settings: Settings, environment: Environment, preflight: Preflight) -> EnginePlan:
-    """Settle every `auto` and default for a model; one without a configuration leaves open what it bounds.
+    """Resolve every `auto` and default for a model; without its configuration nothing is limited by it.
 
     Raises:
         SettingsError: a setting does not fit the machine or the model.
@@ -62,7 +62,7 @@ def plan_for(model: Model, settings: Settings, environment: Environment, preflig
 def resolve_command(
     settings: Settings, environment: Environment, preflight: Preflight, plan: EnginePlan, socket: Path
 ) -> EngineCommand:
-    """Return the engine's command for a settled plan, and make what it refers to."""
+    """Return the engine's command for a plan, and write the files that it needs."""
     installation = preflight.installation
     folder = site_folder(settings.cache_dir)
     if installation.distribution != "vllm":

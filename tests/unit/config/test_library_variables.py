@@ -35,7 +35,7 @@ def test_certificate_authorities(tmp_path: Path) -> None:
         usable = tmp_path if name == "SSL_CERT_DIR" else good
         assert library_variables.check_certificates(HUB, {name: str(usable)}) == ([], [])
     ((problem,), _) = library_variables.check_certificates(HUB, {"SSL_CERT_FILE": str(empty)})
-    assert "holds no certificate" in str(problem)
+    assert "contains no certificate" in str(problem)
 
 
 def test_propagators() -> None:
