@@ -99,8 +99,8 @@ class Client:
     async def counters(self) -> int:
         return 0
 
-    async def served_models(self) -> tuple[str, ...]:
-        return ("m",)
+    async def check_models(self) -> None:
+        pass
 
     async def generate_one(self, model: str) -> None:
         life = self.process.life

@@ -40,7 +40,7 @@ class OwnQuestions:
             self.asked -= 1
             self.prompt_tokens -= self.usual_prompt
             self.generated_tokens -= 1
-        elif prompt_tokens is not None:
+        elif isinstance(prompt_tokens, int):  # an engine may answer anything
             self.prompt_tokens += prompt_tokens - self.usual_prompt
             self.usual_prompt = prompt_tokens
 

@@ -6,14 +6,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Protocol
 
 from vllm_engine.errors import Diagnosis
 from vllm_engine.models.download_progress import Download, Weights
 
 
 class EngineState(StrEnum):
-    """What the supervisor holds the engine to be."""
+    """The state of the engine, as the supervisor knows it."""
 
     STARTING = "starting"
     READY = "ready"
@@ -25,7 +24,7 @@ class EngineState(StrEnum):
 
 
 class Phase(StrEnum):
-    """How far a start has come, in the order in which vLLM goes through it: it downloads after importing."""
+    """How far a start has come, in vLLM's order: it downloads after it has imported."""
 
     PREPARING = "preparing"
     IMPORTING = "importing"
@@ -77,7 +76,7 @@ class EngineStatus:
     starts: int = 1
     """Which start of the engine this is."""
     standby_bytes: int | None = None
-    """What a standby takes that is ready to become the next engine; None while there is none."""
+    """Memory of the standby that is ready to become the next engine; None while there is none."""
     started: float = field(default_factory=time.monotonic)
     entered: float = field(default_factory=time.monotonic)
     phase_entered: float = field(default_factory=time.monotonic)
@@ -96,19 +95,8 @@ Watcher = Callable[[EngineStatus], object]
 """Called with every new snapshot, at once and in order; must not raise."""
 
 
-class StatusReader(Protocol):
-    """The read-only side of the status that the gateway sees."""
-
-    @property
-    def current(self) -> EngineStatus:
-        """The newest snapshot."""
-
-    def watch(self, watcher: Watcher) -> Callable[[], None]:
-        """Tell `watcher` of every change from now on; returns what ends that."""
-
-
-class StatusBoard:
-    """Holds the newest snapshot; the supervisor alone writes to it."""
+class StatusReader:
+    """The read-only side of the status, which the gateway sees."""
 
     def __init__(self) -> None:
         self._current = EngineStatus()
@@ -120,9 +108,13 @@ class StatusBoard:
         return self._current
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
-        """Tell `watcher` of every change from now on; returns what ends that."""
+        """Call `watcher` with every change from now on; returns a function that ends that."""
         self._watchers.append(watcher)
         return lambda: self._watchers.remove(watcher)
+
+
+class StatusBoard(StatusReader):
+    """Holds the newest snapshot; the supervisor alone writes to it."""
 
     def move(self, state: EngineState, *, error: Diagnosis | None = None) -> None:
         """Go to another state.
@@ -169,7 +161,7 @@ class StatusBoard:
         self._set(replace(self._current, model_revision=model_revision, dtype=dtype, pid=pid))
 
     def standing_by(self, size: int | None) -> None:
-        """Record whether there is a standby, and what memory it takes."""
+        """Record the memory of the standby; None: there is none."""
         self._set(replace(self._current, standby_bytes=size))
 
     def _set(self, status: EngineStatus) -> None:

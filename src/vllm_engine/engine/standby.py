@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,12 +46,7 @@ class _Waiting:
     is_taken: bool = False
 
     async def until_ready(self, nodes: Sequence[Any]) -> None:
-        """Have it import everything, in as many processes as `nodes` describe.
-
-        Raises:
-            OSError: it ended.
-            TimeoutError: it takes too long.
-        """
+        """Have it import everything, in as many processes as `nodes` describe, or raise an OSError."""
         self.writer.write(json.dumps(nodes).encode() + b"\n")
         async with asyncio.timeout(_IMPORT_SECONDS):
             if await self.reader.readline() != b"ready\n":
@@ -79,6 +74,12 @@ class Standby:
     """Keeps one standby while an engine serves, and hands it over when the next engine is started.
 
     If anything goes wrong with it, only the time that it would have saved is lost.
+
+    Args:
+        record: the file in which an engine records the processes that it starts; in a private folder.
+        mode: whether a standby is kept; auto: if memory allows.
+        on_line: takes the output of a standby that has become the engine.
+        tell: told how many bytes the standby takes when it is ready, and None when there is none.
     """
 
     def __init__(
@@ -91,16 +92,6 @@ class Standby:
         spawn: Callable[..., Awaitable[EngineProcess]] = EngineProcess.spawn,
         free_memory: Callable[[], int] = free_memory_bytes,
     ) -> None:
-        """Make one that is off until `keep` is called.
-
-        Args:
-            record: the file in which an engine records the processes that it starts; in a private folder.
-            mode: whether a standby is kept; auto: if memory allows.
-            on_line: takes the output of a standby that has become the engine.
-            tell: told how many bytes the standby takes when it is ready, and None when there is none.
-            spawn: starts a process.
-            free_memory: returns the free memory in bytes.
-        """
         self._record = record
         self._mode = mode
         self._on_line = on_line
@@ -236,26 +227,16 @@ def spawned(record: Path, leader: int) -> list[dict[str, Any]]:
     return below(leader)
 
 
-def session_bytes(leader: int, proc: Path = Path("/proc")) -> int:
+def session_bytes(leader: int) -> int:
     """Return the memory of a session's processes in bytes; a page that several share counts once."""
-    return sum(_proportional(proc / str(pid)) for pid in _session(leader, proc))
-
-
-def _session(leader: int, proc: Path) -> Iterable[int]:
-    for entry in proc.iterdir():
-        with suppress(OSError, ValueError, IndexError):
-            # proc(5): the fields after the name in parentheses; the fourth of them is the session.
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[3]) == leader:
-                yield int(entry.name)
-
-
-def _proportional(folder: Path) -> int:
-    with suppress(OSError):
-        for line in (folder / "smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    return 0
+    total = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, IndexError):
+            # proc(5): of the fields after the name in parentheses the fourth is the session.
+            if stat.read_text().rpartition(")")[2].split()[3] == str(leader):
+                sizes = stat.with_name("smaps_rollup").read_text().split()
+                total += int(sizes[sizes.index("Pss:") + 1]) * 1024
+    return total
 
 
 def _count(nodes: Sequence[Any]) -> int:

@@ -73,7 +73,16 @@ class Policy:
 
 
 class Supervisor:
-    """Runs one engine, start after start; the only writer of its status."""
+    """Runs one engine, start after start; the only writer of its status.
+
+    Args:
+        board: takes the status.
+        prepare: makes everything for a start, with these settings in place of the user's.
+        explain: diagnoses the end of an engine.
+        socket: where the engine is to listen.
+        policy: the settings.
+        activity: what the gateway sees of the engine's work.
+    """
 
     def __init__(
         self,
@@ -88,19 +97,6 @@ class Supervisor:
         connect: Callable[..., ControlClient] = ControlClient,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Make a supervisor; `run` starts the engine.
-
-        Args:
-            board: takes the status.
-            prepare: makes everything for a start, with these settings in place of the user's.
-            explain: diagnoses the end of an engine.
-            socket: where the engine is to listen.
-            policy: the settings.
-            activity: what the gateway sees of the engine's work.
-            spawn: starts a process.
-            connect: makes the client of an engine.
-            clock: seconds, for the restarts' window.
-        """
         self._board = board
         self._prepare = prepare
         self._explain = explain

@@ -102,12 +102,12 @@ async def test_one_token(tmp_path: Path, reply: bytes, counted: tuple[int, int, 
     assert (own.running, own.asked, own.prompt_tokens, own.generated_tokens) == (0, *(counted or (1, 1, 1)))
 
 
-async def test_served_models(tmp_path: Path) -> None:
+async def test_models(tmp_path: Path) -> None:
     async with asking(tmp_path / "socket", answer(200, {"data": [{"id": "m"}]})) as client:
-        assert await client.served_models() == ("m",)
+        await client.check_models()
     async with asking(tmp_path / "socket", answer(200, {})) as client:
         with pytest.raises(ControlError, match="without a list of models"):
-            await client.served_models()
+            await client.check_models()
 
 
 async def test_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +140,7 @@ async def test_for_want_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(asyncio.get_running_loop(), "create_unix_connection", fail)
         assert await client.health() is Health.NOT_ASKED
         assert await client.metrics() is None
-        for question in (client.generate_one("m"), client.served_models(), client.counters()):
+        for question in (client.generate_one("m"), client.check_models(), client.counters()):
             with pytest.raises(NotAskedError):
                 await question
     assert own.asked == 0

@@ -33,7 +33,7 @@ class FirstToken:
             self.is_blind = health is Health.NOT_ASKED
             if health is Health.GOOD:
                 try:
-                    await self._client.served_models()
+                    await self._client.check_models()
                     self._board.progress(Phase.WARMING_UP)
                     began = loop.time()
                     await self._client.generate_one(self._served_name)

@@ -19,6 +19,12 @@ class OneTokenCheck:
 
     A step may take longer than ever. With evidence that the engine works on it the limit is
     `HANG_TIMEOUT_SECONDS`; without any it is the engine's `StepLimit`.
+
+    Args:
+        generate: requests one token, without a time limit of its own.
+        progress: returns a value that changes as the engine core works; raises `NotAskedError`.
+        children: returns the state of the engine's processes; None where it cannot be read.
+        limit: for one step.
     """
 
     def __init__(
@@ -28,14 +34,6 @@ class OneTokenCheck:
         children: Callable[[], ChildrenState | None],
         limit: StepLimit,
     ) -> None:
-        """Make a check.
-
-        Args:
-            generate: requests one token, without a time limit of its own.
-            progress: returns a value that changes as the engine core works; raises `NotAskedError`.
-            children: returns the state of the engine's processes; None where it cannot be read.
-            limit: for one step; the time that the token took is added to it.
-        """
         self._generate = generate
         self._progress = progress
         self._children = children

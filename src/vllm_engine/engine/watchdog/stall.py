@@ -22,13 +22,7 @@ class StallClock:
         self._then: float | None = None
 
     def seconds(self, now: float, running: int, progress: Hashable) -> float:
-        """Return the time so far.
-
-        Args:
-            now: the clock's seconds.
-            running: how many requests are at the engine.
-            progress: a value that changes whenever the engine works.
-        """
+        """Return the time so far; `progress` changes whenever the engine works."""
         if progress != self._progress:
             self._progress, self._stalled = progress, 0.0
         elif self._then is not None:
