@@ -1,64 +1,64 @@
-"""A download from a hub, by the engine's own hub client: seen from outside, byte by byte."""
+"""Downloads by the engine's own hub client from a hub on localhost: `serve`, `download`, `doctor`."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 import subprocess
 import sysconfig
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import CACHE_DIR, START_SECONDS
+from tests.e2e.conftest import CACHE_DIR, MODEL, START_SECONDS
 from tests.process.conftest import CONFIG
 from tests.support.fake.fake_engine import make_fake_engine_python
 from tests.support.fake.fake_hub import COMMIT, Hub, fake_hub
 from tests.support.program import Program, free_port, run_cli, running, until
+from tests.support.terminal import terminal
 
 pytestmark = pytest.mark.e2e
 
 MEGABYTE = 1_000_000
 ID = "org/model"
-SHARDS = {f"model-{n}.safetensors": bytes([n]) * (45 * MEGABYTE) for n in (1, 2, 3)}
+SHARDS = {f"model-{n}.safetensors": bytes([n]) * (25 * MEGABYTE) for n in (1, 2, 3)}
 """The hub client (2.4) writes what it gets in pieces of 10 MB: smaller files come all at once."""
 
-WEIGHTS = 135 * MEGABYTE
+INDEX = json.dumps({"weight_map": {f"layer.{n}": name for n, name in enumerate(SHARDS)}}).encode()
+FILES = {
+    "config.json": json.dumps(CONFIG).encode(),
+    "model.safetensors.index.json": INDEX,
+    "tokenizer/vocab.json": b"{}",
+    **SHARDS,
+}
+BLOBS = "cache/huggingface/hub/models--org--model/blobs"
+FIRST = next(iter(SHARDS))
 
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    """A hub with one model in three shards, and files beside it that vLLM does not fetch."""
-    index = {"weight_map": {f"layer.{n}": name for n, name in enumerate(SHARDS)}}
-    files = {
-        "config.json": json.dumps(CONFIG).encode(),
-        "model.safetensors.index.json": json.dumps(index).encode(),
-        "pytorch_model.bin": b"b" * MEGABYTE,
-        "README.md": b"Hello",
-        **SHARDS,
-    }
-    with fake_hub(Hub(ID, files, bytes_per_second=10 * MEGABYTE)) as hub:
+    """A hub with one model in three shards, and weights in another format, which vLLM does not load."""
+    with fake_hub(Hub(ID, {**FILES, "pytorch_model.bin": b"b" * MEGABYTE})) as hub:
         yield hub
 
 
-@contextmanager
-def downloading(hub: Hub, engine_python: Path, folder: Path, **variables: str) -> Iterator[Program]:
-    """Run our program with an engine that is fake but for its hub client."""
-    site = subprocess.run(
-        [engine_python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-        capture_output=True, text=True, check=True,
-    ).stdout.strip()  # fmt: skip
+@pytest.fixture
+def half_fake(engine_python: Path, tmp_path: Path) -> Path:
+    """The Python of an engine that is fake but for its hub client, with which it fetches as vLLM does."""
+    command = [str(engine_python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    site = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     assert site != sysconfig.get_path("purelib")
-    if not (folder / "engine").exists():
-        make_fake_engine_python(folder / "engine", {"fetch_weights": True}, packages=(Path(site),))
-    environ = {"ENGINE_PYTHON": str(folder / "engine/bin/python"), "MODEL_ID": ID, "HF_ENDPOINT": hub.url}
-    with running(environ | variables, folder=folder) as program:
-        yield program
+    return make_fake_engine_python(tmp_path / "engine", {"fetch_weights": True}, packages=(Path(site),))
 
 
-def watched(program: Program) -> list[dict[str, Any]]:
+def environ(hub: Hub, python: Path, **variables: str) -> dict[str, str]:
+    return {"ENGINE_PYTHON": str(python), "MODEL_ID": ID, "HF_ENDPOINT": hub.url, **variables}
+
+
+def watched(program: Program, seconds: float = 60) -> list[dict[str, Any]]:
     """Return what /healthz said until readiness."""
     seen: list[dict[str, Any]] = []
 
@@ -70,132 +70,155 @@ def watched(program: Program) -> list[dict[str, Any]]:
             seen.append(body)
         return body is not None and body["status"] == "ready"
 
-    until(ready, "readiness", 60)
+    until(ready, "readiness", seconds)
     return seen
 
 
-def test_download_is_shown(hub: Hub, engine_python: Path, tmp_path: Path) -> None:
-    """Files and bytes of the weights alone, their total, a rate and a time left; then the engine loads."""
-    with downloading(hub, engine_python, tmp_path) as program:
+def test_serve_downloads_first_and_then_starts_offline(hub: Hub, half_fake: Path, tmp_path: Path) -> None:
+    """Every byte is counted; what is there is not fetched again, and then no hub is needed at all."""
+    hub.bytes_per_second = 6 * MEGABYTE
+    with running(environ(hub, half_fake, MODEL_REVISION=COMMIT), folder=tmp_path) as program:
         seen = watched(program)
         log = program.log()
-    during = [body for body in seen if body["phase"] == "downloading"]
     phases = list(dict.fromkeys(body["phase"] for body in seen))
-    assert phases.index("downloading") > phases.index("importing")
-    assert phases[-1] == "ready"
-    last = during[-1]["download"]
-    small = last["bytes_total"] - WEIGHTS
-    assert 0 < small < 10_000, "config.json and the index are part of the total"
-    assert last["files_total"] == 5
-    done = [body["download"]["bytes_done"] for body in during]
-    assert done == sorted(done)
-    assert len(set(done)) > 3
-    assert any(0.2 < (body["phase_fraction"] or 0) < 0.8 for body in during)
-    rates = [body["download"]["bytes_per_second"] for body in during if body["download"]["bytes_per_second"]]
-    assert rates, "a rate is known after a second"
-    assert min(rates) > MEGABYTE
-    assert any(body["download"]["remaining_seconds"] for body in during)
-    assert "gateway.supervisor: downloading: " in log
-    assert "downloading took " in log
+    assert (phases[0], phases[-1]) == ("preparing", "ready")
+    assert phases.index("downloading") < phases.index("importing")
+    during = [body["download"] for body in seen if body["phase"] == "downloading"]
+    whole = sum(map(len, FILES.values()))
+    assert {(each["files_total"], each["bytes_total"]) for each in during} == {(len(FILES), whole)}
+    done = [each["bytes_done"] for each in during]
+    assert (done == sorted(done), len(set(done)) > 3, done[-1] <= whole) == (True, True, True)
+    assert any(each["bytes_per_second"] and each["remaining_seconds"] for each in during)
     assert seen[-1]["download"] is None
-
-
-def test_second_start_downloads_nothing(hub: Hub, engine_python: Path, tmp_path: Path) -> None:
-    """With the weights in the cache there is no such phase; the first start tells how long this one takes."""
-    hub.bytes_per_second = 0
-    for _ in (1, 2):
-        with downloading(hub, engine_python, tmp_path) as program:
-            seen = watched(program)
-    assert not [body for body in seen if body["download"] or body["phase"] == "downloading"]
-    assert [body for body in seen if body["estimate_seconds"] is not None]
-
-
-def test_sizes_not_told(hub: Hub, engine_python: Path, tmp_path: Path) -> None:
-    """A hub that does not tell sizes costs the total and nothing else."""
-    hub.tells_sizes = False
-    hub.bytes_per_second = 0
-    with downloading(hub, engine_python, tmp_path) as program:
+    assert "gateway.supervisor: downloading: " in log
+    assert "gateway: vLLM starts offline: the model is complete" in log
+    assert not (tmp_path / BLOBS / hub.blob("pytorch_model.bin")).exists()
+    asked = len(hub.requests)
+    with running(environ(hub, half_fake), folder=tmp_path) as program:
         seen = watched(program)
-    assert not [body for body in seen if body["download"] and body["download"]["bytes_total"]]
+    assert not [each for each in hub.requests[asked:] if each.startswith("GET") and "resolve" in each]
+    unreachable = environ(hub, half_fake) | {"HF_ENDPOINT": f"http://127.0.0.1:{free_port()}"}
+    with running(unreachable, folder=tmp_path) as program:
+        seen += watched(program)
+        assert "vLLM starts offline" in program.log()
+    assert not [body for body in seen if body["download"] or body["phase"] == "downloading"]
 
 
-def test_interrupted_download(hub: Hub, engine_python: Path, tmp_path: Path) -> None:
-    """What an earlier start left half-fetched does not count; what it finished does."""
-    blobs = tmp_path / "cache/huggingface/hub/models--org--model/blobs"
-    blobs.mkdir(parents=True)
-    names = list(SHARDS)
-    (blobs / hub.blob(names[0])).write_bytes(SHARDS[names[0]])
-    (blobs / f"{hub.blob(names[1])}.0a1b2c3d.incomplete").write_bytes(b"x" * (40 * MEGABYTE))
-    with downloading(hub, engine_python, tmp_path) as program:
-        program.until_listening()
-        until(lambda: (program.health() or {}).get("download"), "the download")
-        body = program.health()
-        assert body is not None
-        assert 45 * MEGABYTE <= body["download"]["bytes_done"] < 85 * MEGABYTE
+def test_interrupted(hub: Hub, half_fake: Path, tmp_path: Path) -> None:
+    """SIGTERM ends a download at once, and leaves nothing that is not complete."""
+    hub.bytes_per_second = 2 * MEGABYTE
+    with running(environ(hub, half_fake), folder=tmp_path) as program:
+        until(lambda: ((program.health() or {}).get("download") or {}).get("bytes_done"), "a first byte", 60)
+        program.send(signal.SIGTERM)
+        assert program.wait() == 0
+    left = {path.name for path in (tmp_path / BLOBS).iterdir()}
+    assert hub.blob("config.json") in left
+    assert not [name for name in left if name.endswith(".incomplete")]
 
 
-def test_revision(hub: Hub, engine_python: Path, tmp_path: Path) -> None:
-    """A pinned revision is asked for and watched like any other."""
-    hub.bytes_per_second = 0
-    with downloading(hub, engine_python, tmp_path, MODEL_REVISION=COMMIT) as program:
-        program.until_ready(60)
-    assert f"GET /api/models/{ID}/revision/{COMMIT}" in hub.requests
+def test_sizes_not_told(hub: Hub, half_fake: Path, tmp_path: Path) -> None:
+    """A hub that lists no files leaves the download to vLLM, which then stays online."""
+    hub.tells_sizes = False
+    with running(environ(hub, half_fake), folder=tmp_path) as program:
+        assert not [body for body in watched(program) if body["download"]]
+        assert "vLLM starts online: not all files of org/model are known to be in the cache" in program.log()
 
 
-def diagnosed(hub: Hub, engine_python: Path, folder: Path, **variables: str) -> tuple[int, dict[str, Any]]:
-    """Return the doctor's exit status and its checks by their id."""
-    environ = {"ENGINE_PYTHON": str(engine_python), "MODEL_ID": ID, "HF_ENDPOINT": hub.url}
-    done = run_cli(environ | variables, "doctor", "--json", cwd=folder)
-    assert "hf_" not in done.stdout + done.stderr, "no token is shown"
-    return done.returncode, {check["id"]: check for check in json.loads(done.stdout)}
-
-
-def test_doctor_of_a_hub_model(hub: Hub, engine_python: Path, tmp_path: Path) -> None:
-    """Size, memory and template are known from the hub's metadata; no weight is fetched for that."""
-    hub.files["tokenizer_config.json"] = b'{"chat_template": "x"}'
-    status, checks = diagnosed(hub, engine_python, tmp_path, PORT=str(free_port()))
-    assert (status, checks["model"]["status"]) == (0, "ok")
-    assert COMMIT in checks["model"]["sentence"]
-    assert "135 MB to download" in checks["space"]["sentence"]
-    assert "weights 0.1 GiB" in checks["memory"]["sentence"]
-    assert checks["template"]["sentence"] == "the model has a chat template"
-    assert not [request for request in hub.requests if request.endswith(".safetensors")]
-
-
-@pytest.mark.parametrize(("token", "mends"), [(None, "set HF_TOKEN"), ("hf_wrong", "ask for it on its page")])
-def test_doctor_of_a_gated_model(
-    hub: Hub, engine_python: Path, tmp_path: Path, token: str | None, mends: str
-) -> None:
-    """Without a token, or with a wrong one, it says what to do, and exits with 3."""
-    hub.token = "hf_right"
-    given = {"HF_TOKEN": token} if token else {}
-    status, checks = diagnosed(hub, engine_python, tmp_path, PORT=str(free_port()), **given)
-    assert (status, checks["model"]["status"]) == (3, "fail")
-    assert mends in str(checks["model"]["remedy"])
-    assert checks["token"]["status"] == ("fail" if token else "ok")
-
-
-def test_real_engine_downloads(engine_python: Path, tmp_path: Path) -> None:
-    """vLLM itself fetches a real model from a hub; what it fetched is what we had expected of it."""
+def test_real_engine_starts_offline(engine_python: Path, tmp_path: Path) -> None:
+    """vLLM itself finds all that it wants among what was fetched for it, without the hub."""
     source = next(CACHE_DIR.glob("bundled/*/model.safetensors")).parent
     files = {path.name: path.read_bytes() for path in source.iterdir() if path.is_file()}
-    files |= {"README.md": b"Hello", "figure.png": b"x"}
-    hub = Hub(ID, files, bytes_per_second=30 * MEGABYTE)
-    environ = {"ENGINE_PYTHON": str(engine_python), "MODEL_ID": ID}
-    with fake_hub(hub), running(environ | {"HF_ENDPOINT": hub.url}, folder=tmp_path) as program:
-        seen: list[dict[str, Any]] = []
+    with fake_hub(Hub(ID, files | {"figure.png": b"x"})) as hub:
+        with running(environ(hub, engine_python), folder=tmp_path) as program:
+            until(lambda: "vLLM starts offline" in program.log(), "the download's end", START_SECONDS)
+            asked = len(hub.requests)
+            program.until_ready(START_SECONDS)
+        assert len(hub.requests) == asked
 
-        def loading() -> bool:
-            body = program.health()
-            if body and body["phase"] == "downloading":
-                seen.append(body)
-            return program.health() is not None and "downloading took" in program.log()
 
-        until(loading, "the download's end", START_SECONDS)
-        program.until_ready(START_SECONDS)
-        last = seen[-1]["download"]
-        blobs = tmp_path / "cache/huggingface/hub/models--org--model/blobs"
-        fetched = {path.name: path.stat().st_size for path in blobs.iterdir()}
-    assert last["bytes_total"] == sum(fetched.values())
-    assert last["files_total"] == len(fetched)
-    assert len({body["download"]["bytes_done"] for body in seen}) > 3
+def download(hub: Hub, python: Path, folder: Path, *arguments: str, **variables: str) -> tuple[int, str, str]:
+    """Run `vllm-engine download`."""
+    given = environ(hub, python, **variables)
+    done = run_cli({**given, "MODEL_ID": ""} if arguments else given, "download", *arguments, cwd=folder)
+    assert "hf_" not in done.stdout + done.stderr
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_download_fetches_checks_and_repairs(hub: Hub, engine_python: Path, tmp_path: Path) -> None:
+    status, out, _ = download(hub, engine_python, tmp_path, ID, "--json")
+    said = json.loads(out)
+    assert (status, said["model"], said["revision"], said["files"]) == (0, ID, COMMIT, len(FILES))
+    assert said["bytes"] == sum(map(len, FILES.values()))
+    folder = Path(said["folder"])
+    assert {name: (folder / name).read_bytes() for name in FILES} == FILES
+    assert not (folder / "pytorch_model.bin").exists()
+    blob = tmp_path / BLOBS / hub.blob(FIRST)
+    blob.write_bytes(b"x" * len(SHARDS[FIRST]))
+    status, out, err = download(hub, engine_python, tmp_path)
+    assert (status, "6 files, 75 MB (0 B fetched)" in out) == (0, True)
+    assert f"{FIRST} in the cache is damaged: fetching it again" in err
+    assert "checked 6 of 6: " in err
+    assert blob.read_bytes() == SHARDS[FIRST]
+    assert len([each for each in hub.requests if each.startswith("GET") and each.endswith(FIRST)]) == 2
+
+
+def test_download_fails_with_a_remedy(hub: Hub, engine_python: Path, tmp_path: Path) -> None:
+    cases: list[tuple[dict[str, str], str]] = [
+        ({}, "set HF_TOKEN"),
+        ({"HF_TOKEN": "hf_wrong"}, "ask for it on its page"),
+        ({"HF_TOKEN": "hf_right"}, f"{FIRST} is not what the hub says it is"),
+        ({"HF_TOKEN": "hf_right", "HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE forbids"),
+    ]
+    hub.token, hub.garbles = "hf_right", FIRST
+    for variables, words in cases:
+        status, _, err = download(hub, engine_python, tmp_path, **variables)
+        assert (status, words in err) == (3, True), err
+    assert not (tmp_path / BLOBS / hub.blob(FIRST)).exists()
+    assert download(hub, engine_python, tmp_path, "no such id")[0] == 2
+
+
+def test_download_on_a_terminal(hub: Hub, engine_python: Path, tmp_path: Path) -> None:
+    hub.bytes_per_second = MEGABYTE / 2
+    given = environ(hub, engine_python, CACHE_DIR=str(tmp_path / "cache"))
+    with terminal(given, "download", ID, cwd=tmp_path) as shown:
+        shown.until(" of 6 files, ", 60)
+        shown.type("\x03")
+        assert shown.wait() == 130
+
+
+def test_download_of_what_is_local(hub: Hub, engine_python: Path, tmp_path: Path) -> None:
+    """A folder is there already; the bundled model is made from its package; --all-caches starts the engine."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(CONFIG))
+    status, out, _ = download(hub, engine_python, tmp_path, MODEL, "--json", CACHE_DIR=str(CACHE_DIR))
+    assert (status, json.loads(out)["bytes"] > 200 * MEGABYTE) == (0, True)
+    fake = make_fake_engine_python(tmp_path / "engine", {"fork_orphan": True})
+    given = {"MODEL_ID": str(model), "PORT": "1", "LOG_FORMAT": "console"}
+    status, out, err = download(hub, fake, tmp_path, "--all-caches", "--json", str(model), **given)
+    assert (status, json.loads(out)["files"]) == (0, 1)
+    assert ("ready after" in err, "stopped" in err.splitlines()[-1]) == (True, True)
+    shutil.rmtree(tmp_path / "engine")
+    assert download(hub, fake, tmp_path, "--all-caches", str(model), **given)[0] == 2
+
+
+def test_doctor(hub: Hub, engine_python: Path, tmp_path: Path) -> None:
+    """Size, memory and template are known from the hub's metadata; no weight is fetched for that."""
+    hub.files["tokenizer_config.json"] = b'{"chat_template": "x"}'
+    given = environ(hub, engine_python, PORT=str(free_port()))
+
+    def checks(**variables: str) -> tuple[int, dict[str, Any]]:
+        done = run_cli(given | variables, "doctor", "--json", cwd=tmp_path)
+        assert "hf_" not in done.stdout + done.stderr
+        return done.returncode, {check["id"]: check for check in json.loads(done.stdout)}
+
+    status, found = checks()
+    assert (status, found["model"]["status"]) == (0, "ok")
+    assert COMMIT in found["model"]["sentence"]
+    assert "75 MB to download" in found["space"]["sentence"]
+    assert "weights 0.1 GiB" in found["memory"]["sentence"]
+    assert found["template"]["sentence"] == "the model has a chat template"
+    assert not [each for each in hub.requests if each.endswith(".safetensors")]
+    hub.token = "hf_right"
+    status, found = checks(HF_TOKEN="hf_wrong", CACHE_DIR=str(tmp_path / "other"))
+    assert (status, found["model"]["status"], found["token"]["status"]) == (3, "fail", "fail")

@@ -11,7 +11,7 @@ from vllm_engine.diagnosis.diagnose import diagnose
 from vllm_engine.diagnosis.run_facts import Facts
 from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.errors import Diagnosis
-from vllm_engine.models.model_limits import attention_heads
+from vllm_engine.models.model_config import attention_heads
 from vllm_engine.plan.engine_plan import EnginePlan
 from vllm_engine.system.device import Device
 

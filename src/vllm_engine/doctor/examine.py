@@ -23,13 +23,15 @@ from vllm_engine.doctor.storage_checks import cache_check, space_check
 from vllm_engine.errors import ModelError, Problem, SettingsError
 from vllm_engine.gateway.http.listening_sockets import listen
 from vllm_engine.gateway.settings_check import check_gateway
-from vllm_engine.models.model_memory import kv_value_bytes, loaded_bytes
+from vllm_engine.models.bundled import is_bundled
+from vllm_engine.models.engine_scripts.hub_files import WantedFiles
+from vllm_engine.models.model_config import kv_value_bytes, loaded_bytes
 from vllm_engine.models.model_source import HubAccount, Model, ask_hub_account
-from vllm_engine.models.repository_files import HubFile, Listing, WantedFiles, wanted_files
-from vllm_engine.plan.engine_command import engine_environment, flag_value
+from vllm_engine.plan.engine_command import flag_value
 from vllm_engine.plan.engine_plan import EnginePlan
+from vllm_engine.plan.model_files import files_of
 from vllm_engine.plan.preflight import Preflight, inspect
-from vllm_engine.plan.resolve import hub_files, resolve_plan
+from vllm_engine.plan.resolve import engine_python, resolve_plan
 from vllm_engine.system.device import free_memory_bytes, nvidia_driver
 
 _OWN = ("CACHE_DIR", "DTYPE", "HOST", "TENSOR_PARALLEL", "TLS_CERT_FILE", "TLS_KEY_FILE")
@@ -79,8 +81,7 @@ async def _model_checks(settings: Settings, environment: Environment, preflight:
         what, remedy = error.diagnosis.message, error.diagnosis.remedy
         return [token, fail("model", what, remedy or "correct MODEL_ID")]
     model = plan.model
-    wanted = _wanted(model, preflight)
-    folder = model.listing.folder if model.listing else None
+    wanted = files_of(model, preflight)
     free = os_facts.free_disk_bytes(settings.cache_dir)
     return [
         token,
@@ -88,41 +89,27 @@ async def _model_checks(settings: Settings, environment: Environment, preflight:
             "model",
             f"{settings.model_id} can be had" + (f", commit {model.revision}" if model.revision else ""),
         ),
-        space_check(settings.cache_dir, free, _missing_bytes(wanted, folder)),
+        space_check(settings.cache_dir, free, _missing_bytes(model, wanted)),
         memory_check(_room(settings, preflight, plan, wanted)),
-        template_check(_has_template(model, account, preflight)),
+        template_check(_has_template(settings, model, account, preflight)),
     ]
 
 
 async def _account(settings: Settings, environment: Environment, preflight: Preflight) -> HubAccount | None:
-    if settings.is_local_model or settings.model_id.startswith("bundled:"):
+    if settings.is_local_model or is_bundled(settings.model_id):
         return None
-    environ = engine_environment(settings, preflight.installation, environment.merged)
     try:
-        return await ask_hub_account(settings, preflight.installation.python, environ)
+        return await ask_hub_account(settings, engine_python(settings, environment, preflight))
     except ModelError:
         return None  # the check of the model meets the same and tells it
 
 
-def _wanted(model: Model, preflight: Preflight) -> WantedFiles | None:
-    if model.listing is not None:
-        return hub_files(model.listing, preflight)
-    folder = Path(model.location)
-    if not folder.is_dir():
-        return None
-    files = tuple(
-        HubFile(path.name, path.stat().st_size, path.name) for path in folder.iterdir() if path.is_file()
-    )
-    found = wanted_files(Listing(folder, files), flag_value(preflight.flags, "load-format") or "auto")
-    return found if found.weights else None
-
-
-def _missing_bytes(wanted: WantedFiles | None, folder: Path | None) -> int | None:
-    if folder is None:
+def _missing_bytes(model: Model, wanted: WantedFiles | None) -> int | None:
+    if model.listing is None:
         return 0
     if wanted is None:
         return None
-    return sum(file.size for file in wanted.weights if not (folder / "blobs" / file.blob).exists())
+    return sum(file.size for file in wanted.weights if not file.is_in(model.listing.folder))
 
 
 def _room(settings: Settings, preflight: Preflight, plan: EnginePlan, wanted: WantedFiles | None) -> Room:
@@ -141,8 +128,10 @@ def _room(settings: Settings, preflight: Preflight, plan: EnginePlan, wanted: Wa
     )
 
 
-def _has_template(model: Model, account: HubAccount | None, preflight: Preflight) -> bool | None:
-    if "chat-template" in preflight.flag_names:
+def _has_template(
+    settings: Settings, model: Model, account: HubAccount | None, preflight: Preflight
+) -> bool | None:
+    if "chat-template" in preflight.flag_names or is_bundled(settings.model_id):
         return True
     if account is not None:
         return account.has_template

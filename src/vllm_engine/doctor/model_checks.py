@@ -8,7 +8,7 @@ from typing import Any
 
 from vllm_engine.config.settings import Settings
 from vllm_engine.doctor.check import GIB, Check, fail, gib, ok, warn
-from vllm_engine.models.model_memory import kv_cache_bytes, most_tokens
+from vllm_engine.models.model_config import kv_cache_bytes, most_tokens
 from vllm_engine.models.model_source import HubAccount
 
 WORKING_BYTES = 3 * GIB // 2

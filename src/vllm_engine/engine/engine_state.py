@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from vllm_engine.errors import Diagnosis
-from vllm_engine.models.download_progress import Download, Weights
+from vllm_engine.models.download_progress import Download
 
 
 class EngineState(StrEnum):
@@ -24,11 +24,11 @@ class EngineState(StrEnum):
 
 
 class Phase(StrEnum):
-    """How far a start has come, in vLLM's order: it downloads after it has imported."""
+    """How far a start has come, in its order: the model is downloaded, and then vLLM starts."""
 
     PREPARING = "preparing"
-    IMPORTING = "importing"
     DOWNLOADING = "downloading"
+    IMPORTING = "importing"
     LOADING_WEIGHTS = "loading weights"
     COMPILING = "compiling"
     PROFILING_MEMORY = "profiling memory"
@@ -147,14 +147,9 @@ class StatusBoard(StatusReader):
         self._set(replace(self._current, expected=dict(seconds)))
 
     def downloading(self, download: Download) -> None:
-        """Record how far the weights' download is; the phase follows it."""
-        phase, fraction = self._current.phase, self._current.fraction
-        if download.weights is Weights.PRESENT and phase is Phase.DOWNLOADING:
-            phase, fraction = Phase.LOADING_WEIGHTS, None
-        elif phase is Phase.DOWNLOADING or download.is_coming:
-            phase, fraction = max(phase, Phase.DOWNLOADING, key=lambda it: it.rank), download.fraction
+        """Record how far the download is."""
         self._current = replace(self._current, download=download)
-        self.progress(phase, fraction)
+        self.progress(Phase.DOWNLOADING, download.fraction)
 
     def describe(self, *, model_revision: str | None, dtype: str, pid: int) -> None:
         """Record what is running."""

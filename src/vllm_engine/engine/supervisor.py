@@ -18,12 +18,10 @@ from vllm_engine.engine.engine_state import EngineState, Phase, StatusBoard
 from vllm_engine.engine.restarts import RestartBudget, RestartPolicy
 from vllm_engine.engine.standby import Standby
 from vllm_engine.engine.startup.first_token import FirstToken
-from vllm_engine.engine.startup.hub_cache import HubCache, watch_download
 from vllm_engine.engine.startup.log_progress import later, parse_line
 from vllm_engine.engine.watchdog.stall import StepLimit
 from vllm_engine.engine.watchdog.watchdog import Loss, LossKind, Watchdog, WatchdogLimits
 from vllm_engine.errors import Diagnosis, EngineError, StartupError, StartupTimeoutError, VllmEngineError
-from vllm_engine.models.download_progress import Weights
 from vllm_engine.plan.engine_command import EngineCommand
 from vllm_engine.system.log import ENGINE_LOGGER
 
@@ -42,13 +40,12 @@ engine_logger = logging.getLogger(ENGINE_LOGGER)
 
 @dataclass(frozen=True)
 class Launch:
-    """Everything for one start of the engine; `hub_cache` is where its weights come to, if from the hub."""
+    """Everything for one start of the engine, whose model is on this machine."""
 
     command: EngineCommand
     served_name: str
     model_revision: str | None
     dtype: str
-    hub_cache: HubCache | None = None
 
 
 @dataclass(frozen=True)
@@ -192,7 +189,6 @@ class Supervisor:
             first = FirstToken(client, launch.served_name, self._board)
             exited = asyncio.ensure_future(process.wait())
             ready = asyncio.ensure_future(first.seconds())
-            downloading = asyncio.ensure_future(watch_download(self._board, launch.hub_cache))
             try:
                 timeout = self._start_timeout()
                 await asyncio.wait({exited, ready}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
@@ -205,9 +201,9 @@ class Supervisor:
                     raise StartupError(await self._diagnose(process))
                 raise StartupTimeoutError(self._explain(self._exit_of(process, None)))
             finally:
-                for task in (exited, ready, downloading):
+                for task in (exited, ready):
                     task.cancel()
-                await asyncio.gather(exited, ready, downloading, return_exceptions=True)
+                await asyncio.gather(exited, ready, return_exceptions=True)
 
     def _start_timeout(self) -> float:
         timeout = self._policy.startup_timeout_seconds
@@ -285,6 +281,6 @@ class Supervisor:
         )
         status = self._board.current
         if status.state is EngineState.STARTING:
-            news = later(status.phase, raw, status.download.weights if status.download else Weights.PRESENT)
+            news = later(status.phase, raw)
             if news is not None:
                 self._board.progress(*news)

@@ -1,66 +1,45 @@
-"""How far the weights' download is: a snapshot, and the rate at which it comes."""
+"""How far a model's download is, and at what rate it comes."""
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from enum import StrEnum
 
 RATE_WINDOW_SECONDS = 10.0
 _LEAST_SECONDS = 1.0
 
 
-class Weights(StrEnum):
-    """Whether the weights are on this machine."""
-
-    PRESENT = "present"
-    MISSING = "missing"
-    UNKNOWN = "unknown"
-
-
 @dataclass(frozen=True)
 class Download:
-    """A download at one moment; totals are None where the hub did not tell sizes.
+    """How much of a model's files is on this machine at one moment, what was there before included."""
 
-    Attributes:
-        is_coming: whether a weight file is on its way right now.
-    """
-
-    weights: Weights
-    is_coming: bool
     files_done: int
+    files_total: int
     bytes_done: int
-    files_total: int | None = None
-    bytes_total: int | None = None
+    bytes_total: int
     bytes_per_second: float | None = None
+    """None until a second has been seen."""
 
     @property
     def fraction(self) -> float | None:
-        """The share of bytes that is there."""
+        """The share of bytes that is there; None for no bytes at all."""
         return min(1.0, self.bytes_done / self.bytes_total) if self.bytes_total else None
 
     @property
     def remaining_seconds(self) -> float | None:
-        """How long the rest takes at the present rate; None where rate or total are unknown."""
-        if self.bytes_total is None or not self.bytes_per_second:
-            return None
-        return max(0, self.bytes_total - self.bytes_done) / self.bytes_per_second
+        """How long the rest takes at the present rate; None without one."""
+        left = max(0, self.bytes_total - self.bytes_done)
+        return left / self.bytes_per_second if self.bytes_per_second else None
 
     def __str__(self) -> str:
         """Say it in one line: files, bytes, rate, time left."""
-        files = (
-            f"{self.files_done}" if self.files_total is None else f"{self.files_done} of {self.files_total}"
-        )
-        size = human_bytes(self.bytes_done)
-        parts = [
-            f"{files} files",
-            size if self.bytes_total is None else f"{size} of {human_bytes(self.bytes_total)}",
-        ]
+        text = f"{self.files_done} of {self.files_total} files, "
+        text += f"{human_bytes(self.bytes_done)} of {human_bytes(self.bytes_total)}"
         if self.bytes_per_second is not None:
-            parts.append(f"{human_bytes(self.bytes_per_second)}/s")
+            text += f", {human_bytes(self.bytes_per_second)}/s"
         if self.remaining_seconds is not None:
-            parts.append(f"{human_seconds(self.remaining_seconds)} left")
-        return ", ".join(parts)
+            text += f", {human_seconds(self.remaining_seconds)} left"
+        return text
 
 
 class Rate:
@@ -70,9 +49,9 @@ class Rate:
         self._seen: deque[tuple[float, int]] = deque()
 
     def add(self, now: float, bytes_done: int) -> float | None:
-        """Note how much is there now; returns the rate, None until a second has been seen.
+        """Record how much is there now; returns the rate, None until a second has been seen.
 
-        A file that is begun anew takes bytes away: the rate then starts afresh.
+        A file that is fetched again takes bytes away: the rate then starts afresh.
         """
         if self._seen and bytes_done < self._seen[-1][1]:
             self._seen.clear()

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 
 from vllm_engine.config.settings import Settings
 from vllm_engine.errors import Problem, SettingsError
-from vllm_engine.models.model_limits import attention_heads, longest_context
-from vllm_engine.models.model_memory import kv_cache_bytes
+from vllm_engine.models.model_config import attention_heads, kv_cache_bytes, longest_context
 from vllm_engine.models.model_source import Model
 from vllm_engine.system.device import Device
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.library_variables import socket_variables
 from vllm_engine.config.settings import Settings
-from vllm_engine.engine.startup.hub_cache import HubCache
-from vllm_engine.models.bundled import ConvertProgress
+from vllm_engine.models.engine_script import EnginePython
 from vllm_engine.models.model_source import Model, locate_model
-from vllm_engine.models.repository_files import Listing, WantedFiles, wanted_files
-from vllm_engine.plan.engine_command import EngineCommand, build_command, engine_environment, flag_value
+from vllm_engine.plan.engine_command import EngineCommand, build_command, engine_environment
 from vllm_engine.plan.engine_plan import EnginePlan, Planner
 from vllm_engine.plan.engine_site import site_folder, write_metadata, write_shims
+from vllm_engine.plan.model_files import download_dir
 from vllm_engine.plan.preflight import Preflight
 from vllm_engine.system.device import free_memory_bytes
 
@@ -25,21 +23,30 @@ async def resolve_plan(
     settings: Settings,
     environment: Environment,
     preflight: Preflight,
-    on_progress: Callable[[ConvertProgress], None] = lambda _: None,
 ) -> EnginePlan:
-    """Locate the model and resolve every `auto` and default.
+    """Locate the model and resolve every `auto` and default; fetches no weights.
 
     Raises:
         SettingsError: a setting does not fit the model.
         ModelError: the model cannot be found or prepared.
     """
-    model = await locate_model(
-        settings,
-        engine_python=preflight.installation.python,
-        environ=engine_environment(settings, preflight.installation, environment.merged),
-        on_progress=on_progress,
-    )
-    return plan_for(model, settings, environment, preflight)
+    return plan_for(await find_model(settings, environment, preflight), settings, environment, preflight)
+
+
+async def find_model(settings: Settings, environment: Environment, preflight: Preflight) -> Model:
+    """Locate the model.
+
+    Raises:
+        ModelError: the model cannot be found.
+    """
+    engine = engine_python(settings, environment, preflight)
+    return await locate_model(settings, engine, download_dir(preflight))
+
+
+def engine_python(settings: Settings, environment: Environment, preflight: Preflight) -> EnginePython:
+    """Return the engine's Python with the environment that the engine gets."""
+    installation = preflight.installation
+    return EnginePython(installation.python, engine_environment(settings, installation, environment.merged))
 
 
 def plan_for(model: Model, settings: Settings, environment: Environment, preflight: Preflight) -> EnginePlan:
@@ -60,10 +67,17 @@ def plan_for(model: Model, settings: Settings, environment: Environment, preflig
 
 
 def resolve_command(
-    settings: Settings, environment: Environment, preflight: Preflight, plan: EnginePlan, socket: Path
+    settings: Settings,
+    environment: Environment,
+    preflight: Preflight,
+    plan: EnginePlan,
+    socket: Path,
+    *,
+    is_offline: bool = False,
 ) -> EngineCommand:
     """Return the engine's command for a plan, and write the files that it needs."""
     installation = preflight.installation
+    offline = {"HF_HUB_OFFLINE": "1"} if is_offline else {}
     folder = site_folder(settings.cache_dir)
     if installation.distribution != "vllm":
         write_metadata(folder, installation.version)
@@ -73,25 +87,9 @@ def resolve_command(
         installation,
         plan,
         socket=socket,
-        environ=environment.merged | socket_variables(environment.merged),
+        environ=environment.merged | socket_variables(environment.merged) | offline,
         flags=preflight.flags,
     )
-
-
-def hub_files(listing: Listing, preflight: Preflight) -> WantedFiles | None:
-    """Return which of a repository's files vLLM will fetch; None where the hub did not tell."""
-    wanted = wanted_files(listing, flag_value(preflight.flags, "load-format") or "auto")
-    return wanted if wanted.weights else None
-
-
-def resolve_hub_cache(preflight: Preflight, plan: EnginePlan) -> HubCache | None:
-    """Return where the model's files come to; None where nothing is fetched."""
-    listing = plan.model.listing
-    if listing is None:
-        return None
-    chosen = flag_value(preflight.flags, "download-dir")
-    folder = Path(chosen) / listing.folder.name if chosen else listing.folder
-    return HubCache(folder, hub_files(listing, preflight))
 
 
 def start_key(settings: Settings, preflight: Preflight, plan: EnginePlan) -> str:

@@ -20,7 +20,8 @@ from vllm_engine.errors import Diagnosis
 from vllm_engine.gateway.error_dialect import ApiError, body_of
 from vllm_engine.gateway.local.probes import Build, healthz
 from vllm_engine.gateway.policy.readiness import not_ready
-from vllm_engine.models.model_source import explain_hub_error
+from vllm_engine.models.engine_script import ScriptError
+from vllm_engine.models.hub_errors import explain_hub_error
 from vllm_engine.system.device import Device, Gpu
 
 TOLD = Diagnosis("disk-full", "the engine exited with status 1: the disk is full", "make room")
@@ -119,7 +120,7 @@ def test_hub_errors_have_documented_codes(tmp_path: Path, token: str | None) -> 
     """What the hub client meets before the engine starts is told with the catalogue's codes."""
     given = settings(tmp_path, **({"HF_TOKEN": token} if token else {}))
     for kind in KINDS:
-        told = explain_hub_error(given, kind, "detail")
+        told = explain_hub_error(given, ScriptError(kind, "detail"))
         assert told.code in BY_CODE
         assert told.message.startswith('MODEL_ID="org/model": ')
 

@@ -23,7 +23,7 @@ from vllm_engine.engine.supervisor import STOP_GRACE_SECONDS
 from vllm_engine.errors import ExitCode
 from vllm_engine.gateway.local.probes import PUBLIC_PATHS
 from vllm_engine.gateway.policy.auth import Keyring
-from vllm_engine.models.model_memory import kv_cache_bytes, most_tokens
+from vllm_engine.models.model_config import kv_cache_bytes, most_tokens
 from vllm_engine.serve import _LAST_ANSWERS_SECONDS
 
 DOCS = ROOT / "docs"

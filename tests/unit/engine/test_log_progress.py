@@ -10,12 +10,10 @@ import pytest
 
 from vllm_engine.engine.engine_state import Phase
 from vllm_engine.engine.startup.log_progress import later, parse_line
-from vllm_engine.models.download_progress import Weights
 
 LOGS = Path(__file__).parents[2] / "data/logs"
 
-D, L, C, P, G, W = (
-    Phase.DOWNLOADING,
+L, C, P, G, W = (
     Phase.LOADING_WEIGHTS,
     Phase.COMPILING,
     Phase.PROFILING_MEMORY,
@@ -35,20 +33,20 @@ HEALTHY = {
 }
 
 
-def steps(text: str, weights: Weights = Weights.PRESENT) -> list[tuple[Phase, float | None]]:
+def steps(text: str) -> list[tuple[Phase, float | None]]:
     """Return all news of a log, as the supervisor gets its lines."""
     reached, seen = Phase.IMPORTING, []
     for line in re.split(r"[\r\n]", text):
-        news = later(reached, line, weights)
+        news = later(reached, line)
         if news:
             reached = news[0]
             seen.append(news)
     return seen
 
 
-def phases(text: str, weights: Weights = Weights.PRESENT) -> list[Phase]:
+def phases(text: str) -> list[Phase]:
     """Return the phases a log goes through."""
-    return [phase for phase, _ in groupby(phase for phase, _ in steps(text, weights))]
+    return [phase for phase, _ in groupby(phase for phase, _ in steps(text))]
 
 
 @pytest.mark.parametrize("log", HEALTHY)
@@ -68,28 +66,15 @@ def test_other_logs() -> None:
     assert phases((LOGS / "cpu-0.32-fail-max-model-len.log").read_text()) == []
 
 
-@pytest.mark.parametrize(
-    ("weights", "expected"), [(Weights.MISSING, [D, L, P, W]), (Weights.UNKNOWN, [L, P, W])]
-)
-def test_loading_begins_with_the_download(weights: Weights, expected: list[Phase]) -> None:
-    """vLLM says "Starting to load model" before it downloads; it loads once it reads shards."""
-    text = (LOGS / "cpu-0.32-eager-python-frontend.log").read_text()
-    assert phases(text, weights) == expected
-    assert later(Phase.IMPORTING, "Starting to load model x", weights) == (
-        (D, None) if weights is Weights.MISSING else None
-    )
-
-
 def test_news() -> None:
     """Piecewise graphs are the first half of the captures; a late line of an earlier phase is no news."""
     for reached, line, news in (
-        (D, "INFO [weight_utils.py:553] Time spent downloading weights for x: 12.3 seconds", (L, None)),
         (P, "Capturing CUDA graphs (mixed prefill-decode, PIECEWISE):  50%|# | 3/6 [00:00<00:00]", (G, 0.25)),
         (G, "Capturing CUDA graphs (decode, FULL):  50%|# | 3/6 [00:00<00:00]", (G, 0.75)),
         (L, "Loading safetensors checkpoint shards:  50% Completed | 1/2 [00:01<00:01,  1.2s/it]", (L, 0.5)),
         (W, "Starting to load model x", None),
     ):
-        assert later(reached, line, Weights.MISSING) == news
+        assert later(reached, line) == news
 
 
 RUST = (

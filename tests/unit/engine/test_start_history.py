@@ -12,7 +12,7 @@ import pytest
 from vllm_engine.engine.engine_state import EngineState, EngineStatus, Phase, StatusBoard
 from vllm_engine.engine.startup.estimate import Estimate, estimate
 from vllm_engine.engine.startup.start_history import MAX_CONFIGURATIONS, StartHistory, StartRecorder
-from vllm_engine.models.download_progress import Download, Weights
+from vllm_engine.models.download_progress import Download
 
 EXPECTED = {
     Phase.IMPORTING: 10.0,
@@ -54,10 +54,10 @@ def test_estimate() -> None:
 
 def test_estimate_with_a_download() -> None:
     """A download counts at its present rate, and as it once was before it has one."""
-    waiting = Download(Weights.MISSING, False, 0, 0, 1, 1000)
+    waiting = Download(0, 1, 0, 1000)
     coming = replace(waiting, bytes_done=500, bytes_per_second=10.0)
-    assert left(Phase.IMPORTING, 0.0, download=waiting).remaining_seconds == 120.0
-    assert left(Phase.DOWNLOADING, 5.0, download=coming).remaining_seconds == 60.0
+    assert left(Phase.DOWNLOADING, 0.0, download=waiting).remaining_seconds == 120.0
+    assert left(Phase.DOWNLOADING, 5.0, download=coming).remaining_seconds == 70.0
 
 
 def test_history(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_download_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
     board = StatusBoard()
     StartRecorder(board, StartHistory(tmp_path / "starts.json"))
     for done in (0, 100, 200):
-        board.downloading(Download(Weights.MISSING, True, 0, done, 1, 1000))
+        board.downloading(Download(0, 1, done, 1000))
     lines = [record for record in caplog.records if record.getMessage().startswith("downloading: ")]
     assert [line.getMessage() for line in lines] == ["downloading: 0 of 1 files, 0 B of 1 kB"]
     assert (lines[0].__dict__["bytes_done"], lines[0].__dict__["bytes_total"]) == (0, 1000)

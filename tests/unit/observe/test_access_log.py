@@ -16,7 +16,7 @@ from vllm_engine.engine.engine_state import EngineState, Phase, StatusBoard
 from vllm_engine.engine.startup.start_history import StartHistory, StartRecorder
 from vllm_engine.gateway.observe.access_log import PROBES, log_access
 from vllm_engine.gateway.observe.request_record import Outcome, RequestRecord, shown
-from vllm_engine.models.download_progress import Download, Weights
+from vllm_engine.models.download_progress import Download
 from vllm_engine.system.log import configure_logging
 
 FILE = Path(__file__).parents[3] / "deploy/observability/log.schema.json"
@@ -100,7 +100,7 @@ def test_every_line_is_as_the_schema_says(tmp_path: Path) -> None:
         )
     board = StatusBoard()
     StartRecorder(board, StartHistory(tmp_path / "starts.json")).begins("key")
-    board.downloading(Download(Weights.MISSING, is_coming=True, files_done=1, bytes_done=2))
+    board.downloading(Download(1, 2, 2, 4))
     for phase in list(Phase)[3:]:
         board.progress(phase)
     board.move(EngineState.READY)

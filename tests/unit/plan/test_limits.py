@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vllm_engine.models.model_limits import attention_heads, longest_context
+from vllm_engine.models.model_config import attention_heads, longest_context
 
 QWEN = {
     "max_position_embeddings": 32768,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vllm_engine.models.model_memory import kv_cache_bytes, kv_value_bytes, loaded_bytes, most_tokens
+from vllm_engine.models.model_config import kv_cache_bytes, kv_value_bytes, loaded_bytes, most_tokens
 
 QWEN: dict[str, Any] = {
     "num_hidden_layers": 36,

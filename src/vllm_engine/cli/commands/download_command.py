@@ -56,11 +56,12 @@ def _fetch(settings: Settings, environment: Environment) -> Fetched:
     import asyncio
 
     from vllm_engine.cli.download_display import DownloadView
-    from vllm_engine.plan.prefetch import Prefetch
+    from vllm_engine.plan.model_files import Listener
+    from vllm_engine.plan.prefetch import prefetch
 
     with DownloadView(console(stderr=True)) as view:
-        prefetch = Prefetch(settings, environment, view.download, view.convert, view.note)
-        return asyncio.run(prefetch.run(Path(sys.prefix)))
+        listener = Listener(view.download, view.convert, view.note)
+        return asyncio.run(prefetch(settings, environment, Path(sys.prefix), listener))
 
 
 def _warm(settings: Settings, environment: Environment) -> None:

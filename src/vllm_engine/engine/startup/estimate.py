@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vllm_engine.engine.engine_state import EngineState, EngineStatus, Phase
-from vllm_engine.models.download_progress import Weights
 
 _MOST_BEFORE_READY = 0.99
 
@@ -49,7 +48,7 @@ def _phase_left(status: EngineStatus, phase: Phase, seconds: float, now: float) 
 
 def _download_left(status: EngineStatus) -> float:
     download = status.download
-    if download is None or download.weights is Weights.PRESENT or status.phase.rank > Phase.DOWNLOADING.rank:
+    if download is None or status.phase.rank > Phase.DOWNLOADING.rank:
         return 0.0
     left = download.remaining_seconds
     return status.expected.get(Phase.DOWNLOADING, 0.0) if left is None else left

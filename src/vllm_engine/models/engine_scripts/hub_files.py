@@ -1,4 +1,4 @@
-"""Pure: which of a hub repository's files vLLM will fetch.
+"""Pure: which of a hub repository's files vLLM loads.
 
 The rules are vLLM's (`DefaultModelLoader._prepare_weights` and `download_weights_from_hf`, read in 0.32): one
 kind of weights, safetensors before others, and of several safetensors those that the index names.
@@ -6,11 +6,13 @@ kind of weights, safetensors before others, and of several safetensors those tha
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+INDEX = "model.safetensors.index.json"
 _PATTERNS = {
     "safetensors": ("*.safetensors",),
     "fastsafetensors": ("*.safetensors",),
@@ -27,14 +29,28 @@ _NEVER_BESIDE = (
 )
 """What vLLM's `_WEIGHT_FILE_PATTERNS` leave out when it fetches a tokenizer with all that is beside it."""
 
+_SECONDARY = (
+    *(f"*_Dense/{name}" for name in ("model.safetensors", "pytorch_model.bin")),  # Sentence Transformers
+    *("sparse_linear.pt", "colbert_linear.pt", "joint_head.safetensors", "mask_embedding.pt"),
+    "adapters/*/adapter_model.safetensors",
+)
+"""Small weights that some models load beside their own, and do without if they are not there."""
+
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file of a hub repository; `blob` is the name under which the hub client's cache stores it."""
+    """A file of a repository; `blob` is its checksum, and its name in the hub client's cache."""
 
     path: str
     size: int
     blob: str
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether a snapshot or folder has it at its full size."""
+        try:
+            return (folder / self.path).stat().st_size == self.size
+        except OSError:
+            return False
 
 
 @dataclass(frozen=True)
@@ -42,7 +58,7 @@ class Listing:
     """What a hub repository holds.
 
     Attributes:
-        folder: the model's folder in the hub client's cache.
+        folder: where a commit's files are once they are fetched: its snapshot in the hub client's cache.
         files: all its files.
         index: the files that `model.safetensors.index.json` names; None without one.
     """
@@ -54,10 +70,16 @@ class Listing:
 
 @dataclass(frozen=True)
 class WantedFiles:
-    """What vLLM fetches: the weights surely, the small files beside them perhaps."""
+    """What vLLM loads: the weights, and the small files beside them; `lacking`: named by the index alone."""
 
     weights: tuple[HubFile, ...]
     beside: tuple[HubFile, ...] = ()
+    lacking: frozenset[str] = frozenset()
+
+    @property
+    def files(self) -> tuple[HubFile, ...]:
+        """Weights and all else, each once."""
+        return tuple(dict.fromkeys(self.weights + self.beside))
 
     @property
     def weight_bytes(self) -> int:
@@ -65,12 +87,21 @@ class WantedFiles:
         return sum(file.size for file in self.weights)
 
 
+def read_index(path: Path) -> tuple[str, ...] | None:
+    """Return the files that a safetensors index names; None where there is none that can be read."""
+    try:
+        return tuple(sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
 def wanted_files(listing: Listing, load_format: str = "auto") -> WantedFiles:
-    """Choose the files that vLLM will fetch with this `--load-format`."""
+    """Choose the files that vLLM loads with this `--load-format`."""
     files, index = listing.files, listing.index
-    left_out = set(_matching(files, *_NEVER_BESIDE))
+    left_out = set(_matching(files, *_NEVER_BESIDE)) - set(_matching(files, *_SECONDARY))
     beside = tuple(file for file in files if file not in left_out)
-    return WantedFiles(_weights(files, index, load_format), beside)
+    lacking = frozenset(index or ()) - {file.path for file in files}
+    return WantedFiles(_weights(files, index, load_format), beside, lacking)
 
 
 def _weights(files: Sequence[HubFile], index: Sequence[str] | None, form: str) -> tuple[HubFile, ...]:

@@ -1,15 +1,65 @@
-"""Pure: what a model takes of a device's memory, estimated from its files and its config.json."""
+"""Pure: what a model's config.json tells: its longest context, its attention heads, the memory it takes.
+
+The rules for the context are vLLM's (`ModelArchConfigConvertorBase.derive_max_model_len_and_key` and
+`_get_and_verify_max_len`, read in 0.32). Where a config is of a kind they treat specially, nothing is
+claimed and the decision is left to vLLM.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vllm_engine.models.model_limits import attention_heads, text_config
-
+_LENGTH_KEYS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "model_max_length",
+    "max_target_positions",
+    "max_sequence_length",
+    "max_seq_length",
+    "seq_len",
+)
+_UNSCALED_ROPE = {"default", "su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling"}
 _DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "half": 2, "float32": 4, "float": 4}
 _MOST_TOKENS = 1 << 24
+
+
+def longest_context(config: Mapping[str, Any]) -> int | None:
+    """Return the most tokens the model holds, or None where only vLLM can tell."""
+    text = _text_config(config)
+    lengths = [value for key in _LENGTH_KEYS if isinstance(value := text.get(key), int) and value > 0]
+    if not lengths or any(kind not in _UNSCALED_ROPE for kind in _rope_kinds(text)):
+        return None
+    own = text.get("model_max_length")
+    return own if isinstance(own, int) and own > 0 else min(lengths)
+
+
+def attention_heads(config: Mapping[str, Any]) -> int | None:
+    """Return the number of attention heads, which `TENSOR_PARALLEL` must divide; None where unknown."""
+    text = _text_config(config)
+    heads = text.get("num_attention_heads", text.get("n_head"))
+    return heads if isinstance(heads, int) and heads > 0 else None
+
+
+def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the part of a multimodal config that describes its language model."""
+    for key in ("text_config", "llm_config", "language_config"):
+        if isinstance(config.get(key), Mapping):
+            part: Mapping[str, Any] = config[key]
+            return part
+    return config
+
+
+def _rope_kinds(text: Mapping[str, Any]) -> Iterator[str]:
+    for key in ("rope_parameters", "rope_scaling"):
+        value = text.get(key)
+        if isinstance(value, Mapping):
+            nested = [part for part in value.values() if isinstance(part, Mapping)]
+            for part in nested or [value]:
+                yield str(part.get("rope_type", part.get("type", "default")))
 
 
 def loaded_bytes(stored_bytes: int, config: Mapping[str, Any], dtype: str) -> int:
@@ -17,7 +67,7 @@ def loaded_bytes(stored_bytes: int, config: Mapping[str, Any], dtype: str) -> in
 
     Quantised weights stay as they are.
     """
-    text = text_config(config)
+    text = _text_config(config)
     stored = str(text.get("dtype") or text.get("torch_dtype") or config.get("torch_dtype") or "")
     widths = _DTYPE_BYTES.get(stored.removeprefix("torch.")), _DTYPE_BYTES.get(dtype)
     if "quantization_config" in config or None in widths:
@@ -38,7 +88,7 @@ def kv_cache_bytes(config: Mapping[str, Any], tokens: int, value_bytes: int = 2)
     Layers with a sliding window hold no more than it; linear and state-space ones grow with nothing; latent
     attention (DeepSeek) keeps one compressed vector a token.
     """
-    text = text_config(config)
+    text = _text_config(config)
     per_layer = _values_per_token(config, text)
     layers = text.get("num_hidden_layers")
     if per_layer is None or not isinstance(layers, int):

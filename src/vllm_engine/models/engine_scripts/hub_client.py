@@ -1,0 +1,299 @@
+"""The only user of the hub client: looks a model up, fetches its files, asks about the token.
+
+It runs with the engine's own environment, so that cache, token, endpoint and offline mode are those that
+vLLM itself would use. Written for huggingface_hub 2.4; with older ones a file's bytes count once it is whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import inspect
+import json
+import re
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from vllm_engine.models.engine_scripts.hub_files import INDEX, read_index
+from vllm_engine.models.engine_scripts.script_io import emit, run
+
+LISTING_SECONDS = 10.0
+"""How long the list of files may take; without it vLLM fetches the model by itself."""
+
+REPORT_SECONDS = 0.5
+_AT_ONCE = 8
+_PIECE = 1 << 20
+_ERRNO = {
+    errno.ENOSPC: "disk_full",
+    errno.EDQUOT: "disk_full",
+    errno.EROFS: "not_writable",
+    errno.EACCES: "not_writable",
+}
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+"""How hf_xet, which is written in Rust, tells the number of an error."""
+
+File = Sequence[Any]
+"""Path, size in bytes, and name of the blob in the cache, which is the checksum of the content."""
+
+
+class DamagedError(Exception):
+    """A file is not what the hub says it is, however often it is fetched."""
+
+
+def look(model: str, revision: str | None, cache: str) -> dict[str, object]:
+    """Return a model's config.json, the commit it is from, its folder in the cache, and its files.
+
+    `cache` is empty for the hub client's own. `files` is None where the hub did not list them, as offline;
+    `index` is the weights that the safetensors index names, None without one.
+    """
+    from huggingface_hub import constants
+
+    listing: dict[str, Any] = {"commit": None, "files": None, "index": None}
+    asking = threading.Thread(target=_list_files, args=(model, revision, cache, listing), daemon=True)
+    if not constants.HF_HUB_OFFLINE:
+        # At the same time as the configuration: an unreachable hub is waited for once, not twice.
+        asking.start()
+    config, commit = _config(model, revision, cache)
+    if asking.ident is not None:
+        asking.join(LISTING_SECONDS)
+    found = dict(listing)
+    commit = commit or found["commit"]
+    if found["commit"] != commit:  # the branch has moved between the two questions
+        found |= {"files": None, "index": None}
+    folder = Path(cache or constants.HF_HUB_CACHE) / f"models--{model.replace('/', '--')}"
+    snapshot = str(folder / "snapshots" / commit) if commit else None
+    return {**found, "config": config, "commit": commit, "folder": snapshot}
+
+
+def _config(model: str, revision: str | None, cache: str) -> tuple[dict[str, Any], str | None]:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        path = Path(hf_hub_download(model, "config.json", revision=revision, cache_dir=cache or None))
+    except LocalEntryNotFoundError:
+        raise
+    except EntryNotFoundError:
+        return {}, None
+    # The hub's cache lays a snapshot out as .../snapshots/<commit>/config.json.
+    return json.loads(path.read_text(encoding="utf-8")), path.parent.name
+
+
+def _list_files(model: str, revision: str | None, cache: str, listing: dict[str, Any]) -> None:
+    from huggingface_hub import HfApi, hf_hub_download
+
+    try:
+        info = HfApi().model_info(model, revision=revision, files_metadata=True, timeout=LISTING_SECONDS)
+        files = [[file.rfilename, file.size or 0, _blob(file)] for file in info.siblings or []]
+        index = None
+        if any(path == INDEX for path, _, _ in files):
+            index = read_index(
+                Path(hf_hub_download(model, INDEX, revision=info.sha, cache_dir=cache or None))
+            )
+    except Exception:  # noqa: BLE001 - whatever is wrong here, fetching config.json says it better
+        return
+    listing.update(commit=info.sha, files=files, index=index)
+
+
+def _blob(file: Any) -> str:
+    # The cache names a blob by its ETag: of large files the content's SHA-256, of others git's id.
+    large = getattr(file, "lfs", None)
+    return str(large.sha256 if large is not None else getattr(file, "blob_id", "") or "")
+
+
+def fetch(model: str, commit: str, files: Iterable[File], cache: str = "", folder: str = "") -> None:
+    """Fetch files into the cache, or into `folder` as plain files, and check each against its checksum.
+
+    What is there already is not fetched again, but it is checked; what is damaged is fetched once more. Emits
+    `progress` (bytes there, bytes checked, of these files), `checked` and `damaged` (path).
+
+    Raises:
+        DamagedError: a file's content has another checksum or size.
+        OSError: disk or network failed; the hub client's own errors are among these.
+    """
+    where = {"local_dir": folder} if folder else {"cache_dir": cache or None}
+    # The largest first, so that none of them is left for the end alone.
+    largest_first = sorted(files, key=lambda file: -file[1])
+    progress, is_over = _Progress(), threading.Event()
+    threading.Thread(target=progress.report_until, args=(is_over,), daemon=True).start()
+    pool = ThreadPoolExecutor(_AT_ONCE)
+    tasks = [pool.submit(_fetch_one, model, commit, file, where, progress) for file in largest_first]
+    try:
+        for done in as_completed(tasks):
+            done.result()
+    finally:
+        is_over.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+    progress.report()
+
+
+def _fetch_one(model: str, commit: str, file: File, where: dict[str, Any], progress: _Progress) -> None:
+    from huggingface_hub import hf_hub_download
+
+    path, size, blob = file
+    if "tqdm_class" in inspect.signature(hf_hub_download).parameters:
+        where = {**where, "tqdm_class": _bar(lambda count: progress.came(path, count))}
+    for attempt in (1, 2):
+        there = Path(hf_hub_download(model, path, revision=commit, **where))
+        progress.there(path, size)
+        if is_whole(there, size, blob, progress.checked):
+            emit("checked", path=path)
+            return
+        there.resolve().unlink()
+        there.unlink(missing_ok=True)
+        progress.there(path, 0)
+        if attempt == 1:
+            emit("damaged", path=path)
+    raise DamagedError(f"{path} is not what the hub says it is")
+
+
+class _Progress:
+    """Bytes of each file that are there, and bytes that were read back to check them."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, int] = {}
+        self._checked = 0
+        self._lock = threading.Lock()
+        self._said: tuple[int, int] | None = None
+
+    def came(self, path: str, count: int) -> None:
+        with self._lock:
+            self._files[path] = self._files.get(path, 0) + count
+
+    def there(self, path: str, size: int) -> None:
+        with self._lock:
+            self._files[path] = size
+
+    def checked(self, count: int) -> None:
+        with self._lock:
+            self._checked += count
+
+    def report(self) -> None:
+        with self._lock:
+            now = sum(self._files.values()), self._checked
+        if now != self._said:
+            self._said = now
+            emit("progress", bytes=now[0], checked=now[1])
+
+    def report_until(self, is_over: threading.Event) -> None:
+        self.report()
+        while not is_over.wait(REPORT_SECONDS):
+            self.report()
+
+
+def _bar(came: Callable[[int], None]) -> type:
+    """Return what stands in for the hub client's progress bar of one file and draws nothing."""
+
+    class Bar:
+        def __init__(self, *_: object, total: int | None = None, **__: object) -> None:
+            self.n, self.total = 0, total
+
+        def __enter__(self) -> Bar:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def update(self, count: float | None = 1) -> None:
+            came(int(count or 0))
+
+        def update_transfer(self, count: float | None = 1) -> None:
+            """Ignore what xet got from the network: `update` tells what is on the disk."""
+
+        def close(self, *_: object, **__: object) -> None:
+            pass
+
+        set_postfix_str = set_transfer_postfix_str = close
+
+    return Bar
+
+
+def is_whole(path: Path, size: int, blob: str, read: Callable[[int], None] = lambda _: None) -> bool:
+    """Whether a file has this size, and the checksum that its blob's name is; `read` hears of bytes read."""
+    if path.stat().st_size != size:
+        return False
+    digests = {64: hashlib.sha256(), 40: hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)}
+    digest = digests.get(len(blob))
+    if digest is None:
+        return True
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+            read(len(piece))
+    return digest.hexdigest() == blob
+
+
+def account(model: str, revision: str | None) -> dict[str, object]:
+    """Return whose the token is, whether the hub refuses it, and whether the model has a chat template.
+
+    What is unknown is None; nothing is raised for it.
+    """
+    from huggingface_hub import constants, get_token
+
+    asked = not constants.HF_HUB_OFFLINE and get_token() is not None
+    name, refused = _whoami() if asked else (None, False)
+    return {"account": name, "refused": refused, "template": _has_template(model, revision)}
+
+
+def _whoami() -> tuple[str | None, bool]:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return str(HfApi().whoami()["name"]), False
+    except HfHubHTTPError as error:
+        return None, getattr(error.response, "status_code", None) == 401
+    except Exception:  # noqa: BLE001 - an unreachable hub is told by the check of the model
+        return None, False
+
+
+def _has_template(model: str, revision: str | None) -> bool | None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    for name in ("chat_template.jinja", "chat_template.json", "tokenizer_config.json"):
+        try:
+            path = Path(hf_hub_download(model, name, revision=revision))
+        except LocalEntryNotFoundError:
+            return None
+        except EntryNotFoundError:
+            continue
+        except Exception:  # noqa: BLE001 - whatever is wrong, the check of the model says it better
+            return None
+        if name != "tokenizer_config.json":
+            return True
+        return bool(json.loads(path.read_text(encoding="utf-8")).get("chat_template"))
+    return False
+
+
+def kind_of(error: Exception) -> str:
+    """Name the kind of an error for `explain_hub_error`."""
+    from huggingface_hub import constants, errors
+
+    of_system = _OS_ERROR.search(str(error))
+    number = int(of_system[1]) if of_system else getattr(error, "errno", None) or 0
+    status = getattr(getattr(error, "response", None), "status_code", None) or 0
+    http_kind = {401: "token", 429: "server"}.get(status, "server" if status >= 500 else "other")
+    # The first that fits: several are subclasses of those below them, and of OSError.
+    kinds: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
+        ((DamagedError,), "damaged"),
+        ((errors.GatedRepoError,), "gated"),
+        ((errors.RepositoryNotFoundError,), "not_found"),
+        ((errors.RevisionNotFoundError,), "revision"),
+        ((errors.OfflineModeIsEnabled,), "offline"),
+        ((errors.LocalEntryNotFoundError,), "offline" if constants.HF_HUB_OFFLINE else "unreachable"),
+        ((errors.HfHubHTTPError,), http_kind),
+        ((Exception,) if number in _ERRNO else (), _ERRNO.get(number, "")),
+        ((ValueError, LookupError, TypeError), "other"),
+    )
+    return next((kind for classes, kind in kinds if isinstance(error, classes)), "unreachable")
+
+
+if __name__ == "__main__":
+    run(
+        {"look": look, "fetch": fetch, "account": account},
+        lambda error: (kind_of(error), f"{type(error).__name__}: {error}"),
+    )

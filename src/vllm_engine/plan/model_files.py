@@ -1,0 +1,145 @@
+"""Brings a model's files to this machine before vLLM starts: the same for `serve` and `download`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vllm_engine.config.settings import Settings
+from vllm_engine.models.bundled import ConvertProgress, ensure_bundled, is_bundled
+from vllm_engine.models.download_progress import Download
+from vllm_engine.models.engine_script import EnginePython
+from vllm_engine.models.engine_scripts.hub_files import (
+    INDEX,
+    HubFile,
+    Listing,
+    WantedFiles,
+    read_index,
+    wanted_files,
+)
+from vllm_engine.models.hub_download import HubDownload
+from vllm_engine.models.model_source import Model
+from vllm_engine.plan.engine_command import flag_value
+from vllm_engine.plan.preflight import Preflight
+
+_LOADED_FROM_FILES = frozenset(
+    {
+        "auto",
+        "hf",
+        "safetensors",
+        "fastsafetensors",
+        "instanttensor",
+        "mistral",
+        "npcache",
+        "pt",
+        "bitsandbytes",
+    }
+)
+"""Values of `--load-format` with which vLLM loads what `wanted_files` chooses."""
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Whom to tell what happens: how far a download is, how far a conversion, and of each file."""
+
+    downloading: Callable[[Download], None]
+    converting: Callable[[ConvertProgress], None]
+    note: Callable[[str], None] = lambda _: None
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of a model that vLLM loads.
+
+    Attributes:
+        folder: where they are; None where vLLM has to find them by itself.
+        wanted: which they are; None for a folder of the user's.
+        bytes_fetched: how much of it had to be fetched.
+    """
+
+    folder: Path | None = None
+    wanted: WantedFiles | None = None
+    bytes_fetched: int = 0
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Of each file, in bytes."""
+        if self.wanted is not None or self.folder is None:
+            return tuple(file.size for file in self.wanted.files) if self.wanted else ()
+        paths = [self.folder] if self.folder.is_file() else self.folder.rglob("*")
+        return tuple(path.stat().st_size for path in paths if path.is_file())
+
+
+def download_dir(preflight: Preflight) -> str:
+    """Return the hub client's cache that the user's vLLM flags name; empty for the usual one."""
+    return flag_value(preflight.flags, "download-dir") or ""
+
+
+def files_of(model: Model, preflight: Preflight) -> WantedFiles | None:
+    """Return which of a model's files vLLM loads; None where nobody knows."""
+    listing = model.listing or _local_listing(model.folder)
+    if listing is None:
+        return None
+    wanted = wanted_files(listing, flag_value(preflight.flags, "load-format") or "auto")
+    return wanted if wanted.weights else None
+
+
+def loads_files(preflight: Preflight) -> bool:
+    """Whether vLLM will load the files that `files_of` tells."""
+    load_format = flag_value(preflight.flags, "load-format") or "auto"
+    return load_format in _LOADED_FROM_FILES and flag_value(preflight.flags, "ignore-patterns") is None
+
+
+async def obtain_model(
+    settings: Settings,
+    preflight: Preflight,
+    engine: EnginePython,
+    model: Model,
+    listener: Listener,
+    *,
+    check_all: bool = False,
+) -> ModelFiles:
+    """Convert or download what is missing of the files that vLLM will load.
+
+    Args:
+        settings: the loaded settings.
+        preflight: what was found before the start.
+        engine: the engine's Python.
+        model: the located model.
+        listener: hears how far it is.
+        check_all: check the content of files that are there already, too, and whatever vLLM will load.
+
+    Raises:
+        ModelError: the files cannot be had.
+    """
+    if is_bundled(settings.model_id):
+        folder = await ensure_bundled(
+            settings.model_id,
+            cache_dir=settings.cache_dir,
+            engine=engine,
+            on_progress=listener.converting,
+        )
+        return ModelFiles(folder)
+    if settings.is_local_model:
+        return ModelFiles(model.folder)
+    wanted = files_of(model, preflight)
+    is_wanted = check_all or loads_files(preflight)
+    if wanted is None or model.folder is None or model.revision is None or not is_wanted:
+        return ModelFiles()
+    fetched = 0
+    if model.listing is not None:
+        download = HubDownload(settings, engine, listener.downloading, listener.note)
+        fetched = await download.fetch(
+            model.revision, download_dir(preflight), model.folder, wanted.files, check_all=check_all
+        )
+    return ModelFiles(model.folder, wanted, fetched)
+
+
+def _local_listing(folder: Path | None) -> Listing | None:
+    """Return what vLLM would find in a folder."""
+    if folder is None or not folder.is_dir():
+        return None
+    paths = [path for path in folder.iterdir() if path.is_file()]
+    files = tuple(HubFile(path.name, path.stat().st_size, path.name) for path in paths)
+    return Listing(folder, files, read_index(folder / INDEX))

@@ -1,0 +1,118 @@
+"""Whether vLLM may start with HF_HUB_OFFLINE=1: only where all that it loads is on this machine."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vllm_engine.config.environment import Environment
+from vllm_engine.config.settings import Settings
+from vllm_engine.models.bundled import is_bundled
+from vllm_engine.models.model_source import Model
+from vllm_engine.plan.engine_command import flag_value
+from vllm_engine.plan.model_files import ModelFiles, loads_files
+from vllm_engine.plan.preflight import Preflight
+
+logger = logging.getLogger("gateway")
+
+_NEEDS_HUB = frozenset(
+    {
+        *("enable-lora", "lora-modules", "default-mm-loras"),  # adapters, some of them loaded while it serves
+        *("code-revision", "tokenizer-revision"),  # files of another commit
+        "download-dir",  # configuration and tokenizer are looked for in the hub client's usual cache
+    }
+)
+_REPOSITORIES = ("tokenizer", "hf-config-path", "generation-config", "spec-model")
+_WITHOUT_REPOSITORY = ("auto", "vllm")
+"""What `--generation-config` takes beside a folder."""
+
+_WITH_CODE = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
+
+
+def may_start_offline(
+    settings: Settings, environment: Environment, preflight: Preflight, model: Model, files: ModelFiles
+) -> bool:
+    """Whether vLLM gets HF_HUB_OFFLINE=1; says in the log why it does not.
+
+    A model that is no hub's needs no such thing, and whoever has set the variable has decided.
+    """
+    is_of_hub = not settings.is_local_model and not is_bundled(settings.model_id)
+    if not is_of_hub or environment.merged.get("HF_HUB_OFFLINE"):
+        return False
+    need = network_need(settings, preflight, environment.merged, model, files)
+    logger.info("vLLM starts %s", "offline: the model is complete" if need is None else f"online: {need}")
+    return need is None
+
+
+def network_need(
+    settings: Settings, preflight: Preflight, environ: Mapping[str, str], model: Model, files: ModelFiles
+) -> str | None:
+    """Return why vLLM has to reach the hub when it starts with a model of the hub's; None if it need not.
+
+    Args:
+        settings: the loaded settings.
+        preflight: what was found before the start.
+        environ: the merged environment.
+        model: the located model.
+        files: what of it is on this machine.
+    """
+    flags = {name.partition(".")[0].replace("_", "-") for name in preflight.flag_names}
+    if given := flags.intersection(_NEEDS_HUB):
+        return f"{_variable(min(given))} is set"
+    if environ.get("VLLM_USE_MODELSCOPE", "0") not in ("", "0", "False", "false"):
+        return "VLLM_USE_MODELSCOPE is set"
+    if not _is_whole(preflight, files):
+        return f"not all files of {settings.model_id} are known to be in the cache"
+    for name in _REPOSITORIES:
+        if _is_elsewhere(flag_value(preflight.flags, name), settings):
+            return f"{_variable(name)} names another repository"
+    if _is_draft_elsewhere(preflight, settings):
+        return "SPECULATIVE_CONFIG names another repository"
+    if "speculators_config" in model.config:
+        return "the model is a speculator for another one"
+    if "trust-remote-code" in flags and model.folder is not None and _has_foreign_code(model.folder):
+        return "its remote code is in another repository"
+    return None
+
+
+def _is_whole(preflight: Preflight, files: ModelFiles) -> bool:
+    if files.folder is None or files.wanted is None:
+        return False
+    folder, wanted = files.folder, files.wanted
+    return not wanted.lacking and loads_files(preflight) and all(file.is_in(folder) for file in wanted.files)
+
+
+def _is_elsewhere(value: str | None, settings: Settings) -> bool:
+    if not value or value in _WITHOUT_REPOSITORY or value == settings.model_id:
+        return False
+    return not Path(value).expanduser().exists()
+
+
+def _is_draft_elsewhere(preflight: Preflight, settings: Settings) -> bool:
+    if "-sc" in preflight.flags or any("config." in name for name in preflight.flag_names):
+        return True
+    try:
+        config = json.loads(flag_value(preflight.flags, "speculative-config") or "{}")
+    except ValueError:
+        return True
+    model = config.get("model") if isinstance(config, dict) else None
+    return _is_elsewhere(model if isinstance(model, str) else None, settings)
+
+
+def _has_foreign_code(folder: Path) -> bool:
+    return any("--" in str(_auto_map(folder / name)) for name in _WITH_CODE)
+
+
+def _auto_map(path: Path) -> Any:
+    """Return which classes of a repository's own code transformers loads: `owner/name--module.Class`."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("auto_map")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _variable(flag: str) -> str:
+    return flag.replace("-", "_").upper()

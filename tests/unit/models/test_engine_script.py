@@ -1,0 +1,104 @@
+"""Scripts in the engine's Python: their events and results, how they fail, and that none outlives its caller."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable
+from pathlib import Path
+from textwrap import dedent
+
+import psutil
+import pytest
+
+from tests.support.program import until
+from vllm_engine.models import engine_script
+from vllm_engine.models.engine_script import EnginePython, Event, ScriptError
+
+PRELUDE = """
+import json, os, signal, subprocess, sys, time
+def emit(event, **fields): print(json.dumps({"event": event, **fields}), flush=True)
+request = json.load(sys.stdin)
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return where a test's own script goes; it knows `request` and `emit`."""
+    (tmp_path / "scripts").mkdir()
+    monkeypatch.setattr(engine_script, "_ROOT", tmp_path)
+    monkeypatch.setattr(engine_script, "_SCRIPTS", "scripts")
+    return tmp_path / "scripts/own.py"
+
+
+def write(script: Path, body: str) -> None:
+    script.write_text(PRELUDE + dedent(body))
+
+
+def run(script: Path, body: str, seen: list[Event] | None = None, silence: float = 20) -> Awaitable[object]:
+    write(script, body)
+    python = EnginePython(Path(sys.executable), {"HF_TOKEN": "hf_abcdef"})
+    heard = [] if seen is None else seen
+    return python.run("own", {"x": 1}, silence_seconds=silence, on_event=heard.append)
+
+
+async def test_events_and_result(script: Path) -> None:
+    seen: list[Event] = []
+    body = """
+        print("a library's chatter", file=sys.stderr, flush=True)
+        emit("progress", done=request["x"])
+        emit("done", result=[os.environ["HF_TOKEN"], len(sys.argv)])
+    """
+    assert await run(script, body, seen) == ["hf_abcdef", 3]
+    assert seen == [{"event": "progress", "done": 1}]
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "detail"),
+    [
+        (
+            "emit('error', kind='gated', detail='not for hf_abcdef'); print('noise')",
+            "gated",
+            "not for hf_***",
+        ),
+        ("raise KeyError('x')", "crashed", "exited with status 1: KeyError: 'x'"),
+        ("sys.exit(3)", "crashed", "exited with status 3: no output"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "crashed", "killed by signal 9: no output"),
+        ("time.sleep(60)", "silent", "no answer in 1 s"),
+    ],
+)
+async def test_failures(script: Path, body: str, kind: str, detail: str) -> None:
+    with pytest.raises(ScriptError) as caught:
+        await run(script, body, silence=1 if kind == "silent" else 20)
+    assert (caught.value.kind, caught.value.detail) == (kind, detail)
+
+
+async def test_no_python(tmp_path: Path) -> None:
+    with pytest.raises(ScriptError, match=r"cannot run the engine's Python, .*: No such file"):
+        await EnginePython(tmp_path / "none", {}).run("hub_client", {}, silence_seconds=1)
+
+
+async def test_cancelling_ends_the_whole_group(script: Path) -> None:
+    started = asyncio.get_running_loop().create_future()
+    body = """
+        grandchild = subprocess.Popen(["sleep", "60"])
+        emit("pids", own=os.getpid(), grandchild=grandchild.pid)
+        time.sleep(60)
+    """
+    write(script, body)
+    python = EnginePython(Path(sys.executable), {})
+    task = asyncio.create_task(python.run("own", {}, silence_seconds=20, on_event=started.set_result))
+    pids = await started
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not psutil.pid_exists(pids["own"])
+    # Whoever has adopted the other reaps it in its own time.
+    until(lambda: not is_running(pids["grandchild"]), "the end of both")
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,109 @@
+"""When vLLM may start offline: only where all that it loads is on this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vllm_engine.config.environment import Environment
+from vllm_engine.config.settings import load_settings
+from vllm_engine.models.engine_script import EnginePython
+from vllm_engine.models.engine_scripts.hub_files import HubFile, Listing
+from vllm_engine.models.model_source import Model
+from vllm_engine.plan.engine_installation import Installation
+from vllm_engine.plan.model_files import Listener, ModelFiles, files_of, obtain_model
+from vllm_engine.plan.offline import may_start_offline, network_need
+from vllm_engine.plan.preflight import Preflight
+from vllm_engine.system.device import Device
+
+INSTALLATION = Installation(Path("python"), "3.12", "vllm", "0.32.0", "cpu", None)
+
+
+def flags(*words: str) -> Preflight:
+    return Preflight(INSTALLATION, Device("cpu", "a CPU", supports_bfloat16=True), words, (), ())
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Model:
+    """A model of the hub's whose files are all here."""
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    files = (HubFile("config.json", 2, "c"), HubFile("model.safetensors", 2, "m"), HubFile("x.onnx", 9, "x"))
+    return Model("org/model", "commit", {}, tmp_path, Listing(tmp_path, files))
+
+
+def need(model: Model, *words: str, **environ: str) -> str | None:
+    settings = load_settings(Environment({"MODEL_ID": "org/model"}, {}))
+    preflight = flags(*words)
+    files = ModelFiles(model.folder, files_of(model, preflight))
+    return network_need(settings, preflight, environ, model, files)
+
+
+def test_a_complete_model_needs_no_network(model: Model, tmp_path: Path) -> None:
+    assert need(model) is None
+    assert need(model, "--tokenizer", str(tmp_path), "--speculative-config", '{"method": "ngram"}') is None
+    assert need(model, "--generation-config=vllm", "--trust-remote-code", "--load-format=auto") is None
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--tokenizer", "org/other"], "TOKENIZER names another repository"),
+        (["--speculative-config", '{"model": "org/draft"}'], "SPECULATIVE_CONFIG names another repository"),
+        (["--speculative-config.model", "org/draft"], "SPECULATIVE_CONFIG names another repository"),
+        (["--enable-lora"], "ENABLE_LORA is set"),
+        (["--lora_modules", "a=org/adapter"], "LORA_MODULES is set"),
+        (["--code-revision", "x"], "CODE_REVISION is set"),
+        (["--download-dir", "/x"], "DOWNLOAD_DIR is set"),
+        (["--load-format", "dummy"], "not all files of org/model are known to be in the cache"),
+        (["--ignore-patterns", "*.x"], "not all files of org/model are known to be in the cache"),
+    ],
+)
+def test_flags_that_need_the_hub(model: Model, words: list[str], reason: str) -> None:
+    assert need(model, *words) == reason
+
+
+def test_a_model_that_needs_the_hub(model: Model, tmp_path: Path) -> None:
+    assert need(model, VLLM_USE_MODELSCOPE="1") == "VLLM_USE_MODELSCOPE is set"
+    speculator = Model("org/model", "c", {"speculators_config": {}}, tmp_path, model.listing)
+    assert need(speculator) == "the model is a speculator for another one"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": "org/o--a.B"}}))
+    assert need(model) is None
+    assert need(model, "--trust-remote-code") == "its remote code is in another repository"
+    (tmp_path / "model.safetensors").write_text("")
+    assert need(model) == "not all files of org/model are known to be in the cache"
+
+
+def test_what_the_hub_did_not_list(model: Model, tmp_path: Path) -> None:
+    """Without a list from the hub the folder itself tells; with an index, whether all of it is there."""
+    unlisted = Model("org/model", "commit", {}, tmp_path)
+    assert need(unlisted) is None
+    (tmp_path / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "model.safetensors", "b": "other.safetensors"}})
+    )
+    assert need(unlisted) == "not all files of org/model are known to be in the cache"
+    assert need(Model("org/model")) == "not all files of org/model are known to be in the cache"
+
+
+@pytest.mark.parametrize(
+    "environ", [{"MODEL_ID": "/models/x"}, {"MODEL_ID": "org/model", "HF_HUB_OFFLINE": "0"}]
+)
+def test_not_ours_to_decide(model: Model, environ: dict[str, str]) -> None:
+    environment = Environment(environ, {})
+    settings = load_settings(environment)
+    assert not may_start_offline(settings, environment, flags(), model, ModelFiles())
+
+
+async def test_only_what_vllm_loads_is_fetched(model: Model, tmp_path: Path) -> None:
+    """With `--load-format dummy` it loads no weights: they are not fetched before a start."""
+
+    def refuse(_: Any) -> None:
+        raise AssertionError
+
+    engine, listener = EnginePython(tmp_path / "no-python", {}), Listener(refuse, refuse)
+    settings = load_settings(Environment({"MODEL_ID": "org/model"}, {}))
+    (tmp_path / "model.safetensors").unlink()
+    assert await obtain_model(settings, flags("--load-format=dummy"), engine, model, listener) == ModelFiles()
