@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_engine.config.environment import Environment, read_environment, understood
+from vllm_engine.config.environment import Environment, check_key_log, read_environment, understood
 from vllm_engine.config.flags import FlagCatalogue
 from vllm_engine.config.other_engines import ELSEWHERE, SAME, unread
 from vllm_engine.config.quoting import stray_in_words
@@ -63,6 +63,18 @@ def test_dotenv(tmp_path: Path) -> None:
     (tmp_path / ".env").unlink()
     (tmp_path / ".env").mkdir()
     assert read_environment().dotenv == {}
+    with pytest.raises(SettingsError, match="cannot be read"):
+        read_environment(Path(__file__) / ".env")
+
+
+def test_key_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No TLS library can be imported with one that cannot be written."""
+    check_key_log()
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
+    check_key_log()
+    monkeypatch.setenv("SSLKEYLOGFILE", "/nonexistent/keys")
+    with pytest.raises(SettingsError, match="SSLKEYLOGFILE"):
+        check_key_log()
 
 
 def test_dotenv_that_cannot_be_read(tmp_path: Path) -> None:

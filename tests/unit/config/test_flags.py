@@ -198,7 +198,7 @@ TAKEN = """
     --compilation-config.mode 3 --compilation_config.cudagraph_capture_sizes+=1,2
     --compilation-config.max_cudagraph_capture_size 1k
     --compilation-config '{"max_cudagraph_capture_size": 1k, "cache_dir": "1k"}'
-    --hf-overrides.a.b.c -1 --hf-overrides.a+ 1 --hf-overrides.a+=2,3 --hf-overrides.d.b 1
+    --hf-overrides.a.b.c -1 --hf-overrides.d+ 1 --hf-overrides.d+=2,3 --hf-overrides.a.d 1
     --hf-overrides some.function
     --lora-modules a=/a --lora-modules '{"name": "a", "path": "/a"}'
     --lora-modules.name a --lora-modules.path /a

