@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
 # Make the two environments of this checkout with uv, from the locks in requirements/:
-#
 #   scripts/setup.sh [gateway|engine|dev|all]...     (default: gateway engine)
 #
 #   gateway   .venv          the gateway
@@ -18,9 +17,8 @@
 set -euo pipefail
 cd -P "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/uv.sh
-ENGINE=${ENGINE:-auto} FRONTEND=${FRONTEND:-python}
+ENGINE=${ENGINE:-auto} FRONTEND=${FRONTEND:-python} begun='' python=''
 why='the lines above say why; check the network, the index (pip config list) and the disk space, then run this again'
-begun='' python=''
 
 say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: error: %s\n' "$*" >&2 && exit 1; }
@@ -77,8 +75,7 @@ begin() { # gigabytes
 setup_gateway() { # gateway|dev
     local kind=$1 locks=(gateway build)
     # Once there, the development tools stay.
-    if [[ $(line .venv 2) == dev* ]]; then kind=dev; fi
-    if [[ $kind == dev ]]; then locks+=(dev); fi
+    if [[ $kind == dev || $(line .venv 2) == dev* ]]; then kind=dev locks+=(dev); fi
     if finished .venv "$kind" requirements/{gateway,build,dev}.txt pyproject.toml; then return; fi
     begin 1
     say "$kind into .venv"

@@ -81,6 +81,8 @@ install_engine() { # environment cpu|cuda
             return 1
         }
     fi
+    # A folder of wheels may hold that build, which uv takes for the CUDA build of the same version.
+    if [[ $2 == cuda && -z ${UV_NO_INDEX:-} ]]; then export UV_FIND_LINKS=''; fi
     install_locks "$1" "engine-$2" engine-bundled
 }
 
