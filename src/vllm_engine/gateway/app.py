@@ -29,7 +29,7 @@ from vllm_engine.gateway.policy.readiness import not_ready
 from vllm_engine.gateway.policy.routes import Route, RouteTable
 from vllm_engine.gateway.proxy.engine_proxy import ForwardedRequest, Proxy
 from vllm_engine.gateway.proxy.failover import Recovery
-from vllm_engine.gateway.proxy.upstream import UpstreamError
+from vllm_engine.gateway.proxy.upstream_connection import UpstreamError
 from vllm_engine.gateway.rejection import Rejected, draining
 
 logger = logging.getLogger("gateway")

@@ -115,3 +115,11 @@ def test_bad_extra_route(text: str) -> None:
         parse_extra_routes(f"/ok, {text}")
     assert caught.value.entry == text.rstrip(",")
     assert "/path" in caught.value.expected or "a path like" in caught.value.expected
+
+
+def test_what_generates_or_embeds_is_core_work() -> None:
+    """Also where EXTRA_ROUTES names it once more; what is unknown is not."""
+    table = RouteTable(parse_extra_routes("/invocations, PUT /v1/completions"))
+    paths = ("/v1/completions", "/v1/embeddings", "/v1/models", "/tokenize", "/invocations")
+    routes = [table.match(path.encode()) for path in paths]
+    assert [route is not None and route.is_core_work for route in routes] == [True, True, False, False, False]

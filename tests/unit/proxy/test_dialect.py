@@ -12,51 +12,41 @@ import pytest
 from anthropic.types.shared import ErrorResponse
 from openai.types.responses import ResponseErrorEvent
 
-from vllm_engine.gateway.error_dialect import ApiError, Dialect, body_of, dialect_of, event_of, read_error
+from vllm_engine.gateway.error_dialect import (
+    BROKEN_STREAM,
+    ApiError,
+    Dialect,
+    body_of,
+    dialect_of,
+    event_of,
+    read_error,
+)
 
 BROKEN = ApiError(502, "upstream_error", "The engine broke off this request")
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
 
 
-@pytest.mark.parametrize(
-    ("path", "dialect"),
-    [
-        ("/v1/messages", Dialect.ANTHROPIC),
-        ("/v1/messages/count_tokens", Dialect.ANTHROPIC),
-        ("/v1/messages/nothing", Dialect.ANTHROPIC),
-        ("/v1/messages2", Dialect.OPENAI),
-        ("/v1/responses", Dialect.RESPONSES),
-        ("/v1/responses/resp_1", Dialect.RESPONSES),
-        (CHAT, Dialect.OPENAI),
-        ("/nowhere", Dialect.OPENAI),
-    ],
-)
-def test_dialect_of(path: str, dialect: Dialect) -> None:
-    """A route's clients are known by its path, also where there is no such route."""
-    assert dialect_of(path) is dialect
+def test_a_routes_dialect_is_known_by_its_path() -> None:
+    """Also where there is no such route."""
+    for path in (MESSAGES, "/v1/messages/count_tokens", "/v1/messages/nothing"):
+        assert dialect_of(path) is Dialect.ANTHROPIC
+    for path in (RESPONSES, "/v1/responses/resp_1"):
+        assert dialect_of(path) is Dialect.RESPONSES
+    for path in (CHAT, "/v1/messages2", "/nowhere"):
+        assert dialect_of(path) is Dialect.OPENAI
 
 
-@pytest.mark.parametrize(
-    ("status", "kind"),
-    [
-        (400, "invalid_request_error"),
-        (401, "authentication_error"),
-        (404, "not_found_error"),
-        (405, "invalid_request_error"),
-        (408, "invalid_request_error"),
-        (413, "request_too_large"),
-        (429, "rate_limit_error"),
-        (500, "api_error"),
-        (502, "api_error"),
-        (503, "overloaded_error"),
-    ],
-)
-def test_anthropic_body(status: int, kind: str) -> None:
+def test_anthropic_body() -> None:
     """Each status has one of Anthropic's own types, and the body the request's id."""
-    body = json.loads(body_of(ApiError(status, "ours", "why"), MESSAGES, "id-1"))
-    assert body == {"type": "error", "error": {"type": kind, "message": "why"}, "request_id": "id-1"}
-    if status != 413:  # in Anthropic's reference, but not among the SDK's types
-        ErrorResponse.model_validate(body)
+    for status, kind in {
+        400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error",
+        405: "invalid_request_error", 408: "invalid_request_error", 413: "request_too_large",
+        429: "rate_limit_error", 500: "api_error", 502: "api_error", 503: "overloaded_error",
+    }.items():  # fmt: skip
+        body = json.loads(body_of(ApiError(status, "ours", "why"), MESSAGES, "id-1"))
+        assert body == {"type": "error", "error": {"type": kind, "message": "why"}, "request_id": "id-1"}
+        if status != 413:  # in Anthropic's reference, but not among the SDK's types
+            ErrorResponse.model_validate(body)
 
 
 def test_openai_body() -> None:
@@ -110,29 +100,18 @@ def test_anthropic_sdk_raises() -> None:
         list(events)
 
 
-@pytest.mark.parametrize(
-    ("answer", "error"),
-    [
-        (
-            b'{"error":{"message":"m","type":"t","param":"p","code":404}}',
-            ApiError(404, "t", "m", "p", 404),
-        ),
-        (b'{"type":"error","error":{"type":"t","message":"m"}}', ApiError(404, "t", "m")),
-        (b'{"detail":"Not Found"}', ApiError(404, "Not Found", "Not Found")),
-        (b'{"error":{"message":"cut', None),
-        (b"[" * 100_000, None),
-        (b"[]", None),
-        (b'{"error":"words"}', None),
-        (b'{"error":{"message":1}}', None),
-    ],
-)
-def test_read_error(answer: bytes, error: ApiError | None) -> None:
-    """Any body of vLLM's is understood, and nothing that is none passes for one."""
-    assert read_error(404, answer) == (
-        error or ApiError(502, "upstream_error", "The engine broke off this stream")
-    )
-
-
-def test_read_error_of_a_status_without_a_name() -> None:
-    """Statuses need not be registered (RFC 9110, section 15)."""
+def test_read_error() -> None:
+    """Any body of vLLM's is understood, and nothing else passes for one; statuses need not be registered."""
+    openai_body = b'{"error":{"message":"m","type":"t","param":"p","code":404}}'
+    assert read_error(404, openai_body) == ApiError(404, "t", "m", "p", 404)
+    assert read_error(404, b'{"type":"error","error":{"type":"t","message":"m"}}') == ApiError(404, "t", "m")
+    assert read_error(404, b'{"detail":"Not Found"}') == ApiError(404, "Not Found", "Not Found")
     assert read_error(499, b'{"detail":"m"}') == ApiError(499, "Error", "m")
+    for junk in (
+        b'{"error":{"message":"cut',
+        b"[" * 100_000,
+        b"[]",
+        b'{"error":"w"}',
+        b'{"error":{"message":1}}',
+    ):
+        assert read_error(404, junk) == BROKEN_STREAM

@@ -1,4 +1,4 @@
-"""One request's way to an answer: tried, tried again where that is safe, and over a restart of the engine."""
+"""One request's attempts at the engine: repeated where that is safe, and after a restart of the engine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from vllm_engine.gateway.policy.readiness import retry_after_seconds
 from vllm_engine.gateway.proxy.failover import Recovery, Verdict
 from vllm_engine.gateway.proxy.forwarded_headers import answer_headers
 from vllm_engine.gateway.proxy.response_stream import ResponseStream
-from vllm_engine.gateway.proxy.upstream import Upstream, UpstreamConnection, UpstreamError
+from vllm_engine.gateway.proxy.upstream import Upstream
+from vllm_engine.gateway.proxy.upstream_connection import UpstreamConnection, UpstreamError
 
 logger = logging.getLogger("gateway.proxy")
 
@@ -32,17 +33,17 @@ _SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 
 @dataclass(frozen=True)
 class Engine:
-    """What every exchange needs of the engine."""
+    """What every request needs of the engine."""
 
     upstream: Upstream
     status: StatusReader
     recovery: Recovery
-    pulse: EngineActivity
+    activity: EngineActivity
     control: ControlClient
 
 
 @dataclass(frozen=True)
-class Request:
+class EngineRequest:
     """A request as it is written to the engine."""
 
     method: str
@@ -51,27 +52,27 @@ class Request:
 
 
 class Attempt:
-    """Passes one request to the engine and its answer to the client.
+    """Passes one request to the engine and its response to the client.
 
-    Nothing has reached the client while an exchange is repeated, but for comments in an event stream.
+    Nothing has reached the client when a request is repeated, but for comments in an event stream.
     """
 
     def __init__(
-        self, engine: Engine, relay: ResponseStream, send: Send, record: RequestRecord, keep_alive: float
+        self, engine: Engine, stream: ResponseStream, send: Send, record: RequestRecord, keep_alive: float
     ) -> None:
         self._engine = engine
-        self._relay = relay
+        self._stream = stream
         self._send = send
         self._record = record
         self._keep_alive = keep_alive if record.is_stream else 0.0
         self._identity = record.request_id.encode()
         self._is_open = False
 
-    async def run(self, request: Request) -> None:
-        """Go through with it.
+    async def run(self, request: EngineRequest) -> None:
+        """Pass the request and its response on.
 
         Raises:
-            UpstreamError: the engine broke off in an answer that cannot say so any more.
+            UpstreamError: the engine broke off a response that cannot say so any more.
         """
         lost = 0
         while True:
@@ -82,55 +83,55 @@ class Attempt:
             verdict = Verdict.LIVES if error.own_reason else await self._verdict(start)
             if verdict is not Verdict.LIVES and not error.is_unread:
                 lost += 1
-            error = self._relay.failure or error
+            error = self._stream.failure or error
             if lost == 2 and error.own_reason is None:
-                await self._refuse_poison()
+                await self._refuse_suspect()
                 return
             if error.own_reason or verdict is not Verdict.RESTARTED:
                 await self._refuse(error)
                 return
             self._record.replays += 1
             logger.info("%s: the engine was lost; sent again to the restarted one", self._record.request_id)
-            self._relay.reset()
+            self._stream.reset()
 
-    async def _try(self, request: Request, start: int) -> UpstreamError | None:
-        """Ask the engine that there is; returns why there is no answer, or None once one was passed on."""
+    async def _try(self, request: EngineRequest, start: int) -> UpstreamError | None:
+        """Ask the engine that runs now; returns why there is no response, or None once one was passed on."""
         error = await self._ask(request)
         if error is None:
-            error = await self._obituary(start)
+            error = await self._crash_response(start)
         if error is None:
             request.body.drop()
             await self._pass_on()
         return error
 
-    async def _ask(self, request: Request) -> UpstreamError | None:
-        relay = self._relay
+    async def _ask(self, request: EngineRequest) -> UpstreamError | None:
+        stream = self._stream
         for number in range(_CONNECTIONS):
             try:
-                relay.check()
+                stream.check()
                 connection = await self._engine.upstream.connect(fresh=number > 0)
-                relay.attach(connection)
+                stream.attach(connection)
             except UpstreamError as error:
                 return error
             is_head = request.method == "HEAD"
-            connection.start(request.head, request.body.data, relay, is_head_request=is_head)
+            connection.start(request.head, request.body.data, stream, is_head_request=is_head)
             await self._until_begun()
-            if relay.error is None or relay.has_begun or not _may_repeat(request, connection, relay.error):
+            if stream.error is None or stream.has_begun or not _may_repeat(request, connection, stream.error):
                 break
-        return None if relay.has_begun else relay.error
+        return None if stream.has_begun else stream.error
 
     async def _until_begun(self) -> None:
-        """Wait for something to pass on; an event stream is opened if that takes long."""
+        """Wait for something to pass on; a client of an event stream gets its head if that takes long."""
         if self._keep_alive and not self._is_open:
             try:
                 async with asyncio.timeout(self._keep_alive):
-                    await self._relay.until_begun()
+                    await self._stream.until_begun()
             except TimeoutError:
                 await self._open()
-        await self._relay.until_begun()
+        await self._stream.until_begun()
 
     async def _verdict(self, start: int) -> Verdict:
-        """Find out whether the engine was lost; a client of a stream hears from us while that takes long."""
+        """Find out whether the engine was lost; a stream's client gets comments if that takes long."""
         health = await self._engine.control.health()
         if health is Health.GOOD and self._engine.status.current.starts == start:
             return Verdict.LIVES
@@ -146,32 +147,32 @@ class Attempt:
 
     async def _open(self) -> None:
         self._is_open = True
-        await self._relay.open_event_stream((REQUEST_ID, self._identity))
+        await self._stream.open_event_stream((REQUEST_ID, self._identity))
 
-    async def _obituary(self, start: int) -> UpstreamError | None:
-        """Say whether what has come is no answer but the sign of the engine's death."""
-        if not self._relay.may_be_obituary:
+    async def _crash_response(self, start: int) -> UpstreamError | None:
+        """Return an error if the response is only the sign that the engine has crashed."""
+        if not self._stream.may_be_crash_response:
             return None
-        # While it reports an error the engine may not have noticed itself that this was its end.
+        # While it reports an error, vLLM may not have noticed itself that its engine core has died.
         health = await self._engine.control.health()
         is_lost = health.is_lost or (not health.is_certain and await self._engine.recovery.is_lost(start))
-        return UpstreamError("the engine died under it") if is_lost else None
+        return UpstreamError("the engine crashed with this request") if is_lost else None
 
     async def _pass_on(self) -> None:
-        relay = self._relay
+        stream = self._stream
         if self._is_open:
-            await relay.continue_event_stream()
+            await stream.continue_event_stream()
             return
-        assert relay.status is not None  # noqa: S101 - it has begun
-        is_events = relay.is_event_stream
+        assert stream.status is not None  # noqa: S101 - it has begun
+        is_events = stream.is_event_stream
         self._record.is_stream |= is_events
-        headers = answer_headers(relay.status, relay.headers, self._identity, is_event_stream=is_events)
-        await relay.pass_on(headers)
+        headers = answer_headers(stream.status, stream.headers, self._identity, is_event_stream=is_events)
+        await stream.pass_on(headers)
 
-    async def _refuse_poison(self) -> None:
+    async def _refuse_suspect(self) -> None:
         logger.warning("%s: the engine died twice with this request; not sent again", self._record.request_id)
         self._record.outcome = Outcome.UPSTREAM_BROKEN
-        self._record.reason = "poison"
+        self._record.reason = "suspect_request"
         message = "The engine died twice while it worked on this request, so it is not tried again"
         await self._end(ApiError(500, "engine_crash", message))
 
@@ -186,18 +187,18 @@ class Attempt:
 
     async def _end(self, error: ApiError) -> None:
         if self._is_open:
-            await self._relay.end_event_stream(error)
+            await self._stream.end_event_stream(error)
             return
         self._record.status = error.status
         seconds = retry_after_seconds(self._engine.status.current) if error.status == 503 else None
         await send_error(self._send, self._record, error, retry_after(seconds))
 
 
-def _may_repeat(request: Request, connection: UpstreamConnection, error: UpstreamError) -> bool:
-    """Whether the same engine may be asked once more, after nothing of an answer has come.
+def _may_repeat(request: EngineRequest, connection: UpstreamConnection, error: UpstreamError) -> bool:
+    """Whether the same engine may be asked once more, after nothing of a response has come.
 
-    Only what it has certainly not begun, or what can be asked twice (RFC 9110, section 9.2.2). An idle
-    connection that it was about to close as the request was written to it leaves the request unread.
+    Only what it has certainly not begun with, or what is safe to repeat (RFC 9110, section 9.2.2). An idle
+    connection that it was about to close when the request was written to it leaves the request unread.
     """
     if error.own_reason is not None:
         return False

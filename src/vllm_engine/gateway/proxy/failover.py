@@ -1,4 +1,4 @@
-"""Requests that outlive an engine: they wait for its restart, bounded in number and time."""
+"""Requests that outlast an engine: they wait for its restart, bounded in number and time."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from vllm_engine.engine.engine_state import EngineState, EngineStatus, StatusRea
 from vllm_engine.gateway.rejection import RETRY_AFTER_SECONDS, Rejected
 
 NOTICE_SECONDS = 2.0
-"""An engine's end is noticed within one second; a failed request may be what shows it first."""
+"""An engine's exit is noticed within a second; a failed request may show it first."""
 
 _ENDED = frozenset((EngineState.FAILED, EngineState.DRAINING, EngineState.STOPPED))
 
 
 class Verdict(StrEnum):
-    """What became of the engine after a request had failed at it."""
+    """What has happened to the engine after a request failed."""
 
     LIVES = "lives"
-    """It was never lost: the failure was this request's own."""
+    """It was never lost: only this request has failed."""
     RESTARTED = "restarted"
     GONE = "gone"
-    """It does not come back, or not in time."""
+    """It is not restarted, or not in time."""
 
 
 class Recovery:
@@ -31,7 +31,7 @@ class Recovery:
     Args:
         status: the engine's.
         timeout_seconds: how long each may wait; 0: none does.
-        max_waiting: how many may wait, those that had a place at the engine included. These always may: they
+        max_waiting: how many may wait, including those that had a place at the engine, which always may: they
             keep their places.
     """
 
@@ -75,7 +75,7 @@ class Recovery:
             raise late
 
     async def is_lost(self, start: int) -> bool:
-        """Find out whether the engine's start of this number is over; that may be noticed a little later."""
+        """Find out whether the engine of this start is lost; waits a little until that is noticed."""
 
         def noticed(now: EngineStatus) -> bool:
             return now.starts != start or not now.is_ready

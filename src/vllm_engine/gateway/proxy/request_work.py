@@ -1,4 +1,4 @@
-"""One request's part in the engine's pulse: when it is work, and what of its answer shows that it is done."""
+"""One request as the engine's work: when it counts, and what of its response shows progress."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ _OPENINGS = (b"event: response.created", b"event: response.in_progress")
 _NO_WORK = (b":", b'data: {"error"', b"event: error")
 
 
-class Work:
-    """Counts in a pulse while the engine has the request and the client takes what comes of it.
+class EngineWork:
+    """Counts in the engine's activity while the engine has the request and the client reads the response.
 
     A client that does not read stops its stream, and an engine that is not read from cannot go on; neither
     is the engine's fault. Every method may be called at any time and more than once.
     """
 
     __slots__ = (
+        "_activity",
         "_is_at_engine",
         "_is_counted",
         "_is_event_stream",
         "_is_first",
         "_is_paused",
         "_is_refused",
-        "_pulse",
         "_shows_work",
     )
 
-    def __init__(self, pulse: EngineActivity | None) -> None:
-        """Take the pulse; None for a request that the engine core has no part in."""
-        self._pulse = pulse if pulse is not None else EngineActivity()
+    def __init__(self, activity: EngineActivity | None) -> None:
+        """Take the engine's activity; None for a request that the engine core has no part in."""
+        self._activity = activity if activity is not None else EngineActivity()
         self._is_at_engine = False
         self._is_paused = False
         self._is_counted = False
@@ -40,7 +40,7 @@ class Work:
         self._shows_work = False
 
     def begin(self) -> None:
-        """The engine is given the request, perhaps anew."""
+        """The engine is given the request, perhaps once more."""
         self._is_at_engine, self._is_paused = True, False
         self._is_first, self._shows_work = True, False
         self._count()
@@ -51,26 +51,26 @@ class Work:
         self._count()
 
     def resume(self) -> None:
-        """It is read on."""
+        """The engine is read from again."""
         self._is_paused = False
         self._count()
 
     def end(self) -> None:
-        """The engine has it no more: its answer has ended, broken off, or was given up."""
+        """The engine has it no more: its response has ended, broken off, or was given up."""
         self._is_at_engine = False
         self._count()
 
-    def answered(self, status: int, *, is_event_stream: bool) -> None:
-        """Its answer has a head; the API process may have made that alone."""
+    def responded(self, status: int, *, is_event_stream: bool) -> None:
+        """Its response has a head; the API process may have made that alone."""
         self._is_refused, self._is_event_stream = status >= 400, is_event_stream
 
-    def came(self, data: bytes) -> None:
-        """Take note of a piece of the answer's body: a beat, if the core must have worked for it."""
+    def received(self, data: bytes) -> None:
+        """Take note of a piece of the response's body: progress, if the core must have worked for it."""
         if not self._shows_work:
             self._shows_work = self._is_of_core(data)
             self._is_first = False
         if self._shows_work:
-            self._pulse.progress += 1
+            self._activity.progress += 1
 
     def _is_of_core(self, data: bytes) -> bool:
         if self._is_refused or not self._is_event_stream:
@@ -87,4 +87,4 @@ class Work:
         is_work = self._is_at_engine and not self._is_paused
         if is_work is not self._is_counted:
             self._is_counted = is_work
-            self._pulse.running += 1 if is_work else -1
+            self._activity.running += 1 if is_work else -1

@@ -1,4 +1,4 @@
-"""One answer on its way from the engine to a client; a streamed chunk costs no task switch."""
+"""One response on its way from the engine to a client; a streamed chunk costs no task switch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from vllm_engine.gateway.error_dialect import ApiError, event_of, read_error
 from vllm_engine.gateway.http.client_stream import ClientStream
 from vllm_engine.gateway.observe.request_record import Outcome, RequestRecord
 from vllm_engine.gateway.observe.usage import UsageReader
-from vllm_engine.gateway.proxy.request_work import Work
-from vllm_engine.gateway.proxy.upstream import UpstreamConnection, UpstreamError
+from vllm_engine.gateway.proxy.request_work import EngineWork
+from vllm_engine.gateway.proxy.upstream_connection import UpstreamConnection, UpstreamError
 
 KEEP_ALIVE = b": keep-alive\n\n"
 _EVENT_STREAM_HEAD = [
@@ -23,19 +23,19 @@ _EVENT_STREAM_HEAD = [
 ]
 _ERROR_EVENTS = (b'data: {"error"', b"event: error\n")
 _MAX_HELD = 262_144
-"""Bytes of an answer that may wait here for the client before the engine's connection is paused."""
+"""Bytes of a response that may wait here for the client before the engine's connection is paused."""
 
 
 class ResponseStream:
-    """Takes one answer from an `UpstreamConnection`, and the client's pace from its `ClientStream`."""
+    """Takes one response from an `UpstreamConnection`, at the pace of the client's `ClientStream`."""
 
     def __init__(
-        self, client: ClientStream, send: Send, record: RequestRecord, pulse: EngineActivity
+        self, client: ClientStream, send: Send, record: RequestRecord, activity: EngineActivity
     ) -> None:
         self._client = client
         self._send = send
         self._record = record
-        self._work = Work(pulse if record.is_core_work else None)
+        self._work = EngineWork(activity if record.is_core_work else None)
         self._connection: UpstreamConnection | None = None
         self._was_given = False
         self._changed = asyncio.Event()
@@ -51,12 +51,12 @@ class ResponseStream:
         self.headers: list[tuple[bytes, bytes]] = []
         self.error: UpstreamError | None = None
         self.failure: UpstreamError | None = None
-        """Why it was ended from our side, if it was; unlike `error` it outlives every new attempt."""
+        """Why the gateway ended it, if it did; unlike `error` it outlasts every new attempt."""
         self.usage = UsageReader()
 
     @property
     def is_event_stream(self) -> bool:
-        """Whether the answer is one."""
+        """Whether the response is an event stream."""
         return any(
             name == b"content-type" and value.startswith(b"text/event-stream") for name, value in self.headers
         )
@@ -72,12 +72,12 @@ class ResponseStream:
         """Whether there is something to pass on: for an event stream its first event, else the status."""
         if self.status is None:
             return False
-        # An engine that dies cuts a stream that has a head and nothing else: that can be asked for again.
+        # An engine that crashes cuts a stream that has a head and nothing else: that can be repeated.
         return self.status != 200 or not self.is_event_stream or bool(self._held) or self._ended
 
     @property
-    def may_be_obituary(self) -> bool:
-        """Whether the answer may be vLLM's way to say that its engine core has died under the request.
+    def may_be_crash_response(self) -> bool:
+        """Whether this may be how vLLM says that its engine core has died with the request.
 
         Its Python frontend answers 500 then, or ends the stream with an error event.
         """
@@ -86,22 +86,22 @@ class ResponseStream:
         return self.is_event_stream and self._held[:1] != [] and self._held[0].startswith(_ERROR_EVENTS)
 
     def check(self) -> None:
-        """Go on only if nobody has ended it.
+        """Go on only if the gateway has not ended it.
 
         Raises:
-            UpstreamError: it was ended from our side.
+            UpstreamError: it has.
         """
         if self.failure is not None:
             raise self.failure
 
     def attach(self, connection: UpstreamConnection) -> None:
-        """Take the answer from this connection.
+        """Take the response from this connection.
 
         Raises:
-            UpstreamError: it was ended from our side while the connection was made.
+            UpstreamError: the gateway ended it while the connection was made.
         """
         if self.failure is not None:
-            connection.close()
+            connection.abort()
             raise self.failure
         self._connection = connection
         self._was_given = True
@@ -111,7 +111,7 @@ class ResponseStream:
     # Called by the upstream connection.
     def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:  # noqa: D102
         self.status, self.headers = status, headers
-        self._work.answered(status, is_event_stream=self.is_event_stream)
+        self._work.responded(status, is_event_stream=self.is_event_stream)
         self._changed.set()
 
     def on_data(self, data: bytes, *, is_last: bool) -> None:  # noqa: D102
@@ -119,7 +119,7 @@ class ResponseStream:
         if record.first_byte is None:
             record.first_byte = time.monotonic()
         record.bytes_out += len(data)
-        self._work.came(data)
+        self._work.received(data)
         self.usage.feed(data)
         self._active = True
         self._last = data[-4:]
@@ -160,12 +160,12 @@ class ResponseStream:
             self._work.resume()
 
     def probe(self) -> None:
-        """Send a comment, if the stream stands between two events, to see whether the client is there."""
+        """Send a comment, if the stream stands between two events, to see whether the client takes it."""
         self._active = False
         self.tick()
 
     def abort(self) -> None:
-        """Give the engine's answer up; it stops generating."""
+        """Give up the engine's response; it stops generating."""
         self._live = False
         if self._connection is not None:
             self._connection.abort()
@@ -173,13 +173,13 @@ class ResponseStream:
             self._work.end()
 
     def fail(self, error: UpstreamError) -> None:
-        """End the answer here as if the engine had broken off; nothing is asked of the engine any more."""
+        """End the response as if the engine had broken off; the engine is asked nothing more."""
         self.failure = error
         self.abort()
         self.on_broken(error)
 
     def reset(self) -> None:
-        """Forget what has come of an answer of which nothing was passed on, to ask again."""
+        """Forget a response of which nothing was passed on, to ask again."""
         self.abort()
         self.status, self.headers, self.error = None, [], None
         self._held.clear()
@@ -192,16 +192,15 @@ class ResponseStream:
     async def until_begun(self) -> None:
         """Wait until there is something to pass on or the connection has broken."""
         while not self.has_begun and self.error is None:
-            self._changed.clear()
-            await self._changed.wait()
+            await self._change()
 
     async def pass_on(self, headers: list[tuple[bytes, bytes]]) -> None:
-        """Send the answer: its status, these headers, and its body as it comes.
+        """Send the response: its status, these headers, and its body as it comes.
 
         Raises:
-            UpstreamError: the engine broke off in a body that cannot say so.
+            UpstreamError: the engine broke off a body that cannot say so.
         """
-        assert self.status is not None  # noqa: S101 - until_head has returned
+        assert self.status is not None  # noqa: S101 - until_begun has returned
         self._record.status = self.status
         has_length = any(name == b"content-length" for name, _ in headers)
         if not has_length:
@@ -221,15 +220,14 @@ class ResponseStream:
         self._last = KEEP_ALIVE
 
     async def continue_event_stream(self) -> None:
-        """Go on with a stream that `open_event_stream` began, whatever the engine has answered."""
+        """Go on with a stream that `open_event_stream` began, whatever the engine has responded."""
         if self.error is None and self.status == 200:
             await self._stream()
             return
         # What is longer than may be held is no refusal that a client could read.
         while not self._ended and self.error is None and self._held_bytes <= _MAX_HELD:
-            self._changed.clear()
-            await self._changed.wait()
-        # The status line has gone out already: the refusal becomes an event.
+            await self._change()
+        # The status line has been sent already: the refusal becomes an event.
         await self.end_event_stream(read_error(self.status or 502, b"".join(self._held)))
 
     async def end_event_stream(self, error: ApiError) -> None:
@@ -243,6 +241,10 @@ class ResponseStream:
         if is_open and not self._active and self._last.endswith((b"\n\n", b"\r\n\r\n")):
             self._client.write_chunk(KEEP_ALIVE)
         self._active = False
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
 
     async def _stream(self) -> None:
         # From here on `on_data` writes to the client itself.
@@ -260,8 +262,7 @@ class ResponseStream:
         self._client.set_producer(self)
         try:
             while not self._ended and self.error is None:
-                self._changed.clear()
-                await self._changed.wait()
+                await self._change()
         finally:
             self._live = False
             self._client.set_producer(None)
@@ -272,7 +273,7 @@ class ResponseStream:
         if not (self.is_event_stream or self._record.is_stream):
             raise self.error
         last = self._last
-        # An event that was cut short must end before ours can begin.
+        # An event that was cut short must be ended before ours can begin.
         gap = b"" if not last or last.endswith(b"\n\n") else b"\n" if last.endswith(b"\n") else b"\n\n"
         await self._finish_stream(ApiError(502, "upstream_error", self.error.told), gap)
 
@@ -284,7 +285,7 @@ class ResponseStream:
 
     async def _copy(self) -> None:
         while True:
-            # Before the look at what has come: what comes while a slow client is waited for must wake us.
+            # Before the check of what has come: what comes while a slow client is waited for must wake us.
             self._changed.clear()
             pieces, self._held = self._held, []
             self._held_bytes = 0

@@ -1,0 +1,98 @@
+"""Connections to the engine: what state one is in when the next request gets it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.support.played_engine import OK, engine_that_says
+from tests.support.virtual_time import in_virtual_time
+from vllm_engine.gateway.proxy.upstream import POOL_KEEP_ALIVE_SECONDS, Upstream
+from vllm_engine.gateway.proxy.upstream_connection import UpstreamConnection, UpstreamError
+
+
+class SlowSink:
+    """Pauses the connection with whatever it gets, for a client that does not keep up."""
+
+    def __init__(self, connection: UpstreamConnection) -> None:
+        self.connection = connection
+        self.data = b""
+        self.error: UpstreamError | None = None
+        self.ended = asyncio.Event()
+
+    def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        pass
+
+    def on_data(self, data: bytes, *, is_last: bool) -> None:
+        self.data += data
+        self.connection.pause()
+
+    def on_end(self) -> None:
+        self.ended.set()
+
+    def on_broken(self, error: UpstreamError) -> None:
+        self.error = error
+        self.ended.set()
+
+
+async def ask(upstream: Upstream, body: bytes | bytearray = b"") -> SlowSink:
+    connection = await upstream.connect()
+    sink = SlowSink(connection)
+    connection.start(b"POST / HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % len(body), body, sink)
+    await asyncio.wait_for(sink.ended.wait(), 5)
+    return sink
+
+
+@in_virtual_time
+async def test_an_idle_connection_does_not_hold_the_last_body(tmp_path: Path) -> None:
+    """256 idle connections must not hold 32 MB each."""
+    async with engine_that_says(tmp_path, OK) as case:
+        body = bytearray(5_000_000)
+        sink = await ask(case.upstream, body)
+        assert (sink.data, sink.error) == (b"ok", None)
+        body.clear()  # raises BufferError while anybody has a view of it
+
+
+@in_virtual_time
+async def test_a_connection_that_was_paused_reads_the_next_response_and_the_engines_close(
+    tmp_path: Path,
+) -> None:
+    async with engine_that_says(tmp_path, OK) as case:
+        for _ in range(3):
+            sink = await ask(case.upstream)
+            assert (sink.data, sink.error) == (b"ok", None)
+        assert len(case.played.connections) == 1
+        case.played.connections[0].close()
+        await asyncio.sleep(1)
+        assert sink.connection.closed
+        assert (await ask(case.upstream)).error is None
+        assert len(case.played.connections) == 2
+        await asyncio.sleep(POOL_KEEP_ALIVE_SECONDS + 1)
+        await ask(case.upstream)
+        assert len(case.played.connections) == 3
+
+
+@pytest.mark.parametrize("unasked", [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno", b""])
+async def test_what_came_unasked_is_found_before_reuse(tmp_path: Path, unasked: bytes) -> None:
+    """An unasked response, or an end, that the event loop has not read yet taints a connection already."""
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        upstream = Upstream(path)
+        connection = await upstream.connect()
+        engine_side = listener.accept()[0]
+        upstream.keep(connection)
+        assert await upstream.connect() is connection
+        upstream.keep(connection)
+        engine_side.sendall(unasked)
+        if not unasked:
+            engine_side.close()
+        other = await upstream.connect()
+        assert other is not connection
+        assert connection.closed
+        other.abort()
+        engine_side.close()
