@@ -163,7 +163,7 @@ def _aftermath(case: Case, rig: Rig, result: Result, before: Footprint, counted:
     if counted_requests(rig) != wanted:
         result.faults.append(f"{counted_requests(rig) - counted:g} of {result.requests} requests counted")
     if case.times == 1 and result.outcomes[Outcome.POISON]:
-        result.faults.append("poison, though the engine was lost once")
+        result.faults.append("suspected, though the engine was lost once")
     # As many connections to the engine as it had requests at once may be kept for the next ones.
     before = replace(before, files=before.files + result.requests)
     while _grown(before, Footprint.of(rig)) and time.monotonic() < deadline:

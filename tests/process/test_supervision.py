@@ -123,7 +123,7 @@ def test_stream_that_has_begun_ends_in_an_error(start: StartProgram, tmp_path: P
     assert "[DONE]" not in answer.text
 
 
-def test_poison(start: StartProgram, tmp_path: Path) -> None:
+def test_suspect_request(start: StartProgram, tmp_path: Path) -> None:
     """A request that kills the engine twice is told so and not sent a third time."""
     program = start()
     program.until_ready()
