@@ -58,7 +58,7 @@ class Gateway:
         admission: Admission,
         proxy: Proxy,
         cors: Cors,
-        tracer: Tracer,
+        tracer: Tracer | None,
         recovery: Recovery,
         finished: Callable[[RequestRecord], None],
     ) -> None:
@@ -94,7 +94,8 @@ class Gateway:
 
     async def close(self) -> None:
         """Send the last spans."""
-        await asyncio.to_thread(self._tracer.close)
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
 
     def begin_lame_duck(self) -> None:
         """Go on serving although readiness says no: load balancers are yet to notice."""
@@ -160,7 +161,8 @@ class Gateway:
                 return
             record.route, record.is_core_work = route.template, route.is_core_work
             route.check_method(record.method)
-            record.span = self._tracer.start(scope["headers"], record)
+            if self._tracer is not None:
+                record.span = self._tracer.start(scope["headers"], record)
             self._in_flight += 1
             self._idle.clear()
             try:

@@ -1,7 +1,7 @@
-"""The gateway's own errors: each is described once, and worded as the clients of its route expect it.
+"""The gateway's own errors, in the form that the clients of each route expect.
 
-OpenAI's API has one error body, which its Responses API sends within a stream as an event of its own shape;
-Anthropic's API has another body. What vLLM answers itself is passed on as it is.
+OpenAI's API has one error body, for which its Responses API has an event of its own within a stream;
+Anthropic's API has another body. vLLM's own errors are passed on unchanged.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _ANTHROPIC_TYPES: Final = {
     503: "overloaded_error",
     504: "timeout_error",
 }
-"""By status, from the errors of Anthropic's API reference; it says overload with 529, we with 503."""
+"""By status, from Anthropic's API reference, where overload is 529; ours is 503."""
 
 _NUMBER: Final = re.compile(rb'"sequence_number":\s*(\d{1,15})\b')
-"""Cannot stand inside a JSON string, where quotes are escaped: text that a model wrote is never read."""
+"""Cannot occur inside a JSON string, where quotes are escaped: text of a model is never read."""
 
 
 class Dialect(StrEnum):
-    """How a route words its errors."""
+    """The form of a route's errors."""
 
     OPENAI = "openai"
     RESPONSES = "responses"
@@ -58,7 +58,7 @@ class ApiError:
     message: str
     param: str | None = None
     code: int | str | None = None
-    """A word for programs; the status where there is none."""
+    """For programs; the status if None."""
 
     @classmethod
     def of(cls, status: int, message: str) -> ApiError:
@@ -70,7 +70,7 @@ BROKEN_STREAM: Final = ApiError.of(502, "The engine broke off this stream")
 
 
 def dialect_of(path: str) -> Dialect:
-    """Return the dialect of a path's route, one that does not exist included."""
+    """Return the dialect of a path, whether or not there is such a route."""
     if f"{path}/".startswith("/v1/messages/"):
         return Dialect.ANTHROPIC
     if f"{path}/".startswith("/v1/responses/"):
@@ -86,8 +86,8 @@ def body_of(error: ApiError, path: str, request_id: str) -> bytes:
 def event_of(error: ApiError, path: str, request_id: str, tail: bytes = b"") -> bytes:
     """Return an error as the last event of a stream (HTML, section 9.2: server-sent events).
 
-    Without the name `error` Anthropic's SDKs pass over it; OpenAI's raise where the data has the key `error`,
-    so its Responses API's event carries that beside the fields of its reference.
+    Anthropic's SDKs ignore it without the name `error`; OpenAI's raise if the data has the key `error`, so
+    the Responses API's event has that beside the fields of its reference.
 
     Args:
         error: what went wrong.
@@ -113,9 +113,9 @@ def event_of(error: ApiError, path: str, request_id: str, tail: bytes = b"") -> 
 
 
 def read_error(status: int, answer: bytes) -> ApiError:
-    """Read the engine's refusal of a request: any of vLLM's bodies, its router's `detail` included.
+    """Read the engine's refusal of a request, in any of vLLM's forms, its router's `detail` included.
 
-    What is none of them is told as a broken stream.
+    Anything else becomes `BROKEN_STREAM`.
     """
     try:
         body: Any = json.loads(answer)

@@ -1,4 +1,4 @@
-"""What clients reach: the application, and the servers of its connections on both ports."""
+"""What clients connect to: the application, served on both ports."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ logger = logging.getLogger("gateway")
 
 @dataclass(frozen=True)
 class Front:
-    """What clients reach: the application and the server of its connections."""
+    """The application and the server of its connections."""
 
     gateway: Gateway
     server: Server
 
     def begin_lame_duck(self) -> None:
-        """Go on serving, and let pooled connections end one after another."""
+        """Go on serving, and ask clients to close their pooled connections."""
         self.gateway.begin_lame_duck()
         self.server.announce_close()
 
     def begin_drain(self) -> None:
-        """Let the answers that are under way end, and nothing begin."""
+        """Let the answers that are under way end, and begin no new ones."""
         self.gateway.begin_drain()
         self.server.close_idle()
 
@@ -86,8 +86,8 @@ def _connection_shares(settings: Settings, files: int) -> ConnectionShares:
     )
     if shares.api < settings.max_connections:
         logger.warning(
-            "at most %d client connections, not MAX_CONNECTIONS=%d: %d files may be open, and the engine's "
-            "connections need some; raise the hard limit (ulimit -Hn, docker run --ulimit nofile=65536)",
+            "at most %d client connections instead of MAX_CONNECTIONS=%d: the limit of open files is %d, and "
+            "the engine's connections need some; raise it (ulimit -Hn, docker run --ulimit nofile=65536)",
             shares.api,
             settings.max_connections,
             files,

@@ -6,7 +6,8 @@ import pytest
 
 from vllm_engine.engine.activity import OwnQuestions
 from vllm_engine.engine.engine_state import EngineState, StatusBoard
-from vllm_engine.gateway.local.metric_history import Latency, Reading, Recorder, point, read_metrics
+from vllm_engine.gateway.local.metric_history import Recorder
+from vllm_engine.gateway.local.metric_reading import Latency, Reading, point, read_metrics
 
 TEXT = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.

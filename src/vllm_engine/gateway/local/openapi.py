@@ -1,4 +1,4 @@
-"""`/openapi.json`: the routes that the gateway answers itself, and what they ask for."""
+"""`/openapi.json`: the routes that the gateway answers itself, and which of them need a key."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _SCHEMES: Final[dict[str, Any]] = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
 }
-"""As in OpenAPI 3.1, section 4.8.27; either one is enough."""
+"""OpenAPI 3.1, section 4.8.27; either one is enough."""
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong, in OpenAI's words."""
+    """What went wrong, in OpenAI's form."""
 
     message: str
     type: str
@@ -32,7 +32,7 @@ class ErrorBody(BaseModel):
 
 
 def describe(app: FastAPI, public_paths: Container[str], *, needs_key: bool) -> bytes:
-    """Return the description of an application's routes; all but public ones ask for a key, if needed."""
+    """Return the description of an application's routes; all but public ones need a key, if `needs_key`."""
     schema = app.openapi()
     if needs_key:
         components = schema.setdefault("components", {})

@@ -1,4 +1,4 @@
-"""The page: static files that hold no secret, and the history that its plots show."""
+"""The web page: static files without secrets, and the history that its plots show."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ CONTENT_SECURITY_POLICY: Final = "; ".join(
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
-        # A browser that knows Trusted Types lets no string become markup, whatever a script tries.
+        # Browsers with Trusted Types refuse to turn any string into markup, whatever a script tries.
         "require-trusted-types-for 'script'",
         "trusted-types 'none'",
     )
 )
-"""Only files of ours run, nothing inline, and they talk to this server alone (CSP Level 3, Trusted Types)."""
+"""Only our own files run, nothing inline, and they connect to this server alone (CSP Level 3)."""
 
 _HEADERS: Final = {
     "Cache-Control": "no-cache",
@@ -65,9 +65,9 @@ class PageFile:
 
 
 class State(BaseModel):
-    """Answer of `/ui/state`: what `/healthz` says, and whether everything else asks for a key.
+    """Answer of `/ui/state`: what `/healthz` says, and whether everything else needs a key.
 
-    Its status is 200 whatever the engine's state: browsers report any other one as an error.
+    Its status is 200 whatever the engine's state: browsers report any other as an error.
     """
 
     needs_key: bool
@@ -88,10 +88,15 @@ def load_files() -> dict[str, PageFile]:
 
 
 class Page:
-    """The page's routes: `/` and `/ui`, its files below `/ui/`, and the history."""
+    """The page's routes: `/` and `/ui`, its files below `/ui/`, and the history.
+
+    Args:
+        recorder: of the history.
+        needs_key: whether other routes need a key.
+        keep_seconds: how long one rendered history serves all who ask.
+    """
 
     def __init__(self, recorder: Recorder, *, needs_key: bool, keep_seconds: float) -> None:
-        """Take the history's recorder, whether other routes ask for a key, and how long a history is kept."""
         self.recorder = recorder
         self._needs_key = needs_key
         self._history = Shared(self._render_history, keep_seconds)
@@ -109,7 +114,7 @@ class Page:
 
     @property
     def public_paths(self) -> frozenset[str]:
-        """What needs no key: the files, which are the package's own, and what `/healthz` says anyway."""
+        """What needs no key: the package's files, and what `/healthz` says anyway."""
         return frozenset((*self._paths, "/ui/", STATE_PATH))
 
     def _add(self, path: str, answer: Callable[[Request], Awaitable[Response]]) -> None:

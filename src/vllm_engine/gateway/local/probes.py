@@ -1,4 +1,4 @@
-"""What the gateway answers itself: is it alive, is the engine ready, what is running."""
+"""Probes and `/version`: whether the program is alive, whether the engine is ready, what is running."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ router = APIRouter()
 PUBLIC_PATHS = frozenset(
     ("/livez", "/healthz", "/readyz", "/health", "/v1/health/live", "/v1/health/ready", "/ping")
 )
-"""Probes: orchestrators cannot send a key, so these never ask for one."""
+"""Probes never need a key: orchestrators cannot send one."""
 
 
 @dataclass(frozen=True)
 class Build:
-    """What runs, as far as it is known before the engine starts."""
+    """What runs, as known before the engine starts."""
 
     sha: str
     time: str
@@ -47,7 +47,7 @@ class Live(BaseModel):
 
 
 class DownloadProgress(BaseModel):
-    """How far the weights' download is; totals are null where the hub did not tell sizes."""
+    """Progress of the weights' download; totals are null where the hub does not give sizes."""
 
     files_done: int
     files_total: int | None
@@ -60,7 +60,7 @@ class DownloadProgress(BaseModel):
 class Health(BaseModel):
     """Answer of `/healthz`, ready or not; `error` has `code`, `message`, `remedy`, `docs` once it failed.
 
-    `fraction` is of the whole start and comes, as the two estimates do, from an earlier start of the same
+    `fraction` is of the whole start and, like the two estimates, based on an earlier start of the same
     configuration; `phase_fraction` is of the phase. Each is null where it is not known.
     """
 
@@ -93,7 +93,7 @@ class Version(BaseModel):
     frontend: str
 
 
-# Not plain functions: FastAPI would have a thread of a pool run those, for each request.
+# Async although nothing is awaited: FastAPI runs plain functions in a thread pool.
 async def _status(request: Request) -> EngineStatus:
     reader: StatusReader = request.app.state.status
     return reader.current
@@ -105,7 +105,7 @@ Status = Annotated[EngineStatus, Depends(_status)]
 @router.get("/livez")
 @router.get("/v1/health/live", include_in_schema=False)
 async def livez() -> Live:
-    """Say that this program runs; never asks the engine."""
+    """Answer that this program runs, without asking the engine."""
     return Live(status="alive")
 
 
@@ -128,7 +128,7 @@ async def healthz(request: Request, status: Status) -> JSONResponse:
 
 
 def health_of(build: Build, status: EngineStatus) -> Health:
-    """Say how the engine is."""
+    """Describe the engine's state."""
     forecast = estimate(status, time.monotonic())
     return Health(
         status="ready" if status.is_ready else "unavailable",
@@ -173,7 +173,7 @@ def _error(status: EngineStatus) -> dict[str, Any]:
 
 @router.get("/ping", response_class=Response, responses={204: {}, 503: {}})
 async def ping(status: Status) -> Response:
-    """Answer as Runpod's load balancer wants it: 204 while loading, 200 when ready, 503 otherwise."""
+    """Answer as Runpod's load balancer expects: 204 while loading, 200 when ready, 503 otherwise."""
     if status.is_ready:
         return Response(status_code=200)
     return Response(status_code=204 if status.state is EngineState.STARTING else 503)
@@ -181,7 +181,7 @@ async def ping(status: Status) -> Response:
 
 @router.get("/version")
 async def version(request: Request, status: Status) -> Version:
-    """Say what runs: our build, vLLM, the model, the device."""
+    """Return what runs: our build, vLLM, the model, the device."""
     build: Build = request.app.state.build
     return Version(
         version=__version__,

@@ -1,1 +1,1 @@
-"""What is told of requests: access log, metrics, token usage, traces."""
+"""What is recorded of requests: access log, metrics, token usage, traces."""

@@ -1,6 +1,6 @@
-"""The access log: one record for each request, with fields for JSON and a short line for people.
+"""The access log: one line for each request, short for people, with all fields as JSON.
 
-Neither prompts and answers nor query strings and keys can get into it: it sees the `RequestRecord` alone.
+Prompts, answers, query strings and keys cannot get into it: all it sees is the `RequestRecord`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PROBES = frozenset(
         "/ui/state",
     )
 )
-"""What machines and the page ask every few seconds: logged at DEBUG, so that requests stay visible."""
+"""Asked every few seconds by machines and the page: logged at DEBUG, so that requests stay visible."""
 
 logger = logging.getLogger("gateway.access")
 

@@ -1,4 +1,4 @@
-"""How full the disk below a folder is, asked without ever holding up the gateway."""
+"""How full a folder's file system is, asked without ever blocking the gateway."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ _SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Space:
-    """Of a file system, in bytes: what a user may still write, and its size."""
+    """A file system's size, and what a user may still write; in bytes."""
 
     free: int
     size: int
 
 
 class Disk:
-    """The file system below one folder."""
+    """The file system of one folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._asked: asyncio.Future[Space | None] | None = None
 
     async def space(self) -> Space | None:
-        """Return it; None while the file system does not answer, or if it is not there."""
+        """Return its space; None while the file system does not answer, or if there is no such folder."""
         if self._asked is None or self._asked.done():
             self._asked = asyncio.get_running_loop().create_future()
-            # A dead network mount blocks for ever, and a thread of a pool would then block our end too.
+            # A dead network mount blocks for ever; a thread of a pool would then block our exit too.
             thread = Thread(target=self._ask, args=(self._asked,), name="disk", daemon=True)
             try:
                 thread.start()
-            except RuntimeError:  # pthread_create(3) said EAGAIN, and CPython has no other word for it
+            except RuntimeError:  # how CPython reports EAGAIN of pthread_create(3)
                 self._asked.set_result(None)
         await asyncio.wait((self._asked,), timeout=_SECONDS)
         return self._asked.result() if self._asked.done() else None

@@ -1,7 +1,7 @@
 """The gateway's own metrics beside vLLM's, in one answer of Prometheus' text format 0.0.4.
 
-Labels are bounded: routes are the allow-list's templates, keys their configured names, and what is
-neither is counted under one word. No label holds what a client wrote.
+Labels are bounded: routes are the allow-list's templates, keys their configured names; all others are
+counted under one word. No label has a value that a client chose.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class GatewayMetrics:
         self._log_lines_counted = 0
         own.gauge("start_time_seconds").set(datetime.now(UTC).timestamp())
         own.gauge("build_info", *build).labels(**build).set(1)
-        # Looking a label up costs as much as counting: what was found once is kept.
+        # Looking up a label costs as much as counting: each is looked up once.
         self._requests_of: dict[tuple[str, int, Outcome], Counter] = {}
         self._times_of: dict[str, tuple[Histogram, Histogram]] = {}
         self._tokens_of: dict[tuple[str | None, str], Counter] = {}
@@ -103,7 +103,7 @@ class GatewayMetrics:
 
     @property
     def described(self) -> Sequence[Described]:
-        """What there is, by name, type, labels and meaning."""
+        """Every metric's name, type, labels and meaning."""
         return tuple(self._registry.described)
 
     def watch(self, *, log_lines_dropped: Callable[[], int], **gauges: Callable[[], float]) -> None:

@@ -11,38 +11,38 @@ from prometheus_client.metrics_core import Metric
 _HELP = {
     "ttft_seconds": "Time from a request to the first byte of the engine's answer, of streamed answers.",
     "request_duration_seconds": "Time from a request to its end, of all requests that were not rejected.",
-    "queue_seconds": "Time a request waited in the gateway for its turn, in vain or not.",
-    "requests": "Requests that have ended; status is none where the client left before it had one.",
+    "queue_seconds": "Time a request waited in the gateway for admission, whether or not it was admitted.",
+    "requests": "Requests that have ended; status is none if the client disconnected before there was one.",
     "rejections": "Requests that the gateway answered instead of the engine.",
-    "disconnects": "Requests whose client left before their end.",
+    "disconnects": "Requests whose client disconnected before their end.",
     "replays": "Requests sent again because the engine was lost before their answer began.",
-    "tokens": "Tokens by API key; of answers that told no usage prompt_estimate, by the size of the prompt's "
-    "text, and completion_estimate, the stream's events, a lower bound.",
+    "tokens": "Tokens by API key. For answers without usage: prompt_estimate, from the size of the prompt's "
+    "text, and completion_estimate, the number of the stream's events, a lower bound.",
     "bytes": "Bytes of bodies, in from clients and out to them.",
     "in_flight": "Requests at the engine now.",
-    "waiting": "Requests that wait in the gateway for their turn now.",
+    "waiting": "Requests that wait in the gateway for admission now.",
     "bodies_incomplete": "Requests whose body is still being sent now.",
-    "body_bytes": "Memory that requests' bodies take now: each is held until its answer begins.",
+    "body_bytes": "Memory that request bodies take now; each is held until its answer begins.",
     "engine_state": "1 for the state that the engine is in.",
     "standby_ready": "Whether a standby is ready to be the next engine.",
     "standby_bytes": "Memory that the standby takes, shared pages counted once; 0 without one.",
-    "engine_up": "Whether the engine's own metrics could be read just now.",
+    "engine_up": "Whether the engine's own metrics could be read for this scrape.",
     "engine_restarts": "Starts of the engine after the first one of this process.",
     "engine_failures": "Engines lost and failed starts, by the diagnosis' code (docs/troubleshooting.md).",
     "engine_start_seconds": "How long the engine's last start took, up to its first token; 0 before that.",
     "cache_free_bytes": "Free space where CACHE_DIR is; NaN while that is not known.",
     "cache_size_bytes": "Size of the file system where CACHE_DIR is; NaN while that is not known.",
-    "log_lines_dropped": "Lines of the log that were dropped: not read in time, or not to be written.",
+    "log_lines_dropped": "Log lines dropped because they were not read in time or could not be written.",
     "tls_certificate_expiry_timestamp_seconds": "When the certificate in TLS_CERT_FILE expires, in seconds "
     "since 1970; NaN without TLS.",
     "start_time_seconds": "When the gateway started, in seconds since 1970.",
-    "build_info": "What runs; always 1.",
+    "build_info": "Versions of what runs; always 1.",
 }
 
 
 @dataclass(frozen=True)
 class Described:
-    """One metric as the documentation tells of it."""
+    """One metric, as the documentation shows it."""
 
     name: str
     type: str

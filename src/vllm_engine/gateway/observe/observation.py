@@ -14,7 +14,7 @@ from vllm_engine.gateway.observe.shared_answer import Shared
 
 
 class Observation:
-    """What becomes of every request in the metrics, the access log and its trace."""
+    """Observes every request at its end: metrics, access log, trace."""
 
     def __init__(
         self,
@@ -25,14 +25,14 @@ class Observation:
         *,
         keep_seconds: float,
     ) -> None:
-        """Take what to count with, the engine, the model's served name, and the cache's disk.
+        """Make the observer.
 
         Args:
             metrics: the gateway's own.
             engine_text: reads vLLM's metrics; None while it does not answer.
             model: the name under which the model is served.
             cache: the file system of `CACHE_DIR`.
-            keep_seconds: for how long one reading serves all who ask (`METRICS_CACHE_SECONDS`).
+            keep_seconds: how long one reading serves all who ask (`METRICS_CACHE_SECONDS`).
         """
         self._metrics = metrics
         self._model = model
@@ -49,11 +49,11 @@ class Observation:
         log_access(record, None if record.route == UNMATCHED else self._model)
 
     async def render(self) -> bytes:
-        """Return vLLM's metrics as they are, then the gateway's; ours alone while vLLM is silent."""
+        """Return vLLM's metrics as they are, then the gateway's; ours alone while vLLM does not answer."""
         return await self._rendered.get()
 
     async def engine_metrics(self) -> bytes | None:
-        """Return vLLM's metrics as they are; None while it is silent."""
+        """Return vLLM's metrics as they are; None while it does not answer."""
         return await self._engine_text.get()
 
     async def _render(self) -> bytes:

@@ -1,4 +1,4 @@
-"""What is known of one request: filled in along the data path, read once at its end."""
+"""The record of one request: filled in step by step, read once at its end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from starlette.types import Scope
 from vllm_engine.gateway.http.request_id import request_id
 
 UNMATCHED = "unmatched"
-"""The route of a request that the allow-list does not name, our own ones included."""
+"""The route of a request that is not on the allow-list; those answered by the gateway itself included."""
 
 
 _MAX_PATH = 256
@@ -24,41 +24,41 @@ _KEPT = "/:@!$&'()*+,;=~"
 
 
 class Outcome(StrEnum):
-    """Why a request ended; the label of `gateway_requests_total` and a field of the access log."""
+    """How a request ended; the label of `gateway_requests_total` and a field of the access log."""
 
     COMPLETE = "complete"
-    """The engine's whole answer was passed on, whatever its status."""
+    """The engine's whole answer was forwarded, whatever its status."""
     CLIENT_GONE = "client_gone"
-    """The client left first; the engine was told to stop."""
+    """The client disconnected first; the engine was told to stop."""
     UPSTREAM_BROKEN = "upstream_broken"
-    """The engine broke off: the client got a 502, an SSE error event, or a cut connection."""
+    """The engine failed: the client got a 502, an SSE error event, or a closed connection."""
     REJECTED = "rejected"
     """The gateway answered instead of the engine; `reason` says why."""
     FAILED = "failed"
-    """A defect of ours: the client got a 500 or a cut connection."""
+    """A defect of the gateway: the client got a 500 or a closed connection."""
 
 
 class Span(Protocol):
     """One request's span."""
 
     headers: tuple[tuple[bytes, bytes], ...]
-    """What to send to the engine in place of the client's headers of the same names."""
+    """Sent to the engine in place of the client's headers of the same names."""
 
     def end(self, record: RequestRecord) -> None:
-        """Finish it with what is known of the request at its end; sends nothing itself."""
+        """Finish it with what is known of the request at its end; does not block."""
 
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One request on its way; times are `time.monotonic` seconds, the rest seconds and bytes."""
+    """One request; points in time are `time.monotonic` seconds."""
 
     request_id: str
     method: str
     path: str
     route: str = UNMATCHED
-    """The allow-list's own name of the route, such as `/v1/responses/{id}`: safe as a metric label."""
+    """The route's template, such as `/v1/responses/{id}`: safe as a metric label."""
     is_core_work: bool = False
-    """Whether vLLM's engine core has to work for an answer on this route, and not its API process alone."""
+    """Whether vLLM's engine core, not its API process alone, has to work for an answer on this route."""
     key: str | None = None
     """The API key's name, never the key; None where no keys are set."""
     reason: str | None = None
@@ -67,7 +67,7 @@ class RequestRecord:
     outcome: Outcome = Outcome.COMPLETE
     received: float = field(default_factory=time.monotonic)
     queue_seconds: float | None = None
-    """How long it waited for its turn, in vain or not; None for what has not come that far."""
+    """How long it waited for admission, whether or not it was admitted; None if it did not get there."""
     replays: int = 0
     """How often it was sent again because the engine was lost before the answer began."""
     first_byte: float | None = None
@@ -76,13 +76,13 @@ class RequestRecord:
     bytes_in: int = 0
     bytes_out: int = 0
     is_stream: bool = False
-    """Whether the client waits for events."""
+    """Whether the client expects an event stream."""
     has_run: bool = False
-    """Whether the engine was given it and did not refuse it, so that its prompt was worked on."""
+    """Whether the engine took it and did not refuse it, so that its prompt was processed."""
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     span: Span | None = None
-    """Its part of a trace, from where it is known to be somebody's request for the engine."""
+    """Its span, once it is known to be a request for the engine."""
     is_prompt_estimate: bool = False
     """Whether the prompt's tokens are `TokenEstimate`'s estimate."""
     is_estimate: bool = False

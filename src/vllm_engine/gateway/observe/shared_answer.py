@@ -1,4 +1,4 @@
-"""One answer for everybody who asks at about the same time, where making it costs more than asking."""
+"""One answer for all who ask at about the same time (single flight)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ _T = TypeVar("_T")
 
 
 class Shared(Generic[_T]):
-    """Makes an answer once at a time (single flight) and keeps it for a while; all get the same object."""
+    """Makes an answer once at a time and keeps it for a while; all callers get the same object.
+
+    Args:
+        make: makes an answer.
+        keep_seconds: how long it is fresh enough; 0: one is made for each caller.
+        clock: monotonic seconds.
+    """
 
     def __init__(
         self,
@@ -19,7 +25,6 @@ class Shared(Generic[_T]):
         keep_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take what makes an answer, and for how long it is good enough; 0: each asker has its own made."""
         self._make = make
         self._keep = keep_seconds
         self._clock = clock
@@ -29,7 +34,7 @@ class Shared(Generic[_T]):
     async def get(self) -> _T:
         """Return the answer that is kept, the one that is being made, or a new one.
 
-        Whoever stops waiting does not stop it for the others. An error is shared as an answer is.
+        A caller that is cancelled does not stop it for the others. An error is shared like an answer.
         """
         if not self._keep:
             return await self._make()

@@ -1,7 +1,7 @@
 """Optional OpenTelemetry: one server span for each request, in one trace with the engine's.
 
-Without `OTLP_ENDPOINT` nothing of this is loaded, and a client's `traceparent` goes on to the engine as it
-is. With it, the engine gets ours instead and hangs its own span below. The provider is not made the
+Without `OTLP_ENDPOINT` OpenTelemetry is not imported, and a client's `traceparent` is forwarded unchanged.
+With it, the engine gets ours instead and makes its own span a child of it. The provider is not made the
 process's global one: FastAPI would then trace every probe.
 
 The OpenTelemetry SDK reads its own standard variables (`OTEL_TRACES_SAMPLER`, `OTEL_SERVICE_NAME`,
@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from vllm_engine.errors import Problem, SettingsError
 from vllm_engine.gateway.observe.request_record import UNMATCHED, Outcome, RequestRecord, Span, shown
@@ -41,37 +41,11 @@ _OPERATIONS = {
 """`gen_ai.operation.name` by route (semantic conventions for generative AI)."""
 
 
-class Tracer(Protocol):
-    """Makes spans."""
-
-    def start(self, headers: Headers, record: RequestRecord) -> Span:
-        """Begin a request's span, in the client's trace if its headers (names in lower case) name one."""
-
-    def close(self) -> None:
-        """Send what is left. Blocks, up to `CLOSE_SECONDS`: not for the event loop's thread."""
-
-
-class NoTracer:
-    """Traces nothing and leaves the client's headers alone."""
-
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-
-    def start(self, headers: Headers, record: RequestRecord) -> Span:  # noqa: ARG002 - a Tracer's
-        """Return what does nothing."""
-        return self
-
-    def end(self, record: RequestRecord) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-def make_tracer(endpoint: str | None, service_version: str) -> Tracer:
-    """Return the tracer that `OTLP_ENDPOINT` asks for.
+def make_tracer(endpoint: str | None, service_version: str) -> Tracer | None:
+    """Return the tracer that `OTLP_ENDPOINT` asks for; None for no tracing.
 
     Args:
-        endpoint: where spans are sent, with its path; None or empty for no tracing.
+        endpoint: where spans are sent, with its path; None or empty for none.
         service_version: our own version.
 
     Raises:
@@ -79,22 +53,24 @@ def make_tracer(endpoint: str | None, service_version: str) -> Tracer:
             by themselves cannot be used.
     """
     if not endpoint:
-        return NoTracer()
+        return None
     try:
-        return _OtlpTracer(endpoint, service_version)
+        return Tracer(endpoint, service_version)
     except ImportError as error:
-        wanted = f"tracing needs packages that are not there ({error.name}): install vllm-engine[tracing]"
-        raise SettingsError([Problem("OTLP_ENDPOINT", endpoint, wanted)]) from error
+        missing = (
+            f"tracing needs packages that are not installed ({error.name}): install vllm-engine[tracing]"
+        )
+        raise SettingsError([Problem("OTLP_ENDPOINT", endpoint, missing)]) from error
     except (ValueError, StopIteration) as error:  # the latter for a plug-in that is not there
-        wanted = f"a variable of OpenTelemetry's own (OTEL_*) cannot be used ({error or 'no such plug-in'})"
-        raise SettingsError([Problem("OTLP_ENDPOINT", endpoint, f"{wanted}; correct or unset it")]) from error
+        invalid = f"an OTEL_* variable is invalid ({error or 'no such plug-in'}); correct or unset it"
+        raise SettingsError([Problem("OTLP_ENDPOINT", endpoint, invalid)]) from error
 
 
-class _OtlpTracer:
+class Tracer:
     """Exports spans by OTLP over HTTP, in batches, from a thread of its own."""
 
     def __init__(self, endpoint: str, service_version: str) -> None:
-        # Imported only when wanted: they cost 9 MB and, from a cold disk, a good part of a second.
+        # Imported only when needed: they take 9 MB and, from a cold disk, most of a second.
         from opentelemetry import trace  # noqa: PLC0415
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
         from opentelemetry.sdk.resources import OTELResourceDetector, Resource  # noqa: PLC0415
@@ -103,9 +79,9 @@ class _OtlpTracer:
         from opentelemetry.trace.propagation import tracecontext  # noqa: PLC0415
 
         ours = Resource.create({"service.name": SERVICE_NAME, "service.version": service_version})
-        # The variables once more and last: they win over our names.
+        # The OTEL_* variables once more and last: they override our names.
         resource = ours.merge(OTELResourceDetector().detect())
-        # At exit it would wait half a minute for a collector that is gone; `close` waits less.
+        # At exit it would wait half a minute for a collector that is gone; `close` does not.
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         exporter = OTLPSpanExporter(endpoint=endpoint)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
@@ -114,12 +90,15 @@ class _OtlpTracer:
         self._api = trace
 
     def start(self, headers: Headers, record: RequestRecord) -> Span:
-        """Begin a request's span, dated back to when the request came."""
+        """Begin a request's span, dated back to when the request came.
+
+        It is in the client's trace if the headers (names in lower case) name one.
+        """
         incoming: dict[str, list[str]] = {}
         for name, value in headers:
             if name in _TRACE_HEADERS:
                 incoming.setdefault(name.decode(), []).append(value.decode("latin-1"))
-        # Spans need a wall clock; what passes from here on is measured by `time.monotonic`.
+        # Spans need a wall clock; from here on time is measured by `time.monotonic`.
         began = time.time_ns() - int((time.monotonic() - record.received) * 1e9)
         span = self._tracer.start_span(
             _span_name(record),
@@ -127,14 +106,14 @@ class _OtlpTracer:
             kind=self._api.SpanKind.SERVER,
             start_time=began,
         )
-        # A state must not go on without its parent (W3C Trace Context, section 3.3.1); empty is none.
+        # `tracestate` must not be forwarded without its parent (W3C Trace Context, section 3.3.1).
         outgoing = {"tracestate": ""} if "tracestate" in incoming else {}
         self._propagator.inject(outgoing, self._api.set_span_in_context(span))
         forwarded = tuple((name.encode(), value.encode("latin-1")) for name, value in outgoing.items())
         return _OtlpSpan(forwarded, span, began, self._api.StatusCode.ERROR)
 
     def close(self) -> None:
-        """Send what is left, up to `CLOSE_SECONDS`."""
+        """Send what is left. Blocks, up to `CLOSE_SECONDS`: not for the event loop's thread."""
         # The SDK's own limit is 30 s and cannot be set.
         closing = threading.Thread(target=self._provider.shutdown, daemon=True)
         closing.start()
@@ -160,9 +139,9 @@ class _OtlpSpan:
 
 
 def span_attributes(record: RequestRecord) -> dict[str, Any]:
-    """Return what a span says of a request, by OpenTelemetry's HTTP and generative AI conventions.
+    """Return a request's attributes by OpenTelemetry's HTTP and generative AI conventions.
 
-    What they have no name for is under `gateway.`. Prompts, answers, queries and keys are never in it.
+    What those have no name for is under `gateway.`. Prompts, answers, queries and keys are never in it.
     """
     operation = _OPERATIONS.get(record.route)
     values = {
@@ -193,7 +172,7 @@ def span_attributes(record: RequestRecord) -> dict[str, Any]:
 def _error_type(record: RequestRecord) -> str | None:
     if record.outcome in (Outcome.UPSTREAM_BROKEN, Outcome.FAILED):
         return record.outcome.value
-    # A client's mistake is no error of this server's.
+    # A client's mistake is not this server's error.
     return (record.reason or str(record.status)) if record.status >= 500 else None
 
 

@@ -1,4 +1,4 @@
-"""Token use, read from the end of an answer: chunks pass by unparsed, and one look is taken when it is over.
+"""Token usage, read from the end of an answer: chunks are not parsed as they pass.
 
 Every API of vLLM puts `usage` near the end of its answer (0.32's sources: `entrypoints/openai`,
 `entrypoints/anthropic`, `entrypoints/pooling`): in the whole answer, in the last event but `[DONE]` of a
@@ -14,19 +14,19 @@ from typing import Any, NamedTuple
 
 _TAIL_BYTES = 4096
 """Kept of an answer: `usage` and what may follow it are under 1 KiB, unless the client asked for its
-prompt's logprobs or token ids too; then the use is unknown."""
+prompt's logprobs or token ids too; then the usage is unknown."""
 _HELD_BYTES = 2 * _TAIL_BYTES
 """Held before it is cut to the tail, so that cutting is rare."""
 
 _LINE_FEED = b"\n"
 _USAGE = '"usage":'
-"""Cannot stand inside a JSON string, where quotes are escaped: text that a model wrote is never read."""
+"""Cannot occur inside a JSON string, where quotes are escaped: text of a model is never read."""
 _DONE = "data: [DONE]"
 _decoder = json.JSONDecoder()
 
 
 class _Stream(NamedTuple):
-    """How a stream is told from others, and how its events are counted."""
+    """How a stream is recognized, and how its events are counted."""
 
     mark: str
     lines_per_event: int
@@ -55,7 +55,7 @@ class UsageReader:
         """Whether `tokens` had to estimate the completion tokens."""
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next bytes of the body; costs a fraction of a microsecond and keeps a few KiB."""
+        """Take the next bytes of the body, in a fraction of a microsecond; keeps a few KiB."""
         self._chunks.append(chunk)
         self._held += len(chunk)
         if self._held > _HELD_BYTES:
@@ -67,12 +67,11 @@ class UsageReader:
         return b"".join(self._chunks)
 
     def tokens(self) -> tuple[int | None, int | None]:
-        """Return prompt and completion tokens, each None where the answer does not tell.
+        """Return prompt and completion tokens, each None where the answer does not say. Never raises.
 
-        A stream without usage (not asked for, or given up before its end) has its events counted
-        instead. vLLM sends one event per token, fewer when it is busy or told so by
-        `--stream-interval`, so that is a lower bound; `is_estimate` then says so. Compressed answers
-        are not read. Never raises.
+        Of a stream without usage (not asked for, or cut off) the events are counted and `is_estimate` is set.
+        vLLM sends one event per token, or fewer when it is busy or has `--stream-interval`: a lower bound.
+        Compressed answers are not read.
         """
         tail = self._tail()
         use = _last_usage(tail)
@@ -95,7 +94,7 @@ class UsageReader:
         while start < min(3, len(raw)) and raw[start] & 0xC0 == 0x80:
             start += 1  # the rest of a character that was cut in two
         try:
-            # Not final: an answer that was given up may end within a character.
+            # Not final: an answer that was cut off may end within a character.
             return codecs.getincrementaldecoder("utf-8")().decode(raw[start:])
         except UnicodeDecodeError:
             return ""  # compressed, or no text at all
@@ -127,7 +126,7 @@ def _prompt_tokens(use: dict[str, Any]) -> int | None:
     count = _count(use, "prompt_tokens", "input_tokens")
     if count is None:
         return None
-    # Anthropic's input_tokens leave out what came from the cache or went there; all is prompt to vLLM.
+    # Anthropic's input_tokens exclude what was read from the cache or written to it.
     cached = (_count(use, f"cache_{kind}_input_tokens") or 0 for kind in ("read", "creation"))
     return count + sum(cached)
 
@@ -135,7 +134,7 @@ def _prompt_tokens(use: dict[str, Any]) -> int | None:
 def _count(use: dict[str, Any], *names: str) -> int | None:
     for name in names:
         value = use.get(name)
-        # What a float cannot count exactly is no count, and would break the metrics.
+        # A number that a float cannot hold exactly would break the metrics.
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53:
             return value
     return None

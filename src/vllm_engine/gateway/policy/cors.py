@@ -1,8 +1,8 @@
-"""Which web pages may call the API from a browser (the Fetch standard, section 3.2: the CORS protocol).
+"""CORS: which web pages may call the API from a browser (the Fetch standard, section 3.2).
 
 Starlette's middleware is not used: it answers preflights for routes that do not exist, in another error
-shape, without a request id, and before anything is logged. A streamed chunk costs nothing here: only an
-answer's head passes through `send`, chunks go to the connection itself.
+shape, without a request id, and before anything is logged. Streamed chunks cost nothing here: only the head
+of an answer passes through `send`.
 
 No `Access-Control-Allow-Credentials`: keys are sent by scripts, never by a browser on its own.
 """
@@ -24,15 +24,18 @@ _NAMES = re.compile(rb"[\w!#$%&'*+.^`|~, -]{1,2048}", re.ASCII)
 
 
 class Cors:
-    """Answers preflights of allowed pages, and lets those read the answers."""
+    """Answers preflight requests of allowed pages, and lets those read answers.
+
+    Args:
+        origins: the allowed ones; `*` alone allows all.
+    """
 
     def __init__(self, origins: tuple[str, ...]) -> None:
-        """Allow these origins; `*` alone is everybody, and nothing is nobody."""
         self._any = origins == ("*",)
         self._origins = frozenset(origin.encode() for origin in origins)
 
     def is_preflight(self, scope: Scope) -> bool:
-        """Say whether a browser asks on behalf of an allowed page what it may send."""
+        """Return whether this is a preflight request of an allowed page."""
         if scope["method"] != "OPTIONS" or not self._origins:
             return False
         headers = dict(scope["headers"])
@@ -41,7 +44,7 @@ class Cors:
     async def answer_preflight(
         self, scope: Scope, send: Send, methods: frozenset[str], identity: bytes
     ) -> None:
-        """Say that the route's methods and the headers that were asked for may be used.
+        """Allow the route's methods and the headers that were asked for.
 
         Args:
             scope: the request's.
@@ -56,14 +59,14 @@ class Cors:
             (REQUEST_ID, identity),
         ]
         wanted = dict(scope["headers"]).get(b"access-control-request-headers", b"")
-        # Whatever was asked for: SDKs send a dozen of their own, and without credentials none is a danger.
+        # All that were asked for: SDKs send a dozen of their own, and without credentials none is a risk.
         if _NAMES.fullmatch(wanted):
             headers.append((b"access-control-allow-headers", wanted))
         await send({"type": "http.response.start", "status": 204, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
 
     def wrap(self, scope: Scope, send: Send) -> Send:
-        """Return a `send` whose answers the asking page may read, if it is allowed to."""
+        """Return a `send` whose answers the calling page may read, if it is allowed to."""
         if not self._origins:
             return send
         added = self._headers(dict(scope["headers"]).get(b"origin"))
@@ -76,7 +79,7 @@ class Cors:
         return send_shared
 
     def _headers(self, origin: bytes | None) -> list[tuple[bytes, bytes]]:
-        # A cache must not give one page's answer to another; where all get the same, it may.
+        # A cache must not give one page's answer to another, unless all get the same.
         headers = [] if self._any else [(b"vary", b"origin")]
         if origin is not None and self._allows(origin):
             allowed = b"*" if self._any else origin

@@ -1,15 +1,12 @@
 """The allow-list: which requests may reach the engine, by the exact bytes of their path.
 
-vLLM listens to far more than inference: adapters are loaded and unloaded, the model is put to sleep,
-caches are dropped, engines are scaled; and its own `--api-key` leaves `/invocations`, `/tokenize` and
-everything else outside `/v1`, `/v2`, `/inference` and `/cohere` open. So a path passes only if it is
-named here or in `EXTRA_ROUTES`.
+vLLM serves far more than inference: adapters can be loaded and unloaded, the model put to sleep, caches
+dropped, engines scaled; and its own `--api-key` leaves everything outside `/v1`, `/v2`, `/inference` and
+`/cohere` open. So a path passes only if it is named here or in `EXTRA_ROUTES`.
 
-Nothing is decoded, folded or tidied before matching. RFC 3986, section 6.2.2, lets two programs
-normalise one path differently (`//`, `/./`, `%2F`, a trailing slash), and every such difference is a
-way around a list. No path that matches holds a `%`, so decoding it changes nothing either: the bytes
-that were matched are the bytes to send on, and there is no second spelling for the engine to disagree
-about.
+Nothing is decoded or normalized before matching. RFC 3986, section 6.2.2, lets two programs normalize one
+path differently (`//`, `/./`, `%2F`, a trailing slash), and every such difference is a way around a list. No
+path that matches contains a `%`: the bytes that were matched are the bytes that are sent on.
 """
 
 from __future__ import annotations
@@ -44,14 +41,14 @@ class Route:
     template: str
     methods: frozenset[str]
     is_core_work: bool = False
-    """Whether every good answer proves that vLLM's engine core works, and not its API process alone.
+    """Whether a good answer proves that vLLM's engine core works, not its API process alone.
 
-    Of a route in `EXTRA_ROUTES` that is not known, and so nothing is concluded from it.
+    Not known of routes in `EXTRA_ROUTES`, so nothing is concluded from those.
     """
     may_stream: bool = False
-    """Whether vLLM answers with events if the body asks for a stream; others ignore that, or refuse it."""
+    """Whether vLLM answers with an event stream if the body asks for one."""
     is_batch: bool = False
-    """Whether one request holds many conversations, and counts as so many for admission."""
+    """Whether one request has many conversations, and counts as that many for admission."""
 
     def check_method(self, method: str) -> None:
         """Let the route's methods pass.
@@ -63,7 +60,7 @@ class Route:
 
 
 class ExtraRouteError(ValueError):
-    """An entry of `EXTRA_ROUTES` is not a route; carries the entry and what was expected."""
+    """An entry of `EXTRA_ROUTES` is not a route; has the entry and what was expected."""
 
     def __init__(self, entry: str, expected: str) -> None:
         self.entry = entry
@@ -100,8 +97,8 @@ ROUTES = (
     Route("/v1/audio/transcriptions", _POST, is_core_work=True, may_stream=True),
     Route("/v1/audio/translations", _POST, is_core_work=True, may_stream=True),
 )
-"""Inference and what SDKs ask beside it, with the methods that vLLM answers: it has neither HEAD nor
-DELETE, nor `/v1/models/{model}`."""
+"""Inference and what SDKs ask besides, with the methods that vLLM answers: it has no HEAD, no DELETE, and no
+`/v1/models/{model}`."""
 
 
 def check_method(method: str, allowed: frozenset[str]) -> None:
@@ -117,19 +114,19 @@ def check_method(method: str, allowed: frozenset[str]) -> None:
 
 
 class RouteTable:
-    """Finds the route that a path names, exactly."""
+    """Finds the route of a path, by exact match."""
 
     def __init__(self, extra: Sequence[Route] = ()) -> None:
         routes = _merged((*ROUTES, *extra))
         self.templates = frozenset(route.template for route in routes)
-        """The routes' own names: a bounded set, fit for a metric's label."""
+        """A bounded set, fit for a metric's label."""
         self._exact = {route.template.encode(): route for route in routes if _ID not in route.template}
         self._patterns = tuple((_pattern(route), route) for route in routes if _ID in route.template)
 
     def match(self, raw_path: bytes) -> Route | None:
-        """Return the route whose spelling `raw_path` is byte for byte, or None.
+        """Return the route that `raw_path` names byte for byte, or None.
 
-        The caller checks the method, and sends on `raw_path` itself.
+        The caller checks the method, and forwards `raw_path` itself.
 
         Args:
             raw_path: the request target's path as it came, undecoded, without the query
@@ -147,7 +144,7 @@ class RouteTable:
 def parse_extra_routes(text: str) -> tuple[Route, ...]:
     """Read `EXTRA_ROUTES`: `METHOD /path` or `/path` (GET and POST), separated by commas or spaces.
 
-    Paths are literal: a placeholder could let a route pass that nobody named.
+    Paths are literal: a placeholder could let through a route that nobody named.
 
     Raises:
         ExtraRouteError: an entry has no path, an unknown method, or a path that is more than
@@ -179,7 +176,7 @@ def _extra(entry: str, path: str, methods: frozenset[str]) -> Route:
 def _merged(routes: Iterable[Route]) -> tuple[Route, ...]:
     merged: dict[str, Route] = {}
     for route in routes:
-        # What is known of a route stays known where EXTRA_ROUTES names it too.
+        # A listed route keeps its properties where EXTRA_ROUTES names it too.
         one = merged.get(route.template, route)
         merged[route.template] = replace(one, methods=one.methods | route.methods)
     return tuple(merged.values())
