@@ -36,13 +36,14 @@ chaos: setup
 	@scripts/setup.sh dev
 	@.venv/bin/python -m perf.chaos --write
 
-## nightly    what takes too long for each change: hostile inputs, storms, chaos, the whole transparency matrix, traces
+## nightly    what takes too long for each change: hostile inputs, memory bounds, storms, chaos, the whole transparency matrix, traces
 # Hostile inputs and storms by real tools run against a program with the fake engine, the rest with the real vLLM. The tables of
 # docs/security.md and docs/reliability.md are written; a fault is printed with the words that play it again.
 STORM_TOOLS := slowhttptest:slowhttptest hey:hey httperf:httperf iptables:iptables
 nightly:
 	@FRONTEND=rust scripts/setup.sh all
 	@tools/debian.sh $(STORM_TOOLS)
+	@.venv/bin/pytest tests/nightly
 	@.venv/bin/python -m perf.campaign
 	@.venv/bin/python -m perf.storms --write
 	@.venv/bin/python -m perf.chaos --write

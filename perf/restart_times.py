@@ -26,7 +26,8 @@ from typing import Any
 import httpx2
 import psutil
 
-from tests.support.program import Program, free_port, running, until
+from tests.support.ports import free_port
+from tests.support.program import Program, running, until
 
 ROOT = Path(__file__).parents[1]
 MODEL = "bundled:smollm2-135m-instruct"
@@ -84,7 +85,7 @@ def started(folder: Path, standby: str) -> Iterator[tuple[Program, float]]:
 
 def engine_core(program: Program) -> psutil.Process:
     """Return the engine core."""
-    return next(one for one in program.family() if one.name().startswith("VLLM::EngineCor"))
+    return next(one for one in program.processes() if one.name().startswith("VLLM::EngineCor"))
 
 
 def restart(program: Program) -> float:

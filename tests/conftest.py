@@ -6,8 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from vllm_engine.config.settings import Settings
+
+# A busy machine is no fault: nothing has a deadline, and every run tries the same examples.
+hypothesis_settings.register_profile("tests", deadline=None, derandomize=True)
+hypothesis_settings.load_profile("tests")
 
 
 @pytest.fixture(autouse=True)

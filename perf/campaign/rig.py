@@ -17,7 +17,7 @@ from perf.campaign.engine_inputs import engine_input
 from perf.campaign.inputs import BEARER, KEY, MAX_BODY_BYTES
 from perf.campaign.stand_in import standing_in
 from tests.support.fake.fake_engine import change_scenario, make_fake_engine_python, scenario_of
-from tests.support.hostile import CONFIG
+from tests.support.model import LONG_CONFIG as CONFIG
 from tests.support.program import Program, engine_metric, running, until
 from tests.support.raw_http import post_json
 

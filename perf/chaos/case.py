@@ -194,7 +194,7 @@ def counted_requests(rig: Rig) -> float:
 def play_sigterm(rig: Rig, streams: int, tokens: int, begun: int, seconds: float) -> Result:
     """SIGTERM under streams: none is cut short, and the program ends with 0."""
     result = Result(f"SIGTERM under {streams} streams", streams)
-    everybody = rig.program.family()
+    everybody = rig.program.processes()
     volley = Volley.fire([Ask(rig.program.url, rig.model, tokens=tokens) for _ in range(streams)])
     until(lambda: volley.began >= begun, "streams that have begun", seconds)
     until(lambda: rig.program.metric("gateway_in_flight") == streams, "all of them at the engine", seconds)

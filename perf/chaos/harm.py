@@ -25,7 +25,7 @@ class Rig:
 
     def named(self, name: str) -> psutil.Process:
         """Return the engine's process of this name."""
-        return next(one for one in self.program.family() if one.name().startswith(name))
+        return next(one for one in self.program.processes() if one.name().startswith(name))
 
     def core(self) -> psutil.Process:
         """Return the engine core."""

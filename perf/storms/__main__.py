@@ -24,7 +24,7 @@ from perf.bench.machine import describe
 from perf.storms.storm import STORMS, Result, Storm, health_port, play
 from perf.storms.watch import percentile
 from tests.support.fake.fake_engine import make_fake_engine_python
-from tests.support.hostile import CONFIG
+from tests.support.model import LONG_CONFIG as CONFIG
 from tests.support.program import running
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from perf.storms.watch import Watch, percentile
-from tests.support.program import Program, free_port, until
+from tests.support.ports import free_port
+from tests.support.program import Program, until
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 25

@@ -12,7 +12,6 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests.browser.chromium import Visit, chromium
-from tests.process.conftest import CONFIG
 from tests.support.fake.fake_engine import (
     Scenario,
     change_scenario,
@@ -20,6 +19,7 @@ from tests.support.fake.fake_engine import (
     scenario_of,
     write_scenario,
 )
+from tests.support.model import CONFIG
 from tests.support.program import Program, running
 
 MODEL = "org/model"

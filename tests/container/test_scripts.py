@@ -14,7 +14,8 @@ import pytest
 
 from tests.container.box import Box, Docker
 from tests.container.conftest import ROOT, StartBox
-from tests.support.program import free_port, until
+from tests.support.ports import free_port
+from tests.support.program import until
 
 KEY = "a-key-of-some-length"
 

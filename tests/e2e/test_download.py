@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import CACHE_DIR, MODEL, START_SECONDS
-from tests.process.conftest import CONFIG
 from tests.support.fake.fake_engine import make_fake_engine_python
 from tests.support.fake.fake_hub import COMMIT, Hub, fake_hub
-from tests.support.program import Program, free_port, run_cli, running, until
+from tests.support.model import CONFIG
+from tests.support.ports import free_port
+from tests.support.program import Program, run_cli, running, until
 from tests.support.terminal import terminal
 
 pytestmark = pytest.mark.e2e

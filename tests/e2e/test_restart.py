@@ -40,7 +40,7 @@ def program(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 def engine_core(program: Program) -> psutil.Process:
     """Return vLLM's engine core."""
-    (core,) = [process for process in program.family() if process.name().startswith("VLLM::EngineCor")]
+    (core,) = [process for process in program.processes() if process.name().startswith("VLLM::EngineCor")]
     return core
 
 

@@ -15,7 +15,6 @@ import pytest
 from tests.e2e.conftest import CACHE_DIR, MODEL, START_SECONDS, Served
 from tests.support.differential import ANSWER_SECONDS, Explained, ask, differences
 from tests.support.engine_cases import ANSWERED, ASKED, CHAT, CHAT_BODY, OURS, REFUSED
-from tests.support.hostile import engine_socket
 from tests.support.program import running
 from tests.support.raw_http import post_json, wire
 
@@ -68,7 +67,7 @@ def rust(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     }
     with running(environ, folder=tmp_path_factory.mktemp("rust")) as program:
         program.until_ready(START_SECONDS)
-        yield warmed(Two(engine_socket(program), program.port))
+        yield warmed(Two(program.engine_socket(), program.port))
 
 
 @pytest.fixture(scope="module")

@@ -4,179 +4,159 @@ from __future__ import annotations
 
 import json
 import signal
-import threading
-import time
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import psutil
 import pytest
 
 from tests.process.conftest import StartProgram
-from tests.support.fake.fake_engine import change_scenario, scenario_of
-from tests.support.program import Program, until
-
-CHAT = {"model": "fake", "messages": [{"role": "user", "content": "Hi"}]}
-
-
-def engine_scenario(program: Program, tmp_path: Path) -> Path:
-    """Return the scenario file of the one fake engine of a test."""
-    return scenario_of(tmp_path / "engine/bin/python")
+from tests.support.model import CHAT, STREAM
+from tests.support.ports import free_port
+from tests.support.program import Program, plain_client, running, until, until_gone
+from tests.support.raw_http import request, wire
 
 
-def gone(processes: list[psutil.Process]) -> bool:
-    """Whether none of these runs any more."""
-    return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
-
-
-def test_alive_before_the_engine_listens(start: StartProgram) -> None:
-    """/livez is 200 and /healthz says 503 with state, phase and time, while vLLM still loads."""
-    program = start({"startup_seconds": 600})
+def test_while_the_engine_loads(launch: StartProgram) -> None:
+    """/livez is 200 and everything else says 503, why, and when to ask again; a signal ends both at once."""
+    program = launch({"startup_seconds": 600})
     program.until_listening()
-    assert program.client.get("/livez").json() == {"status": "alive"}
     until(lambda: (program.health() or {}).get("phase") == "importing", "the engine's start")
+    assert program.client.get("/livez").json() == {"status": "alive"}
     answer = program.client.get("/healthz")
     body = answer.json()
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
-    assert (body["state"], body["status"], body["model"]) == ("starting", "unavailable", body["model"])
+    assert (body["state"], body["status"]) == ("starting", "unavailable")
     assert body["elapsed_seconds"] >= 0
-    assert body["error"]["message"].startswith("Loading model (importing")
-
-
-def test_requests_before_readiness(start: StartProgram) -> None:
-    """/v1/* answers the field's 503 while loading, which SDKs retry."""
-    program = start({"startup_seconds": 600})
-    program.until_listening()
-    answer = program.client.post("/v1/chat/completions", json=CHAT)
-    error = answer.json()["error"]
-    assert answer.status_code == 503
-    assert answer.headers["retry-after"] == "5"
+    unknown = {body[key] for key in ("fraction", "estimate_seconds", "remaining_seconds", "download")}
+    assert unknown == {None}, "nothing is claimed where nothing is known"
+    assert program.client.get("/ui/state").json()["health"].keys() == body.keys()
+    refused = program.chat()
+    error = refused.json()["error"]
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
     assert (error["type"], error["code"], error["param"]) == ("unavailable_error", 503, None)
-    assert error["message"].startswith("Loading model")
+    assert error["message"].startswith("Loading model (importing")
+    for path in ("/v1/messages", "/v1/messages/count_tokens"):
+        refused = program.client.post(path, json=CHAT)
+        assert (refused.status_code, refused.json()["error"]["type"]) == (503, "overloaded_error")
+    with wire(program.port) as connection:  # nobody need send a body to be told so
+        announced = request("POST", "/v1/chat/completions", None, "Content-Length: 1000")
+        assert connection.ask(announced).status == 503
+    everybody = program.processes()
+    assert len(everybody) > 1
+    program.send(signal.SIGINT)
+    assert program.wait() == 0
+    until_gone(everybody)
 
 
-def test_phases_are_shown(start: StartProgram) -> None:
-    """The phases of the engine's log appear in /healthz, in order."""
-    program = start({"startup_seconds": 3})
-    seen: list[str] = []
-
-    def ready() -> bool:
-        phase = (program.health() or {}).get("phase")
-        if phase and phase not in seen[-1:]:
-            seen.append(phase)
-        return phase == "ready"
-
-    until(ready, "readiness")
-    order = ["preparing", "importing", "loading weights", "profiling memory", "warming up", "ready"]
-    assert seen == [phase for phase in order if phase in seen]
-    assert {"importing", "loading weights", "ready"} <= set(seen)
-
-
-def test_ready_means_that_it_generates(start: StartProgram, tmp_path: Path) -> None:
+def test_ready_means_that_it_generates(launch: StartProgram) -> None:
     """An engine whose /health is 200 and which does not generate is not ready."""
-    program = start({"health_ok_but_generation_fails": True})
-    until(lambda: "does not generate yet" in program.log(), "the probe's complaint")
+    program = launch({"health_ok_but_generation_fails": True})
+    until(lambda: "does not generate yet" in program.log(), "the complaint")
     assert program.client.get("/healthz").status_code == 503
-    change_scenario(engine_scenario(program, tmp_path), health_ok_but_generation_fails=False)
+    program.change(health_ok_but_generation_fails=False)
     program.until_ready()
-    assert program.client.post("/v1/chat/completions", json=CHAT).status_code == 200
+    assert program.chat().status_code == 200
 
 
-def test_version(start: StartProgram) -> None:
-    """/version says what runs."""
-    program = start(BUILD_SHA="abc", BUILD_TIME="now", MODEL_REVISION="r1", DTYPE="float16")
-    program.until_ready()
+def test_a_ready_program(start: StartProgram, tmp_path: Path) -> None:
+    """It says what runs, is small, has one port, logs the engine's wildest lines; killed, it takes the engine along."""
+    multiprocess = tmp_path / "multiprocess"
+    multiprocess.mkdir()
+    program = start(
+        {"chatter": ["many", "long", "binary"]},
+        BUILD_SHA="abc",
+        BUILD_TIME="now",
+        MODEL_REVISION="r1",
+        DTYPE="float16",
+        PROMETHEUS_MULTIPROC_DIR=str(multiprocess),
+    )
     body = program.client.get("/version").json()
-    expected = {
+    told = {
         "build_sha": "abc",
         "build_time": "now",
         "vllm": "0.32.0",
         "model_revision": "r1",
         "dtype": "float16",
-        "frontend": "python",
     }
-    assert {key: body[key] for key in expected} == expected
+    assert told.items() <= body.items()
     assert body["model"].endswith("/model")
-    assert {"version", "python", "engine_python", "device"} <= set(body)
+    assert {"version", "python", "engine_python", "device", "frontend"} <= set(body)
+    everybody = program.processes()
+    listening = [
+        (connection.laddr.port, process.pid)
+        for process in everybody
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert listening == [(program.port, program.pid)]
+    for _ in range(20):
+        assert program.chat().status_code == 200
+    assert psutil.Process(program.pid).memory_info().rss < 90e6
+    assert list(multiprocess.iterdir()) == [], "they are the engine's"
+    log = program.log()
+    assert "INFO    engine: APIServer: " in log
+    assert max(map(len, log.splitlines())) < 20_000
+    program.send(signal.SIGKILL)
+    program.wait()
+    until_gone(everybody)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-@pytest.mark.parametrize("when", ["starting", "ready"])
-def test_signal_stops_both(start: StartProgram, number: signal.Signals, when: str) -> None:
-    """A signal ends gateway and engine, with status 0 and nothing left behind, at any time."""
-    program = start({"startup_seconds": 600 if when == "starting" else 0})
-    program.until_listening()
-    if when == "ready":
-        program.until_ready()
-    else:
-        until(lambda: len(program.family()) > 1, "the engine's process")
-    family = program.family()
-    program.send(number)
-    assert program.wait() == 0
-    until(lambda: gone(family), "the end of every process")
-
-
-def test_clean_stop_shows_no_error(start: StartProgram) -> None:
-    """What vLLM says of itself while it is stopped is no error of anybody's."""
-    program = start({"complain_at_stop": True})
-    program.until_ready()
-    program.send(signal.SIGTERM)
-    assert program.wait() == 0
-    until(lambda: "output_handler failed" in program.log(), "the engine's last words")
-    assert " ERROR " not in program.log()
-
-
-def test_engine_that_ignores_sigterm(start: StartProgram) -> None:
+def test_stop_of_an_engine_that_ignores_it(start: StartProgram) -> None:
     """An engine that does not listen, and a worker that hides, are killed."""
-    program = start({"ignore_sigterm": True, "fork_orphan": True})
-    program.until_ready()
-    family = program.family()
-    assert len(family) >= 4
+    program = start({"ignore_sigterm": True, "fork_orphan": True}, DRAIN_TIMEOUT_SECONDS="1")
+    everybody = program.processes()
+    assert len(everybody) >= 4
     program.send(signal.SIGTERM)
-    assert program.wait(40) == 0
-    until(lambda: gone(family), "the end of every process")
+    assert program.wait() == 0
+    until_gone(everybody)
 
 
-def test_running_request_finishes(start: StartProgram) -> None:
-    """A stream that runs when SIGTERM comes is completed; a new request gets 503; then the exit is 0."""
-    program = start({"tokens": 30, "tokens_per_second": 5})
-    program.until_ready()
-    lines: list[str] = []
-    begun = threading.Event()
-
-    def stream() -> None:
-        with program.client.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as answer:
-            for line in answer.iter_lines():
-                lines.append(line)
-                begun.set()
-
-    reader = threading.Thread(target=stream)
-    reader.start()
-    assert begun.wait(10)
+def test_clean_stop(start: StartProgram, tmp_path: Path) -> None:
+    """What vLLM says of itself while it is stopped is no error of anybody's, and no failure is on record."""
+    words = tmp_path / "termination-log"
+    words.touch()
+    program = start({"complain_at_stop": True}, TERMINATION_LOG=str(words))
     program.send(signal.SIGTERM)
-    until(lambda: (program.health() or {}).get("state") == "draining", "draining")
-    refused = program.client.post("/v1/chat/completions", json=CHAT)
-    assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
-    reader.join(20)
-    assert lines[-2:] == ["data: [DONE]", ""]
-    assert not any('"error"' in line for line in lines)
     assert program.wait() == 0
-
-
-def test_hangup_drains(start: StartProgram, tmp_path: Path) -> None:
-    """A terminal that closes, and says so more than once, lets a stream that runs come to its end."""
-    program = start({"tokens": 30, "tokens_per_second": 5})
-    program.until_ready()
-    with program.client.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as answer:
-        lines = answer.iter_lines()
-        next(lines)
-        program.send(signal.SIGHUP)
-        until(lambda: "stopping" in program.log(), "the notice of a stop")
-        program.send(signal.SIGHUP)
-        assert list(lines)[-2:] == ["data: [DONE]", ""]
-    assert program.wait() == 0
+    assert "output_handler failed" in program.log()
+    assert " ERROR " not in program.log()
+    assert words.read_text() == ""
     assert not list(tmp_path.glob("vllm-engine-*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_drain(start: StartProgram, number: signal.Signals) -> None:
+    """A stream that runs is completed, a new request gets 503, probes say so on both ports; then the exit is 0.
+
+    A terminal that closes may say so more than once.
+    """
+    port = free_port()
+    program = start({"tokens": 40, "tokens_per_second": 10}, HEALTH_PORT=str(port))
+    with plain_client(f"http://127.0.0.1:{port}") as health:
+        with program.client.stream("POST", "/v1/chat/completions", json=STREAM) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            program.send(number)
+            until(lambda: (program.health() or {}).get("state") == "draining", "draining")
+            if number == signal.SIGHUP:
+                program.send(number)
+            assert health.get("/livez").status_code == 200
+            assert (health.get("/healthz").status_code, health.get("/healthz").json()["state"]) == (
+                503,
+                "draining",
+            )
+            refused = program.chat()
+            assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
+            rest = list(lines)
+        assert rest[-2:] == ["data: [DONE]", ""]
+        assert not any('"error"' in line for line in rest)
+        assert program.wait() == 0
+        with pytest.raises(httpx2.TransportError):
+            health.get("/livez")
 
 
 def test_hangup_that_was_ignored_stays_so(start: StartProgram) -> None:
@@ -186,172 +166,137 @@ def test_hangup_that_was_ignored_stays_so(start: StartProgram) -> None:
         program = start()
     finally:
         signal.signal(signal.SIGHUP, before)
-    program.until_ready()
     program.send(signal.SIGHUP)
-    assert program.client.post("/v1/chat/completions", json=CHAT).status_code == 200
+    assert program.chat().status_code == 200
     assert (program.health() or {})["state"] == "ready"
+
+
+@pytest.mark.parametrize("timeout", ["0.5", "600"], ids=["timeout", "second signal"])
+def test_drain_does_not_last(start: StartProgram, timeout: str) -> None:
+    """A request longer than the drain timeout, or a second signal, does not hold up the stop."""
+    program = start({"tokens": 10_000, "tokens_per_second": 5}, DRAIN_TIMEOUT_SECONDS=timeout)
+    with program.client.stream("POST", "/v1/chat/completions", json=STREAM | {"max_tokens": 8000}):
+        program.send(signal.SIGTERM)
+        if timeout == "600":
+            until(lambda: "stopping" in program.log(), "the first signal's notice")
+            program.send(signal.SIGTERM)
+        assert program.wait() == 0
+
+
+def test_an_answer_that_has_not_begun_when_the_drain_ends(start: StartProgram) -> None:
+    """It is a 503 to be asked again elsewhere, and the engine, which has the request, does not get it twice."""
+    program = start(DRAIN_TIMEOUT_SECONDS="0.5")
+    # So that the next request's connection to the engine is one that was used before.
+    assert program.chat().status_code == 200
+    program.change(first_token_seconds=600)
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(program.chat)
+        until(lambda: program.metric("vllm:num_requests_running") == 1, "the request at the engine")
+        program.send(signal.SIGTERM)
+        answer = asked.result()
+    assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
+    assert "shutting down" in answer.text
+    assert program.wait() == 0
+
+
+CAUSE = "ValueError: To serve at least one request, 3.0 GiB KV cache is needed"
+ECHO = "RuntimeError: Engine core initialization failed. See root cause above."
+FAILED_STARTS: dict[str, tuple[dict[str, Any], dict[str, str], tuple[str, ...]]] = {
+    "unknown": (
+        {"die_at_start": 1, "last_lines": ["Traceback (most recent call last):", CAUSE, ECHO]},
+        {},
+        (
+            "the engine exited with status 1 before it was ready: no known cause",
+            f"its own last error: {CAUSE}; ",
+        ),
+    ),
+    "engine-killed": ({"die_at_start": -9}, {}, ("the engine was killed by SIGKILL before it was ready: ",)),
+    "kv-cache-too-small": (
+        {"startup_log": "cpu-0.32-fail-kv-cache.log", "die_at_start": 1},
+        {},
+        ("status 1",),
+    ),
+    "disk-full": ({"startup_log": "failed/disk-full.log", "die_at_start": 1}, {}, ("status 1",)),
+    "startup-timeout": (
+        {"never_ready": True},
+        {"STARTUP_TIMEOUT_SECONDS": "4"},
+        ("STARTUP_TIMEOUT_SECONDS=4 passed", "set STARTUP_TIMEOUT_SECONDS=8"),
+    ),
+}
+
+
+@pytest.mark.parametrize("code", FAILED_STARTS)
+def test_failed_start(launch: StartProgram, tmp_path: Path, code: str) -> None:
+    """It ends the program with 3 and its cause in one line, told everywhere, and leaves nothing behind."""
+    scenario, variables, parts = FAILED_STARTS[code]
+    words = tmp_path / "termination-log"
+    words.touch()
+    program = launch(scenario, TERMINATION_LOG=str(words), **variables)
+    everybody = program.processes()
+    assert program.wait() == 3
+    last = program.log().splitlines()[-1]
+    for part in ("vllm-engine: ", *parts):
+        assert part in last
+    if code != "startup-timeout":
+        assert last.endswith(f"[{code}]")
+    if code == "unknown":
+        assert f"engine's last lines | {CAUSE}" in program.log()
+    assert words.read_text() == last.removeprefix("vllm-engine: ")
+    until_gone(everybody)
+
+
+def test_hold(launch: StartProgram) -> None:
+    """With ON_FATAL=hold the gateway stays, not ready, says why, and ends with 0 when told to stop."""
+    program = launch({"die_at_start": 1, "last_lines": ["ValueError: no such thing"]}, ON_FATAL="hold")
+    health = until_failed(program)
+    assert "no such thing" in json.dumps(health["error"])
+    assert program.client.get("/livez").status_code == 200
+    for answer in (program.client.get("/healthz"), program.chat()):
+        assert (answer.status_code, "retry-after" in answer.headers) == (503, False)
     program.send(signal.SIGTERM)
     assert program.wait() == 0
 
 
-@pytest.mark.parametrize(
-    "variables", [{"DRAIN_TIMEOUT_SECONDS": "0.5"}, {}], ids=["timeout", "second signal"]
-)
-def test_drain_does_not_last(start: StartProgram, variables: dict[str, str]) -> None:
-    """A request longer than the drain timeout, or a second signal, does not hold up the stop."""
-    program = start({"tokens": 10_000, "tokens_per_second": 5}, **variables)
+def test_hold_tells_the_value_that_fits(launch: StartProgram) -> None:
+    """What is wrong with a setting once the model is known is told with its remedy, as it is without hold."""
+    error = until_failed(launch(ON_FATAL="hold", MAX_MODEL_LEN="100000"))["error"]
+    assert error["message"] == 'MAX_MODEL_LEN="100000": the model holds at most 2048 tokens'
+    assert error["remedy"] == "set MAX_MODEL_LEN=2048 or less, or auto"
+
+
+def until_failed(program: Program) -> dict[str, Any]:
+    """Wait until it says that it has failed; returns what /healthz says."""
+    until(lambda: (program.health() or {}).get("state") == "failed", "the failure")
+    return program.health() or {}
+
+
+def test_second_start_knows_its_time(launch: StartProgram, tmp_path: Path) -> None:
+    """The record of a start is the next one's estimate; a damaged record is one warning, no more."""
+    starts = tmp_path / "cache/starts.json"
+    starts.parent.mkdir()
+    starts.write_text("{")
+    program = launch()
     program.until_ready()
-    with program.client.stream(
-        "POST", "/v1/chat/completions", json=CHAT | {"stream": True, "max_tokens": 10_000}
-    ):
-        began = time.monotonic()
-        program.send(signal.SIGTERM)
-        if not variables:
-            until(lambda: "stopping" in program.log(), "the first signal's notice")
-            program.send(signal.SIGTERM)
-        assert program.wait() == 0
-        assert time.monotonic() - began < 20
+    assert "gateway.history: " in program.log() or "starts.json" in program.log()
+    until(lambda: starts.read_text() != "{", "the record of the start")
+    program.close()
+    kept = json.loads(starts.read_text())
+    [(key, phases)] = kept["starts"].items()
+    starts.write_text(json.dumps(kept | {"starts": {key: phases | {"warming up": 100.0}}}))
+    program.change(startup_seconds=600)
+    environ = {"ENGINE_PYTHON": str(tmp_path / "engine/bin/python"), "MODEL_ID": str(tmp_path / "model")}
+    with running(environ | {"SERVED_MODEL_NAME": "fake"}, folder=tmp_path) as again:
+        until(lambda: (again.health() or {}).get("estimate_seconds"), "an estimate")
+        body = again.health() or {}
+    assert body["estimate_seconds"] >= 100
+    assert 0 <= body["fraction"] < 0.5
+    assert body["remaining_seconds"] > 50
 
 
-def test_an_answer_that_has_not_begun_when_the_drain_ends(start: StartProgram, tmp_path: Path) -> None:
-    """It is a 503 to be asked again elsewhere, and the engine, which has the request, does not get it twice."""
-    program = start(DRAIN_TIMEOUT_SECONDS="0.5")
-    program.until_ready()
-    # So that the next request's connection to the engine is one that was used before.
-    assert program.client.post("/v1/chat/completions", json=CHAT).status_code == 200
-    change_scenario(scenario_of(tmp_path / "engine/bin/python"), first_token_seconds=600)
-    with ThreadPoolExecutor() as pool:
-        asked = pool.submit(program.client.post, "/v1/chat/completions", json=CHAT)
-        until(lambda: program.metric("vllm:num_requests_running") == 1, "the request at the engine")
-        program.send(signal.SIGTERM)
-        answer = asked.result()
-    assert answer.status_code == 503
-    assert "shutting down" in answer.text
-    assert answer.headers["retry-after"]
-    assert program.wait() == 0
-
-
-def test_death_at_the_start(start: StartProgram) -> None:
-    """An engine that cannot start ends the program with 3, its cause in one line, and its last lines."""
-    cause = "ValueError: To serve at least one request, 3.0 GiB KV cache is needed"
-    echo = "RuntimeError: Engine core initialization failed. See root cause above."
-    program = start({"die_at_start": 1, "last_lines": ["Traceback (most recent call last):", cause, echo]})
-    family = program.family()
-    assert program.wait() == 3
-    last = program.log().splitlines()[-1]
-    assert last.startswith("vllm-engine: the engine exited with status 1 before it was ready: no known cause")
-    assert f"its own last error: {cause}; " in last
-    assert last.endswith(" [unknown]")
-    assert f"engine's last lines | {cause}" in program.log()
-    until(lambda: gone(family), "the end of every process")
-
-
-def test_silent_death_at_the_start(start: StartProgram) -> None:
-    """A death by signal without a word is said to be one."""
-    program = start({"die_at_start": -9})
-    assert program.wait() == 3
-    last = program.log().splitlines()[-1]
-    assert "the engine was killed by SIGKILL before it was ready: " in last
-    assert last.endswith("[engine-killed]")
-
-
-@pytest.mark.parametrize("exit_code", [0, 1])
-def test_death_while_serving(start: StartProgram, exit_code: int) -> None:
-    """An engine that ends by itself, even with status 0, and must not be restarted ends the program with 1."""
-    scenario = {"exit_after_seconds": 1.0, "exit_code": exit_code, "last_lines": ["KeyError: 'x'"]}
-    program = start(scenario, MAX_RESTARTS="0")
-    program.until_ready()
-    family = program.family()
-    assert program.wait() == 1
-    last = program.log().splitlines()[-1]
-    assert last.startswith(f"vllm-engine: the engine exited with status {exit_code} while it was serving: ")
-    assert "its own last error: KeyError: 'x'; " in last
-    until(lambda: gone(family), "the end of every process")
-
-
-def test_startup_timeout(start: StartProgram) -> None:
-    """A start that takes too long ends with 3, names the setting, and leaves nothing behind."""
-    program = start({"never_ready": True}, STARTUP_TIMEOUT_SECONDS="4")
-    until(lambda: len(program.family()) > 1, "the engine's process")
-    family = program.family()
-    assert program.wait() == 3
-    last = program.log().splitlines()[-1]
-    assert "the engine was not ready in time: STARTUP_TIMEOUT_SECONDS=4 passed" in last
-    assert "set STARTUP_TIMEOUT_SECONDS=8" in last
-    until(lambda: gone(family), "the end of every process")
-
-
-def test_killed_gateway_takes_the_engine_along(start: StartProgram) -> None:
-    """If the gateway is killed outright, no engine is left behind to hold a GPU."""
-    program = start()
-    program.until_ready()
-    family = program.family()
-    program.send(signal.SIGKILL)
-    program.wait()
-    until(lambda: gone(family), "the end of every process")
-
-
-def test_engine_has_no_tcp_port(start: StartProgram) -> None:
-    """Engine and gateway talk over a Unix socket in a private folder."""
-    program = start()
-    program.until_ready()
-    listening = [
-        (connection.laddr.port, process.pid)
-        for process in program.family()
-        for connection in process.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN
-    ]
-    assert listening == [(program.port, program.pid)]
-
-
-def test_gateway_is_small(start: StartProgram) -> None:
-    """The gateway's memory stays under its budget of 90 MB after some requests."""
-    program = start()
-    program.until_ready()
-    for _ in range(20):
-        program.client.post("/v1/chat/completions", json=CHAT)
-    assert psutil.Process(program.pid).memory_info().rss < 90e6
-
-
-def test_engine_output_reaches_our_log(start: StartProgram) -> None:
-    """The engine's lines appear with their source, whatever they hold."""
-    program = start({"chatter": ["many", "long", "binary"]})
-    program.until_ready(60)
-    log = program.log()
-    assert "INFO    engine: APIServer: " in log
-    assert max(map(len, log.splitlines())) < 20_000
-
-
-def test_ask(start: StartProgram) -> None:
-    """`serve --ask` shows the start, asks one question and prints how to go on."""
-    program = start({"startup_seconds": 1}, "--ask", "Well?")
-    until(lambda: "until Ctrl-C" in program.log(), "the answer")
-    log = program.log()
-    for part in (
-        "Starting ",
-        "loading weights",
-        "Q: Well?",
-        "A: ",
-        "First token after",
-        "curl http://127.0.0.1",
-    ):
-        assert part in log, part
-    assert "from openai import OpenAI" in log
-    program.send(signal.SIGINT)
-    assert program.wait() == 0
-
-
-def test_a_first_question_that_fails_is_said(start: StartProgram) -> None:
-    """It is an error in the log, and the server goes on."""
-    program = start({"error_after_n_chunks": 2}, "--ask", "Well?")
-    until(lambda: "the first question failed: " in program.log(), "the notice")
-    assert " ERROR " in program.log()
-    assert (program.health() or {})["state"] == "ready"
-
-
-def test_json_logs_are_json(start: StartProgram) -> None:
-    """With LOG_FORMAT=json every line of the log is one JSON object."""
-    program = start(LOG_FORMAT="json")
-    program.until_ready()
-    records: list[dict[str, Any]] = [json.loads(line) for line in program.log().splitlines()]
-    assert {record["source"] for record in records} >= {"engine", "gateway", "gateway.supervisor"}
+def test_port_for_health_in_use(launch: StartProgram) -> None:
+    """A second port that is taken ends the start with status 2 and names the setting."""
+    with socket.create_server(("127.0.0.1", free_port())) as taken:
+        port = taken.getsockname()[1]
+        program = launch(HEALTH_PORT=str(port))
+        assert program.wait() == 2
+    assert f'HEALTH_PORT="{port}": already in use' in program.log()

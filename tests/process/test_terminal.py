@@ -1,89 +1,87 @@
-"""`vllm-engine chat` and `smoke` as people use them: on a terminal, piped, and read by programs."""
+"""Commands as people use them: on a terminal, piped, read by programs, and with nobody left to read."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
+
 from tests.process.conftest import StartProgram
-from tests.support.fake.fake_engine import make_fake_engine_python
-from tests.support.program import Program, free_port, run_cli, until
+from tests.support.ports import free_port
+from tests.support.program import Program, run_cli, running, until
 from tests.support.terminal import terminal
+from tests.support.watched import Watched
+from vllm_engine.client.bench.bench_plan import Plan
+from vllm_engine.client.bench.bench_rows import read_rows
+from vllm_engine.client.bench.bench_run import run_bench
+from vllm_engine.errors import SettingsError, VllmEngineError
 
 KEY = "a-key-for-tests"
+SETTINGS = {"API_KEYS": f"me:{KEY}"}
+SCENARIO = {"tokens": 5}
+OURS = {"VLLM_ENGINE_API_KEY": KEY}
 
 
-def piped(text: str, *arguments: str, cwd: Path, **variables: str) -> tuple[int, str, str]:
-    """Run a command with a text piped in; returns its status, output and errors."""
-    done = subprocess.run(
-        [sys.executable, "-m", "vllm_engine.cli", *arguments],
-        env={"PATH": os.environ["PATH"]} | variables,
-        input=text,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=cwd,
-    )
+def chat(text: str, *arguments: str, cwd: Path, **variables: str) -> tuple[int, str, str]:
+    """Pipe a text into `chat`; returns its status, output and errors."""
+    done = run_cli(variables or OURS, "chat", *arguments, cwd=cwd, text=text)
     return done.returncode, done.stdout, done.stderr
 
 
-def smoked(program: Program, cwd: Path, **variables: str) -> tuple[int, dict[str, dict[str, str]]]:
+def smoke(program: Program, cwd: Path, **variables: str) -> tuple[int, dict[str, dict[str, str]]]:
     """Return the exit status of `smoke --json`, and its checks by id."""
     done = run_cli(variables, "smoke", program.url, "--json", cwd=cwd)
     return done.returncode, {check["id"]: check for check in json.loads(done.stdout)}
 
 
-def test_chat_in_a_pipe(start: StartProgram, tmp_path: Path) -> None:
+def test_chat_in_a_pipe(gateway: Watched, tmp_path: Path) -> None:
     """A question piped in gives the plain answer and nothing else, by URL and by the settings."""
-    program = start({"tokens": 5})
-    program.until_listening()
-    by_url = piped("Well?", "chat", f"{program.url}/v1", cwd=tmp_path)
-    by_settings = piped("Well?", "chat", cwd=tmp_path, HOST="0.0.0.0", PORT=str(program.port))
-    status, answer, _ = by_url
-    assert (status, answer) == by_settings[:2]
-    assert status == 0
-    assert answer.strip()
-    assert "\x1b" not in answer
+    url = gateway.program.url
+    settings = {"HOST": "0.0.0.0", "PORT": str(gateway.port)} | SETTINGS
+    for status, answer, _ in (
+        chat("Well?", f"{url}/v1", cwd=tmp_path),
+        chat("Well?", cwd=tmp_path, **settings),
+    ):
+        assert (status, "\x1b" in answer) == (0, False)
+        assert answer.strip()
 
 
-def test_chat_in_a_pipe_fails(start: StartProgram, tmp_path: Path) -> None:
-    """What goes wrong is one line on stderr and an exit status."""
-    program = start()
-    program.until_ready()
-    status, answer, said = piped("Well?", "chat", program.url, "--model", "none", cwd=tmp_path)
-    assert (status, answer) == (1, "")
-    assert "status 404" in said
-    assert piped("", "chat", program.url, cwd=tmp_path)[0] == 2
-    status, _, said = piped("Well?", "chat", f"http://127.0.0.1:{free_port()}", cwd=tmp_path)
-    assert status == 1
-    assert "no server answers at" in said
-    status, _, said = piped("Well?", "chat", "localhost:8000", cwd=tmp_path)
-    assert status == 2
-    assert "BASE_URL" in said
+def test_chat_in_a_pipe_fails(gateway: Watched, tmp_path: Path) -> None:
+    """What goes wrong is one line on stderr and an exit status; half an answer is an error, not a short one."""
+    url = gateway.program.url
+    for status, part, arguments, variables in (
+        (1, "status 404", (url, "--model", "none"), OURS),
+        (1, "status 401", (url,), {"VLLM_ENGINE_API_KEY": "another"}),
+        (1, "no server answers at", (f"http://127.0.0.1:{free_port()}",), OURS),
+        (2, "BASE_URL", ("localhost:8000",), OURS),
+    ):
+        ended, answer, said = chat("Well?", *arguments, cwd=tmp_path, **variables)
+        assert (ended, answer) == (status, "")
+        assert part in said
+    assert chat("", url, cwd=tmp_path)[0] == 2
+    gateway.change(cut_after_n_chunks=3)
+    status, _, said = chat("Well?", url, cwd=tmp_path)
+    assert (status, said.startswith("vllm-engine: ")) == (1, True)
 
 
-def test_chat_broken_off(start: StartProgram, tmp_path: Path) -> None:
-    """A stream that breaks off is an error, not a short answer."""
-    program = start({"cut_after_n_chunks": 3})
-    program.until_ready()
-    status, _, said = piped("Well?", "chat", program.url, cwd=tmp_path)
-    assert status == 1
-    assert "vllm-engine: " in said
-
-
-def test_conversation(start: StartProgram, tmp_path: Path) -> None:
-    """A conversation on a terminal: turns, commands, an error that ends nothing, and Ctrl-D."""
-    program = start({"tokens": 5})
-    program.until_listening()
-    with terminal({}, "chat", program.url, "--system", "Be brief.", cwd=tmp_path) as shown:
+def test_conversation(gateway: Watched, tmp_path: Path) -> None:
+    """A conversation on a terminal: a key asked for unseen, turns, commands, an answer that is stopped, and the end."""
+    with terminal({}, "chat", gateway.program.url, "--max-tokens", "2000", cwd=tmp_path) as shown:
+        shown.until("asks for a key")
+        shown.type(f"{KEY}\n")
         shown.until("fake at http://127.0.0.1")
         shown.until("> ")
+        assert KEY not in shown.screen
         shown.type("One?\n")
-        assert "tokens/s" in shown.until("tokens/s")
+        shown.until("tokens/s")
         shown.until("> ")
         shown.type("/help\n")
         shown.until("Ctrl-C stops an answer.")
@@ -92,102 +90,225 @@ def test_conversation(start: StartProgram, tmp_path: Path) -> None:
             shown.until(said)
         shown.type("Two \\\nlines?\n")
         shown.until("tokens/s")
+        shown.until("> ")
+        gateway.change(tokens=5000, tokens_per_second=20)
         shown.type("/retry\n")
-        shown.until("tokens/s")
-        shown.until("> ")
-        shown.type("\x04")
-        assert shown.wait() == 0
-
-
-def test_ctrl_c_stops_the_answer(start: StartProgram, tmp_path: Path) -> None:
-    """Ctrl-C ends an answer, the engine's too, and not the program; twice at the prompt it leaves."""
-    program = start({"tokens": 5000, "tokens_per_second": 20})
-    program.until_listening()
-    with terminal({}, "chat", program.url, "--max-tokens", "2000", cwd=tmp_path) as shown:
-        shown.until("> ")
-        shown.type("Long?\n")
-        until(lambda: program.metric("gateway_in_flight") == 1, "a running answer")
+        gateway.until_running(1)
         shown.type("\x03")
         shown.until("stopped")
         shown.until("> ")
-        until(lambda: program.metric("gateway_in_flight") == 0, "the end of the engine's work")
+        gateway.until_running(0)
         shown.press_until("\x03", "once more")
         shown.press_until("\x03", None)
         assert shown.wait() == 0
 
 
-def test_key(start: StartProgram, tmp_path: Path) -> None:
-    """A key comes from the environment, from our own settings, or from the keyboard, unseen."""
-    program = start(API_KEYS=f"me:{KEY}")
-    program.until_ready()
-    status, _, said = piped("Well?", "chat", program.url, cwd=tmp_path)
-    assert status == 1
-    assert "status 401" in said
-    ours = {"HOST": "127.0.0.1", "PORT": str(program.port), "API_KEYS": f"me:{KEY}"}
-    assert piped("Well?", "chat", cwd=tmp_path, **ours)[0] == 0
-    assert smoked(program, tmp_path, VLLM_ENGINE_API_KEY=KEY)[0] == 0
-    with terminal({}, "chat", program.url, cwd=tmp_path) as shown:
-        shown.until("asks for a key")
-        shown.type(f"{KEY}\n")
-        shown.until("> ")
-        assert KEY not in shown.screen
-    status, checks = smoked(program, tmp_path)
+def test_smoke(gateway: Watched, tmp_path: Path) -> None:
+    """A server that is well passes every check, in lines and in JSON; a missing key, a bad engine do not."""
+    ids = ["ready", "version", "models", "chat", "stream", "no model", "bad body"]
+    done = run_cli(OURS, "smoke", gateway.program.url, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [re.split(r"  +", line)[1] for line in done.stdout.splitlines()] == ids
+    status, checks = smoke(gateway.program, tmp_path)
     assert (status, checks["models"]["status"]) == (1, "fail")
     assert "VLLM_ENGINE_API_KEY" in checks["models"]["remedy"]
+    gateway.change(cut_after_n_chunks=2)
+    status, checks = smoke(gateway.program, tmp_path, **OURS)
+    assert (status, list(checks)) == (1, ids)
+    assert [id for id, check in checks.items() if check["status"] == "fail"] == ["chat", "stream"]
 
 
-def test_smoke(start: StartProgram, tmp_path: Path) -> None:
-    """A server that is well passes every check, in lines and in JSON; it is waited for."""
-    program = start({"startup_seconds": 2})
-    done = run_cli({}, "smoke", program.url, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    ids = ["ready", "version", "models", "chat", "stream", "no model", "bad body"]
-    assert [re.split(r"  +", line)[1] for line in done.stdout.splitlines()] == ids
-    status, checks = smoked(program, tmp_path)
-    assert (status, list(checks)) == (0, ids)
-    assert checks["bad body"]["sentence"] == "refused with 400"
-
-
-def test_smoke_of_a_failed_start(start: StartProgram, tmp_path: Path) -> None:
+def test_smoke_of_a_failed_start(launch: StartProgram, tmp_path: Path) -> None:
     """A start that failed ends it with 3 and the server's own diagnosis and remedy."""
-    program = start({"startup_log": "failed/disk-full.log", "die_at_start": 1}, ON_FATAL="hold")
-    status, checks = smoked(program, tmp_path)
+    program = launch({"startup_log": "failed/disk-full.log", "die_at_start": 1}, ON_FATAL="hold")
+    program.until_listening()
+    status, checks = smoke(program, tmp_path)
     assert (status, list(checks)) == (3, ["ready"])
     assert "[disk-full]" in checks["ready"]["sentence"]
     assert "make room" in checks["ready"]["remedy"]
 
 
-def test_smoke_of_a_bad_engine(start: StartProgram, tmp_path: Path) -> None:
-    """An engine that breaks off fails those checks, and the exit status is 1."""
-    program = start({"cut_after_n_chunks": 2})
-    program.until_ready()
-    status, checks = smoked(program, tmp_path)
-    assert status == 1
-    assert [id for id, check in checks.items() if check["status"] == "fail"] == ["chat", "stream"]
+LOADS: tuple[dict[str, float], ...] = (
+    {"concurrency": 4},
+    {"rate": 100.0},
+    {"concurrency": 4, "processes": 2},
+)
 
 
-def test_bench_json(start: StartProgram, tmp_path: Path) -> None:
-    """`bench --json` is one object with figures."""
-    program = start({"tokens": 5})
-    program.until_ready()
+@pytest.fixture
+def open_program(start: StartProgram) -> Program:
+    """A program without keys."""
+    return start({"tokens": 50, "tokens_per_second": 200})
+
+
+def test_bench(open_program: Program, tmp_path: Path) -> None:
+    """Every request is sent once and its tokens are counted, whichever way it is sent; what goes wrong is counted too."""
+    program = open_program
+    for number, load in enumerate(LOADS):
+        plan = Plan(f"{program.url}/v1/", "", requests=20, max_tokens=8, **load)  # type: ignore[arg-type]
+        file = tmp_path / f"{number}.jsonl"
+        summary, text = run_bench(plan, file, [program.pid])
+        rows = list(read_rows(file))
+        assert sorted(row.number for row in rows) == list(range(20))
+        assert (summary.completed, summary.errors, {row.tokens for row in rows}) == (20, {}, {8})
+        assert summary.latencies_ms["tpot"].median > 0
+        assert "us per token event" in text
     done = run_cli({}, "bench", program.url, "--requests", "2", "--max-tokens", "5", "--json", cwd=tmp_path)
-    summary = json.loads(done.stdout)
-    assert (summary["completed"], summary["failed"], summary["good"]) == (2, 0, None)
-    assert summary["latencies_ms"]["ttft"]["median"] > 0
+    told = json.loads(done.stdout)
+    assert (told["completed"], told["failed"], told["good"]) == (2, 0, None)
+    program.change(cut_after_n_chunks=3)
+    broken, _ = run_bench(Plan(program.url, "fake", requests=2))
+    refused, _ = run_bench(Plan(program.url, "other", requests=2))
+    gone, _ = run_bench(Plan("http://127.0.0.1:1", "fake", requests=2))
+    program.change(cut_after_n_chunks=None, first_token_seconds=600)
+    late, _ = run_bench(Plan(program.url, "fake", requests=1, timeout_seconds=0.5))
+    for summary, said in (
+        (broken, "upstream_error"),
+        (refused, "status 404"),
+        (gone, "cannot connect"),
+        (late, "timeout"),
+    ):
+        assert summary.failed == sum(summary.errors.values())
+        assert all(said in error for error in summary.errors)
+        assert summary.errors
+    with pytest.raises(SettingsError, match="BASE_URL"):
+        run_bench(Plan("localhost:8000", "fake", requests=1))
+    with pytest.raises(VllmEngineError, match="no server answers at"):
+        run_bench(Plan("http://127.0.0.1:1", "", requests=1))
 
 
-def test_tables_on_a_terminal(tmp_path: Path, model_folder: Path) -> None:
-    """On a terminal there are tables, and secrets are masked there too."""
-    python = make_fake_engine_python(tmp_path / "engine")
-    environ = {
-        "ENGINE_PYTHON": str(python),
-        "MODEL_ID": str(model_folder),
+def test_serve_on_a_terminal(environ: dict[str, str], tmp_path: Path) -> None:
+    """`serve` shows a live bar, log lines stay whole above it, and Ctrl-S during the start holds nothing else."""
+    environ |= {
+        "PORT": str(free_port()),
+        "HOST": "127.0.0.1",
         "CACHE_DIR": str(tmp_path / "cache"),
-        "HF_TOKEN": "hf_secret",
+        "STANDBY": "0",
     }
+    with terminal(environ, "serve", cwd=tmp_path) as shown:
+        program = Program(shown.process, int(environ["PORT"]), tmp_path / "none", environ["ENGINE_PYTHON"])
+        program.change(startup_seconds=2)
+        shown.until("importing took")
+        shown.type("\x13")
+        with program.client:
+            program.until_ready()
+            assert all(program.chat().status_code == 200 for _ in range(3))
+        shown.type("\x11")
+        shown.until("until Ctrl-C")
+        shown.type("\x03")
+        assert shown.wait() == 0
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.screen).replace("\r", "\n")
+    assert re.search(r"[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏] importing +━", plain)
+    assert re.search(
+        r"^\d\d:\d\d:\d\d INFO +gateway.supervisor: importing took [\d.]+ s; now ", plain, re.MULTILINE
+    )
+    assert "Ready after " in plain
+    assert "Q: " not in plain
+
+
+def test_tables_on_a_terminal(environ: dict[str, str], tmp_path: Path) -> None:
+    """On a terminal there are tables, and secrets are masked there too."""
     for command in ("settings", "doctor"):
-        with terminal(environ, command, cwd=tmp_path) as shown:
+        with terminal(environ | {"HF_TOKEN": "hf_secret"}, command, cwd=tmp_path) as shown:
             shown.until("└")
             assert shown.wait() in (0, 3)
-        assert "hf_secret" not in shown.screen
         assert "┃" in shown.screen
+        assert "hf_secret" not in shown.screen
+
+
+class Reader:
+    """A named pipe's reader, which reads when it is told to."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        self.text = ""
+
+    def read(self) -> str:
+        """Read what there is; returns all that was ever read."""
+        with suppress(BlockingIOError):
+            while data := os.read(self._descriptor, 1_000_000):
+                self.text += data.decode()
+        return self.text
+
+    def leave(self) -> None:
+        """Never read again, and let the writer know."""
+        os.close(self._descriptor)
+
+
+@contextmanager
+def redirected(environ: dict[str, str], folder: Path, redirect: str, *arguments: str) -> Iterator[Program]:
+    """Run the program with its standard streams redirected until it is ready; it ends with 0."""
+    with running(environ, folder=folder, redirect=redirect, arguments=arguments) as program:
+        program.until_ready()
+        yield program
+        assert program.chat().status_code == 200
+        program.send(signal.SIGINT)
+        assert program.wait() == 0
+
+
+def test_reader_stalls(environ: dict[str, str], tmp_path: Path) -> None:
+    """A reader that does not read costs lines, which are counted and, once it reads, said; and nothing else."""
+    log = tmp_path / "engine.log"
+    log.write_bytes((b"x" * 9_999 + b"\n") * 600)
+    reader = Reader(tmp_path / "pipe")
+    with running(environ, folder=tmp_path, redirect=f">{reader.path} 2>&1") as program:
+        program.change(startup_log=str(log))
+        program.until_ready()
+        assert program.chat().status_code == 200
+        assert 100 < program.metric("gateway_log_lines_dropped_total") < 600
+        until(lambda: "dropped before this one" in reader.read(), "the count of lines")
+        (said,) = re.findall(r" ERROR   gateway\.log: (\d+) line\(s\) were dropped", reader.text)
+        assert program.metric("gateway_log_lines_dropped_total") == int(said)
+        lines = reader.text.count("gateway.access: POST")
+        assert program.chat().status_code == 200
+        until(lambda: reader.read().count("gateway.access: POST") == lines + 1, "the newest request's line")
+        program.send(signal.SIGTERM)
+        assert program.wait() == 0
+        assert reader.read().endswith(" stopped\n")
+
+
+def test_reader_goes(environ: dict[str, str], tmp_path: Path) -> None:
+    """Where the reader has gone, as tee has after Ctrl-C, the stop is as orderly and the status 0."""
+    reader = Reader(tmp_path / "pipe")
+    with redirected(environ, tmp_path, f">{reader.path} 2>&1", "--ask") as program:
+        until(lambda: "until Ctrl-C" in reader.read(), "the first answer")
+        reader.leave()
+        assert program.chat().status_code == 200
+    parts = ("Starting ", "A: ", "First token after", "curl http://127.0.0.1", "from openai import OpenAI")
+    assert [part for part in parts if part not in reader.text] == []
+
+
+@pytest.mark.parametrize("redirect", ["<&- >&- 2>&-", ">/dev/full 2>&1"])
+def test_nothing_to_write_to(environ: dict[str, str], tmp_path: Path, redirect: str) -> None:
+    """Closed streams and a full disk keep nobody from being served."""
+    with redirected(environ, tmp_path, redirect, "--ask"):
+        pass
+
+
+def test_first_question_that_fails(launch: StartProgram) -> None:
+    """It is an error in the log, and the server goes on; piped, the log is all that is written."""
+    program = launch({"error_after_n_chunks": 2}, "--ask", "Well?")
+    until(lambda: "the first question failed: " in program.log(), "the notice")
+    assert " ERROR " in program.log()
+    assert (program.health() or {})["state"] == "ready"
+
+
+def test_reader_of_a_command_goes(environ: dict[str, str], tmp_path: Path) -> None:
+    """`settings | head` says nothing on standard error; a full disk is one line, bad settings end with 2 in any case."""
+    for command in ("settings", "completion bash"):
+        reader, writer = os.pipe()
+        os.close(reader)
+        ours = [sys.executable, "-m", "vllm_engine.cli", *command.split()]
+        variables = environ | {"PATH": os.environ["PATH"]}
+        done = subprocess.run(ours, env=variables, stdout=writer, stderr=subprocess.PIPE, cwd=tmp_path)
+        os.close(writer)
+        assert (done.returncode, done.stderr) == (1, b"")
+    with Path("/dev/full").open("w") as full:
+        ours = [sys.executable, "-m", "vllm_engine.cli", "completion", "bash"]
+        done = subprocess.run(ours, stdout=full, stderr=subprocess.PIPE, cwd=tmp_path)
+    said = b"Error: standard output cannot be written to (No space left on device)\n"
+    assert (done.returncode, done.stderr) == (1, said)
+    with running({"PORT": "x"}, folder=tmp_path, redirect="2>&-") as program:
+        assert program.wait() == 2

@@ -91,3 +91,36 @@ OTHER_PROTOCOLS = {
     "ICECAST": b"SOURCE /v1/_echo ICE/1.0\r\n\r\n",
 }
 """Whoever speaks one of these is sent away."""
+
+_UPLOAD = "POST /v1/_echo?q HTTP/1.1\r\nHost: x\r\n"
+UNUSUAL = {
+    "absolute form": f"POST http://evil.example/v1/_echo?q HTTP/1.1\r\nHost: x\r\n{CHUNKED}\r\n4\r\nabcd\r\n{ZERO}",
+    "empty lines before": f"\r\n\r\n{_UPLOAD}Content-Length: 4\r\n\r\nabcd",
+    "upper case": "POST /v1/_echo?q HTTP/1.1\r\nHOST: x\r\nTRANSFER-ENCODING: CHUNKED\r\n\r\n4\r\nabcd\r\n0\r\n\r\n",
+    "white space": "POST /v1/_echo?q HTTP/1.1\r\nHost:\t x \t\r\nContent-Length: \t 4 \r\n\r\nabcd",
+    "leading zeros": f"{_UPLOAD}Content-Length: 0004\r\n\r\nabcd",
+    "chunk extensions": f'{_UPLOAD}{CHUNKED}\r\n2;a=b\r\nab\r\n2;c="d"\r\ncd\r\n{ZERO}',
+    "zeros before a chunk size": f"{_UPLOAD}{CHUNKED}\r\n0004\r\nabcd\r\n{ZERO}",
+    "trailers": (
+        f"{_UPLOAD}{CHUNKED}\r\n4\r\nabcd\r\n0\r\nX-Trailer: 1\r\nAuthorization: Bearer evil\r\nHost: evil\r\n\r\n"
+    ),
+    "length named as a hop": (
+        f"{_UPLOAD}Connection: content-length, host, x-request-id\r\nContent-Length: 4\r\n\r\nabcd"
+    ),
+    "coding named as a hop": f"{_UPLOAD}Connection: transfer-encoding\r\n{CHUNKED}\r\n4\r\nabcd\r\n{ZERO}",
+    "hops": (
+        f"{_UPLOAD}Connection: close, X-Mine\r\nX-Mine: 1\r\nKeep-Alive: 9\r\nProxy-Connection: x\r\nTE: trailers\r\n"
+        "Trailer: X-Trailer\r\nProxy-Authorization: x\r\nContent-Length: 4\r\n\r\nabcd"
+    ),
+    "upgrade that is none": (
+        f"{_UPLOAD}Connection: upgrade, http2-settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+        "Content-Length: 4\r\n\r\nabcd"
+    ),
+    "expectation": f"{_UPLOAD}Expect: 100-continue\r\nContent-Length: 4\r\n\r\nabcd",
+    "names with underscores": (
+        f"{_UPLOAD}Content_Length: 9\r\nTransfer_Encoding: chunked\r\nContent-Length: 4\r\n\r\nabcd"
+    ),
+    "a fragment": "POST /v1/_echo?q#/metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nabcd",
+    "HTTP/1.0": "POST /v1/_echo?q HTTP/1.0\r\nContent-Length: 4\r\n\r\nabcd",
+}
+"""Legal, if seldom seen: each is one request with the body `abcd`."""

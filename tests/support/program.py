@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -18,8 +18,15 @@ import httpx2
 import psutil
 import pytest
 
+from tests.support.fake.fake_engine import change_scenario, scenario_of, start_pids
+from tests.support.model import CHAT
+from tests.support.ports import free_port
+from tests.support.raw_http import request, wire
+
 DEADLINE = 60.0
 """Seconds that anything but a real engine's start may take, on a slow and busy machine."""
+_PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Trusts nobody, and so costs nothing: to read the system's authorities takes 27 ms for each client."""
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = DEADLINE) -> None:
@@ -27,15 +34,7 @@ def until(condition: Callable[[], object], what: str, seconds: float = DEADLINE)
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"{what} did not happen in {seconds:g} s"
-        time.sleep(0.02)
-
-
-def free_port() -> int:
-    """Return a TCP port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        time.sleep(0.05)
 
 
 def metric_in(text: str, name: str) -> float:
@@ -45,27 +44,63 @@ def metric_in(text: str, name: str) -> float:
     return sum(map(float, found))
 
 
-def engine_metric(socket: Path, name: str) -> float:
+def engine_metric(path: Path, name: str) -> float:
     """Ask an engine itself, on its own socket, for one of its metrics."""
-    transport = httpx2.HTTPTransport(uds=str(socket))
-    with httpx2.Client(transport=transport, base_url="http://engine") as client:
-        return metric_in(client.get("/metrics").text, name)
+    with wire(path) as connection:
+        return metric_in(
+            connection.ask(request("GET", "/metrics", None, "Connection: close")).body.decode(), name
+        )
+
+
+def is_running(process: psutil.Process) -> bool:
+    """Say whether a process runs: a zombie does not."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def until_gone(processes: list[psutil.Process]) -> None:
+    """Wait for the end of all of these."""
+    until(lambda: not any(map(is_running, processes)), "the end of every process")
+
+
+def plain_client(url: str) -> httpx2.Client:
+    """Return a client for a server on this machine."""
+    return httpx2.Client(base_url=url, timeout=DEADLINE, verify=_PLAIN, trust_env=False)
 
 
 class Program:
     """One running `vllm-engine serve`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], port: int, log: Path, engine_python: str | None = None
+    ) -> None:
         self._process = process
         self._log = log
+        self._engine_python = engine_python
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
-        self.client = httpx2.Client(base_url=self.url, timeout=60.0)
+        self.client = plain_client(self.url)
 
     @property
     def pid(self) -> int:
         """The gateway's process id."""
         return self._process.pid
+
+    @property
+    def scenario(self) -> Path:
+        """Its fake engine's scenario file."""
+        assert self._engine_python, "no fake engine"
+        return scenario_of(Path(self._engine_python))
+
+    def change(self, **changes: Any) -> None:
+        """Have its fake engine behave otherwise, from the next request on."""
+        change_scenario(self.scenario, **changes)
+
+    def starts(self) -> list[int]:
+        """Return the pid of every fake engine that it has started, oldest first."""
+        return start_pids(self.scenario)
 
     def log(self) -> str:
         """Return everything it has printed."""
@@ -112,10 +147,23 @@ class Program:
         (child,) = psutil.Process(self.pid).children()
         return child.pid
 
-    def family(self) -> list[psutil.Process]:
+    def engine_command(self) -> list[str]:
+        """Return the engine's command line."""
+        return psutil.Process(self.engine_pid()).cmdline()
+
+    def engine_socket(self) -> Path:
+        """Return the path of the engine's socket."""
+        command = self.engine_command()
+        return Path(command[command.index("--uds") + 1])
+
+    def processes(self) -> list[psutil.Process]:
         """Return the gateway and everything below it."""
         own = psutil.Process(self.pid)
         return [own, *own.children(recursive=True)]
+
+    def chat(self, **body: Any) -> httpx2.Response:
+        """Ask for a chat completion."""
+        return self.client.post("/v1/chat/completions", json=CHAT | body)
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the gateway alone."""
@@ -150,15 +198,12 @@ class Elsewhere(Program):
 
     @property
     def pid(self) -> int:
-        """Nobody's here."""
         pytest.skip("NOT TESTED: the server runs elsewhere (E2E_BASE_URL)")
 
     def log(self) -> str:
-        """Cannot be read from here."""
         pytest.skip("NOT TESTED: the server runs elsewhere (E2E_BASE_URL)")
 
     def close(self) -> None:
-        """Leave it running."""
         self.client.close()
 
     def _running(self) -> bool:
@@ -201,7 +246,7 @@ def running(
             stderr=subprocess.STDOUT,
             cwd=folder,
         )
-    program = Program(process, port, log)
+    program = Program(process, port, log, environ.get("ENGINE_PYTHON"))
     try:
         yield program
     finally:
@@ -209,15 +254,17 @@ def running(
         print(program.log())
 
 
-def run_cli(environ: Mapping[str, str], *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run one `vllm-engine` command to its end."""
+def run_cli(
+    environ: Mapping[str, str], *arguments: str, cwd: Path, text: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run one `vllm-engine` command to its end, with a text on its standard input."""
+    defaults = {"PATH": os.environ["PATH"], "CACHE_DIR": str(cwd / "cache"), "HOST": "127.0.0.1"}
     return subprocess.run(
         [sys.executable, "-m", "vllm_engine.cli", *arguments],
-        env={"PATH": os.environ["PATH"], "CACHE_DIR": str(cwd / "cache"), "HOST": "127.0.0.1"}
-        | dict(environ),
-        stdin=subprocess.DEVNULL,
+        env=defaults | dict(environ),
+        input=text,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=120,
         cwd=cwd,
     )

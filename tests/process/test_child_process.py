@@ -9,34 +9,27 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.support.program import DEADLINE, is_running
 from vllm_engine.engine.child_process import MAX_LINE_CHARS, TAIL_LINES, EngineProcess
-from vllm_engine.engine.engine_exit import describe_exit
 from vllm_engine.system.shortage import is_own_shortage
-
-DEADLINE = 10.0
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait until a condition holds; fails when it does not in time."""
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < end, "the condition never held"
-        await asyncio.sleep(0.01)
+    """Wait until a condition holds."""
+    async with asyncio.timeout(DEADLINE):
+        while not condition():  # noqa: ASYNC110 - other processes tell nobody
+            await asyncio.sleep(0.02)
 
 
-def alive(pid: int) -> bool:
+def alive(pid: str) -> bool:
     """Whether a process is there and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    return psutil.pid_exists(int(pid)) and is_running(psutil.Process(int(pid)))
 
 
 async def spawn(code: str, lines: list[str]) -> EngineProcess:
@@ -46,28 +39,20 @@ async def spawn(code: str, lines: list[str]) -> EngineProcess:
 
 
 async def test_output_and_exit_status() -> None:
-    """Both streams arrive line by line, the last without its line end, and the status is told."""
+    """Both streams arrive line by line, long lines cut; the status is told; the child has a session of its own."""
     lines: list[str] = []
-    process = await spawn(
-        "import sys; print('a'); print('b\\rc', file=sys.stderr); print('d', end=''); sys.exit(7)", lines
+    code = (
+        "import os, sys; print(os.getsid(0) == os.getpid() != os.getsid(os.getppid()))\n"
+        "print('b\\rc', file=sys.stderr)\n"
+        "os.write(1, b'x' * 1000000 + b'\\n' + b'\\xff\\n' + b'y\\n' * 5000); print('d', end=''); sys.exit(7)"
     )
-    assert await process.wait() == 7
-    assert await process.reap() == 7
-    assert lines == ["a", "b", "c", "d"]
-    assert process.tail == ("a", "b", "c", "d")
-
-
-async def test_wild_output_stays_bounded() -> None:
-    """Long lines are cut, bytes that are no text are shown as such, and the tail does not grow."""
-    lines: list[str] = []
-    code = "import os; os.write(1, b'x' * 1000000 + b'\\n' + b'\\xff\\n' + b'y\\n' * 5000)"
     process = await spawn(code, lines)
-    await process.wait()
-    await process.reap()
+    assert (await process.wait(), await process.reap()) == (7, 7)
+    assert (lines[:3], lines[-1]) == (["True", "b", "c"], "d")
     assert max(map(len, lines)) <= MAX_LINE_CHARS
     assert "\ufffd" in lines
     assert lines.count("y") == 5000
-    assert len(process.tail) == TAIL_LINES
+    assert process.tail == tuple(lines[-TAIL_LINES:])
 
 
 async def test_stop_is_gentle_first() -> None:
@@ -83,36 +68,36 @@ async def test_stop_kills_what_does_not_listen() -> None:
     """A child that ignores SIGTERM is killed after the grace, with everything that it started."""
     lines: list[str] = []
     code = (
-        "import os, signal, time; signal.signal(15, signal.SIG_IGN)\n"
+        "import os, signal; signal.signal(15, signal.SIG_IGN)\n"
         "child = os.fork()\n"
-        "os.write(1, b'%d\\n' % os.getpid()); time.sleep(600)"
+        "os.write(1, b'%d\\n' % os.getpid()); signal.pause()"
     )
     process = await spawn(code, lines)
     await eventually(lambda: len(lines) == 2)
     assert await process.stop(grace_seconds=0.2) == -signal.SIGKILL
-    await eventually(lambda: not any(alive(int(pid)) for pid in lines))
+    await eventually(lambda: not any(map(alive, lines)))
 
 
 async def test_reap_ends_what_the_leader_left() -> None:
     """When the leader dies, its children do not stay behind."""
     lines: list[str] = []
     code = (
-        "import os, signal, time\n"
-        "if os.fork() == 0: signal.signal(15, signal.SIG_IGN); print(os.getpid()); time.sleep(600)\n"
-        "time.sleep(0.5); os._exit(1)"
+        "import os, signal\n"
+        "ready, told = os.pipe()\n"
+        "if os.fork() == 0:\n"
+        "    signal.signal(15, signal.SIG_IGN); print(os.getpid()); os.write(told, b'x'); signal.pause()\n"
+        "os.read(ready, 1); os._exit(1)"
     )
     process = await spawn(code, lines)
     assert await process.wait() == 1
     await process.reap()
-    await eventually(lambda: len(lines) == 1 and not alive(int(lines[0])))
+    await eventually(lambda: len(lines) == 1 and not alive(lines[0]))
 
 
 async def test_command_that_is_not_there() -> None:
     """A missing program is a line and an exit status, like any death at the start."""
     lines: list[str] = []
-    process = await EngineProcess.spawn(
-        ["/no/such/python"], dict(os.environ), on_line=lines.append, cwd=Path.cwd()
-    )
+    process = await EngineProcess.spawn(["/no/such/python"], {}, on_line=lines.append, cwd=Path.cwd())
     assert await process.wait() == 1
     await process.reap()
     assert lines == ["cannot start /no/such/python: No such file or directory"]
@@ -135,52 +120,29 @@ async def test_for_want_of_processes(monkeypatch: pytest.MonkeyPatch, what: str)
     else:
         monkeypatch.setattr(threading.Thread, "start", no_thread)
     with pytest.raises(OSError, match=r"no more|can't start") as failed:
-        await spawn("import time; time.sleep(600)", [])
+        await spawn("import signal; signal.pause()", [])
     assert is_own_shortage(failed.value)
     await eventually(lambda: me.num_fds() == before)
     assert not me.children()
 
 
-async def test_own_session() -> None:
-    """Ctrl-C at our terminal does not reach the child: it is in a session of its own."""
-    lines: list[str] = []
-    process = await spawn("import os; print(os.getsid(0) == os.getpid() != os.getsid(os.getppid()))", lines)
-    await process.wait()
-    await process.reap()
-    assert lines == ["True"]
-
-
-async def test_dies_with_us(tmp_path: Path) -> None:
+async def test_dies_with_us() -> None:
     """If our program is killed outright, the kernel ends the engine."""
     code = """
 import asyncio, os, sys
 from pathlib import Path
 from vllm_engine.engine.child_process import EngineProcess
 async def main():
-    child = "import os, time; print(os.getpid()); time.sleep(600)"
+    child = "import os, signal; print(os.getpid()); signal.pause()"
     def tell(line): print(line, flush=True)
     await EngineProcess.spawn([sys.executable, "-u", "-c", child], dict(os.environ), on_line=tell, cwd=Path("/"))
-    await asyncio.sleep(600)
+    await asyncio.Event().wait()
 asyncio.run(main())
 """
     ours = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
     assert ours.stdout is not None
-    engine = int(await asyncio.wait_for(ours.stdout.readline(), DEADLINE))
+    engine = (await asyncio.wait_for(ours.stdout.readline(), DEADLINE)).decode()
     assert alive(engine)
     ours.kill()
     await ours.communicate()
     await eventually(lambda: not alive(engine))
-
-
-@pytest.mark.parametrize(
-    ("status", "words"),
-    [
-        (0, "exited with status 0"),
-        (3, "exited with status 3"),
-        (-9, "was killed by SIGKILL"),
-        (-11, "was killed by SIGSEGV"),
-    ],
-)
-def test_describe_exit(status: int, words: str) -> None:
-    """A signal is named."""
-    assert describe_exit(status) == words

@@ -1,0 +1,153 @@
+"""Clients that stop reading, or come and go in crowds: their cost stays theirs."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+
+from tests.support.model import CHAT, STREAM
+from tests.support.program import until
+from tests.support.raw_http import post_json, request, slow_reader
+from tests.support.watched import Watched, watched_program
+
+UNENDING = 900_000
+ASKED = post_json("/v1/chat/completions", STREAM | {"max_tokens": UNENDING})
+STALLED_BYTES = 600_000
+"""What a client that reads nothing may cost: 64 KiB unsent, the engine's last piece, which is of up to 256 KiB
+on a busy machine, and what the allocator keeps of that piece's copies."""
+LONG = {
+    "MAX_MODEL_LEN": "1000000",
+    # Answers carry the first name: events of 2 kB fill a client's buffers in less time.
+    "SERVED_MODEL_NAME": "m" * 2000 + " fake",
+}
+SCENARIO = {"tokens": UNENDING}
+SETTINGS = LONG | {"HANG_TIMEOUT_SECONDS": "1", "CANARY_INTERVAL_SECONDS": "0.2"}
+
+
+def until_steady(gateway: Watched) -> float:
+    """Wait until the engine has generated nothing for half a second; returns how many tokens it has."""
+    seen: list[tuple[float, float]] = []
+
+    def steady() -> bool:
+        now, tokens = time.monotonic(), gateway.metric("vllm:generation_tokens_total")
+        if not seen or tokens != seen[-1][1]:
+            seen.append((now, tokens))
+        return now - seen[-1][0] > 0.5
+
+    until(steady, "an engine that waits")
+    return seen[-1][1]
+
+
+def test_stalled_clients(tmp_path: Path) -> None:
+    """Fifty clients that read nothing make the engine wait, cost some buffers each, and hold up nobody else."""
+    with watched_program(tmp_path, SCENARIO, **LONG, CANARY_INTERVAL_SECONDS="0") as gateway:
+        assert gateway.ask(post_json("/v1/chat/completions", CHAT | {"max_tokens": 20})).status == 200
+        before, files = gateway.rss(), gateway.fds()
+        with ExitStack() as stack:
+            for _ in range(50):
+                stack.enter_context(slow_reader(gateway.port, ASKED))
+            gateway.until_running(50)
+            assert until_steady(gateway) < 50 * 10_000
+            assert gateway.ask(post_json("/v1/chat/completions", CHAT | {"max_tokens": 20})).status == 200
+            assert gateway.rss() - before < 50 * STALLED_BYTES
+        gateway.until_running(0)
+        until(lambda: gateway.fds() <= files + 2, "the close of all")
+        assert gateway.rss() - before < 50 * STALLED_BYTES
+        gateway.assert_calm()
+
+
+def test_stalled_client_costs_no_engine(gateway: Watched) -> None:
+    """An engine whose clients do not read has no work that it does not do: it is left alone, and stays watched."""
+    with slow_reader(gateway.port, ASKED):
+        gateway.until_running(1)
+        # There are canaries only while nothing else is at work, and at least a fifth of a second between them.
+        asked = gateway.metric("fake:requests_total")
+        until(lambda: gateway.metric("fake:requests_total") >= asked + 15, "fifteen canaries")
+        gateway.until_running(1)
+    assert gateway.program.engines_lost() == 0
+
+
+def test_slow_client_gets_everything(gateway: Watched) -> None:
+    """A client that reads slowly gets every byte in its order, and its connection to the engine is fit for the next."""
+    for tokens, is_whole in ((5_000, False), (100, False), (800, True)):
+        gateway.change(tokens=tokens)
+        asked = CHAT | {"n": 64} if is_whole else STREAM
+        data = post_json("/v1/chat/completions", asked | {"max_tokens": UNENDING})
+        with slow_reader(gateway.port, data) as slow:
+            gateway.until_running(1 if tokens == 5_000 else 0)
+            body, straight = slow.reply().body.decode(), gateway.straight(data).body.decode()
+        if is_whole:
+            assert json.loads(body)["choices"] == json.loads(straight)["choices"]
+        else:
+            assert texts(body) == texts(straight)
+        gateway.change(tokens=4)
+        for _ in range(3):
+            assert gateway.ask(post_json("/v1/chat/completions", CHAT)).status == 200
+
+
+def texts(stream: str) -> list[str]:
+    """Return what each event of a chat stream says, and its end."""
+    events = [event.removeprefix("data: ") for event in stream.split("\n\n")[:-1]]
+    assert events[-1] == "[DONE]"
+    return [
+        choice["delta"].get("content", "") for event in events[:-1] for choice in json.loads(event)["choices"]
+    ]
+
+
+def test_crowds(gateway: Watched) -> None:
+    """Hundreds of clients that leave in the middle of an answer, or before it, leave nothing behind."""
+    gateway.change(tokens=100_000, tokens_per_second=20)
+
+    def storm(clients: int) -> None:
+        for _ in range(clients // 50):
+            with ExitStack() as stack:
+                wires = [stack.enter_context(gateway.wire()) for _ in range(50)]
+                for number, connection in enumerate(wires):
+                    body = CHAT | {"stream": bool(number % 5), "max_tokens": UNENDING}
+                    connection.send(post_json("/v1/chat/completions", body))
+                gateway.until_running(50)
+        gateway.until_running(0)
+
+    storm(200)
+    memory, files = gateway.rss(), gateway.fds()
+    storm(400)
+    until(lambda: gateway.fds() <= files + 2, "the close of all")
+    assert gateway.rss() - memory < 4e6
+    assert gateway.metric("fake:aborted_total") >= 600
+
+
+def test_places_come_free(tmp_path: Path) -> None:
+    """As many stalled clients as there are places lock nobody out; they are on record as gone."""
+    limits = {
+        "SEND_TIMEOUT_SECONDS": "2",
+        "MAX_IN_FLIGHT": "2",
+        "MAX_QUEUE": "64",
+        "METRICS_CACHE_SECONDS": "1",
+    }
+    with watched_program(tmp_path, SCENARIO, **LONG, **limits) as gateway:
+        with ExitStack() as stack:
+            for _ in range(2):
+                stack.enter_context(slow_reader(gateway.port, ASKED))
+            until(lambda: gateway.program.metric("gateway_in_flight") == 2, "all places taken")
+            assert gateway.ask(post_json("/v1/chat/completions", CHAT | {"max_tokens": 8})).status == 200
+            until(lambda: gateway.logged().count("client_gone") == 2, "both on record")
+        with ExitStack() as stack:
+            # Answers of our own that are not read do not keep a connection either.
+            wires = [
+                stack.enter_context(slow_reader(gateway.port, request("GET", "/metrics") * 200))
+                for _ in "abc"
+            ]
+            ports = {one.socket.getsockname()[1] for one in wires}
+            until(lambda: connected(gateway, ports) == 3, "the connections")
+            until(lambda: connected(gateway, ports) == 0, "the close of all")
+        gateway.assert_calm()
+
+
+def connected(gateway: Watched, ports: set[int]) -> int:
+    """Count the gateway's connections to these ports of clients."""
+    found = psutil.Process(gateway.program.pid).net_connections("tcp")
+    return sum(bool(one.raddr) and one.raddr.port in ports for one in found)
