@@ -18,7 +18,6 @@ MIB = 1 << 20
 
 
 def bodies(*, largest: int = 64 * MIB, total: int = 512 * MIB, reading: int = 100) -> Bodies:
-    """Return bodies with these bounds and an idle timeout of 30 s."""
     budget = BodyBudget(max_bytes=total, max_reading=reading)
     return Bodies(max_bytes=largest, idle_timeout_seconds=30, budget=budget)
 
@@ -43,24 +42,20 @@ class Client:
         self._pieces.put_nowait({"type": "http.request", "body": piece, "more_body": more})
 
     async def trickle(self, piece: bytes, seconds: float) -> None:
-        """Send a piece again and again, until the request has ended."""
         while not self.task.done():
             self.send(piece)
             await asyncio.sleep(seconds)
 
     async def start(self) -> None:
-        """Go to the engine."""
         self._at_engine.set()
         await settle()
 
     async def begin(self) -> None:
-        """Get the first of the answer."""
         await self.start()
         self._begun.set()
         await settle()
 
     async def end(self) -> None:
-        """Be answered."""
         await self.begin()
         self._done.set()
         await self.task
@@ -83,7 +78,6 @@ class Client:
 
 
 async def settle() -> None:
-    """Let every task run as far as it can."""
     for _ in range(6):
         await asyncio.sleep(0)
 
@@ -91,7 +85,6 @@ async def settle() -> None:
 async def clients(
     bodies: Bodies, key: str | None, count: int, size: int, *, more: bool = True
 ) -> list[Client]:
-    """Return so many clients of a key, each of which has sent so much."""
     made = []
     for _ in range(count):
         client = Client(bodies, key)
@@ -102,7 +95,6 @@ async def clients(
 
 
 def alive(clients: list[Client]) -> list[bool]:
-    """Say of each whether it has not been refused."""
     return [not client.task.done() for client in clients]
 
 
@@ -127,27 +119,23 @@ async def test_whole() -> None:
     assert (own.budget.reading, own.budget.held_bytes) == (0, 0)
 
 
-@pytest.mark.parametrize(
-    ("piece", "every", "ends_after"),
-    [
+@in_virtual_time
+async def test_every_body_has_a_total_time_that_grows_with_what_has_come() -> None:
+    loop = asyncio.get_running_loop()
+    for piece, every, ends_after in (
         (b"", 31, 30),  # nothing at all
         (b"x", 31, 30),  # a pause
         (b"x", 1, 30),  # a byte now and then does not buy time, however small the body
-        (b"x" * 8192, 1, 60),  # half the pace that is the least
+        (b"x" * 8192, 1, 60),  # half the slowest pace
         (b"x" * 65_536, 31, 30),
-    ],
-)
-@in_virtual_time
-async def test_too_slow(piece: bytes, every: float, ends_after: float) -> None:
-    """Every body has a total time, that grows with what has come of it."""
-    client = Client(bodies())
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    sending = asyncio.create_task(client.trickle(piece, every))
-    await asyncio.wait({client.task})
-    assert (client.refusal.status, client.refusal.reason) == (408, "body_timeout")
-    assert loop.time() - began == pytest.approx(ends_after, abs=1.1)
-    sending.cancel()
+    ):
+        client = Client(bodies())
+        began = loop.time()
+        sending = asyncio.create_task(client.trickle(piece, every))
+        await asyncio.wait({client.task})
+        assert (client.refusal.status, client.refusal.reason) == (408, "body_timeout")
+        assert loop.time() - began == pytest.approx(ends_after, abs=1.1)
+        sending.cancel()
 
 
 @in_virtual_time
@@ -204,19 +192,14 @@ async def test_what_comes_at_once_pushes_nobody_out() -> None:
 
 
 @in_virtual_time
-async def test_one_key_does_not_lock_out_another() -> None:
-    """The key with the most unfinished bodies yields; shares become equal and none is pushed below that."""
+async def test_the_largest_share_yields() -> None:
+    """In number as in bytes: shares become equal, none is pushed below that, and a key's oldest yields first."""
     own = bodies(reading=10)
     greedy = await clients(own, "a", 10, 1)
     others = await clients(own, "b", 5, 1)
     assert (alive(greedy), alive(others)) == ([False] * 5 + [True] * 5, [True] * 5)
     greedy += await clients(own, "a", 3, 1)
     assert (sum(alive(greedy)), alive(others)) == (5, [True] * 5)
-
-
-@in_virtual_time
-async def test_bytes_are_bounded() -> None:
-    """Together bodies never take more than they may; the largest share yields, its longest read first."""
     own = bodies(total=100)
     greedy = await clients(own, "a", 9, 10)
     small = await clients(own, "b", 2, 10)
@@ -227,7 +210,6 @@ async def test_bytes_are_bounded() -> None:
 
 @in_virtual_time
 async def test_waiting_bodies_yield_to_another_key_alone() -> None:
-    """Whole bodies that wait for their turn are not pushed out by their own key's newcomers."""
     own = bodies(total=100)
     waiting = await clients(own, "a", 10, 10, more=False)
     (newcomer,) = await clients(own, "a", 1, 10)
@@ -284,7 +266,7 @@ async def test_a_client_that_leaves_is_no_refusal() -> None:
     assert own.budget.reading == 1
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 @in_virtual_time
 async def test_nothing_leaks(seed: int) -> None:
     """Thousands of bodies in any order of pieces, ends, starts and leaving: the counts hold, and end at 0."""
@@ -293,19 +275,13 @@ async def test_nothing_leaks(seed: int) -> None:
     open_: list[Client] = []
     refusals: set[str] = set()
 
-    async def start(client: Client) -> None:
-        await client.start()
-
-    async def begin(client: Client) -> None:
-        await client.begin()
-
     async def leave(client: Client) -> None:
         client.task.cancel()
 
     async def piece(client: Client) -> None:
         client.send(b"x" * dice.randrange(150), more=dice.random() < 0.7)
 
-    acts: list[Callable[[Client], Awaitable[None]]] = [piece, piece, piece, start, begin, leave]
+    acts: list[Callable[[Client], Awaitable[None]]] = [piece, piece, piece, Client.start, Client.begin, leave]
     for _ in range(5000):
         if dice.random() < 0.4:
             open_.append(Client(own, dice.choice("aaab")))

@@ -9,41 +9,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_engine.gateway.body.body_fields import read_fields
+from vllm_engine.gateway.body.body_fields import RequestFields, read_fields
+from vllm_engine.gateway.body.token_estimate import TokenEstimate
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "iVBORw0K" * 600_000}}
 HELLO = {"type": "text", "text": "hello there"}
+MEDIA = "x" * 5_000_000
 
 
-@pytest.mark.parametrize(
-    ("body", "stream"),
-    [
-        ('{"stream": true}', True),
-        ('{"stream":\n\ttrue , "model": "m"}', True),
-        ('{"str\\u0065am": true}', True),
-        ('{"stream": false}', False),
-        ('{"stream": null}', False),
-        ("{}", False),
-        ('{"tools": [{"default": {"stream": true}}]}', False),
-        ('{"stream": false, "metadata": {"stream": true}}', False),
-        ('{"messages": [{"content": "say \\"stream\\": true"}]}', False),
-        # The last of two counts, as it does for Python's json, which vLLM reads with.
-        ('{"stream": true, "stream": false}', False),
-        ('{"stream": false, "stream": true}', True),
-        # pydantic's lax mode: https://docs.pydantic.dev/latest/concepts/conversion_table/
-        *[(f'{{"stream": {word}}}', True) for word in ("1", "1.0", '"1"', '"true"', '"YES"', '"on"', '"T"')],
-        *[(f'{{"stream": {word}}}', False) for word in ("0", "2", '"no"', '"off"', '""', "[true]", "{}")],
-        ("", False),
-        ("[true]", False),
-        ('"stream"', False),
-        ('{"stream": tru', False),
-        ('--x\r\nContent-Disposition: form-data; name="stream"\r\n\r\ntrue\r\n--x--', False),
-        ('{"stream": "tr\udcff"}', False),  # not UTF-8
-    ],
-)
-def test_stream(body: str, stream: bool) -> None:
-    """A stream is asked for by the top-level key alone, in every spelling that vLLM takes as true."""
-    assert read_fields(body.encode(errors="surrogateescape")).stream is stream
+def fields_of(body: dict[str, Any]) -> RequestFields:
+    return read_fields(json.dumps(body).encode())
+
+
+def test_a_stream_is_asked_for_by_the_top_level_key_alone() -> None:
+    """In every spelling that vLLM takes as true: pydantic's lax mode, and Python's json, for which the last counts."""
+    for body in (
+        '{"stream": true}', '{"stream":\n\ttrue , "model": "m"}', '{"str\\u0065am": true}',
+        '{"stream": false, "stream": true}', '{"user": NaN, "stream": true}', '{"user": "\\ud800", "stream": true}',
+        *(f'{{"stream": {word}}}' for word in ("1", "1.0", '"1"', '"true"', '"YES"', '"on"', '"T"')),
+    ):  # fmt: skip
+        assert read_fields(body.encode()).stream is True, body
+    for body in (
+        "{}", "", "[true]", '"stream"', '{"stream": tru', '{"stream": "tr\udcff"}',  # the last is not UTF-8
+        '{"tools": [{"default": {"stream": true}}]}', '{"stream": false, "metadata": {"stream": true}}',
+        '{"messages": [{"content": "say \\"stream\\": true"}]}', '{"stream": true, "stream": false}',
+        '--x\r\nContent-Disposition: form-data; name="stream"\r\n\r\ntrue\r\n--x--',
+        *(f'{{"stream": {word}}}' for word in ("false", "null", "0", "2", '"no"', '"off"', '""', "[true]", "{}")),
+    ):  # fmt: skip
+        assert read_fields(body.encode(errors="surrogateescape")).stream is False, body
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32-le"])
@@ -51,21 +44,8 @@ def test_encodings(encoding: str) -> None:
     """vLLM reads with Python's json, which tells the encoding by itself: such a body means the same here."""
     body = {"stream": True, "messages": [{"role": "user", "content": "w" * 900}]}
     fields = read_fields(json.dumps(body).encode(encoding))
-    assert fields.stream is True
-    assert fields.text_bytes >= 900
+    assert (fields.stream, fields.text_bytes >= 900) == (True, True)
     assert read_fields(json.dumps({"metadata": body}).encode(encoding)).stream is False
-
-
-@pytest.mark.parametrize("value", ["NaN", "-Infinity", '"\\ud800"'])
-def test_more_than_json(value: str) -> None:
-    """What Python's json takes beyond the standard hides nothing."""
-    assert read_fields(f'{{"user": {value}, "stream": true}}'.encode()).stream is True
-
-
-@pytest.mark.parametrize("opening", ["[", '{"a":', '{"messages":[', '{"messages":[{"content":['])
-def test_deep_nesting(opening: str) -> None:
-    """A million levels are vLLM's to refuse."""
-    assert read_fields(opening.encode() * 1_000_000).stream is False
 
 
 @given(
@@ -79,103 +59,109 @@ def test_anything(noise: bytes) -> None:
         read_fields(b'{"%s":%s}' % (key.encode(), noise))
 
 
-JUNK = {
-    "objects": b'{"messages":[' + b"{}," * 2_000_000 + b"{}]}",
-    "lists": b'{"messages":[' + b"[]," * 2_000_000 + b"[]]}",
-    "numbers": b'{"messages":[{"type":1,"content":[' + b"1," * 2_000_000 + b"1]}]}",
-    "strings": b'{"input":["type",' + b'"",' * 2_000_000 + b'""]}',
-}
-
-
-@pytest.mark.parametrize("body", JUNK.values(), ids=JUNK.keys())
-def test_millions_of_items(body: bytes) -> None:
+def test_millions_of_items() -> None:
     """What would cost memory to take apart is left whole, and every byte of it counts."""
-    fields = read_fields(body)
-    assert fields.text_bytes >= len(body) - 60
-    assert fields.stream is False
+    for opening, item, end in (
+        (b'{"messages":[', b"{},", b"{}]}"),
+        (b'{"messages":[{"type":1,"content":[', b"1,", b"1]}]}"),
+        (b'{"input":["type",', b'"",', b'""]}'),
+        (b"", b'{"messages":[{"content":[', b""),
+    ):
+        body = opening + item * 500_000 + end
+        fields = read_fields(body)
+        assert fields.text_bytes >= len(body) - 60
+        assert fields.stream is False
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
+def test_media_are_not_text() -> None:
+    """Five megabytes of an image are not a million tokens, in any of vLLM's dialects."""
+    for body in (
         {"messages": [{"role": "user", "content": [HELLO, IMAGE]}]},
         {"messages": [{"role": "user", "content": [{"image_url": IMAGE["image_url"]}]}]},
-        {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x" * 5_000_000}]}]},
-        {"messages": [{"role": "user", "content": [{"type": "image", "source": {"data": "x" * 5_000_000}}]}]},
+        {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": MEDIA}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "image", "source": {"data": MEDIA}}]}]},
         {"messages": [{"content": [{"type": "tool_result", "content": [HELLO, IMAGE]}]}]},
         {"messages": [[{"role": "user", "content": [HELLO, IMAGE]}]] * 2},
-    ],
-)
-def test_media_are_no_text(body: dict[str, Any]) -> None:
-    """Five megabytes of an image are not a million tokens, in any of vLLM's dialects."""
-    assert read_fields(json.dumps(body).encode()).text_bytes < 100
+    ):
+        assert fields_of(body).text_bytes < 100
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"messages": [{"role": "user", "content": "w" * 9000}]},
-        {"messages": [{"role": "user", "content": [IMAGE, {"type": "text", "text": "w" * 9000}]}]},
-        {"messages": [{"role": "user", "content": [{"type": "text", "text": ";base64," + "w" * 9000}]}]},
-        {"messages": [{"role": "user", "content": ["w" * 9000, HELLO]}]},
-        {"messages": [{"role": "assistant", "tool_calls": [{"type": "function", "a": "w" * 9000}]}]},
-        {"messages": [{"content": [{"type": "tool_result", "content": "w" * 9000}]}]},
-        {"prompt": "w" * 9000},
-        {"prompt": ["w" * 4500, "w" * 4500]},
-        {"input": "w" * 9000},
-        {"input": [{"type": "function_call_output", "output": "w" * 9000}]},
-        {"system": [{"type": "text", "text": "w" * 9000}], "messages": []},
-        {"instructions": "w" * 9000, "input": "hi"},
-        {"tools": [{"type": "function", "function": {"description": "w" * 9000}}], "messages": []},
-        {"query": "w" * 4500, "documents": ["w" * 4500]},
-    ],
-)
-def test_text_counts_wherever_it_stands(body: dict[str, Any]) -> None:
+def test_text_counts_wherever_it_stands() -> None:
     """No part of a prompt hides from the estimate, whatever stands beside it."""
-    assert 9000 <= read_fields(json.dumps(body).encode()).text_bytes < 9200
+    long, half = "w" * 9000, "w" * 4500
+    bodies: tuple[dict[str, Any], ...] = (
+        {"messages": [{"role": "user", "content": long}]},
+        {"messages": [{"role": "user", "content": [IMAGE, {"type": "text", "text": long}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": ";base64," + long}]}]},
+        {"messages": [{"role": "user", "content": [long, HELLO]}]},
+        {"messages": [{"role": "assistant", "tool_calls": [{"type": "function", "a": long}]}]},
+        {"messages": [{"content": [{"type": "tool_result", "content": long}]}]},
+        {"prompt": long}, {"prompt": [half, half]}, {"input": long},
+        {"input": [{"type": "function_call_output", "output": long}]},
+        {"system": [{"type": "text", "text": long}], "messages": []},
+        {"instructions": long, "input": "hi"},
+        {"tools": [{"type": "function", "function": {"description": long}}], "messages": []},
+        {"query": half, "documents": [half]},
+    )  # fmt: skip
+    for body in bodies:
+        assert 9000 <= fields_of(body).text_bytes < 9200
 
 
-@pytest.mark.parametrize("key", ["prompt", "input"])
-def test_token_ids(key: str) -> None:
-    """A prompt of numbers is as many tokens as it has numbers."""
-    for prompt, count in (([5, 6, 7], 3), ([[5, 6], [7]], 3), (list(range(5000)), 5000)):
-        fields = read_fields(json.dumps({key: prompt}, indent=1).encode())
-        assert (fields.token_ids, fields.text_bytes) == (count, 0)
+def test_a_prompt_of_numbers_is_as_many_tokens() -> None:
+    for key in ("prompt", "input"):
+        for prompt, count in (([5, 6, 7], 3), ([[5, 6], [7]], 3), (list(range(5000)), 5000)):
+            fields = read_fields(json.dumps({key: prompt}, indent=1).encode())
+            assert (fields.token_ids, fields.text_bytes) == (count, 0)
 
 
-def test_unreadable() -> None:
-    """A body that cannot be read counts in full, lest broken JSON be a way around; a form has no prompt."""
+def test_a_body_that_cannot_be_read_counts_in_full() -> None:
+    """Lest broken JSON be a way around; a form has no prompt."""
     body = b'{"messages": "' + b"w" * 9000 + b'", "temperature": NaN}'
     assert read_fields(body).text_bytes == len(body)
-    assert read_fields("{}".encode("utf-16")).text_bytes > 0
     assert read_fields(b"--x\r\n" + b"RIFF" * 9000).text_bytes == 0
 
 
-@pytest.mark.parametrize(
-    ("n", "choices"),
-    [
-        ("1", 1),
-        ("16", 16),
-        ('"16"', 16),
-        ("16.0", 16),
-        ("null", 1),
-        ("0", 1),
-        ("-3", 1),
-        ('"many"', 1),
-        ("[9]", 1),
-    ],
-)
-def test_choices(n: str, choices: int) -> None:
-    """Answers are asked for by `n`, in every spelling that vLLM takes as a number."""
-    assert read_fields(f'{{"messages": [], "n": {n}}}'.encode()).choices == choices
-    assert read_fields(f'{{"messages": [], "n": {n}, "top_p": NaN}}'.encode()).choices == choices
-    assert read_fields(f'{{"metadata": {{"n": {n}}}}}'.encode()).choices == 1
+def test_choices_in_every_spelling_that_vllm_takes_as_a_number() -> None:
+    for n, choices in {
+        "1": 1, "16": 16, '"16"': 16, "16.0": 16, "null": 1, "0": 1, "-3": 1, '"many"': 1, "[9]": 1
+    }.items():  # fmt: skip
+        assert read_fields(f'{{"messages": [], "n": {n}}}'.encode()).choices == choices
+        assert read_fields(f'{{"messages": [], "n": {n}, "top_p": NaN}}'.encode()).choices == choices
+        assert read_fields(f'{{"metadata": {{"n": {n}}}}}'.encode()).choices == 1
 
 
 def test_conversations() -> None:
     """A batch is as many requests as it has conversations; what cannot be counted is not taken for one."""
     one = [{"role": "user", "content": "hi"}]
-    assert read_fields(json.dumps({"messages": one}).encode()).conversations == 1
-    assert read_fields(json.dumps({"messages": [one] * 7}).encode()).conversations == 7
-    assert read_fields(json.dumps({"messages": [one, []]}).encode()).conversations is None
+    assert fields_of({"messages": one}).conversations == 1
+    assert fields_of({"messages": [one] * 7}).conversations == 7
+    assert fields_of({"messages": [one, []]}).conversations is None
     assert read_fields(b'{"messages": [[{}]], "x": NaN}').conversations is None
+
+
+def test_the_first_estimate_takes_four_bytes_for_a_token() -> None:
+    estimate = TokenEstimate()
+    for fields, tokens in (
+        (RequestFields(text_bytes=4000), 1000),
+        (RequestFields(text_bytes=1), 1),
+        (RequestFields(token_ids=77), 77),
+        (RequestFields(), 0),
+    ):
+        assert estimate.prompt_tokens(fields) == tokens
+
+
+def test_estimates_learn_from_what_the_engine_tells_and_are_not_misled() -> None:
+    """Short prompts, token ids, images and one letter over and over teach nothing."""
+    for tokens_per_byte in (0.08, 0.2, 0.6):
+        estimate = TokenEstimate()
+        for _ in range(100):
+            estimate.learn(RequestFields(text_bytes=20), 40)
+            estimate.learn(RequestFields(text_bytes=2000, token_ids=5), 1000)
+            estimate.learn(RequestFields(text_bytes=2000), 9000)
+            estimate.learn(RequestFields(text_bytes=2000), 3)
+            estimate.learn(RequestFields(), 0)
+        assert estimate.tokens_per_byte == 0.25
+        for _ in range(100):
+            estimate.learn(RequestFields(text_bytes=5000), round(5000 * tokens_per_byte))
+        told = estimate.prompt_tokens(RequestFields(text_bytes=100_000))
+        assert told == pytest.approx(100_000 * tokens_per_byte, rel=0.1)
