@@ -6,8 +6,9 @@ import asyncio
 import itertools
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 
 from vllm_engine.engine.child_process import EngineProcess
@@ -149,11 +150,19 @@ class Rig:
         """The one whose API is asked."""
         self.import_seconds = 2.0
         self.standby_answers = True
+        self.on_line: Callable[[str], None] = lambda _: None
+        """Takes a line of output of the newest process."""
 
     async def spawn(
-        self, argv: Sequence[str], environ: Mapping[str, str], *, stdin: int | None = None, **_: object
+        self,
+        argv: Sequence[str],
+        environ: Mapping[str, str],
+        *,
+        on_line: Callable[[str], None],
+        cwd: Path,
+        stdin: int | None = None,
     ) -> EngineProcess:
-        life = next(self._lives)
+        life, self.on_line = next(self._lives), on_line
         if life.spawn_error is not None:
             raise life.spawn_error
         if stdin is None:

@@ -197,9 +197,8 @@ MEMORY = (
         "{available} GiB are available",
         remedy=_kv_cache,
         patterns=(
-            r"max seq len \((?P<length>\d+)\), \(?(?P<needed>[\d.]+) GiB KV cache is needed, which is "
-            r"larger than "
-            r"the available KV cache memory \((?P<available>[\d.]+) GiB\)\."
+            r"max seq len \((?P<length>\d+)\), \(?(?P<needed>[\d.]+) GiB KV cache is needed, which is larger "
+            r"than the available KV cache memory \((?P<available>[\d.]+) GiB\)\."
             r"(?:.*?estimated maximum model length is (?P<fits>\d+))?",
         ),
     ),
@@ -231,8 +230,7 @@ MEMORY = (
         remedy=_share_that_is_free,
         patterns=(
             r"Available memory on node \d+ \((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\) on startup is less "
-            r"than "
-            r"desired CPU memory utilization \((?P<share>[\d.]+), (?P<wanted>[\d.]+) GiB\)",
+            r"than desired CPU memory utilization \((?P<share>[\d.]+), (?P<wanted>[\d.]+) GiB\)",
         ),
     ),
     KnownFailure(
@@ -241,9 +239,8 @@ MEMORY = (
         cause="the KV cache needs {wanted} GiB of RAM, but only {free} of {total} GiB are available",
         remedy=_kv_that_is_free,
         patterns=(
-            r"Available memory on node \d+ \((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\) on kv cache "
-            r"allocation is "
-            r"less than requested memory for kv \((?P<wanted>[\d.]+)",
+            r"Available memory on node \d+ \((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\) on kv cache allocation "
+            r"is less than requested memory for kv \((?P<wanted>[\d.]+)",
         ),
     ),
     KnownFailure(

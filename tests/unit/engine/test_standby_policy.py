@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -136,17 +135,9 @@ async def test_memory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 @in_virtual_time
 async def test_its_output_is_the_engines_once_it_is_the_engine(tmp_path: Path) -> None:
     case = Case(tmp_path)
-    say: list[Callable[[str], None]] = []
-    spawn = case.rig.spawn
-
-    async def listening(*args: object, on_line: Callable[[str], None], **kwargs: object) -> object:
-        say.append(on_line)
-        return await spawn(*args, **kwargs)  # type: ignore[arg-type]
-
-    case.standby._spawn_process = listening  # type: ignore[assignment]
     await case.keep(10)
-    say[0]("importing")
+    case.rig.on_line("importing")
     assert await case.standby.take(case.command) is not None
-    say[0]("serving")
+    case.rig.on_line("serving")
     assert case.lines == ["serving"]
     case.rig.processes[0].exit(0)

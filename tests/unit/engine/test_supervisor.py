@@ -21,7 +21,16 @@ from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.engine.engine_state import Phase, StatusBoard
 from vllm_engine.engine.supervisor import Launch, Policy, Supervisor
 from vllm_engine.engine.watchdog.watchdog import WatchdogLimits
-from vllm_engine.errors import Diagnosis, EngineError, StartupError, StartupTimeoutError
+from vllm_engine.errors import (
+    Diagnosis,
+    EngineError,
+    Problem,
+    SettingsError,
+    StartupError,
+    StartupTimeoutError,
+    VllmEngineError,
+)
+from vllm_engine.system.log import ENGINE_LOGGER
 
 LASTING = Diagnosis("unknown", "no known cause")
 PASSING = Diagnosis("hub-unreachable", "the hub cannot be reached", retryable=True)
@@ -38,7 +47,7 @@ class Case:
         self.changes: list[Mapping[str, str]] = []
         self.exits: list[EngineExit] = []
         self.diagnosis = diagnosis
-        self.prepare_error: StartupError | None = None
+        self.prepare_error: VllmEngineError | None = None
         self.board.watch(lambda status: self.states.append(status.state))
         self.supervisor = Supervisor(
             self.board,
@@ -141,6 +150,34 @@ async def test_losses_that_lie_far_apart_are_not_added_up(tmp_path: Path) -> Non
     case = Case(tmp_path, Life(exits_after=20), max_restarts=1, restart_window_seconds=10)
     assert isinstance(await case.run(210), asyncio.CancelledError)
     assert len(case.rig.processes) == 11
+
+
+@in_virtual_time
+async def test_settings_that_do_not_fit_the_model(tmp_path: Path) -> None:
+    """Nothing is started, and nothing is tried again."""
+    case = Case(tmp_path)
+    case.changes.append({})
+    case.prepare_error = SettingsError([Problem("MAX_MODEL_LEN", "9", "expected less")])
+    assert await case.run() is case.prepare_error
+    assert (case.path, case.rig.processes) == ("starting failed", [])
+
+
+@in_virtual_time
+async def test_the_engines_output(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged with its level and source, and moves the start's progress; errors of a stop are none."""
+    caplog.set_level(logging.INFO)
+    case = Case(tmp_path, Life(up_after=50))
+    running = asyncio.create_task(case.run(10))
+    await asyncio.sleep(1)
+    case.rig.on_line("(EngineCore pid=1) WARNING 11-23 09:35:26 [core.py:1] Starting to load model x")
+    assert case.board.current.phase is Phase.LOADING_WEIGHTS
+    case.rig.on_line("Loading safetensors checkpoint shards:  50% Completed | 1/2 [00:01<00:01,  1.2s/it]")
+    assert case.board.current.fraction == 0.5
+    await running
+    case.rig.on_line("ERROR 11-23 09:35:36 [a.py:1] the core has died")
+    said = [(it.levelname, it.getMessage()) for it in caplog.records if it.name == ENGINE_LOGGER]
+    assert said[0] == ("WARNING", "EngineCore: Starting to load model x")
+    assert said[-1] == ("INFO", "the core has died")
 
 
 @pytest.mark.parametrize("status", [0, 1])

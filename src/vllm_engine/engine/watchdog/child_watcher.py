@@ -41,15 +41,6 @@ class ChildrenState:
     is_stopped: bool
 
 
-def children_of(leader: int) -> dict[int, str]:
-    """Return the named processes in the leader's session, by process id, without the leader.
-
-    Raises:
-        OSError: this process is out of files.
-    """
-    return {pid: name for pid, name, _ in _processes(leader)}
-
-
 def children_state(leader: int) -> ChildrenState | None:
     """Return the state of the leader's children; None where it cannot be read or there is no core."""
     ticks = 0
@@ -67,7 +58,11 @@ def children_state(leader: int) -> ChildrenState | None:
 
 
 def _processes(leader: int) -> Iterator[tuple[int, str, list[str]]]:
-    """Yield id, name and what follows the name in `/proc/ID/stat` (proc(5)) of each child."""
+    """Yield id, name and the fields after the name in `/proc/ID/stat` (proc(5)) of each named child.
+
+    Raises:
+        OSError: this process is out of files.
+    """
     for pid in (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit()):
         if pid == leader:
             continue
@@ -97,7 +92,7 @@ class ChildWatcher:
         """Wait until one of them has ended; returns its name and process id."""
         while True:
             try:
-                for pid, name in children_of(self._leader).items():
+                for pid, name, _ in _processes(self._leader):
                     if pid not in self._files:
                         self._watch(pid, name)
                 break
