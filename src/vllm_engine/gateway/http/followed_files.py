@@ -22,7 +22,7 @@ class UnusableFileError(ValueError):
 
 
 class FollowedFiles(Generic[Value]):
-    """What was read from files; read again, when it is asked for, after they have changed."""
+    """What was read from files; read again after they have changed, when it is asked for."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class FollowedFiles(Generic[Value]):
 
         Args:
             files: the files.
-            read: reads them; raises an `UnusableFileError`.
+            read: reads them; raises a `ValueError` that says of which setting, and what is wrong.
             check_seconds: how long a change may go unnoticed.
             clock: tells the time in seconds.
             logger: told, once, of files that have changed and cannot be used.
@@ -47,7 +47,7 @@ class FollowedFiles(Generic[Value]):
             on_change: called with a new value.
 
         Raises:
-            UnusableFileError: they cannot be used.
+            ValueError: they cannot be used.
         """
         self._files = files
         self._read = read
@@ -76,7 +76,7 @@ class FollowedFiles(Generic[Value]):
             return
         try:
             self._value = self._read()
-        except UnusableFileError as error:
+        except ValueError as error:
             # Tried again at each check, as two files may be written one after the other.
             if str(error) != self._error:
                 self._error = str(error)
@@ -86,7 +86,7 @@ class FollowedFiles(Generic[Value]):
         self._on_change(self._value)
 
     def _fingerprints(self) -> tuple[Fingerprint, ...]:
-        return tuple(map(fingerprint, self._files))
+        return tuple(map(_fingerprint, self._files))
 
 
 def check_readable(setting: str, file: Path) -> None:
@@ -104,7 +104,7 @@ def check_readable(setting: str, file: Path) -> None:
         raise UnusableFileError(setting, f"cannot be read ({error.strerror})") from None
 
 
-def fingerprint(file: Path) -> Fingerprint:
+def _fingerprint(file: Path) -> Fingerprint:
     """Tell one state of a file from another; follows symlinks, as Kubernetes swaps those."""
     try:
         found = file.stat()

@@ -17,7 +17,7 @@ from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vllm_engine.gateway.http.followed_files import Fingerprint, fingerprint
+from vllm_engine.gateway.http.followed_files import FollowedFiles
 from vllm_engine.gateway.rejection import Rejected
 
 CREDENTIAL_HEADERS = frozenset((b"authorization", b"x-api-key"))
@@ -121,16 +121,24 @@ class Keyring(Container[str]):
         self.is_open = not text and file is None
         """Whether no keys were asked for, so that everybody may pass."""
         self._fixed = parse_keys(text) if text else ()
-        self._file = file
-        self._clock = clock
         self._hide = hide
-        self._keys = self._fixed
-        self._seen: Fingerprint = None
-        self._complaint = ""
-        self._next_check = clock() + FILE_CHECK_SECONDS
+        self._followed: FollowedFiles[tuple[Key, ...]] | None = None
         if file is not None:
-            self._seen = fingerprint(file)
-            self._keys = self._with_file(file)
+            self._followed = FollowedFiles(
+                (file,),
+                lambda: self._with_file(file),
+                check_seconds=FILE_CHECK_SECONDS,
+                clock=clock,
+                logger=logger,
+                kept="the previous keys stay valid",
+                on_change=lambda keys: logger.info(
+                    "%s has changed: %d key(s) are valid now", _FILE, len(keys)
+                ),
+            )
+
+    @property
+    def _keys(self) -> tuple[Key, ...]:
+        return self._fixed if self._followed is None else self._followed.current()
 
     def __contains__(self, name: object) -> bool:
         return any(key.name == name for key in self._keys)
@@ -149,7 +157,6 @@ class Keyring(Container[str]):
         Raises:
             Rejected: it carries no valid key (401).
         """
-        self._follow_file()
         given = _given_digest(headers)
         found = None
         for key in self._keys:
@@ -159,26 +166,6 @@ class Keyring(Container[str]):
             challenge = [(b"www-authenticate", b"Bearer")]
             raise Rejected(401, "unauthorized", "Missing or wrong API key", headers=challenge)
         return found
-
-    def _follow_file(self) -> None:
-        if self._file is None or (now := self._clock()) < self._next_check:
-            return
-        self._next_check = now + FILE_CHECK_SECONDS
-        # Taken before the file is read: if it changes in between, the next check sees another fingerprint.
-        found = fingerprint(self._file)
-        if found == self._seen:
-            self._complaint = ""
-            return
-        try:
-            keys = self._with_file(self._file)
-        except KeysError as error:
-            # Tried again at each check, as it may become readable without a change; logged once.
-            if str(error) != self._complaint:
-                self._complaint = str(error)
-                logger.error("%s; the previous keys stay valid", error)
-            return
-        self._keys, self._seen, self._complaint = keys, found, ""
-        logger.info("%s has changed: %d key(s) are valid now", _FILE, len(keys))
 
     def _with_file(self, file: Path) -> tuple[Key, ...]:
         lines = enumerate(map(str.strip, _content(file).split("\n")), 1)
