@@ -28,7 +28,8 @@ from vllm_engine.engine.supervisor import Launch, Policy, Supervisor
 from vllm_engine.engine.watchdog.watchdog import WatchdogLimits
 from vllm_engine.errors import Diagnosis, VllmEngineError
 from vllm_engine.gateway.build import build_gateway
-from vllm_engine.gateway.front import Front, open_front
+from vllm_engine.gateway.drain import Drain
+from vllm_engine.gateway.front import open_front
 from vllm_engine.gateway.http.listening_sockets import Listeners
 from vllm_engine.gateway.local.probes import Build
 from vllm_engine.models.bundled import ConvertProgress
@@ -42,7 +43,6 @@ from vllm_engine.system.file_limit import raise_file_limit
 Companion = Callable[[StatusReader], Awaitable[None]]
 """Something that runs beside the server and may read the status, such as the first question."""
 
-_LAST_ANSWERS_SECONDS = 5.0
 _HEALTH_SECONDS = 5.0
 """How long a request whose engine may be dead waits for its /health."""
 
@@ -244,44 +244,6 @@ def _hold_or_raise(settings: Settings, engine: asyncio.Task[None]) -> None:
     logger.error("%s", error)
     logger.error("ON_FATAL=hold: staying up, not ready, until stopped")
     write_termination_log(settings.termination_log, str(error))
-
-
-@dataclass(frozen=True)
-class Drain:
-    """The orderly end of service: docs/lifecycle.md, section SIGTERM.
-
-    Attributes:
-        front: what clients reach.
-        begin: has the supervisor drain too.
-    """
-
-    front: Front
-    begin: Callable[[], None]
-    lame_duck_seconds: float
-    timeout_seconds: float
-
-    async def run(self, hurry: asyncio.Event) -> None:
-        """Let running requests end, admit no others, and end what is left; `hurry` ends each wait at once."""
-        front, gateway = self.front, self.front.gateway
-        logger.info("stopping: %d request(s) have %g s to end", gateway.in_flight, self.timeout_seconds)
-        if self.lame_duck_seconds:
-            front.begin_lame_duck()
-        self.begin()
-        if self.lame_duck_seconds:
-            await _first_of(hurry.wait(), seconds=self.lame_duck_seconds)
-        front.begin_drain()
-        await _first_of(gateway.until_idle(), hurry.wait(), seconds=self.timeout_seconds)
-        if gateway.in_flight:
-            logger.warning("ending %d request(s): DRAIN_TIMEOUT_SECONDS is over", gateway.in_flight)
-            gateway.end_all()
-            await _first_of(gateway.until_idle(), seconds=_LAST_ANSWERS_SECONDS)
-
-
-async def _first_of(*waits: Awaitable[object], seconds: float) -> None:
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    for task in tasks:
-        task.cancel()
 
 
 @contextlib.contextmanager

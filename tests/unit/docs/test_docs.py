@@ -21,10 +21,10 @@ from vllm_engine.config.settings import Settings
 from vllm_engine.doctor.model_checks import WORKING_BYTES
 from vllm_engine.engine.supervisor import STOP_GRACE_SECONDS
 from vllm_engine.errors import ExitCode
+from vllm_engine.gateway.drain import LAST_ANSWERS_SECONDS
 from vllm_engine.gateway.local.probes import PUBLIC_PATHS
 from vllm_engine.gateway.policy.auth import Keyring
 from vllm_engine.models.model_config import kv_cache_bytes, most_tokens
-from vllm_engine.serve import _LAST_ANSWERS_SECONDS
 
 DOCS = ROOT / "docs"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -141,7 +141,7 @@ def test_capacity() -> None:
 
 def test_stopping_and_exit_statuses() -> None:
     settings = Settings()
-    seconds = settings.lame_duck_seconds + settings.drain_timeout_seconds + _LAST_ANSWERS_SECONDS
+    seconds = settings.lame_duck_seconds + settings.drain_timeout_seconds + LAST_ANSWERS_SECONDS
     seconds += STOP_GRACE_SECONDS
     assert f" {seconds:g} s" in OPERATIONS and f" {seconds + 5:g} s" in OPERATIONS
     section = OPERATIONS.partition("### Exit statuses")[2].partition("###")[0]

@@ -11,8 +11,8 @@ import yaml
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import load_settings
 from vllm_engine.engine.supervisor import STOP_GRACE_SECONDS
+from vllm_engine.gateway.drain import LAST_ANSWERS_SECONDS
 from vllm_engine.gateway.local.probes import PUBLIC_PATHS
-from vllm_engine.serve import _LAST_ANSWERS_SECONDS
 
 ROOT = Path(__file__).parents[3]
 MANIFEST: dict[str, dict[str, Any]] = {
@@ -44,7 +44,7 @@ def test_probes() -> None:
 
 
 def test_grace_is_longer_than_the_longest_stop() -> None:
-    longest = SETTINGS.lame_duck_seconds + SETTINGS.drain_timeout_seconds + _LAST_ANSWERS_SECONDS
+    longest = SETTINGS.lame_duck_seconds + SETTINGS.drain_timeout_seconds + LAST_ANSWERS_SECONDS
     assert POD["terminationGracePeriodSeconds"] == longest + STOP_GRACE_SECONDS + 5
 
 
