@@ -33,7 +33,6 @@ async def send_rejected(send: Send, record: RequestRecord, rejected: Rejected) -
     record.reject(rejected.status, rejected.reason)
     headers = [*rejected.headers, *retry_after(rejected.retry_after_seconds)]
     if rejected.leaves_body:
-        # The rest of the body is not read: the connection cannot be used again.
         headers.append((b"connection", b"close"))
     await send_error(send, record, ApiError.of(rejected.status, rejected.message), headers)
 

@@ -202,7 +202,7 @@ class Gateway:
                     slot.leave()
                     self._charge(slot, record, fields)
         except Rejected as rejected:
-            rejected.leaves_body = not is_whole
+            rejected.leaves_body |= not is_whole
             raise
 
     async def _admitted(self, record: RequestRecord, claim: Claim) -> Slot:

@@ -22,7 +22,7 @@ class Rejected(Exception):
     has_waited = False
     """Whether it waited for its turn before."""
     leaves_body = False
-    """Whether some of the request's body has not been read."""
+    """Whether some of the request's body is not read, so that the connection cannot be used again."""
 
     def __init__(
         self,
@@ -43,4 +43,6 @@ class Rejected(Exception):
 
 def draining(message: str) -> Rejected:
     """Return the refusal of whoever waits or comes while the server shuts down."""
-    return Rejected(503, "draining", message, retry_after_seconds=RETRY_AFTER_SECONDS)
+    rejected = Rejected(503, "draining", message, retry_after_seconds=RETRY_AFTER_SECONDS)
+    rejected.leaves_body = True
+    return rejected

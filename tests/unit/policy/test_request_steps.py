@@ -1,0 +1,152 @@
+"""The steps of docs/request.md in their order: which one answers a request, and with what."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx2
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from vllm_engine.config.settings import Settings
+from vllm_engine.engine.activity import EngineActivity
+from vllm_engine.engine.control_client import ControlClient
+from vllm_engine.engine.engine_state import EngineState, StatusBoard
+from vllm_engine.gateway.app import Gateway
+from vllm_engine.gateway.build import build_gateway
+from vllm_engine.gateway.http.client_stream import CLIENT_STREAM
+from vllm_engine.gateway.local.probes import Build
+
+BUILD = Build("sha", "now", "0.32.0", "3.11", "org/model", None, "python", "a CPU")
+CHAT, KEY, PAGE = "/v1/chat/completions", "a-key-of-ours", "https://app.example.com"
+
+
+@asynccontextmanager
+async def gateway(
+    folder: Path, *, board: StatusBoard | None = None, is_health: bool = False, **settings: Any
+) -> AsyncIterator[tuple[httpx2.AsyncClient, Gateway]]:
+    """Yield a client of a gateway whose engine is not there, and the gateway."""
+    socket = folder / "nobody"
+    parts = (board or StatusBoard(), BUILD, socket, EngineActivity(), ControlClient(socket))
+    made = build_gateway(Settings(CACHE_DIR=str(folder), **settings), *parts)
+    app = made.health_port() if is_health else made
+
+    async def connected(scope: Scope, receive: Receive, send: Send) -> None:
+        client = SimpleNamespace(
+            is_disconnected=False, on_disconnect=None, has_whole_body=True, watch_for_disconnect=lambda: None
+        )
+        await app({**scope, "extensions": {CLIENT_STREAM: client}}, receive, send)
+
+    transport = httpx2.ASGITransport(app=connected)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://x") as client:
+        yield client, made
+
+
+async def test_who_answers(tmp_path: Path) -> None:
+    """Key before route before body before readiness; each with the request's id and the headers of its status."""
+    board = StatusBoard()
+    bearer = {"Authorization": f"Bearer {KEY}"}
+    async with gateway(tmp_path, board=board, API_KEYS=KEY, MAX_BODY_BYTES="10", MAX_IN_FLIGHT="1") as (
+        client,
+        made,
+    ):
+        for method, path, headers, body, status, header in (
+            ("POST", CHAT, {}, b"", 401, ("www-authenticate", "Bearer")),
+            ("GET", "/nothing", {}, b"", 401, ("www-authenticate", "Bearer")),
+            ("GET", "/nothing", bearer, b"", 404, None),
+            ("GET", "/%2e/livez", bearer, b"", 404, None),
+            ("GET", CHAT, bearer, b"", 405, ("allow", "POST")),
+            ("POST", "/livez", {}, b"", 405, ("allow", "GET, HEAD")),
+            ("POST", CHAT, bearer, b"{}", 503, ("retry-after", "5")),
+            ("GET", "/livez", {}, b"", 200, None),
+        ):
+            answer = await client.request(
+                method, path, headers=headers | {"x-request-id": "mine"}, content=body
+            )
+            assert (answer.status_code, answer.headers["x-request-id"]) == (status, "mine"), (method, path)
+            assert header is None or answer.headers[header[0]] == header[1], (method, path)
+        board.move(EngineState.READY)
+        for body, status, message in ((b"x" * 11, 413, "MAX_BODY_BYTES=10"), (b"{}", 503, "engine")):
+            answer = await client.post(CHAT, headers=bearer, content=body)
+            assert (answer.status_code, message in answer.json()["error"]["message"]) == (status, True)
+        assert answer.headers.get("connection") is None and made.in_flight == 0
+        made.begin_drain()
+        answer = await client.post(CHAT, headers=bearer, content=b"{}")
+        assert (answer.status_code, answer.headers["connection"]) == (503, "close")
+        assert answer.json()["error"]["message"] == "The server is shutting down"
+        text = (await client.get("/metrics", headers=bearer)).text
+    for reason, count in (
+        ("unauthorized", 2),
+        ("unknown_route", 2),
+        ("method", 2),
+        ("not_ready", 1),
+        ("body_size", 1),
+        ("draining", 1),
+    ):
+        assert f'gateway_rejections_total{{reason="{reason}"}} {count}.0' in text
+    assert "gateway_engine_up 0.0" in text
+
+
+@pytest.mark.parametrize(
+    ("origins", "origin", "path", "wanted", "status", "methods"),
+    [
+        (PAGE, PAGE, CHAT, "authorization,x-a", 204, "POST"), (PAGE, PAGE, "/metrics", "x-a", 204, "GET, HEAD"),
+        (PAGE, PAGE, "/v1/responses/resp_1", 'x"<script>', 204, "GET"), ("*", "null", CHAT, "x-a", 204, "POST"),
+        (PAGE, PAGE + ".evil.example", CHAT, "x-a", 401, None), (PAGE, "null", CHAT, "x-a", 401, None),
+        (PAGE, PAGE, "/v1/load_lora_adapter", "x-a", 401, None), ("", PAGE, CHAT, "x-a", 401, None),
+    ],
+)  # fmt: skip
+async def test_cors(
+    tmp_path: Path, origins: str, origin: str, path: str, wanted: str, status: int, methods: str | None
+) -> None:
+    """Off unless asked for, and then for the pages that were named and the routes that exist."""
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": wanted}
+    async with gateway(tmp_path, API_KEYS=KEY, CORS_ORIGINS=origins) as (client, _):
+        answer = await client.options(path, headers=asked | {"Origin": origin})
+        assert (answer.status_code, answer.headers.get("access-control-allow-methods")) == (status, methods)
+        repeated = answer.headers.get("access-control-allow-headers")
+        assert repeated == (wanted if status == 204 and '"' not in wanted else None)
+        probe = await client.get("/livez", headers={"Origin": origin})
+    allowed = None if not origins or (origins != "*" and origin != PAGE) else "*" if origins == "*" else PAGE
+    assert probe.headers.get("access-control-allow-origin") == allowed
+    # Caches keep pages apart, unless all get the same.
+    assert probe.headers.get("vary") == ("origin" if origins == PAGE else None)
+
+
+async def test_pages_and_metrics_for_whom(tmp_path: Path) -> None:
+    """ENABLE_UI, METRICS_PUBLIC and HEALTH_PORT decide what is there, and what needs a key."""
+    for settings, statuses in (
+        ({}, {"/": 200, "/ui/state": 200, "/ui/history": 401, "/metrics": 200, "/livez": 200}),
+        ({"HEALTH_PORT": "8001"}, {"/metrics": 401, "/v1/metrics": 401}),
+        (
+            {"HEALTH_PORT": "8001", "METRICS_PUBLIC": "1"},
+            {"/metrics": 200, "/v1/metrics": 200, "/version": 401},
+        ),
+        ({"ENABLE_UI": "0"}, {"/": 401, "/ui/state": 401, "/ui/app.js": 401}),
+        ({"is_health": True}, {"/": 404, "/ui/state": 404, "/metrics": 200, "/version": 200, CHAT: 404}),
+    ):
+        async with gateway(tmp_path, API_KEYS=KEY, **settings) as (client, _):
+            for path, status in statuses.items():
+                assert (await client.get(path)).status_code == status, (settings, path)
+
+
+async def test_the_pages_files(tmp_path: Path) -> None:
+    """They have their types and one spelling each, and are not sent again to who has them."""
+    async with gateway(tmp_path) as (client, _):
+        for path, kind in (
+            ("/", "text/html"), ("/ui", "text/html"), ("/ui/style.css", "text/css"), ("/ui/icon.svg", "image/svg+xml"),
+            ("/ui/app.js", "text/javascript"), ("/ui/lib/dom.js", "text/javascript"),
+        ):  # fmt: skip
+            answer = await client.get(path)
+            assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, kind)
+            assert "default-src 'none'" in answer.headers["content-security-policy"]
+            same = await client.get(path, headers={"If-None-Match": answer.headers["etag"]})
+            assert (same.status_code, same.content) == (304, b"")
+        moved = await client.get("/ui/")
+        assert (moved.status_code, moved.headers["location"]) == (308, "../ui")
+        for path in ("/ui/index.html", "/ui/nothing.js", "/ui/app.js/", "/ui/lib", "/ui/%2e%2e/page.py"):
+            assert (await client.get(path)).status_code == 404, path
