@@ -45,9 +45,8 @@ async def examine(settings: Settings, environment: Environment, prefix: Path) ->
         SettingsError: a setting cannot be used at all.
     """
     preflight, problems = inspect(settings, environment, prefix, check_gateway(settings))
-    bad = [problem for problem in problems if problem.key not in _OWN]
-    if bad:
-        raise SettingsError(bad)
+    if any(problem.key not in _OWN for problem in problems):
+        raise SettingsError(problems)
     checks = [
         device_check(preflight.device, problems),
         dtype_check(settings, preflight.device, problems),

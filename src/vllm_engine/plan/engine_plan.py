@@ -76,7 +76,7 @@ def check_device(settings: Settings, device: Device) -> list[Problem]:
     wanted_gpus = settings.tensor_parallel
     if isinstance(wanted_gpus, int) and wanted_gpus > max(1, len(device.gpus)):
         legal = ", ".join(str(n) for n in range(1, max(1, len(device.gpus)) + 1))
-        there = f"{len(device.gpus)} GPU(s) visible" if device.gpus else "no GPU is used"
+        there = f"{len(device.gpus)} GPU(s) visible" if device.gpus else "no GPU is used here"
         problems.append(
             Problem("TENSOR_PARALLEL", str(wanted_gpus), f"{there}; valid values: {legal} or auto")
         )

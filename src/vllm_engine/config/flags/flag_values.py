@@ -48,7 +48,7 @@ def refusal(flag: Flag, text: str) -> Refusal | None:
     if flag.name == "config" and text.rpartition(".")[2] not in ("yaml", "yml"):
         return Refusal("expected a file whose name ends in .yaml or .yml")
     try:
-        value = _READERS[flag.type](text)
+        value = _TYPES[flag.type][0](text)
     except _UNREADABLE:
         return Refusal(f"expected {wanted(flag)}")
     if flag.keys is not None and isinstance(value, dict):
@@ -62,7 +62,7 @@ def wanted(flag: Flag) -> str:
     """Return what the flag's value must be, in words."""
     if flag.choices is not None:
         return "one of " + ", ".join([*flag.choices, *flag.platform_choices])
-    return _WANTED[flag.type]
+    return _TYPES[flag.type][1]
 
 
 def nested_value(text: str) -> object:
@@ -129,27 +129,16 @@ def _not_a_choice(flag: Flag, value: object) -> Refusal | None:
     return Refusal(f"expected {wanted(flag)}", did_you_mean(text, choices), listed=True)
 
 
-_READERS: Mapping[str, Callable[[str], object]] = {
-    "str": str,
-    "ids": str,
-    "int": int,
-    "float": float,
-    "human_int": human_int,
-    "human_int_or_auto": _human_int_or_auto,
-    "json": json.loads,
-    "json_object": _json_object,
-    "json_or_str": _json_or_str,
-    "lora": _lora,
+_TYPES: Mapping[str, tuple[Callable[[str], object], str]] = {
+    "str": (str, "text"),
+    "ids": (str, "device ids or UUIDs separated by commas"),
+    "int": (int, "an integer"),
+    "float": (float, "a number"),
+    "human_int": (human_int, "an integer such as 8192, 8k or 8K"),
+    "human_int_or_auto": (_human_int_or_auto, "an integer such as 8192, 8k or 8K, or auto"),
+    "json": (json.loads, "JSON"),
+    "json_object": (_json_object, "a JSON object"),
+    "json_or_str": (_json_or_str, "text or a JSON object"),
+    "lora": (_lora, "name=path, or a JSON object with name and path"),
 }
-_WANTED: Mapping[str, str] = {
-    "str": "text",
-    "ids": "device ids or UUIDs separated by commas",
-    "int": "an integer",
-    "float": "a number",
-    "human_int": "an integer such as 8192, 8k or 8K",
-    "human_int_or_auto": "an integer such as 8192, 8k or 8K, or auto",
-    "json": "JSON",
-    "json_object": "a JSON object",
-    "json_or_str": "text or a JSON object",
-    "lora": "name=path, or a JSON object with name and path",
-}
+"""How a value of each type is read, and what it is in words."""
