@@ -69,9 +69,6 @@ async def test_health(tmp_path: Path, reply: bytes | None, health: Health) -> No
         assert await client.health() is health
     async with ControlClient(tmp_path / "socket") as client:
         assert await client.health() is Health.NOT_LISTENING
-
-
-def test_what_health_proves() -> None:
     assert [it for it in Health if it.is_lost] == [Health.DEAD, Health.NOT_LISTENING, Health.HUNG_UP]
     assert [it for it in Health if not it.is_certain] == [Health.NO_ANSWER, Health.NOT_ASKED]
 
