@@ -76,7 +76,7 @@ docs:
 SITE := .cache/docs-venv
 site: docs
 	@cmp -s requirements/docs.txt $(SITE)/installed.txt || { \
-		scripts/uv.sh venv --quiet --clear --python .venv/bin/python $(SITE) && \
+		.venv/bin/python -m venv --clear --without-pip $(SITE) && \
 		scripts/uv.sh pip install --quiet --python $(SITE) --require-hashes --no-deps -r requirements/docs.txt && \
 		cp requirements/docs.txt $(SITE)/installed.txt; }
 	@NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict
