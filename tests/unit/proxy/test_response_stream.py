@@ -6,7 +6,6 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +15,6 @@ from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.gateway.observe.request_record import Outcome, RequestRecord
 from vllm_engine.gateway.proxy.request_work import EngineWork
 from vllm_engine.gateway.proxy.response_stream import KEEP_ALIVE, ResponseStream
-from vllm_engine.gateway.proxy.upstream import Upstream
 from vllm_engine.gateway.proxy.upstream_connection import UpstreamConnection, UpstreamError
 
 EVENT_STREAM = [(b"content-type", b"text/event-stream")]
@@ -41,7 +39,7 @@ class Case:
         return task
 
     def attach(self) -> None:
-        self.stream.attach(UpstreamConnection(Upstream(Path("nowhere"))))
+        self.stream.attach(UpstreamConnection(print, print))
 
 
 @in_virtual_time

@@ -1,4 +1,4 @@
-"""Takes new connections from listening sockets, many at a time."""
+"""Accepts new connections, many at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger("gateway")
 
 
 class Acceptor:
-    """Accepts connections and makes each one's protocol, over TLS after its handshake."""
+    """Accepts connections and makes each one's protocol, with TLS after its handshake."""
 
     def __init__(
         self,
@@ -30,14 +30,9 @@ class Acceptor:
         tls: ssl.SSLContext | None,
         handshake_seconds: float,
     ) -> None:
-        """Make an acceptor that is not yet started.
+        """Take listening sockets that do not block, whose owner closes them.
 
-        Args:
-            listeners: listening sockets that do not block; closed by whoever opened them.
-            make_protocol: makes a connection's protocol.
-            has_room: says, given how many connections have no protocol yet, whether there may be one more.
-            tls: what to speak; None for plain connections.
-            handshake_seconds: how long a TLS handshake may take.
+        `has_room` says, given how many connections have no protocol yet, whether there may be one more.
         """
         self._listeners = tuple(listeners)
         self._make_protocol = make_protocol
@@ -56,7 +51,7 @@ class Acceptor:
             self._loop.add_reader(listener, self._accept, listener)
 
     def close(self) -> None:
-        """Accept no more, and let those go that are not ready yet."""
+        """Accept no more, and drop connections that are not ready yet."""
         if self._resting is not None:
             self._resting.cancel()
         self._stop_reading()
@@ -96,12 +91,12 @@ class Acceptor:
                 ssl_handshake_timeout=self._handshake_seconds,
             )
         except OSError as error:
-            # A handshake that failed or took too long, or a client that has left already: its own matter.
+            # A handshake that failed or took too long, or a client that has disconnected: not our fault.
             logger.debug("a connection was not made: %s", error)
             connection.close()
 
     def _rest(self, error: OSError) -> None:
-        """Accept nothing for a moment: the connection still waits, and asking again at once would spin."""
+        """Accept nothing for a moment: the connection still waits, and trying again at once would spin."""
         if not self._is_short:
             self._is_short = True
             why = "too few files or too little memory" if is_own_shortage(error) else "an error"

@@ -58,14 +58,7 @@ class SendTimer(_Clock):
         seconds: float,
         cut: Callable[[], None],
     ) -> None:
-        """Make a timer that is not yet started.
-
-        Args:
-            loop: the event loop.
-            transport: the connection.
-            seconds: how long the client may read nothing (`SEND_TIMEOUT_SECONDS`).
-            cut: cuts the connection.
-        """
+        """Take what cuts the connection, and for how long its client may read nothing."""
         super().__init__(loop, transport)
         self._seconds = seconds
         self._cut = cut
@@ -108,25 +101,14 @@ class PeerWatch(_Clock):
         probe: Callable[[], bool],
         disconnected: Callable[[], None],
     ) -> None:
-        """Make a watch that is not yet started.
-
-        Args:
-            loop: the event loop.
-            transport: the connection.
-            probe: writes something without meaning; False where that is not possible.
-            disconnected: called once when the client has disconnected, or cannot be probed.
-        """
+        """Take what writes something without meaning, or says that it cannot, and whom to tell once."""
         super().__init__(loop, transport)
         self._probe = probe
         self._disconnected = disconnected
         self._probed = 0.0
 
     def start(self, first_probe_seconds: float) -> None:
-        """Start, unless it runs already.
-
-        Args:
-            first_probe_seconds: when to probe first: a response that ends sooner needs no probe.
-        """
+        """Start, unless it runs already; a response that ends before the first probe needs none."""
         if self._timer is None:
             self._probed = self._loop.time() + first_probe_seconds - _PROBE_SECONDS
             self._check_in(0)

@@ -50,10 +50,10 @@ class ClientConnection(Incoming):
         if self._lingering is not None:
             self._lingering.stop()
         self.stream.set_disconnected()
-        self._drop_queued_requests()
+        self.pipeline.clear()
         self._held = b""
         super().connection_lost(exc)
-        self._stop_keep_alive_timer()
+        self._unset_keepalive_if_required()
         self.stream.end_request()
 
     def data_received(self, data: bytes) -> None:
@@ -71,7 +71,7 @@ class ClientConnection(Incoming):
         """Keep a half-closed connection, and find out whether its client still reads."""
         if self._lingering is not None or self.scheme == "https" or not self._is_in_head:
             return False
-        if not (self._is_answering or self._has_queued_request):
+        if not (self._is_answering or self.pipeline):
             return False
         self._is_half_closed = True
         # A FIN that comes with the request may be a script's (`nc -N`), a later one is likely a disconnect.
@@ -97,7 +97,7 @@ class ClientConnection(Incoming):
         if self.transport.get_write_buffer_size():
             self._send_timer.start()
         if self.transport.is_closing() or self._lingering is not None:
-            self._stop_keep_alive_timer()
+            self._unset_keepalive_if_required()
         elif not self._is_answering:
             self._go_on()
 
@@ -109,11 +109,11 @@ class ClientConnection(Incoming):
             self._peer.stop()
         data, self._held = self._held, b""
         if self._has_partial_head or data:
-            self._stop_keep_alive_timer()
+            self._unset_keepalive_if_required()
         if (self._has_partial_head or data or not self._is_in_head) and self._head_timer is None:
             self._start_head_timer()
         if data:
-            self.flow.let_go()
+            self.flow.hold(is_held=False)
             self._take(data)
         if self._is_half_closed and not self._has_to_wait() and self._lingering is None:
             self.transport.close()
@@ -121,14 +121,14 @@ class ClientConnection(Incoming):
     def shutdown(self) -> None:
         """Close the connection, or let it be closed after the response that is under way."""
         self.announce_close()
-        if self._lingering is None and not (self._is_answering or self._has_queued_request):
+        if self._lingering is None and not (self._is_answering or self.pipeline):
             self.transport.close()
 
     def end_gracefully(self) -> None:
         """Close so that the last response is read."""
         self._is_finished = True
         self.stream.set_disconnected()
-        self._drop_queued_requests()
+        self.pipeline.clear()
         self._peer.stop()
         self._stop_head_timer()
         is_all_read = self._is_in_head and not self._held and not self.flow.read_paused
@@ -138,7 +138,7 @@ class ClientConnection(Incoming):
         self._held = b""
         if self._lingering is None:
             self._lingering = LingeringClose(self.loop, self.transport)
-            self.flow.let_go()
+            self.flow.hold(is_held=False)
 
     def _cut_slow_reader(self) -> None:
         forget_unsent(self.transport)

@@ -35,19 +35,10 @@ class FollowedFiles(Generic[Value]):
         kept: str,
         on_change: Callable[[Value], None],
     ) -> None:
-        """Read the files.
+        """Read the files; raises what `read` raises, a `ValueError`, if they cannot be used.
 
-        Args:
-            files: the files.
-            read: reads them; raises a `ValueError` that says of which setting, and what is wrong.
-            check_seconds: how long a change may go unnoticed.
-            clock: tells the time in seconds.
-            logger: told, once, of files that have changed and cannot be used.
-            kept: what the logger says of the value in that case, such as "the previous keys stay valid".
-            on_change: called with a new value.
-
-        Raises:
-            ValueError: they cannot be used.
+        Later that is logged once, with `kept`: what becomes of the value, such as "the previous keys stay
+        valid". A change goes unnoticed for `check_seconds` at most, and is told to `on_change`.
         """
         self._files = files
         self._read = read

@@ -85,15 +85,10 @@ async def running(
     tls: Tls | None = None,
     lifespan: Literal["on", "off"] = "on",
 ) -> AsyncIterator[Server]:
-    """Serve an application on sockets; at the end, give responses under way a few seconds.
+    """Serve an application on listening sockets that do not block.
 
-    Args:
-        app: the application.
-        listeners: listening sockets that do not block; they are closed at the end.
-        limits: what clients may do.
-        keep_alive_seconds: how long a connection may wait for its next request.
-        tls: the certificate; None for plain connections.
-        lifespan: whether the application is told of the start and the end.
+    At the end responses that are under way get a few seconds, and the sockets are closed. A connection may
+    wait `keep_alive_seconds` for its next request.
     """
     server = Server(
         app,

@@ -110,12 +110,7 @@ class Tls:
 
 
 def load_identity(cert: Path, key: Path, now: float) -> Identity:
-    """Return a server's identity with this certificate.
-
-    Args:
-        cert: the server's certificate, then those that lead to its authority, in PEM.
-        key: the first certificate's private key, in PEM, without a passphrase.
-        now: seconds since the epoch.
+    """Return the identity of a server with this certificate, if it is valid `now` (seconds since the epoch).
 
     Raises:
         UnusableFileError: a file cannot be read, the two do not match, or the certificate is not valid now.

@@ -28,19 +28,17 @@ _SMALL_BODY_BYTES = 65_536
 
 
 class HoldingFlow(FlowControl):
-    """Flow control that reads no more while it is held, whoever asks for more."""
+    """Flow control that can be held."""
 
     is_held = False
 
-    def hold(self) -> None:
-        """Stop reading until `let_go`."""
-        self.is_held = True
-        self.pause_reading()
-
-    def let_go(self) -> None:
-        """Go on reading."""
-        self.is_held = False
-        self.resume_reading()
+    def hold(self, *, is_held: bool = True) -> None:
+        """Stop reading, whoever asks for more, or let go again."""
+        self.is_held = is_held
+        if is_held:
+            self.pause_reading()
+        else:
+            self.resume_reading()
 
     def resume_reading(self) -> None:
         """Go on reading, unless held."""
@@ -101,9 +99,6 @@ class UvicornConnection(HttpToolsProtocol):
         super().connection_made(transport)
         self.flow = HoldingFlow(transport)
         self._response_transport = _ResponseTransport(transport, self.end_gracefully)
-
-    def _stop_keep_alive_timer(self) -> None:
-        self._unset_keepalive_if_required()
 
     def announce_close(self) -> None:
         """Let the response that is under way, if there is one, say that it is the connection's last."""
@@ -178,13 +173,6 @@ class UvicornConnection(HttpToolsProtocol):
             self.cycle.keep_alive = self._keeps_alive
         super().on_message_complete()
         self._is_in_head = True
-
-    @property
-    def _has_queued_request(self) -> bool:
-        return bool(self.pipeline)
-
-    def _drop_queued_requests(self) -> None:
-        self.pipeline.clear()
 
     def _drop_incomplete_request(self) -> None:
         """Forget the last request, if it waits and its body will never be whole."""

@@ -58,7 +58,7 @@ def request_head(
         identity: the request's id.
         body_bytes: length of the body that follows.
         without: names to leave out, such as the client's key.
-        extra: headers to add; these replace the client's.
+        extra: headers that replace the client's.
     """
     added = list(extra)
     dropped = _REWRITTEN | without | {name for name, _ in added}

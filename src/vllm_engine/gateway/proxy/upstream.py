@@ -41,7 +41,7 @@ class Upstream:
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
                 _, connection = await loop.create_unix_connection(
-                    lambda: UpstreamConnection(self), self._socket
+                    lambda: UpstreamConnection(self.keep, self.forget), self._socket
                 )
         except OSError as error:  # TimeoutError is one
             if is_own_shortage(error):

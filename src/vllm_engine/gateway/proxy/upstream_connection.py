@@ -14,6 +14,7 @@ import select
 import socket
 import sys
 import termios
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol, cast
 
@@ -59,16 +60,6 @@ def own_shortage(error: BaseException | None) -> UpstreamError:
     return UpstreamError(message, told, own_reason="shortage")
 
 
-class Pool(Protocol):
-    """Keeps idle connections."""
-
-    def keep(self, connection: UpstreamConnection) -> None:
-        """Keep a connection for the next request."""
-
-    def forget(self, connection: UpstreamConnection) -> None:
-        """Drop a connection that has been closed."""
-
-
 class ResponseSink(Protocol):
     """Takes a response as it comes, called from the event loop; must not block or raise."""
 
@@ -91,8 +82,12 @@ class ResponseSink(Protocol):
 class UpstreamConnection(asyncio.Protocol):
     """One connection; `start` sends a request, whose sink is told of everything else."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(
+        self, keep: Callable[[UpstreamConnection], None], forget: Callable[[UpstreamConnection], None]
+    ) -> None:
+        """Take who keeps it for the next request, and who forgets it once it is closed."""
+        self._keep = keep
+        self._forget = forget
         self._transport: asyncio.Transport | None = None
         self._arrivals = select.poll()
         self._parser = httptools.HttpResponseParser(self)
@@ -117,13 +112,9 @@ class UpstreamConnection(asyncio.Protocol):
     def start(
         self, head: bytes, body: bytes | bytearray, sink: ResponseSink, *, is_head_request: bool = False
     ) -> None:
-        """Send one request; the response goes to `sink`.
+        """Send one request, whose head ends with the empty line; the response goes to `sink`.
 
-        Args:
-            head: request line and headers, with the empty line.
-            body: the whole body.
-            sink: told of the response.
-            is_head_request: a HEAD's response has no body whatever its headers say (RFC 9110, 9.3.2).
+        A HEAD's response has no body whatever its headers say (RFC 9110, section 9.3.2).
         """
         assert self._transport is not None  # noqa: S101 - the pool hands out connected ones only
         self._sink = sink
@@ -215,7 +206,7 @@ class UpstreamConnection(asyncio.Protocol):
         # gets one of these two; after a close that left nothing unread there is an orderly end.
         is_refused = isinstance(exc, BrokenPipeError | ConnectionResetError)
         is_unread = self._is_unread or is_refused or bool(self._unsent)
-        self._pool.forget(self)
+        self._forget(self)
         self._read_socket_copy()
         if self._ends_with_connection and exc is None:
             self._finish()
@@ -314,7 +305,7 @@ class UpstreamConnection(asyncio.Protocol):
         if reusable:
             # The last piece may have paused it, and nobody else would undo that.
             self.resume()
-            self._pool.keep(self)
+            self._keep(self)
         else:
             self.abort()
 
