@@ -41,12 +41,31 @@ CONTRACT = [
 ]
 
 
+HEADINGS = {
+    **{
+        "MODEL_ID": "model",
+        "HOST": "gateway",
+        "DTYPE": "engine",
+        "CACHE_DIR": "storage",
+        "API_KEYS": "access",
+    },
+    **{"MAX_IN_FLIGHT": "admission", "STARTUP_TIMEOUT_SECONDS": "lifecycle", "LOG_LEVEL": "logging"},
+    **{"BUILD_SHA": "build", "ENABLE_SSHD": "ssh"},
+}
+"""The first setting of each group in `.env.example`."""
+
+
 def default_of(key: str) -> str:
     """Show a setting's default as a user would write it."""
     value = Settings.model_fields[key.lower()].default
     if value is None or value == ():
         return ""
     return f"`{int(value)}`" if isinstance(value, bool) else f"`{value}`"
+
+
+def described(key: str) -> str:
+    """Return what a setting does, on one line."""
+    return " ".join((Settings.model_fields[key.lower()].description or "").split())
 
 
 def settings_table(keys: list[str], *, whole: bool) -> str:
@@ -58,8 +77,7 @@ def settings_table(keys: list[str], *, whole: bool) -> str:
     )
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for key in keys:
-        field = Settings.model_fields[key.lower()]
-        cells = [f"`{key}`", default_of(key), *([legal(key)] if whole else []), field.description or ""]
+        cells = [f"`{key}`", default_of(key), *([legal(key)] if whole else []), described(key)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -123,15 +141,10 @@ def metrics_table(rows: Iterable[tuple[str, str, Iterable[str], str]]) -> str:
 def env_example(keys: list[str]) -> str:
     """Render every setting as a line of `.env`, all of them commented out."""
     lines = ["# Copy to .env and uncomment what you want to change. Written by tools/generate_docs.py."]
-    group = None
     for key in keys:
-        field = Settings.model_fields[key.lower()]
-        extra = field.json_schema_extra
-        assert isinstance(extra, dict)
-        if extra["group"] != group:
-            group = extra["group"]
-            lines += ["", f"# --- {group}"]
-        lines += [f"# {field.description}".replace("`", ""), f"#   {legal(key)}"]
+        if key in HEADINGS:
+            lines += ["", f"# --- {HEADINGS[key]}"]
+        lines += [f"# {described(key)}".replace("`", ""), f"#   {legal(key)}"]
         lines.append(f"# {key}={default_of(key).strip('`')}")
     return "\n".join(lines) + "\n"
 

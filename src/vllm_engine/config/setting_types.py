@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 @dataclass(frozen=True)
 class Legal:
-    """What a legal value of a type looks like, in words."""
+    """What a legal value of a type or a setting looks like, in words; of several the outermost counts."""
 
     text: str
 
@@ -21,11 +21,11 @@ class Legal:
 def legal_values(field: FieldInfo) -> str:
     """Return what a legal value of a field looks like, as its type says."""
     found = [each.text for each in field.metadata if isinstance(each, Legal)]
-    return next(iter([*found, *_legal(field.annotation)]), "")
+    return found[-1] if found else next(_legal(field.annotation), "")
 
 
 def _legal(annotation: Any) -> Iterator[str]:
-    for each in getattr(annotation, "__metadata__", ()):
+    for each in reversed(getattr(annotation, "__metadata__", ())):
         if isinstance(each, Legal):
             yield each.text
     if annotation is bool:
