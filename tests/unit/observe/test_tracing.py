@@ -145,8 +145,12 @@ def test_off() -> None:
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "[]\n"
 
 
-def test_packages_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tracing that is asked for and cannot be is an error of the settings, which says what to install."""
+def test_tracing_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An invalid variable and missing packages are errors of the settings, which say what to do."""
+    with monkeypatch.context() as variable:
+        variable.setenv("OTEL_BSP_SCHEDULE_DELAY", "-1")
+        with pytest.raises(SettingsError, match=r"an OTEL_\* variable is invalid .*correct or unset it"):
+            make_tracer("http://127.0.0.1:4318", "1.2.3")
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with pytest.raises(SettingsError, match=r"OTLP_ENDPOINT=.*vllm-engine\[tracing\]"):
         make_tracer("http://127.0.0.1:4318", "1.2.3")

@@ -91,6 +91,15 @@ async def test_who_answers(tmp_path: Path) -> None:
     assert "gateway_engine_up 0.0" in text
 
 
+async def test_a_defect_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs one request, is answered and seen, and shows nothing of itself."""
+    async with gateway(tmp_path, API_KEYS=KEY) as (client, made):
+        monkeypatch.setattr(made, "_keyring", None)
+        answer = await client.post(CHAT, content=b"{}")
+        assert (answer.status_code, answer.json()["error"]["type"]) == (500, "internal_error")
+        assert 'outcome="failed",route="unmatched",status="500"' in (await client.get("/metrics")).text
+
+
 @pytest.mark.parametrize(
     ("origins", "origin", "path", "wanted", "status", "methods"),
     [
