@@ -48,6 +48,8 @@ class Case:
         self.exits: list[EngineExit] = []
         self.diagnosis = diagnosis
         self.prepare_error: VllmEngineError | None = None
+        self.prepared = 1
+        """How many starts are prepared before that error."""
         self.board.watch(lambda status: self.states.append(status.state))
         self.supervisor = Supervisor(
             self.board,
@@ -63,7 +65,7 @@ class Case:
 
     async def _prepare(self, changes: Mapping[str, str]) -> Launch:
         self.changes.append(changes)
-        if self.prepare_error is not None and len(self.changes) > 1:
+        if self.prepare_error is not None and len(self.changes) > self.prepared:
             raise self.prepare_error
         return Launch(COMMAND, "m", None, "float16")
 
@@ -153,7 +155,7 @@ async def test_lost_too_often(tmp_path: Path) -> None:
 async def test_settings_that_do_not_fit_the_model(tmp_path: Path) -> None:
     """Nothing is started, and nothing is tried again."""
     case = Case(tmp_path)
-    case.changes.append({})
+    case.prepared = 0
     case.prepare_error = SettingsError([Problem("MAX_MODEL_LEN", "9", "expected less")])
     assert await case.run() is case.prepare_error
     assert (case.path, case.rig.processes) == ("starting failed", [])
@@ -288,3 +290,7 @@ async def test_a_standby_that_fails_as_an_engine_is_no_verdict(tmp_path: Path) -
         assert case.path.endswith("backoff starting ready draining stopped")
         assert case.board.current.starts == 3
         assert [ended.was_ready for ended in case.exits] == [True, False]
+    # What fails before the engine's process runs is not the standby's failure.
+    case = Case(tmp_path, Life(exits_after=60), Life(exits_after=80), standby=True)
+    case.prepared, case.prepare_error = 2, StartupError("the model is gone")
+    assert await case.run(1000) is case.prepare_error
