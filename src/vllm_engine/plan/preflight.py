@@ -110,9 +110,11 @@ def inspect(
         *check_temporary(environ),
         *warnings_about(settings, installation),
         *unread(environ),
-        *flags.warnings,
+        *map(str, flags.warnings),
     )
-    return Preflight(installation, device, flags.argv, flags.variables, warnings), tuple(problems)
+    return Preflight(installation, device, tuple(flags.argv), tuple(flags.variables), warnings), tuple(
+        problems
+    )
 
 
 def warnings_about(settings: Settings, installation: Installation) -> list[str]:

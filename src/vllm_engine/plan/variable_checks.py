@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 
 from vllm_engine.config.environment import Environment
-from vllm_engine.config.flags import ENV_NAMES_NOT_TAKEN, FlagCatalogue
+from vllm_engine.config.flags import ENV_NAMES_NOT_TAKEN, CheckedFlags, FlagCatalogue
 from vllm_engine.config.other_engines import ELSEWHERE, SAME
 from vllm_engine.config.quoting import stray_in_words
 from vllm_engine.config.redaction import masked
@@ -20,51 +19,29 @@ _LIBRARIES = ("CUDA_", "HF_", "HUGGING", "NCCL_", "NVIDIA_", "OTEL_", "TORCH", "
 """Beginnings of the names that vLLM and its libraries read by themselves."""
 
 
-@dataclass(frozen=True)
-class UserFlags:
-    """The user's vLLM flags.
-
-    Attributes:
-        argv: the flags as arguments.
-        variables: the upper-case names by which some of them were given.
-    """
-
-    argv: tuple[str, ...]
-    variables: tuple[str, ...]
-    problems: tuple[Problem, ...]
-    warnings: tuple[str, ...]
-
-
 def check_names(environment: Environment, catalogue: FlagCatalogue) -> list[Misspelt]:
     """List the names that are almost a setting's: ignored, they would serve another model than was meant."""
     known = {*ELSEWHERE, *SAME, *catalogue.by_env_name, *ENV_NAMES_NOT_TAKEN}
     return misspelt(environment.process, environment.dotenv, ours=_OURS, known=known)
 
 
-def check_flags(settings: Settings, environ: Mapping[str, str], catalogue: FlagCatalogue) -> UserFlags:
+def check_flags(settings: Settings, environ: Mapping[str, str], catalogue: FlagCatalogue) -> CheckedFlags:
     """Check the flags given by name and in `VLLM_EXTRA_ARGS`, and the quoting of what libraries read."""
     quoted = _quoted(environ, {*catalogue.by_env_name} - _OURS)
     environ = {key: value for key, value in environ.items() if key not in {each.key for each in quoted}}
     named = catalogue.from_environment(environ, reserved=RESERVED_FLAGS)
     raw = catalogue.check_extra_args(settings.vllm_extra_args, reserved=RESERVED_FLAGS)
     near = catalogue.near_misses(environ, known=_OURS | ELSEWHERE.keys() | SAME.keys())
-    given = {key: flag for key, flag in catalogue.by_env_name.items() if environ.get(key)}
-    owned = {key: RESERVED_FLAGS[flag.name] for key, flag in given.items() if flag.name in RESERVED_FLAGS}
-    return UserFlags(
-        argv=(*named.argv, *raw.argv),
-        variables=tuple(key for key in given if key not in owned),
-        problems=(
-            *quoted,
-            *named.problems,
-            *raw.problems,
-            *(
-                Problem(key, environ[key], f"is not read; set {owner} instead")
-                for key, owner in owned.items()
-                if key not in _OURS
-            ),
-            *_check_engine_key(environ),
-        ),
-        warnings=tuple(map(str, (*named.warnings, *raw.warnings, *near))),
+    owned = [
+        Problem(key, environ[key], f"is not read; set {RESERVED_FLAGS[flag.name]} instead")
+        for key, flag in catalogue.by_env_name.items()
+        if environ.get(key) and flag.name in RESERVED_FLAGS and key not in _OURS
+    ]
+    return CheckedFlags(
+        argv=named.argv + raw.argv,
+        variables=named.variables,
+        problems=[*quoted, *named.problems, *raw.problems, *owned, *_check_engine_key(environ)],
+        warnings=[*named.warnings, *raw.warnings, *near],
     )
 
 

@@ -29,10 +29,12 @@ _LEAST_NEAR_MISS = 9
 class CheckedFlags:
     """Arguments for `vllm serve`, and what is wrong with what was given.
 
-    `warnings` are about a vLLM whose flags are not known exactly; their arguments are kept.
+    `variables` are the names by which some were given. `warnings` are about a vLLM whose flags are not known
+    exactly; their arguments are kept.
     """
 
     argv: list[str] = field(default_factory=list)
+    variables: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
 
@@ -91,6 +93,7 @@ class FlagCatalogue:
             value = env.get(key, "")
             if not value or flag.name in owned:
                 continue
+            checked.variables.append(key)
             other = given.setdefault(flag.name, key)
             try:
                 if other != key:
