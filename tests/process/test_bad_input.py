@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.process.conftest import StartProgram
-from tests.support.fake.fake_engine import make_fake_engine_python, scenario_of, start_pids
+from tests.support.fake.fake_engine import scenario_of, start_pids
 from tests.support.model import CONFIG
 from tests.support.ports import free_port
 from tests.support.program import run_cli, until
@@ -75,37 +75,6 @@ def test_port_in_use(never_started: dict[str, str], tmp_path: Path) -> None:
     assert (done.returncode, done.stderr.splitlines()) == (2, [line])
 
 
-def test_termination_log(launch: StartProgram, tmp_path: Path) -> None:
-    """Settings that cannot be used are told in the termination log too, though they could not all be read."""
-    words = tmp_path / "termination-log"
-    words.touch()
-    assert launch(TERMINATION_LOG=str(words), TENSOR_PARALLEL="7").wait() == 2
-    assert words.read_text().startswith('TENSOR_PARALLEL="7": ')
-
-
-def test_cuda_build_without_gpu(tmp_path: Path, model_folder: Path) -> None:
-    """A vLLM for GPUs on a machine without one says so, and what to do."""
-    python = make_fake_engine_python(tmp_path / "engine", distribution="vllm", version="0.33.0")
-    environ = {"ENGINE_PYTHON": str(python), "MODEL_ID": str(model_folder), "CUDA_VISIBLE_DEVICES": ""}
-    done = run_cli(environ, "serve", cwd=tmp_path)
-    assert done.returncode == 3
-    assert done.stderr.splitlines()[-1].startswith("vllm-engine: no GPU is visible, and this vLLM needs one")
-
-
-def test_rust_frontend(never_started: dict[str, str], tmp_path: Path) -> None:
-    """What the Rust frontend lacks is said at the start; a flag that it has not is refused."""
-    site = next(tmp_path.glob("engine/lib/*/site-packages/vllm"))
-    (site / "vllm-rs").touch(mode=0o755)
-    rust = never_started | {"ENGINE_FRONTEND": "rust"}
-    done = run_cli(rust, "serve", "--dry-run", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "no n > 1, no /v1/responses, no /v1/messages" in done.stderr
-    assert "VLLM_USE_RUST_FRONTEND=1" in done.stdout
-    done = run_cli(rust | {"API_SERVER_COUNT": "2"}, "serve", cwd=tmp_path)
-    assert done.returncode == 2
-    assert 'API_SERVER_COUNT="2": ' in done.stderr
-
-
 def test_settings_report(never_started: dict[str, str], tmp_path: Path) -> None:
     """`settings` tells each value and where it comes from, secrets masked."""
     (tmp_path / ".env").write_text("DTYPE=float16\n")
@@ -124,22 +93,6 @@ def test_settings_report(never_started: dict[str, str], tmp_path: Path) -> None:
     assert rows["ENGINE_PYTHON"][0] == environ["ENGINE_PYTHON"]
     assert "MODEL_NAME is read as MODEL_ID" in done.stderr
     assert "hf_secret" not in done.stdout + done.stderr
-
-
-def test_settings_without_the_model(never_started: dict[str, str], tmp_path: Path) -> None:
-    """A model that cannot be had leaves a report of all that is known, and marks what is not."""
-    environ = never_started | {"MODEL_ID": "some-org/some-model", "TENSOR_PARALLEL": "auto"}
-    done = run_cli(environ, "settings", "--json", cwd=tmp_path)
-    assert done.returncode == 0
-    assert 'MODEL_ID="some-org/some-model"' in done.stderr
-    rows = {row["key"]: row for row in json.loads(done.stdout)}
-    unknown = [key for key, row in rows.items() if not row["known"]]
-    assert unknown == ["TENSOR_PARALLEL", "MAX_MODEL_LEN", "KV_CACHE_MEMORY_BYTES"]
-    assert "NOT KNOWN" in rows["MAX_MODEL_LEN"]["source"]
-    plain = run_cli(environ | {"SSL_CERT_FILE": "/gone"}, "settings", cwd=tmp_path)
-    assert plain.returncode == 2
-    assert "some-org/some-model" in plain.stdout
-    assert "SSL_CERT_FILE" in plain.stderr
 
 
 def test_dry_run_is_exact(never_started: dict[str, str], tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -46,16 +45,10 @@ def large(head: bytes, piece: bytes, end: bytes) -> Callable[[], Iterator[bytes]
 
 X = b"x" * 100_000
 BOMBS = {
-    "many headers": large(b"GET /v1/_echo HTTP/1.1\r\nHost: x\r\n", b"X: y\r\n" * 10_000, b"\r\n"),
     "a value": large(b"GET /v1/_echo HTTP/1.1\r\nX: ", X, b"\r\n\r\n"),
-    "a name": large(b"GET /v1/_echo HTTP/1.1\r\n", X, b": 1\r\n\r\n"),
-    "a path": large(b"GET /v1/_echo?", X, b" HTTP/1.1\r\n\r\n"),
     "trailers": large(IN_CHUNKS + b"1\r\nx\r\n0\r\n", b"X: " + X + b"\r\n", b"\r\n"),
-    "an extension": large(IN_CHUNKS + b"1;", X, b"\r\nx\r\n0\r\n\r\n"),
     "a chunk's size": large(IN_CHUNKS, b"0" * 100_000, b"1\r\nx\r\n0\r\n\r\n"),
-    "empty lines": large(b"", b"\r\n" * 50_000, b""),
     "a body": large(UPLOAD + b"Content-Length: 50000000\r\n\r\n", X, b""),
-    "a body in chunks": large(IN_CHUNKS, chunk(X), b"0\r\n\r\n"),
 }
 
 
@@ -71,19 +64,6 @@ def test_bomb(gateway: Watched, bomb: Callable[[], Iterator[bytes]]) -> None:
     assert gateway.rss() - before < SLACK_BYTES
     assert len(gateway.reached()) < MAX_BODY_BYTES * 1.2
     assert not gateway.reached().endswith(b"0\r\n\r\n")
-
-
-def test_sizes_of_heads(gateway: Watched) -> None:
-    """A token or a cookie of 4 KB is served; a refusal of a larger head arrives whole."""
-    for size, path, header in (
-        (4_000, 200, 200),
-        (30_000, 200, 200),
-        (64_000, 200, 200),
-        (200_000, 431, 431),
-    ):
-        filler = "x" * size
-        assert gateway.ask(request("GET", f"/v1/_echo?{filler}")).status == path, size
-        assert gateway.ask(request("GET", "/v1/_echo", None, f"X-A: {filler}")).status == header, size
 
 
 def test_sizes_of_bodies(gateway: Watched) -> None:
@@ -130,92 +110,6 @@ def test_stalled_requests(gateway: Watched) -> None:
     assert gateway.reached() == b""
 
 
-def test_trickled_requests(gateway: Watched) -> None:
-    """A byte now and then does not buy time: the limit is for the whole head, and for little of a body."""
-    trickles = [
-        (b"", b"GET /v1/_echo HTTP/1.1\r\n" + b"X: y\r\n" * 100_000),
-        (request("GET", "/livez"), b"GET /v1/_echo HTTP/1.1\r\n" + b"X: y\r\n" * 100_000),
-        (UPLOAD + b"Content-Length: 100000\r\n\r\n", b"x" * 100_000),
-        (IN_CHUNKS, chunk(b"x") * 10_000),
-    ]
-    with ExitStack() as stack:
-        open_ones = []
-        for first, data in trickles:
-            connection = stack.enter_context(gateway.wire())
-            connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection.send(first)
-            connection.socket.settimeout(0.01)
-            open_ones.append((connection, iter(data)))
-
-        def all_closed() -> bool:
-            open_ones[:] = [one for one in open_ones if not closed_after(one[0], next(one[1]))]
-            return not open_ones
-
-        until(all_closed, "the close of all")
-    assert gateway.reached() == b""
-
-
-def closed_after(connection: Wire, byte: int) -> bool:
-    """Send one byte; say whether the connection has been closed. An answer that comes before that is read."""
-    if not connection.send(bytes([byte])):
-        return True
-    with suppress(TimeoutError):
-        connection.rest()
-        return True
-    return False
-
-
-def test_slow_is_not_stalled(gateway: Watched) -> None:
-    """A slow but steady body arrives, and an answer may take longer than any limit on requests."""
-    gateway.change(first_token_seconds=TIMEOUT_SECONDS * 2)
-    with gateway.wire() as connection, gateway.wire() as waiting:
-        waiting.send(post_json("/v1/chat/completions", CHAT))
-        connection.send(IN_CHUNKS)
-        gateway.until_running(1)
-        sent = 0
-
-        def other_is_answered() -> bool:
-            nonlocal sent
-            connection.send(chunk(b"x" * 4_096))
-            sent += 4_096
-            return gateway.metric("vllm:num_requests_running") == 0
-
-        until(other_is_answered, "the slow answer")
-        assert connection.ask(b"0\r\n\r\n").json()["body_bytes"] == sent
-        assert waiting.reply().status == 200
-
-
-RESTS = {
-    "trailers": (b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n", b"X: " + X + b"\r\n"),
-    "one trailer": (b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nX: ", X),
-    "a body": (b"Content-Length: 100000000\r\n\r\n", X),
-    "chunks": (b"Transfer-Encoding: chunked\r\n\r\n", chunk(b"x") * 10_000),
-}
-
-
-@pytest.mark.parametrize(("head", "piece"), RESTS.values(), ids=RESTS.keys())
-def test_what_follows_an_early_answer(gateway: Watched, head: bytes, piece: bytes) -> None:
-    """After a refusal nothing more is looked at or kept, and the connection is not there for ever."""
-    before = gateway.rss()
-    with gateway.wire() as connection:
-        assert connection.ask(b"POST /v1/nothing HTTP/1.1\r\nHost: x\r\n" + head).status == 404
-        assert not all(connection.send(piece) for _ in range(100_000_000 // len(piece)))
-    assert gateway.rss() - before < SLACK_BYTES
-    assert gateway.reached() == b""
-
-
-def test_end_of_a_body_after_an_early_answer(gateway: Watched) -> None:
-    """Where little is left it is read, and the connection serves on; else it is closed, as the answer says."""
-    with gateway.wire() as connection:
-        assert connection.ask(request("POST", "/v1/nothing", None, "Content-Length: 5")).status == 404
-        assert connection.ask(b"12345" + request("GET", "/livez")).status == 200
-    for length, says in ((1000, None), (1_000_000, "close")):
-        with gateway.wire() as connection:
-            reply = connection.ask(request("POST", "/v1/nothing", None, f"Content-Length: {length}") + b"x")
-            assert (reply.status, reply.header("connection")) == (404, says)
-            assert connection.rest() == b""
-
-
 @contextmanager
 def unfinished(program: Program, count: int) -> Iterator[list[Wire]]:
     """Open so many requests that have sent the first byte of their body and no more."""
@@ -233,19 +127,6 @@ def test_unfinished_bodies_take_no_places(gateway: Watched) -> None:
         assert gateway.program.chat().status_code == 200
         assert gateway.program.metric("gateway_in_flight") == 0
     until(lambda: gateway.program.metric("gateway_bodies_incomplete") == 0, "the end of all")
-
-
-def test_unfinished_bodies_hold_up_no_end(start: StartProgram) -> None:
-    """In a drain a client that is still sending is told so at once, and is not waited for."""
-    program = start(DRAIN_TIMEOUT_SECONDS="600")
-    with unfinished(program, 3) as wires:
-        program.send(signal.SIGTERM)
-        for connection in wires:
-            reply = connection.reply()
-            assert (reply.status, reply.header("connection")) == (503, "close")
-            assert reply.header("retry-after")
-            assert "shutting down" in reply.json()["error"]["message"]
-    assert program.wait() == 0
 
 
 def open_silent(stack: ExitStack, port: int, count: int) -> None:

@@ -74,23 +74,6 @@ def test_access_line(gateway: Watched) -> None:
     assert PROMPT not in gateway.program.log()
 
 
-def test_page_is_not_logged_and_idle_looks_idle(gateway: Watched) -> None:
-    """The page's polls are logged at DEBUG alone, and what an idle engine is asked for is nobody's work."""
-
-    def rates() -> list[float]:
-        history = gateway.program.client.get("/ui/history").json()
-        columns = [value for value in history.values() if isinstance(value, list)]
-        assert (len(columns), len({len(value) for value in columns})) == (10, 1)
-        return [rate for rate in history["generated_per_second"] if rate is not None]
-
-    asked = gateway.metric("fake:requests_total")
-    until(lambda: gateway.metric("fake:requests_total") >= asked + 5, "some canaries")
-    until(lambda: rates()[-1:] == [0], "a point without work")
-    gateway.program.client.get("/ui/state")
-    gateway.program.client.get("/ui")
-    assert [line["path"] for line in access_lines(gateway, 1)] == ["/ui"]
-
-
 def test_metrics(gateway: Watched) -> None:
     """vLLM's are there beside ours, at both paths; a route of EXTRA_ROUTES has its own label."""
     gateway.program.client.post("/v1/_echo", json={})

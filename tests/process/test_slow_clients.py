@@ -7,11 +7,9 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-import psutil
-
 from tests.support.model import CHAT, STREAM
 from tests.support.program import until
-from tests.support.raw_http import post_json, request, slow_reader
+from tests.support.raw_http import post_json, slow_reader
 from tests.support.watched import Watched, watched_program
 
 UNENDING = 900_000
@@ -118,36 +116,3 @@ def test_crowds(gateway: Watched) -> None:
     until(lambda: gateway.fds() <= files + 2, "the close of all")
     assert gateway.rss() - memory < 4e6
     assert gateway.metric("fake:aborted_total") >= 600
-
-
-def test_places_come_free(tmp_path: Path) -> None:
-    """As many stalled clients as there are places lock nobody out; they are on record as gone."""
-    limits = {
-        "SEND_TIMEOUT_SECONDS": "2",
-        "MAX_IN_FLIGHT": "2",
-        "MAX_QUEUE": "64",
-        "METRICS_CACHE_SECONDS": "1",
-    }
-    with watched_program(tmp_path, SCENARIO, **LONG, **limits) as gateway:
-        with ExitStack() as stack:
-            for _ in range(2):
-                stack.enter_context(slow_reader(gateway.port, ASKED))
-            until(lambda: gateway.program.metric("gateway_in_flight") == 2, "all places taken")
-            assert gateway.ask(post_json("/v1/chat/completions", CHAT | {"max_tokens": 8})).status == 200
-            until(lambda: gateway.logged().count("client_gone") == 2, "both on record")
-        with ExitStack() as stack:
-            # Answers of our own that are not read do not keep a connection either.
-            wires = [
-                stack.enter_context(slow_reader(gateway.port, request("GET", "/metrics") * 200))
-                for _ in "abc"
-            ]
-            ports = {one.socket.getsockname()[1] for one in wires}
-            until(lambda: connected(gateway, ports) == 3, "the connections")
-            until(lambda: connected(gateway, ports) == 0, "the close of all")
-        gateway.assert_calm()
-
-
-def connected(gateway: Watched, ports: set[int]) -> int:
-    """Count the gateway's connections to these ports of clients."""
-    found = psutil.Process(gateway.program.pid).net_connections("tcp")
-    return sum(bool(one.raddr) and one.raddr.port in ports for one in found)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +14,7 @@ import pytest
 from tests.process.conftest import StartProgram
 from tests.support.fake.fake_engine import make_fake_engine_python, write_scenario
 from tests.support.model import CHAT, make_model
-from tests.support.program import Program, is_running, plain_client, running, until, until_gone
+from tests.support.program import Program, plain_client, running, until, until_gone
 
 STANDBY_SECONDS = 90.0
 
@@ -90,32 +89,19 @@ def kill_core(program: Program) -> None:
     core.kill()
 
 
-def remove_socket(program: Program) -> None:
-    program.engine_socket().unlink()
-
-
-@pytest.mark.parametrize("lose", [kill_leader, kill_core, remove_socket])
-def test_restart(program: Program, lose: Callable[[Program], None]) -> None:
-    """However an engine is lost: noticed, started again, and it answers; nothing of the old one stays."""
-    old = program.processes()[1:]
-    starts = len(program.starts())
-    with program.loses_engine():
-        lose(program)
-    program.until_ready()
-    until_gone(old)
-    assert program.chat().status_code == 200
-    assert len(program.starts()) == starts + 1
-
-
-def test_no_leaks(program: Program) -> None:
-    """Killed over and over, the engine leaves no file or thread of ours behind."""
+def test_restarts(program: Program) -> None:
+    """However an engine is lost: noticed, started again, and it answers; no process, file or thread of ours stays."""
     gateway = psutil.Process(program.pid)
     until(lambda: gateway.num_threads() <= 4, "few threads")
-    files, threads = gateway.num_fds(), gateway.num_threads()
-    for _ in range(4):
+    files, threads, starts = gateway.num_fds(), gateway.num_threads(), len(program.starts())
+    for lose in (kill_core, kill_leader) * 2:
+        old = program.processes()[1:]
         with program.loses_engine():
-            kill_leader(program)
+            lose(program)
         program.until_ready()
+        until_gone(old)
+        assert program.chat().status_code == 200
+    assert len(program.starts()) == starts + 4
     until(lambda: gateway.num_fds() <= files + 1, "no more files")
     until(lambda: gateway.num_threads() <= threads + 1, "no more threads")
 
@@ -174,35 +160,16 @@ def test_requests_wait_for_the_restart(program: Program, pool: ThreadPoolExecuto
     assert [future.result().status_code for future in futures] == [200] * 3
 
 
-@pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "busy"])
-def test_hang(program: Program, pool: ThreadPoolExecutor, is_busy: bool) -> None:
+def test_hang(program: Program) -> None:
     """An engine that generates no more although its /health says 200 is killed and started again."""
     starts = len(program.starts())
     program.change(generation_hangs=True)
-    future = pool.submit(program.chat) if is_busy else None
     with program.loses_engine():
-        until(lambda: "the engine was lost" in program.log(), "the verdict")
+        pass
     program.change(generation_hangs=False)
     program.until_ready()
     assert len(program.starts()) > starts
-    assert future is None or future.result().status_code == 200
-
-
-def test_replay_off_and_given_up(start: StartProgram, pool: ThreadPoolExecutor) -> None:
-    """Without a replay nothing waits; an engine that is lost too often is given up: exit 3 and the last reason."""
-    program = start(REPLAY_TIMEOUT_SECONDS="0", MAX_RESTARTS="1")
-    program.change(first_token_seconds=600, startup_seconds=5)
-    future = asked(pool, program)
-    kill_leader(program)
-    assert future.result().status_code == 502
-    refused = program.chat()
-    assert (refused.status_code, int(refused.headers["retry-after"]) > 0) == (503, True)
-    program.change(first_token_seconds=0)
-    program.until_ready()
-    kill_leader(program)
-    assert program.wait() == 3
-    assert "given up after 1 restart" in program.log()
-    assert len(program.starts()) == 2
+    assert program.chat().status_code == 200
 
 
 KV_TOO_SMALL = (
@@ -252,23 +219,6 @@ def test_standby_is_the_next_engine(start: StartProgram) -> None:
     everybody = program.processes()
     program.send(signal.SIGTERM)
     assert program.wait() == 0
-    until_gone(everybody)
-
-
-def test_standby_of_no_use(start: StartProgram) -> None:
-    """A standby that died or does not answer is not waited for, and none outlives a program that is killed."""
-    program = start(STANDBY="1", RESTART_WINDOW_SECONDS="1")
-    for turn, number in enumerate((signal.SIGKILL, signal.SIGSTOP), 1):
-        one = standby(program, turn)
-        one.send_signal(number)
-        with program.loses_engine():
-            kill_leader(program)
-        program.until_ready()
-        assert engine(program).pid != one.pid
-        until(lambda: not is_running(one), "its end")  # noqa: B023
-    assert "from the standby" not in program.log()
-    everybody = [standby(program, 3), engine(program)]
-    os.kill(program.pid, signal.SIGKILL)
     until_gone(everybody)
 
 

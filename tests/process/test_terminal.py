@@ -206,16 +206,6 @@ def test_serve_on_a_terminal(environ: dict[str, str], tmp_path: Path) -> None:
     assert "Q: " not in plain
 
 
-def test_tables_on_a_terminal(environ: dict[str, str], tmp_path: Path) -> None:
-    """On a terminal there are tables, and secrets are masked there too."""
-    for command in ("settings", "doctor"):
-        with terminal(environ | {"HF_TOKEN": "hf_secret"}, command, cwd=tmp_path) as shown:
-            shown.until("└")
-            assert shown.wait() in (0, 3)
-        assert "┃" in shown.screen
-        assert "hf_secret" not in shown.screen
-
-
 class Reader:
     """A named pipe's reader, which reads when it is told to."""
 
@@ -285,14 +275,6 @@ def test_nothing_to_write_to(environ: dict[str, str], tmp_path: Path, redirect: 
     """Closed streams and a full disk keep nobody from being served."""
     with redirected(environ, tmp_path, redirect, "--ask"):
         pass
-
-
-def test_first_question_that_fails(launch: StartProgram) -> None:
-    """It is an error in the log, and the server goes on; piped, the log is all that is written."""
-    program = launch({"error_after_n_chunks": 2}, "--ask", "Well?")
-    until(lambda: "the first question failed: " in program.log(), "the notice")
-    assert " ERROR " in program.log()
-    assert (program.health() or {})["state"] == "ready"
 
 
 def test_reader_of_a_command_goes(environ: dict[str, str], tmp_path: Path) -> None:
