@@ -29,7 +29,7 @@ def shared_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program
         "SERVED_MODEL_NAME": "fake",
         "MAX_RESTARTS": "1000",
         "RESTART_WINDOW_SECONDS": "1",
-        "HANG_TIMEOUT_SECONDS": "2",
+        "HANG_TIMEOUT_SECONDS": "5",
         "CANARY_INTERVAL_SECONDS": "0.5",
         "MAX_QUEUE": "0",
     }
