@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tests.unit.plan.test_memory import QWEN
+from tests.unit.models.test_model_config import QWEN
 from vllm_engine.config.settings import Settings
 from vllm_engine.doctor.check import GIB, Check, Status, any_failed, fail, ok, warn
 from vllm_engine.doctor.check_table import show
