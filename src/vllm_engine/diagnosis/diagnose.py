@@ -100,14 +100,11 @@ def _hints(entry: KnownFailure, ending: EngineExit) -> dict[str, str]:
 
 
 def _values(facts: Facts) -> dict[str, object]:
-    values: dict[str, object] = {
-        field.name: getattr(facts, field.name) for field in dataclasses.fields(facts)
-    }
-    return values | {
+    """Return what a sentence may name."""
+    return vars(facts) | {
         "free": gib(facts.cache_free_bytes) if facts.cache_free_bytes is not None else None,
         "shm": gib(facts.shm_bytes) if facts.shm_bytes is not None else None,
         "heads": facts.attention_heads,
-        "gpus": facts.gpus,
     }
 
 

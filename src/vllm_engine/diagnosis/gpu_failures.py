@@ -6,29 +6,24 @@ Texts of torch (`c10/cuda`, `torch/csrc/cuda`, `ProcessGroupNCCL`), Triton, and 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vllm_engine.diagnosis.known_failure import Advice, Groups, KnownFailure, Stage
 from vllm_engine.diagnosis.run_facts import Facts
 
 
 def _driver(groups: Groups, _facts: Facts) -> Advice:
     found = groups.get("version", "")
-    newest = f" for at most CUDA {int(found) // 1000}.{int(found) % 1000 // 10}" if found.isdigit() else ""
-    return Advice(
-        f"update the NVIDIA driver of the host (it is made{newest}); or use an image built for an older CUDA"
-        if newest
-        else "update the NVIDIA driver of the host, or use an image built for an older CUDA"
-    )
+    newest = f" (now for at most CUDA {int(found) // 1000}.{int(found) % 1000 // 10})" if found else ""
+    return Advice(f"update the NVIDIA driver of the host{newest}, or use an image built for an older CUDA")
 
 
 def _tensor_parallel(groups: Groups, facts: Facts) -> Advice:
-    heads, gpus = groups.get("heads"), groups.get("gpus")
-    most = int(gpus) if gpus else max(1, facts.gpus)
-    count = int(heads) if heads else facts.attention_heads
-    legal = [n for n in range(1, most + 1) if count is None or count % n == 0]
-    if not (heads or gpus):
-        return Advice(
-            "set TENSOR_PARALLEL to a divisor of the model's attention heads, at most the GPUs, or auto"
-        )
+    if not groups:
+        return Advice("set TENSOR_PARALLEL to auto, or to a divisor of the attention heads, at most the GPUs")
+    told = {name: int(groups[name]) for name in ("heads", "gpus") if name in groups}
+    heads = told.get("heads", facts.attention_heads)
+    legal = replace(facts, attention_heads=heads, gpus=told.get("gpus", facts.gpus)).legal_tensor_parallel
     listed = ", ".join(map(str, legal))
     return Advice(f"set TENSOR_PARALLEL to one of {listed}, or to auto", {"TENSOR_PARALLEL": str(legal[-1])})
 

@@ -1,4 +1,4 @@
-"""The container's termination log: where Kubernetes looks for the last words of a container."""
+"""The container's termination log, in which Kubernetes looks for the reason of its end."""
 
 from __future__ import annotations
 
@@ -10,21 +10,17 @@ MAX_BYTES = 4096
 
 
 def write_termination_log(path: Path, text: str) -> bool:
-    """Write the last words, cut to what fits; returns whether they could be written.
+    """Write the reason, cut to what fits; returns whether it could be written.
 
-    The file is made by the container's runtime: where it is missing, nobody would read it.
+    The file is created by the container's runtime: where it is missing, nobody would read it.
     """
     content = text.encode()
     if len(content) > MAX_BYTES:
         content = content[: MAX_BYTES - 4].decode(errors="ignore").encode() + " …".encode()
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "wb", 0) as file:
+            file.write(content)
     except OSError:
         return False
-    try:
-        os.write(descriptor, content)
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
     return True
