@@ -1,4 +1,4 @@
-"""What bodies take together: bounded in number and bytes, and shared fairly between API keys."""
+"""The memory of all bodies: bounded in number and bytes, and shared fairly between API keys."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Protocol
 from vllm_engine.gateway.rejection import RETRY_AFTER_SECONDS, Rejected
 
 _RESERVE = 4
-"""One part in so many is lent beyond the bound to keys that have little, while others fill all of it."""
+"""One part in so many is lent beyond the bound to a key that has little, while others fill all of it."""
 
 
 class Holder(Protocol):
-    """A request that holds a body, whole or in part."""
+    """A request that holds a body, complete or not."""
 
     key: str | None
     size: int
-    """Bytes held; the budget keeps it up to date."""
+    """Bytes held, counted by the budget."""
 
-    def give_way(self, refusal: Rejected) -> None:
+    def evict(self, refusal: Rejected) -> None:
         """End with this refusal; the budget has forgotten the body already."""
 
 
 class _Share:
-    """The bodies of one key: those that are being read, oldest first, and those that wait, whole."""
+    """The bodies of one key: incomplete ones, oldest first, and complete ones that wait for their turn."""
 
     __slots__ = ("bytes", "holders", "reading", "waiting")
 
@@ -33,23 +33,23 @@ class _Share:
         self.bytes = 0
         self.holders = 0
 
-    def first_to_yield(self, *, to_its_own: bool) -> Holder | None:
+    def first_to_evict(self, *, for_its_own_key: bool) -> Holder | None:
         """Return the body that has been read for longest; else, for another key, the newest that waits."""
         if self.reading:
             return next(iter(self.reading))
-        return None if to_its_own else next(reversed(self.waiting))
+        return None if for_its_own_key else next(reversed(self.waiting))
 
 
 class BodyBudget:
     """Counts every body from its first byte until it is not needed any more.
 
-    The share rule: whatever is full, the number or the bytes, the key with the most yields, and of its bodies
-    the one that has been read for longest; so a newcomer that sends what it has always gets in, however many
-    dawdle. Bodies that wait for their turn yield to another key alone. Those at the engine do not yield;
-    where they fill everything, a key that has little is lent up to a quarter of the bound beyond it.
+    Whichever bound is reached, the key with the most makes room: of its bodies the one that has been read for
+    longest is evicted, so a new request that sends what it has always gets in, however many are slow. Bodies
+    that wait for their turn are evicted for another key only, those at the engine never; where these fill
+    everything, a key that has little is lent up to a quarter of the bound beyond it.
 
     Args:
-        max_bytes: of all bodies, read and being read.
+        max_bytes: of all bodies, complete or not.
         max_reading: how many may be incomplete.
     """
 
@@ -61,7 +61,7 @@ class BodyBudget:
         self.held_bytes = 0
         """Bytes of all bodies that are held now."""
         self.reading = 0
-        """How many bodies are not whole yet."""
+        """How many bodies are incomplete."""
 
     def enter(self, body: Holder) -> None:
         """Count one more body, of which nothing has been read."""
@@ -72,7 +72,7 @@ class BodyBudget:
         self._share_of[body] = share
 
     def await_rest(self, body: Holder) -> None:
-        """Note that a body is not here yet, or not all of it; another may have to give way."""
+        """Note that a body is incomplete; another may be evicted."""
         share = self._share_of[body]
         if self.reading >= self._max_reading:
             most = max(self._shares.values(), key=lambda one: len(one.reading))
@@ -82,21 +82,21 @@ class BodyBudget:
         self.reading += 1
 
     def grow(self, body: Holder, count: int) -> None:
-        """Count bytes that have come; others may have to give way.
+        """Count bytes that have come; other bodies may be evicted.
 
         Raises:
-            Rejected: it is this body that has to.
+            Rejected: this one has to end.
         """
         share = self._share_of[body]
         while self.held_bytes + count > self._max_bytes:
-            # With all others at the engine nobody yields, and a body that came at once is not counted yet.
-            yielding = filter(_can_yield, self._shares.values())
-            loser = max(yielding, key=lambda one: one.bytes, default=share)
+            # With all others at the engine there is none, and a body that came at once is not counted yet.
+            evictable = (one for one in self._shares.values() if one.reading or one.waiting)
+            loser = max(evictable, key=lambda one: one.bytes, default=share)
             if loser.bytes <= share.bytes + count:
                 if share.bytes + count <= self._max_bytes // (_RESERVE * len(self._shares)):
                     break
                 loser = share
-            first = loser.first_to_yield(to_its_own=loser is share)
+            first = loser.first_to_evict(for_its_own_key=loser is share)
             if first is None or first is body:
                 raise self._too_much()
             self._evict(first, self._too_much())
@@ -105,15 +105,13 @@ class BodyBudget:
         self.held_bytes += count
 
     def whole(self, body: Holder) -> None:
-        """Note that a body has been read; it waits for its turn now."""
+        """Note that a body is complete; it waits for its turn now."""
         share = self._share_of[body]
-        if body in share.reading:
-            del share.reading[body]
-            self.reading -= 1
+        self._stop_reading(share, body)
         share.waiting[body] = None
 
     def keep(self, body: Holder) -> None:
-        """Note that a body is at the engine: it does not yield any more."""
+        """Note that a body is at the engine: it is not evicted any more."""
         del self._share_of[body].waiting[body]
 
     def release(self, body: Holder) -> None:
@@ -121,9 +119,7 @@ class BodyBudget:
         share = self._share_of.pop(body, None)
         if share is None:
             return
-        if body in share.reading:
-            del share.reading[body]
-            self.reading -= 1
+        self._stop_reading(share, body)
         share.waiting.pop(body, None)
         share.bytes -= body.size
         self.held_bytes -= body.size
@@ -132,18 +128,23 @@ class BodyBudget:
             del self._shares[body.key]
 
     def refuse_incomplete(self, refusal: Rejected) -> None:
-        """End every request whose body is still being read."""
+        """End every request whose body is incomplete."""
         for share in tuple(self._shares.values()):
             for body in tuple(share.reading):
                 self._evict(body, refusal)
 
     def _evict(self, body: Holder, refusal: Rejected) -> None:
         self.release(body)
-        body.give_way(refusal)
+        body.evict(refusal)
+
+    def _stop_reading(self, share: _Share, body: Holder) -> None:
+        if body in share.reading:
+            del share.reading[body]
+            self.reading -= 1
 
     def _too_many(self) -> Rejected:
         message = (
-            f"{self._max_reading} requests are sent at once, as many as are read; this one was under way for "
+            f"{self._max_reading} requests are being received, as many as may be at once; this one took "
             "longest and made room for another: send it faster"
         )
         return Rejected(503, "bodies", message, retry_after_seconds=RETRY_AFTER_SECONDS)
@@ -154,7 +155,3 @@ class BodyBudget:
             "(16 times MAX_BODY_BYTES, 256 MiB at least); try again later"
         )
         return Rejected(503, "memory", message, retry_after_seconds=RETRY_AFTER_SECONDS)
-
-
-def _can_yield(share: _Share) -> bool:
-    return bool(share.reading or share.waiting)

@@ -1,4 +1,4 @@
-"""What the gateway has to know of a request's body, read once by a JSON parser; vLLM judges the rest.
+"""What the gateway needs from a request's body, read once by a JSON parser; vLLM judges the rest.
 
 Top-level keys only: a nested `"stream": true` (a tool's schema, a metadata field) means nothing. What is not
 needed is skipped without being built, and nothing read here keeps the body in memory.
@@ -17,11 +17,11 @@ from msgspec import Meta, Raw
 
 _NONE: Final = Raw(b"")
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What the decoders raise: of strings that are left raw nobody has looked at the bytes before."""
+"""What the decoders raise; the bytes of strings that were left raw have not been checked before."""
 _SMALL_BYTES: Final = 4096
-"""Up to here text is not told from media: an image that small makes no absurd estimate."""
+"""Up to here text is not told from media: so small an image does not spoil an estimate."""
 _LARGEST_OTHER_BYTES: Final = 262_144
-"""What only Python's `json` can read, which builds all of it in some milliseconds, is read up to here."""
+"""What only Python's `json` can read is read up to here, as that builds all of it, in some milliseconds."""
 _MAX_OBJECTS: Final = 20_000
 """With more objects than this in it, a prompt is not taken apart: that would cost memory and time."""
 _DEEPEST: Final = 3
@@ -38,14 +38,14 @@ _PIECE: Final = 65_536
 
 
 class RequestFields(msgspec.Struct, frozen=True, gc=False):
-    """What a request's body says of itself."""
+    """What a request's body asks for."""
 
     stream: bool = False
     """Whether it asks for an event stream."""
     conversations: int | None = 1
-    """How many `/v1/chat/completions/batch` is to answer; None where that cannot be read."""
+    """How many there are in a `/v1/chat/completions/batch`; None where that cannot be read."""
     choices: int = 1
-    """How many answers it asks for to each prompt (`n`)."""
+    """How many completions it asks for of each prompt (`n`)."""
     text_bytes: int = 0
     """Bytes of its prompt, instructions and tools, as JSON; large images, audio and video are left out."""
     token_ids: int = 0

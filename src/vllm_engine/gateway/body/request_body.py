@@ -1,4 +1,4 @@
-"""A request's body, read whole before the engine hears of it: bounded in size, time, number and sum."""
+"""A request's body, read completely before the engine gets any of it, with bounds on size, time, memory."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from vllm_engine.gateway.body.body_budget import BodyBudget
 from vllm_engine.gateway.rejection import Rejected
 
 _SLOWEST_BYTES_PER_SECOND = 16_384
-"""Who sends slower than this, all in all, holds a place and memory longer than an honest client would.
-Apache has the same rule (mod_reqtimeout: `body=20,MinRate=500`)."""
+"""Overall: a slower client holds a place and memory longer than an honest one would. Apache has such a rule
+too (mod_reqtimeout: `body=20,MinRate=500`)."""
 
 
 class Bodies:
-    """Makes a `Body` of every request, within one budget.
+    """The bounds on all bodies.
 
     Args:
         max_bytes: of one body.
-        idle_timeout_seconds: how long a client may send nothing; and it has that long for all of its body,
-            and a second more for each 16 KiB of it.
+        idle_timeout_seconds: how long a client may send nothing; for all of its body it has as long, and a
+            second more for each 16 KiB.
         budget: what all may take together.
     """
 
@@ -41,11 +41,11 @@ class Bodies:
                 raise self.too_large()
 
     def too_large(self) -> Rejected:
-        """Refuse a body for its size (RFC 9110, section 15.5.14)."""
+        """Return the refusal of a body that is too large (RFC 9110, section 15.5.14)."""
         return Rejected(413, "body_size", f"The body exceeds MAX_BODY_BYTES={self.max_bytes}")
 
     def too_slow(self) -> Rejected:
-        """Refuse a body for its pace (RFC 9110, section 15.5.9)."""
+        """Return the refusal of a body that comes too slowly (RFC 9110, section 15.5.9)."""
         seconds = f"{self.idle_timeout_seconds:g}"
         message = (
             f"The body came too slowly: at most {seconds} s may pass without a byte, and in all that and 1 s "
@@ -57,29 +57,15 @@ class Bodies:
 class Body:
     """Holds one request's body while entered, in the task that serves the request.
 
-    Until `keep` it may have to give way to others: the task is cancelled then, wherever it waits, and leaving
-    this raises the refusal in place of the cancellation, as `asyncio.timeout` does with its own.
+    Until `keep` it may be evicted for others: the task is cancelled then, wherever it waits, and leaving this
+    context raises the refusal in place of the cancellation, as `asyncio.timeout` does.
     """
-
-    __slots__ = (
-        "_bodies",
-        "_cancelling",
-        "_due",
-        "_loop",
-        "_refusal",
-        "_slow_at",
-        "_task",
-        "_timer",
-        "data",
-        "key",
-        "size",
-    )
 
     def __init__(self, bodies: Bodies, key: str | None) -> None:
         self._bodies = bodies
         self._refusal: Rejected | None = None
         self.key = key
-        """The API key's name, whose share it counts for."""
+        """The name of the API key for whose share it counts."""
         self.size = 0
         self.data: bytes | bytearray = b""
         """All of it, from `read` to `drop`."""
@@ -102,12 +88,7 @@ class Body:
             raise self._refusal from None
 
     async def read(self, receive: Receive, *, is_here: bool = False) -> None:
-        """Read the whole body.
-
-        Args:
-            receive: ASGI's.
-            is_here: all of it has come already, with the request's head as a rule; it counts as incomplete
-                for no moment.
+        """Read the whole body; one that `is_here` already, as most are, never counts as incomplete.
 
         Raises:
             Rejected: it is too large or does not fit beside the others.
@@ -124,8 +105,8 @@ class Body:
         self._loop = asyncio.get_running_loop()
         now = self._loop.time()
         idle = self._bodies.idle_timeout_seconds
-        self._due = self._slow_at = now + idle
-        self._timer = self._loop.call_at(self._due, self._look)
+        self._idle_due = self._total_due = now + idle
+        self._timer = self._loop.call_at(self._idle_due, self._check)
         # Not a list: a client may send a million pieces of one byte.
         self.data = data = bytearray()
         try:
@@ -133,7 +114,7 @@ class Body:
                 message = await receive()
                 piece: bytes = message.get("body", b"")
                 self._take(len(piece))
-                self._due = self._loop.time() + idle
+                self._idle_due = self._loop.time() + idle
                 data += piece
                 if not message.get("more_body"):
                     return
@@ -141,16 +122,16 @@ class Body:
             self._timer.cancel()
 
     def keep(self) -> None:
-        """Say that the engine has it: from now on it does not give way."""
+        """Say that the engine has it: from now on it is not evicted."""
         self._bodies.budget.keep(self)
 
     def drop(self) -> None:
-        """Let go of it: the answer has begun, so it is not sent again."""
+        """Release it: the response has begun, so it is not sent again."""
         self.data = b""
         self._bodies.budget.release(self)
 
-    def give_way(self, refusal: Rejected) -> None:
-        """End the request with this refusal; the first one counts."""
+    def evict(self, refusal: Rejected) -> None:
+        """End the request with this refusal; only the first one counts."""
         if self._refusal is None:
             self._refusal = refusal
             self._task.cancel()
@@ -160,9 +141,9 @@ class Body:
             raise self._bodies.too_large()
         self._bodies.budget.grow(self, count)
 
-    def _look(self) -> None:
-        due = min(self._due, self._slow_at + self.size / _SLOWEST_BYTES_PER_SECOND)
+    def _check(self) -> None:
+        due = min(self._idle_due, self._total_due + self.size / _SLOWEST_BYTES_PER_SECOND)
         if self._loop.time() < due:
-            self._timer = self._loop.call_at(due, self._look)
+            self._timer = self._loop.call_at(due, self._check)
         else:
-            self.give_way(self._bodies.too_slow())
+            self.evict(self._bodies.too_slow())
