@@ -127,6 +127,9 @@ def test_sizes_not_told(hub: Hub, half_fake: Path, tmp_path: Path) -> None:
 
 def test_real_engine_starts_offline(engine_python: Path, tmp_path: Path) -> None:
     """vLLM itself finds all that it wants among what was fetched for it, without the hub."""
+    run_cli(
+        {"ENGINE_PYTHON": str(engine_python), "CACHE_DIR": str(CACHE_DIR)}, "download", MODEL, cwd=tmp_path
+    )
     source = next(CACHE_DIR.glob("bundled/*/model.safetensors")).parent
     files = {path.name: path.read_bytes() for path in source.iterdir() if path.is_file()}
     with fake_hub(Hub(ID, files | {"figure.png": b"x"})) as hub:
@@ -217,7 +220,7 @@ def test_doctor(hub: Hub, engine_python: Path, tmp_path: Path) -> None:
     assert (status, found["model"]["status"]) == (0, "ok")
     assert COMMIT in found["model"]["sentence"]
     assert "75 MB to download" in found["space"]["sentence"]
-    assert "weights 0.1 GiB" in found["memory"]["sentence"]
+    assert "weights 72 MiB" in found["memory"]["sentence"]
     assert found["template"]["sentence"] == "the model has a chat template"
     assert not [each for each in hub.requests if each.endswith(".safetensors")]
     hub.token = "hf_right"

@@ -151,7 +151,7 @@ class Settings(BaseModel):
 
     # --- lifecycle
     startup_timeout_seconds: Seconds = 1800.0
-    """How long the engine may take to generate its first token."""
+    """How long the engine may take to generate its first token, after the download."""
     max_restarts: CountOrZero = 5
     """How many times an engine that failed is restarted within `RESTART_WINDOW_SECONDS`."""
     restart_window_seconds: Seconds = 600.0

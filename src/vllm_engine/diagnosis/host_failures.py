@@ -19,8 +19,7 @@ def _flag(groups: Groups, _facts: Facts) -> Advice:
 def _timeout(_groups: Groups, facts: Facts) -> Advice:
     double = f"{facts.startup_timeout_seconds * 2:g}"
     return Advice(
-        f"if its output above shows progress set STARTUP_TIMEOUT_SECONDS={double}, else see its last lines; "
-        "a download resumes where it stopped",
+        f"if its output above shows progress set STARTUP_TIMEOUT_SECONDS={double}, else see its last lines",
         {"STARTUP_TIMEOUT_SECONDS": double},
     )
 

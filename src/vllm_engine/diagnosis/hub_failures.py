@@ -36,7 +36,7 @@ def _disk(groups: Groups, facts: Facts) -> Advice:
     needed = f" the {groups['needed']} that one file needs" if "needed" in groups else " the model"
     return Advice(
         f"make room for{needed} where CACHE_DIR={facts.cache_dir} is{free}, or mount a larger volume there; "
-        "a download resumes where it stopped"
+        "files that are complete are kept"
     )
 
 

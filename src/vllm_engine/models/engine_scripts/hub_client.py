@@ -104,11 +104,18 @@ def _blob(file: Any) -> str:
     return str(large.sha256 if large is not None else getattr(file, "blob_id", "") or "")
 
 
-def fetch(model: str, commit: str, files: Iterable[File], cache: str = "", folder: str = "") -> None:
+def fetch(
+    model: str,
+    commit: str,
+    files: Iterable[File],
+    cache: str = "",
+    folder: str = "",
+    tell: Callable[..., None] = emit,
+) -> None:
     """Fetch files into the cache, or into `folder` as plain files, and check each against its checksum.
 
-    What is there already is not fetched again, but it is checked; what is damaged is fetched once more. Emits
-    `progress` (bytes there, bytes checked, of these files), `checked` and `damaged` (path).
+    What is there already is not fetched again, but it is checked; what is damaged is fetched once more. Tells
+    of `progress` (bytes there, bytes checked, of these files), `checked` and `damaged` (path).
 
     Raises:
         DamagedError: a file's content has another checksum or size.
@@ -117,7 +124,7 @@ def fetch(model: str, commit: str, files: Iterable[File], cache: str = "", folde
     where = {"local_dir": folder} if folder else {"cache_dir": cache or None}
     # The largest first, so that none of them is left for the end alone.
     largest_first = sorted(files, key=lambda file: -file[1])
-    progress, is_over = _Progress(), threading.Event()
+    progress, is_over = _Progress(tell), threading.Event()
     threading.Thread(target=progress.report_until, args=(is_over,), daemon=True).start()
     pool = ThreadPoolExecutor(_AT_ONCE)
     tasks = [pool.submit(_fetch_one, model, commit, file, where, progress) for file in largest_first]
@@ -140,20 +147,21 @@ def _fetch_one(model: str, commit: str, file: File, where: dict[str, Any], progr
         there = Path(hf_hub_download(model, path, revision=commit, **where))
         progress.there(path, size)
         if is_whole(there, size, blob, progress.checked):
-            emit("checked", path=path)
+            progress.tell("checked", path=path)
             return
         there.resolve().unlink()
         there.unlink(missing_ok=True)
         progress.there(path, 0)
         if attempt == 1:
-            emit("damaged", path=path)
+            progress.tell("damaged", path=path)
     raise DamagedError(f"{path} is not what the hub says it is")
 
 
 class _Progress:
     """Bytes of each file that are there, and bytes that were read back to check them."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[..., None]) -> None:
+        self.tell = tell
         self._files: dict[str, int] = {}
         self._checked = 0
         self._lock = threading.Lock()
@@ -176,7 +184,7 @@ class _Progress:
             now = sum(self._files.values()), self._checked
         if now != self._said:
             self._said = now
-            emit("progress", bytes=now[0], checked=now[1])
+            self.tell("progress", bytes=now[0], checked=now[1])
 
     def report_until(self, is_over: threading.Event) -> None:
         self.report()
