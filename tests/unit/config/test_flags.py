@@ -63,7 +63,7 @@ def test_catalogue_is_whole(catalogue: FlagCatalogue) -> None:
         assert (each.kind == "bool") == bool(each.negatives)
         assert (each.type == "bool") == (each.kind in ("bool", "switch"))
         assert (catalogue.by_env_name.get(each.env_name) == each) != (each.env_name in ENV_NAMES_NOT_TAKEN)
-    assert {each.env_name for each in catalogue.flags} >= ENV_NAMES_NOT_TAKEN.keys()
+    assert {each.env_name for each in catalogue.flags} >= ENV_NAMES_NOT_TAKEN
     assert {name for name in names if name.endswith(("-key", "token", "password"))} == SECRET_FLAGS
 
 

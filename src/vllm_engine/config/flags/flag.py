@@ -4,35 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Literal, Self
 
 SECRET_FLAGS = frozenset({"api-key", "hf-token"})
 """Names of the flags whose values are never shown."""
 
-ENV_NAMES_NOT_TAKEN: Mapping[str, str] = MappingProxyType(
+ENV_NAMES_NOT_TAKEN = frozenset(
     {
-        "API_KEY": "many programs' key; a secret does not belong on a command line every process can read",
-        "BLOCK_SIZE": "GNU coreutils print sizes in it",
-        "CONFIG": "many build systems and images set it",
-        "GRPC_PORT": "Kubernetes sets it to tcp://... where a service is named grpc",
-        "HEADLESS": "images with a browser set it",
-        "HF_TOKEN": "huggingface_hub reads it by itself; a secret does not belong on a command line",
-        "HOST": "login shells set it to the machine's name",
-        "LOG_LEVEL": "most programs' verbosity, in lower case, which vLLM refuses",
-        "MASTER_ADDR": "torchrun, Kubeflow and Slurm scripts describe their own job with it",
-        "MASTER_PORT": "torchrun, Kubeflow and Slurm scripts describe their own job with it",
-        "MODEL": "hardware descriptions and training scripts set it",
-        "NNODES": "torchrun and Slurm scripts describe their own job with it",
-        "NODE_RANK": "torchrun and Slurm scripts describe their own job with it",
-        "PORT": "hosting platforms set it to the port they route to",
-        "REVISION": "build systems set it to their own commit",
-        "RUNNER": "CI systems set it",
-        "SEED": "training and test scripts set it",
-        "TOKENIZER": "training scripts set it",
+        *("API_KEY", "HF_TOKEN"),  # secrets do not belong on a command line, which every process can read
+        *("HOST", "PORT", "GRPC_PORT"),  # set by login shells, hosting platforms, and Kubernetes for Services
+        *("MASTER_ADDR", "MASTER_PORT", "NNODES", "NODE_RANK"),  # torchrun's and Slurm's, for their own job
+        *(
+            "CONFIG",
+            "REVISION",
+            "RUNNER",
+            "HEADLESS",
+            "BLOCK_SIZE",
+        ),  # build and CI systems, browsers, coreutils
+        *("MODEL", "SEED", "TOKENIZER"),  # training scripts
+        "LOG_LEVEL",  # most programs' verbosity, in lower case, which vLLM refuses
     }
 )
-"""Upper-case flag names too general to be taken from an environment, and why.
+"""Upper-case flag names too general to be taken from an environment.
 
 Where no setting of ours owns such a flag, it goes into `VLLM_EXTRA_ARGS`.
 """

@@ -97,10 +97,10 @@ class FlagCatalogue:
             other = given.setdefault(flag.name, key)
             try:
                 if other != key:
-                    raise _Refused(f"expected one of {other} and {key}, not both", f"both set --{flag.name}")
+                    raise Refusal(f"expected one of {other} and {key}, not both", f"both set --{flag.name}")
                 checked.argv += self._arguments(flag, key, value, checked)
-            except _Refused as error:
-                checked.problems.append(Problem(key, _shown(flag, value), str(error.refusal)))
+            except Refusal as error:
+                checked.problems.append(Problem(key, _shown(flag, value), str(error)))
         return checked
 
     def check_extra_args(
@@ -152,23 +152,18 @@ class FlagCatalogue:
             found = refusal(flag, item)
             if found is None:
                 continue
-            each = f"{found.reason} for each word" if flag.kind == "list" else found.reason
+            if flag.kind == "list":
+                found.reason += " for each word"
             if self.exact or not found.listed:
-                raise _Refused(each, found.remedy)
-            checked.warnings.append(Problem(key, _shown(flag, value), str(Refusal(each, found.remedy))))
+                raise found
+            checked.warnings.append(Problem(key, _shown(flag, value), str(found)))
         return _spelled(flag, items)
-
-
-class _Refused(ValueError):
-    def __init__(self, reason: str, remedy: str = "") -> None:
-        super().__init__(reason, remedy)
-        self.refusal = Refusal(reason, remedy)
 
 
 def _is_on(value: str) -> bool:
     text = value.strip().lower()
     if text not in _ON | _OFF:
-        raise _Refused("expected 1/0/true/false")
+        raise Refusal("expected 1/0/true/false")
     return text in _ON
 
 
@@ -185,7 +180,7 @@ def _items(value: str) -> list[str]:
     try:
         return shlex.split(value)
     except ValueError as error:
-        raise _Refused("expected words quoted as for a shell, or a JSON array", str(error).lower()) from None
+        raise Refusal("expected words quoted as for a shell, or a JSON array", str(error).lower()) from None
 
 
 def _spelled(flag: Flag, items: list[str]) -> list[str]:
@@ -193,11 +188,11 @@ def _spelled(flag: Flag, items: list[str]) -> list[str]:
     if flag.repeat:
         return [word for item in items for word in _pair(option, item)]
     if not items:
-        raise _Refused(f"expected one or more words, each of them {wanted(flag)}")
+        raise Refusal(f"expected one or more words, each of them {wanted(flag)}")
     if len(items) == 1:
         return _pair(option, items[0])
     if any(item.startswith("-") for item in items):
-        raise _Refused("expected values that do not start with a dash", "vLLM takes them for flags")
+        raise Refusal("expected values that do not start with a dash", "vLLM takes them for flags")
     return [option, *items]
 
 

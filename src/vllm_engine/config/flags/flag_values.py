@@ -26,8 +26,8 @@ _LORA_REQUIRED = {"name", "path"}
 _UNREADABLE = (ValueError, OverflowError, RecursionError)
 
 
-@dataclass(frozen=True)
-class Refusal:
+@dataclass
+class Refusal(ValueError):
     """Why a value or a flag is not taken, and what to do.
 
     `listed` is whether a list in the catalogue decided, which another version of vLLM may have extended.
