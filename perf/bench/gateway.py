@@ -22,10 +22,10 @@ from functools import partial
 from pathlib import Path
 
 from perf.bench import machine, tables
+from perf.bench.cpu_usage import tree
 from perf.bench.processes import Running, Unavailable, pin
 from perf.bench.scenarios import SCENARIOS, Leg, Scenario
 from perf.bench.targets import DIRECT, GATEWAY, HERE, PEERS, start_gateway, start_upstream
-from vllm_engine.client.bench.cpu_usage import tree
 from vllm_engine.client.bench.load import run_load
 
 _MIN_FILES = 20_000

@@ -9,7 +9,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from vllm_engine.client.bench.cpu_usage import usage
+from perf.bench.cpu_usage import usage
 
 
 def describe() -> str:

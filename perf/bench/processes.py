@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from perf.bench.cpu_usage import tree, usage
 from vllm_engine.client.bench.bench_plan import Plan
-from vllm_engine.client.bench.cpu_usage import tree, usage
 from vllm_engine.client.bench.load import run_load
 
 MODEL = "bench"

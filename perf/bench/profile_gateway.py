@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from perf.bench import machine, tables
+from perf.bench.cpu_usage import tree
 from perf.bench.processes import Running, pin
 from perf.bench.scenarios import SCENARIOS, Scenario, stream_leg
 from perf.bench.targets import GATEWAY, HERE, Peer, start_gateway, start_upstream
-from vllm_engine.client.bench.cpu_usage import tree
 
 ROOT = HERE.parent
 SAMPLER = Peer("py-spy", lambda at: [at.programs / "py-spy"], wheels=("py-spy",))

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from perf.bench.cpu_usage import tree
 from perf.bench.engine_python import make_engine_python, make_model
 from perf.bench.processes import MODEL, Running, Unavailable, free_port, spawn
 from perf.bench.upstream import PACE_VARIABLE
-from vllm_engine.client.bench.cpu_usage import tree
 
 HERE = Path(__file__).resolve().parent
 GATEWAY = "vllm-engine"

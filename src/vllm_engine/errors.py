@@ -6,7 +6,7 @@
     ├── SettingsError        exit 2: a value to change before anything can start
     └── EngineError          exit 1: the engine died after it had been ready
         └── StartupError     exit 3: the engine cannot start with this configuration
-            ├── ModelError   the model could not be found, fetched or prepared
+            ├── ModelError   the model could not be found, downloaded or prepared
             └── StartupTimeoutError
 """
 
@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 
 class ExitCode(IntEnum):
-    """What the program's exit status says to a process manager."""
+    """The program's exit status, for process managers."""
 
     CLEAN = 0
     CRASH = 1
@@ -30,26 +30,29 @@ class ExitCode(IntEnum):
 
 @dataclass(frozen=True)
 class Problem:
-    """One wrong setting: which, its value, and what was wanted; what to do may follow after a semicolon."""
+    """One invalid setting: its name, its value and why; what to do may follow after a semicolon.
+
+    A `message` that begins with "expected" names the legal values, from which the remedy is made.
+    """
 
     key: str
     value: str
-    wanted: str
+    message: str
 
     def __str__(self) -> str:
-        return f"{self.key}={_quoted(self.value)}: {self.wanted}"
+        return f"{self.key}={_quoted(self.value)}: {self.message}"
 
     @property
     def cause(self) -> str:
-        """What is wrong, without what to do about it."""
-        return f"{self.key}={_quoted(self.value)}: {self.wanted.partition('; ')[0]}"
+        """What is wrong, without the remedy."""
+        return f"{self.key}={_quoted(self.value)}: {self.message.partition('; ')[0]}"
 
     @property
     def remedy(self) -> str:
         """What to do."""
-        wanted, _, remedy = self.wanted.partition("; ")
-        legal = wanted.removeprefix("expected ")
-        return remedy or (f"correct {self.key}" if legal == wanted else f"set {self.key} to {legal}")
+        message, _, remedy = self.message.partition("; ")
+        legal = message.removeprefix("expected ")
+        return remedy or (f"correct {self.key}" if legal == message else f"set {self.key} to {legal}")
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,10 @@ class Diagnosis:
     Attributes:
         code: the catalogue's id; stable, so that programs may act on it.
         message: what happened and its cause, in one sentence without a full stop.
-        remedy: what to do, naming settings and values; empty where nothing is known.
-        retryable: whether the same start may well succeed when it is tried again.
-        evidence: the engine's line that the cause was read from.
-        changes: settings, by variable, with which a start may succeed; computed for this case.
+        remedy: what to do, naming settings and values; empty if unknown.
+        retryable: whether another start with the same settings may succeed.
+        evidence: the line of the engine's log that shows the cause.
+        changes: settings, by variable, that may let a start succeed; computed for this case.
     """
 
     code: str
@@ -77,7 +80,7 @@ class Diagnosis:
 
     @property
     def docs(self) -> str:
-        """Where the documentation explains it."""
+        """The section of the documentation that explains it."""
         return f"docs/troubleshooting.md#{self.code}"
 
     @property
@@ -87,19 +90,19 @@ class Diagnosis:
 
 
 class VllmEngineError(Exception):
-    """Anything that ends the program with a sentence for its user."""
+    """An error that ends the program with a message for its user."""
 
     exit_code: ClassVar[ExitCode] = ExitCode.CRASH
     code: ClassVar[str] = "unknown"
-    """The catalogue's id of such an error that was raised without a diagnosis."""
+    """The id in the catalogue of failures, for an error raised without a diagnosis."""
 
-    def __init__(self, told: str | Diagnosis) -> None:
-        super().__init__(str(told))
-        self.diagnosis = told if isinstance(told, Diagnosis) else Diagnosis(self.code, told)
+    def __init__(self, reason: str | Diagnosis) -> None:
+        super().__init__(str(reason))
+        self.diagnosis = reason if isinstance(reason, Diagnosis) else Diagnosis(self.code, reason)
 
 
 class SettingsError(VllmEngineError):
-    """One or more settings cannot be used; all of them are reported together."""
+    """One or more settings are invalid; all of them are reported together."""
 
     exit_code = ExitCode.BAD_SETTINGS
     code = "bad-settings"
@@ -115,7 +118,7 @@ class SettingsError(VllmEngineError):
 
 
 class EngineError(VllmEngineError):
-    """The engine ended although nobody asked it to."""
+    """The engine exited unexpectedly."""
 
 
 class StartupError(EngineError):
@@ -126,7 +129,7 @@ class StartupError(EngineError):
 
 
 class ModelError(StartupError):
-    """The model could not be found, fetched or prepared."""
+    """The model could not be found, downloaded or prepared."""
 
     code = "model-unusable"
 
@@ -138,15 +141,12 @@ class StartupTimeoutError(StartupError):
 
 
 def error_body(message: str, *, type: str, code: int | str, param: str | None = None) -> dict[str, Any]:
-    """Return the error body every OpenAI client understands.
-
-    The shape is that of OpenAI's API reference, which vLLM's own errors share.
-    """
+    """Return an error body in the shape of OpenAI's API reference, which vLLM's own errors share."""
     return {"error": {"message": message, "type": type, "param": param, "code": code}}
 
 
 def _quoted(value: str) -> str:
     shortened = value if len(value) <= 200 else value[:197] + "..."
     text = json.dumps(shortened, ensure_ascii=False)
-    # Such as lone surrogates, which stand for bytes that are not UTF-8.
+    # Unprintable are also lone surrogates, which stand for bytes that are not UTF-8.
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,6 +1,6 @@
-"""The command line: reads arguments, prints, exits; everything it does is done elsewhere.
+"""The command line: the only part that prints and exits.
 
-Commands import what they do when they do it: `--help` and completion come at once.
+Commands import what they need when they run, so that `--help` and shell completion are fast.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vllm_engine.cli.commands.serve_command import serve_command
 from vllm_engine.cli.commands.settings_command import settings_command
 from vllm_engine.cli.commands.smoke_command import smoke_command
 from vllm_engine.cli.console import escape_what_cannot_be_encoded
-from vllm_engine.cli.exit_status import ending
+from vllm_engine.cli.exit_status import exit_on_error
 from vllm_engine.system.standard_streams import flush_streams, open_closed_streams
 
 
@@ -31,9 +31,9 @@ def main(context: click.Context) -> None:
 
     open_closed_streams()
     escape_what_cannot_be_encoded()
-    with ending():
+    with exit_on_error():
         check_key_log()
-    # click ends a command whose reader has gone (`settings | head`) quietly, with status 1.
+    # click exits silently with status 1 if the reader of a pipe is gone (`settings | head`).
     context.call_on_close(_flush)
 
 
@@ -43,7 +43,7 @@ def _flush() -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise click.ClickException(f"standard output cannot be written to ({error.strerror})") from None
+        raise click.ClickException(f"cannot write to standard output ({error.strerror})") from None
 
 
 for command in (

@@ -1,8 +1,7 @@
-"""How a command ends: an error in one line on stderr and the exit status that belongs to it."""
+"""How a command ends after an error: one line on standard error and an exit status."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,21 +9,23 @@ from contextlib import contextmanager, suppress
 from vllm_engine.errors import SettingsError, VllmEngineError
 
 INTERRUPTED = 130
-"""As shells have it for a program that SIGINT ended."""
+"""As shells report a program that SIGINT ended: 128 + 2."""
 
 
 @contextmanager
-def ending(*, last_words: bool = False, interrupted: int = INTERRUPTED) -> Iterator[None]:
-    """Turn our errors into words and an exit status; `last_words` go to `TERMINATION_LOG` too.
+def exit_on_error(*, to_termination_log: bool = False, interrupted: int = INTERRUPTED) -> Iterator[None]:
+    """Print errors of ours and exit with their status.
 
-    `interrupted` is the status after Ctrl-C: what was to be done is not.
+    Args:
+        to_termination_log: write the error to `TERMINATION_LOG` as well.
+        interrupted: the exit status after Ctrl-C.
     """
     try:
         yield
     except VllmEngineError as error:
-        if last_words:
-            _write_last_words(error)
-        with suppress(OSError):  # whoever read them may have gone; the status says it too
+        if to_termination_log:
+            _write_termination_log(error)
+        with suppress(OSError):  # the reader may have closed it; the exit status is still right
             for line in str(error).splitlines():
                 print(f"vllm-engine: {line}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -32,17 +33,12 @@ def ending(*, last_words: bool = False, interrupted: int = INTERRUPTED) -> Itera
         sys.exit(interrupted)
 
 
-def print_json(value: object) -> None:
-    """Print a value for a program to read."""
-    print(json.dumps(value, indent=2))
-
-
-def _write_last_words(error: VllmEngineError) -> None:
+def _write_termination_log(error: VllmEngineError) -> None:
     from vllm_engine.config.environment import read_environment
     from vllm_engine.config.settings import Settings, load_settings
     from vllm_engine.diagnosis.termination import write_termination_log
 
     path = Settings.model_fields["termination_log"].default
-    with suppress(SettingsError):  # they may be the error; then the default has to do
+    with suppress(SettingsError):  # if the settings are the error, the default path is used
         path = load_settings(read_environment()).termination_log
     write_termination_log(path, str(error))

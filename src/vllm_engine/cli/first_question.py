@@ -1,62 +1,20 @@
-"""Beside the server: show how the start goes, then put one question to the model, as a user would."""
+"""The first question to a server that has just started, and how to ask it yourself."""
 
 from __future__ import annotations
 
-import asyncio
-import ssl
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass
 
 from vllm_engine.client.api_client import Client, Server
-from vllm_engine.engine.engine_state import EngineState, EngineStatus, StatusReader
 
-QUESTION = "What is the capital of Japan?"
 _MAX_TOKENS = 64
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What came of the question; seconds are from sending it."""
-
-    text: str
-    first_token_seconds: float
-    seconds: float
-
-
-async def follow(status: StatusReader) -> AsyncIterator[EngineStatus]:
-    """Yield the status as it is and after every change, until the start is over."""
-    changes: asyncio.Queue[EngineStatus] = asyncio.Queue()
-    changes.put_nowait(status.current)
-    end = status.watch(changes.put_nowait)
-    try:
-        while True:
-            current = await changes.get()
-            yield current
-            if current.state is not EngineState.STARTING:
-                return
-    finally:
-        end()
-
-
 async def ask(
-    base_url: str,
-    model: str,
-    question: str,
-    on_text: Callable[[str], None],
-    api_key: str | None = None,
-    tls: ssl.SSLContext | None = None,
-) -> Answer:
-    """Stream one chat completion over TCP, like any client.
-
-    Args:
-        base_url: where the gateway listens, without `/v1`.
-        model: the served name.
-        question: what the user says.
-        on_text: told each piece of the answer as it comes.
-        api_key: sent as a bearer key.
-        tls: whom to trust, where the server speaks HTTPS.
+    server: Server, model: str, question: str, on_text: Callable[[str], None]
+) -> tuple[float, float]:
+    """Stream one chat completion; returns the seconds to the first token and to the end of the answer.
 
     Raises:
         ServerError: the server did not answer, or not to the end.
@@ -69,18 +27,16 @@ async def ask(
     }
     sent = time.monotonic()
     first = 0.0
-    pieces: list[str] = []
-    async with Client(Server(base_url, api_key, tls)) as client, aclosing(client.chat(body)) as answer:
+    async with Client(server) as client, aclosing(client.chat(body)) as answer:
         async for piece in answer:
             if piece.text:
                 first = first or time.monotonic() - sent
-                pieces.append(piece.text)
                 on_text(piece.text)
-    return Answer("".join(pieces), first, time.monotonic() - sent)
+    return first, time.monotonic() - sent
 
 
-def recipes(base_url: str, model: str) -> str:
-    """Return curl and OpenAI SDK lines to paste."""
+def examples(base_url: str, model: str) -> str:
+    """Return commands for curl and OpenAI's SDK to paste."""
     return f"""\
 curl {base_url}/v1/chat/completions -H 'Content-Type: application/json' \\
   -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Tell me a joke."}}]}}'

@@ -10,7 +10,9 @@ from vllm_engine.gateway.policy.auth import words
 
 
 def local_server(settings: Settings, api_key: str | None = None) -> Server:
-    """Return the server at `HOST` and `PORT`, with its own key and certificate unless a key is given.
+    """Return the server at `HOST` and `PORT`; its own key is used unless one is given.
+
+    The certificate in `TLS_CERT_FILE` is trusted, and no other: it is the server's own.
 
     Raises:
         SettingsError: the certificate cannot be read.
@@ -20,20 +22,14 @@ def local_server(settings: Settings, api_key: str | None = None) -> Server:
         tls = client_context(cert) if cert else None
     except OSError as error:
         raise SettingsError([Problem("TLS_CERT_FILE", str(cert), f"cannot be used ({error})")]) from error
-    url = client_url(settings.host, settings.port, is_tls=cert is not None)
-    return Server(url, api_key or first_key(settings), tls)
+    # Whoever listens on every address is reached by loopback.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    return Server(f"{'https' if tls else 'http'}://{host}:{settings.port}", api_key or _key(settings), tls)
 
 
-def first_key(settings: Settings) -> str | None:
-    """Return the first of `API_KEYS` that is known in full rather than by its hash."""
+def _key(settings: Settings) -> str | None:
     text = settings.api_keys.get_secret_value() if settings.api_keys else ""
     keys = (entry.partition(":")[2] or entry for entry in words(text))
+    # A key that is given by its hash is not known.
     return next((key for key in keys if not key.startswith("sha256:")), None)
-
-
-def client_url(host: str, port: int, *, is_tls: bool = False) -> str:
-    """Return the URL by which a client on this machine reaches a server that listens on `host`."""
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 - a look-up, no binding
-    if ":" in reachable and not reachable.startswith("["):
-        reachable = f"[{reachable}]"
-    return f"{'https' if is_tls else 'http'}://{reachable}:{port}"

@@ -15,7 +15,7 @@ from vllm_engine.system.standard_streams import stop_blocking
 
 
 def set_up_logging(settings: Settings, environment: Environment, *, quiet: bool) -> None:
-    """Log as the settings say, never a secret; `quiet` holds back what the engine says, unless asked for."""
+    """Configure logging, with secrets masked; `quiet` drops the engine's lines unless LOG_LEVEL is set."""
     secrets = secrets_in_environment(environment.merged)
     if settings.hf_token:
         secrets.append(settings.hf_token.get_secret_value())
@@ -27,9 +27,9 @@ def set_up_logging(settings: Settings, environment: Environment, *, quiet: bool)
 
 
 def never_block() -> Callable[[], int]:
-    """Have nothing that is logged or shown wait for its reader; returns what counts the lines lost.
+    """Make logging and printing non-blocking for the rest of the process; returns a counter of dropped lines.
 
-    For the rest of the process; its end waits a while for what is printed last, a traceback too.
+    At exit the last lines, and a traceback, get a short time to be written.
     """
     streams = stop_blocking(_tell_dropped)
     atexit.register(streams.drain)
@@ -38,7 +38,6 @@ def never_block() -> Callable[[], int]:
 
 def _tell_dropped(lines: int) -> None:
     logging.getLogger("gateway.log").error(
-        "%d line(s) were dropped before this one: standard output or standard error was not read, or could "
-        "not be written to",
+        "%d line(s) were dropped before this one: standard output or standard error was full or not read",
         lines,
     )

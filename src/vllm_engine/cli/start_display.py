@@ -1,4 +1,4 @@
-"""What a person sees of `serve`: the start as it goes; with `--ask` one answer and lines to paste."""
+"""What `serve` shows on a console: the progress of the start and, with `--ask`, one answer and examples."""
 
 from __future__ import annotations
 
@@ -6,88 +6,80 @@ import asyncio
 import logging
 import sys
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from vllm_engine.cli.first_question import ask, follow, recipes
-from vllm_engine.cli.local_server import client_url, first_key
-from vllm_engine.client.api_client import ServerError
+from vllm_engine.cli.first_question import ask, examples
+from vllm_engine.cli.local_server import local_server
+from vllm_engine.client.api_client import Server, ServerError
 from vllm_engine.config.settings import Settings
-from vllm_engine.engine.engine_state import EngineStatus, Phase, StatusReader
+from vllm_engine.engine.engine_state import EngineState, EngineStatus, Phase, StatusReader
 from vllm_engine.engine.startup.estimate import Estimate, estimate
-from vllm_engine.gateway.http.tls import client_context
 from vllm_engine.models.download_progress import human_seconds
 
 logger = logging.getLogger("gateway")
 
 _TICK_SECONDS = 0.25
 _TRUST = """\
-Clients must trust the certificate in TLS_CERT_FILE (curl: --cacert) and use a name that it is for.
+Clients must trust the certificate in TLS_CERT_FILE (curl: --cacert) and use a host name that it is valid for.
 
 """
 
 
 @dataclass(frozen=True)
 class Presenter:
-    """Follows one start on a console and puts the first question, if there is one."""
+    """Shows one start on a console and asks the first question, if there is one."""
 
     settings: Settings
     question: str | None
     console: Console
 
     async def __call__(self, status: StatusReader) -> None:
-        """Show the start; once ready, ask and print what to do next."""
+        """Show the start; once the engine is ready, ask and print what to do next."""
         began = time.monotonic()
         last = await self.follow_start(status)
         if not last.is_ready:
             return
-        cert = self.settings.tls_cert_file
-        base_url = client_url(self.settings.host, self.settings.port, is_tls=cert is not None)
-        if self.question is None:
-            self.console.print(f"Serving at {base_url} until Ctrl-C.", highlight=False, soft_wrap=True)
+        server = local_server(self.settings)
+        if self.question is not None:
+            await self._ask(self.question, server, began)
         else:
-            await self._ask(self.question, base_url, began)
+            self.console.print(f"Serving at {server.url} until Ctrl-C.", highlight=False, soft_wrap=True)
 
     async def follow_start(self, status: StatusReader) -> EngineStatus:
-        """Show the start to its end; returns how it ended."""
+        """Show the start until it is over; returns the status at its end."""
         self.console.print(f"Starting {self.settings.model_id} …", highlight=False)
         return await (self._bar(status) if self.console.is_terminal else self._lines(status))
 
-    async def _ask(self, question: str, base_url: str, began: float) -> None:
-        cert = self.settings.tls_cert_file
-        # The one who answers is ourselves, so this very certificate is to be trusted, and no other.
-        trusted = client_context(cert) if cert else None
+    async def _ask(self, question: str, server: Server, began: float) -> None:
         name = self.settings.served_names[0]
-        self.console.print(f"\nQ: {question}\nA: ", end="", highlight=False, markup=False)
+        self._print(f"\nQ: {question}\nA: ", end="")
         try:
-            answer = await ask(base_url, name, question, self._piece, first_key(self.settings), trusted)
+            first, whole = await ask(server, name, question, lambda text: self._print(text, end=""))
         except ServerError as error:
             self.console.print()
             logger.error("the first question failed: %s", error)
             return
-        self.console.print(
-            f"\n\nFirst token after {answer.first_token_seconds:.2f} s, whole answer after "
-            f"{answer.seconds:.2f} s; {time.monotonic() - began:.1f} s since the start.\n\n"
-            f"Try it from another terminal, with curl or Python:\n\n{recipes(base_url, name)}\n"
-            f"{_TRUST if cert else ''}Serving at {base_url} until Ctrl-C.",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
+        self._print(
+            f"\n\nFirst token after {first:.2f} s, complete answer after {whole:.2f} s; "
+            f"{time.monotonic() - began:.1f} s since the start.\n\n"
+            f"Try it from another terminal, with curl or Python:\n\n{examples(server.url, name)}\n"
+            f"{_TRUST if server.tls else ''}Serving at {server.url} until Ctrl-C."
         )
 
-    def _piece(self, text: str) -> None:
-        self.console.print(text, end="", highlight=False, markup=False, soft_wrap=True)
+    def _print(self, text: str, end: str = "\n") -> None:
+        self.console.print(text, end=end, highlight=False, markup=False, soft_wrap=True)
 
     async def _lines(self, status: StatusReader) -> EngineStatus:
-        said = None
+        shown = None
         current = status.current
-        async for current in follow(status):
-            if current.phase != said:
-                said = current.phase
-                seconds = current.elapsed_seconds()
-                self.console.print(f"{seconds:6.1f} s  {current.phase}", highlight=False)
+        async for current in _follow(status):
+            if current.phase != shown:
+                shown = current.phase
+                self.console.print(f"{current.elapsed_seconds():6.1f} s  {current.phase}", highlight=False)
         return current
 
     async def _bar(self, status: StatusReader) -> EngineStatus:
@@ -105,7 +97,7 @@ class Presenter:
             bar = _Bar(progress, status)
             ticking = asyncio.create_task(bar.tick())
             try:
-                async for current in follow(status):
+                async for current in _follow(status):
                     bar.show(current)
             finally:
                 ticking.cancel()
@@ -114,8 +106,23 @@ class Presenter:
         return current
 
 
+async def _follow(status: StatusReader) -> AsyncIterator[EngineStatus]:
+    """Yield the current status, and each new one until the start is over."""
+    changes: asyncio.Queue[EngineStatus] = asyncio.Queue()
+    changes.put_nowait(status.current)
+    end = status.watch(changes.put_nowait)
+    try:
+        while True:
+            current = await changes.get()
+            yield current
+            if current.state is not EngineState.STARTING:
+                return
+    finally:
+        end()
+
+
 class _Bar:
-    """The whole start's bar if an earlier start tells how long it takes, else one for each phase."""
+    """One bar for the whole start if an earlier start says how long it takes, else one for each phase."""
 
     def __init__(self, progress: Progress, status: StatusReader) -> None:
         self._progress = progress
@@ -123,13 +130,11 @@ class _Bar:
         self._task = progress.add_task("", total=None, detail="")
 
     async def tick(self) -> None:
-        """Move on between two changes."""
         while True:
             self.show(self._status.current)
             await asyncio.sleep(_TICK_SECONDS)
 
     def show(self, status: EngineStatus) -> None:
-        """Draw a snapshot."""
         forecast = estimate(status, time.monotonic())
         fraction = forecast.fraction if forecast else status.fraction
         self._progress.update(
@@ -137,12 +142,11 @@ class _Bar:
             description=status.phase.value,
             total=None if fraction is None else 1.0,
             completed=fraction or 0.0,
-            detail=bar_detail(status, forecast),
+            detail=_detail(status, forecast),
         )
 
 
-def bar_detail(status: EngineStatus, forecast: Estimate | None) -> str:
-    """Say beside the bar what is known: the download, or how long the start will still take."""
+def _detail(status: EngineStatus, forecast: Estimate | None) -> str:
     if status.phase is Phase.DOWNLOADING and status.download is not None:
         return str(status.download)
     return f"about {human_seconds(forecast.remaining_seconds)} left" if forecast else ""

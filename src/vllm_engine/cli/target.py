@@ -1,4 +1,4 @@
-"""The arguments that name a server to talk to."""
+"""The arguments that say which server a command talks to."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def takes_server(command: _F) -> _F:
         click.option(
             "--api-key",
             envvar=KEY_VARIABLE,
-            help=f"Sent as a bearer key; better by {KEY_VARIABLE}, which no list of processes shows.",
+            help=f"Sent as a bearer token; prefer {KEY_VARIABLE}, which process lists do not show.",
         ),
-        click.option("--model", default="", help="Model to ask for. Default: the first the server lists."),
+        click.option("--model", default="", help="Model to request. Default: the first the server lists."),
         click.argument("base_url", required=False),
     ):
         command = decorate(command)
@@ -31,10 +31,10 @@ def takes_server(command: _F) -> _F:
 
 
 def server_at(url: str | None, api_key: str | None) -> Server:
-    """Return the server at a URL; without one, that of these settings, HOST and PORT.
+    """Return the server at a URL; without one, the server of these settings, HOST and PORT.
 
     Raises:
-        SettingsError: the URL is none, or a setting is wrong.
+        SettingsError: the URL or a setting is invalid.
     """
     from vllm_engine.client.api_client import Server, base_url
     from vllm_engine.config.quoting import clean

@@ -1,4 +1,4 @@
-"""Starts the engine once and stops it, so that what it compiles lies in the cache for the next start."""
+"""Starts the engine once and stops it, so that what it compiles is in the cache for the next start."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _LOOPBACK = "127.0.0.1"
 
 
 async def warm(settings: Settings, environment: Environment, prefix: Path, presenter: Presenter) -> None:
-    """Serve on a free port of loopback until ready, then stop.
+    """Serve on a free port of the loopback interface until ready, then stop.
 
     Raises:
-        SettingsError: a setting cannot work.
+        SettingsError: a setting is invalid.
         EngineError: the engine does not start.
         VllmEngineError: its start could not be followed to the end.
     """
@@ -41,7 +41,7 @@ async def warm(settings: Settings, environment: Environment, prefix: Path, prese
 
     async def stop_when_ready(status: StatusReader) -> None:
         if (await presenter.follow_start(status)).is_ready:
-            os.kill(os.getpid(), signal.SIGTERM)  # as any process manager stops it
+            os.kill(os.getpid(), signal.SIGTERM)  # as a process manager stops it
 
     await serve(settings, environment, preflight, listen(settings), stop_when_ready, is_essential=True)
 

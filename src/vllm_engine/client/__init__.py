@@ -1,1 +1,4 @@
-"""Clients of a running server: plain questions, waiting until it is ready, chat, load."""
+"""Clients of a running server: plain requests, waiting until it is ready, chat, load."""
+
+STANDARD_QUESTION = "What is the capital of Japan?"
+"""Asked wherever any question will do: even the smallest models answer it."""

@@ -1,4 +1,4 @@
-"""A client of any OpenAI-compatible server: plain questions, and chats as a stream of pieces."""
+"""A client of any OpenAI-compatible server: whole replies, and chat completions as a stream of pieces."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from vllm_engine.errors import Problem, SettingsError, VllmEngineError
 
 _CONNECT_SECONDS = 10.0
 _SILENCE_SECONDS = 600.0
-"""Longest silence in an answer: a long prompt on a slow machine takes minutes to its first token."""
+"""Read timeout: on a slow machine a long prompt takes minutes until its first token."""
 
 _LONGEST_LINE = 4 << 20
 
 
 class ServerError(VllmEngineError):
-    """The server refused, broke off, or is not there.
+    """The server rejected the request, broke off, or cannot be reached.
 
     Attributes:
-        status: the HTTP status; None where there was no answer.
+        status: the HTTP status; None if there was no response.
     """
 
-    def __init__(self, told: str, status: int | None = None) -> None:
-        super().__init__(told)
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
         self.status = status
 
 
 @dataclass(frozen=True)
 class Server:
-    """Where a server is and how it is spoken to; `url` ends before `/v1`."""
+    """How to reach a server; `url` ends before `/v1`."""
 
     url: str
     api_key: str | None = field(default=None, repr=False)
@@ -45,7 +45,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Reply:
-    """A whole answer; `body` is None where it is not JSON."""
+    """A whole response; `body` is None if it is not JSON."""
 
     status: int
     body: Any
@@ -54,7 +54,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of an answer: text, thoughts before it, or at the end how many tokens it had."""
+    """A part of an answer: text, reasoning before it, or at the end the number of tokens."""
 
     text: str = ""
     reasoning: str = ""
@@ -62,7 +62,7 @@ class Piece:
 
 
 class Client:
-    """Speaks to one server; use it as an asynchronous context manager."""
+    """Sends requests to one server; use it as an asynchronous context manager."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -71,7 +71,7 @@ class Client:
     async def __aenter__(self) -> Self:
         headers = {"Authorization": f"Bearer {self.server.api_key}"} if self.server.api_key else {}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENCE_SECONDS)
-        # A person pauses for longer than servers keep a connection: each question opens its own.
+        # Users pause for longer than servers keep connections open: each request opens its own.
         connector = aiohttp.TCPConnector(ssl=self.server.tls or True, force_close=True)
         self._session = aiohttp.ClientSession(
             connector=connector, headers=headers, timeout=timeout, read_bufsize=_LONGEST_LINE
@@ -85,10 +85,10 @@ class Client:
             await self._session.close()
 
     async def ask(self, path: str, body: object = None, *, seconds: float | None = None) -> Reply:
-        """GET a path, or POST it if there is a body: bytes as they are, anything else as JSON.
+        """GET a path, or POST a body to it: bytes as they are, anything else as JSON.
 
         Raises:
-            ServerError: there was no answer, in `seconds` if given; any status is an answer.
+            ServerError: there was no response within `seconds`, if given; any status is a response.
         """
         limit = aiohttp.ClientTimeout(total=seconds) if seconds else None
         async with self._request(path, body, limit) as response:
@@ -99,7 +99,7 @@ class Client:
         """Return the first model that the server lists.
 
         Raises:
-            ServerError: it lists none.
+            ServerError: it does not list any.
         """
         reply = await self.ask("/v1/models", seconds=30)
         if reply.status != 200:
@@ -113,7 +113,7 @@ class Client:
         """Stream a chat completion; closing the generator ends the request.
 
         Raises:
-            ServerError: the server refuses, or the stream breaks off before its end.
+            ServerError: the server rejects the request, or the stream ends early.
         """
         asked = {**body, "stream": True, "stream_options": {"include_usage": True}}
         async with self._request("/v1/chat/completions", asked, None) as response:
@@ -126,7 +126,7 @@ class Client:
                     return
                 if line.startswith(b"data:"):
                     yield _piece(_json(data.decode(errors="replace")))
-        raise ServerError("the answer broke off: the server closed the stream before its end")
+        raise ServerError("incomplete answer: the server closed the stream before [DONE]")
 
     @asynccontextmanager
     async def _request(
@@ -143,20 +143,18 @@ class Client:
             async with self._session.request("GET" if body is None else "POST", url, **options) as response:
                 yield response
         except aiohttp.ClientConnectorError as error:
-            raise ServerError(
-                f"no server answers at {self.server.url} ({error.strerror or error})"
-            ) from error
+            raise ServerError(f"cannot connect to {self.server.url} ({error.strerror or error})") from error
         except TimeoutError as error:
-            raise ServerError(f"{url}: no answer in time") from error
+            raise ServerError(f"{url}: the request timed out") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise ServerError(f"{url}: {type(error).__name__}: {error}") from error
 
 
 def base_url(text: str) -> str:
-    """Return a base URL without `/v1`, with which OpenAI's clients take it.
+    """Return a base URL without the `/v1` with which OpenAI's clients expect it.
 
     Raises:
-        SettingsError: it is none.
+        SettingsError: it is not an HTTP URL.
     """
     url = urlsplit(text)
     if url.scheme not in ("http", "https") or not url.hostname:
@@ -165,15 +163,15 @@ def base_url(text: str) -> str:
 
 
 def refusal(reply: Reply) -> ServerError:
-    """Return what a status other than 200 says, in the server's own words."""
+    """Return the error for a status other than 200, with the server's own message."""
     return ServerError(f"status {reply.status}: {message_of(reply)}", reply.status)
 
 
 def message_of(reply: Reply) -> str:
-    """Return the message of an error body, whichever of the usual shapes it has."""
+    """Return the message of an error body in any of the common shapes."""
     error = reply.body.get("error", reply.body) if isinstance(reply.body, dict) else None
     message = error.get("message") or error.get("detail") if isinstance(error, dict) else error
-    return str(message or " ".join(reply.text.split())[:300] or "no reason given")
+    return str(message or " ".join(reply.text.split())[:300] or "no error message")
 
 
 def _json(text: str) -> Any:
@@ -185,7 +183,7 @@ def _json(text: str) -> Any:
 
 def _piece(event: Any) -> Piece:
     if not isinstance(event, dict):
-        raise ServerError("the stream holds an event that is no JSON object")
+        raise ServerError("the stream contains an event that is not a JSON object")
     if "error" in event:
         raise ServerError(message_of(Reply(200, event, json.dumps(event))))
     choice: dict[str, Any] = next(iter(event.get("choices") or ()), {})

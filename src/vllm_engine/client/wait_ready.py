@@ -1,4 +1,4 @@
-"""Waits, as any client can, until a server is ready: what it does meanwhile is shown, a failure is told."""
+"""Waits until a server is ready: reports its progress, and its own diagnosis if it fails."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ async def until_ready(client: Client, tell: Tell, *, seconds: float, listening_s
     """Poll `/healthz` until it says 200; a server without one (404) counts as ready.
 
     Args:
-        client: of the server.
-        tell: hears each change of what the server is doing, in a few words.
-        seconds: how long all of it may take.
-        listening_seconds: how long it may take until anything answers.
+        client: a client of the server.
+        tell: called with a short description whenever the progress changes.
+        seconds: how long to wait in all.
+        listening_seconds: how long to wait until anything answers.
 
     Raises:
         ServerError: nothing listens there.
-        StartupError: the start failed, with the server's own diagnosis; or it took too long.
+        StartupError: the start failed, with the server's own diagnosis, or took too long.
     """
     began = time.monotonic()
     said = ""
@@ -39,33 +39,33 @@ async def until_ready(client: Client, tell: Tell, *, seconds: float, listening_s
         except ServerError as error:
             if time.monotonic() - began >= min(seconds, listening_seconds):
                 raise
-            words = str(error)
+            text = str(error)
         else:
             if reply.status != 503:
                 return
-            words = _words_of(reply)
-        if words != said:
-            tell(words)
-            said = words
+            text = _progress(reply)
+        if text != said:
+            tell(text)
+            said = text
         if time.monotonic() - began >= seconds:
-            raise StartupTimeoutError(f"not ready after {human_seconds(seconds)}; it was at: {said}")
+            raise StartupTimeoutError(f"not ready after {human_seconds(seconds)}; last progress: {said}")
         await asyncio.sleep(_POLL_SECONDS)
 
 
-def _words_of(reply: Reply) -> str:
+def _progress(reply: Reply) -> str:
     body = reply.body if isinstance(reply.body, Mapping) else {}
     if body.get("state") in _OVER:
         raise StartupError(_diagnosis(body, reply))
     if "phase" not in body:
         return message_of(reply)
-    words = str(body["phase"])
+    text = str(body["phase"])
     download = body.get("download")
     if download:
-        words += f", {human_bytes(download['bytes_done'])}"
-        words += f" of {human_bytes(download['bytes_total'])}" if download.get("bytes_total") else ""
+        text += f", {human_bytes(download['bytes_done'])}"
+        text += f" of {human_bytes(download['bytes_total'])}" if download.get("bytes_total") else ""
     elif body.get("phase_fraction"):
-        words += f", {body['phase_fraction']:.0%}"
-    return words
+        text += f", {body['phase_fraction']:.0%}"
+    return text
 
 
 def _diagnosis(body: Mapping[str, Any], reply: Reply) -> Diagnosis:

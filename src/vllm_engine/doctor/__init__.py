@@ -1,1 +1,1 @@
-"""What can be known to be wrong before anything is downloaded or started: checks with remedies."""
+"""Checks that find problems before anything is downloaded or started, and the smoke test of a server."""

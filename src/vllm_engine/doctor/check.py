@@ -1,4 +1,4 @@
-"""What a check says."""
+"""The result of one check."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
+from vllm_engine.errors import Problem
+
 GIB = 1 << 30
 
 
 class Status(StrEnum):
-    """How a check ended: `warn` may work, `fail` will not."""
+    """The outcome of a check: `warn` may still work, `fail` will not."""
 
     OK = "ok"
     WARN = "warn"
@@ -19,7 +21,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at: what was found, and which setting or act would mend it."""
+    """One check: what was found, and which setting or action fixes it."""
 
     id: str
     status: Status
@@ -27,7 +29,6 @@ class Check:
     remedy: str | None = None
 
     def __str__(self) -> str:
-        """Say it in one line."""
         return self.sentence if self.remedy is None else f"{self.sentence}; {self.remedy}"
 
     def as_json(self) -> dict[str, str | None]:
@@ -36,18 +37,26 @@ class Check:
 
 
 def ok(id: str, sentence: str) -> Check:
-    """Return a check that found nothing wrong."""
+    """Return a check that found no problem."""
     return Check(id, Status.OK, sentence)
 
 
 def warn(id: str, sentence: str, remedy: str) -> Check:
-    """Return a check that found something doubtful."""
+    """Return a check that found something that may not work."""
     return Check(id, Status.WARN, sentence, remedy)
 
 
 def fail(id: str, sentence: str, remedy: str) -> Check:
-    """Return a check that found what will not work."""
+    """Return a check that found something that will not work."""
     return Check(id, Status.FAIL, sentence, remedy)
+
+
+def failed_by(problems: Iterable[Problem], id: str, *keys: str) -> Check | None:
+    """Return a failed check for the first problem with one of these settings (or with any); else None."""
+    for problem in problems:
+        if not keys or problem.key in keys:
+            return fail(id, problem.cause, problem.remedy)
+    return None
 
 
 def any_failed(checks: Iterable[Check]) -> bool:
@@ -56,5 +65,5 @@ def any_failed(checks: Iterable[Check]) -> bool:
 
 
 def gib(count: float) -> str:
-    """Return a size of memory in binary units, as GPU makers and vLLM print them."""
+    """Format a size of memory in binary units, as GPU vendors and vLLM do."""
     return f"{count / GIB:.1f} GiB" if count >= GIB / 10 else f"{count / (1 << 20):.0f} MiB"

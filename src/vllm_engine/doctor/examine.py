@@ -1,15 +1,18 @@
-"""Gathers the facts and runs the checks."""
+"""Gathers facts from the system, the model and the hub, and runs the checks on them."""
 
 from __future__ import annotations
 
 import json
+import os
+import resource
+import shutil
 from pathlib import Path
 
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import Settings
-from vllm_engine.doctor import os_facts
 from vllm_engine.doctor.check import Check, fail, ok
 from vllm_engine.doctor.machine_checks import (
+    cache_check,
     device_check,
     driver_check,
     dtype_check,
@@ -17,9 +20,9 @@ from vllm_engine.doctor.machine_checks import (
     free_gpu_memory_check,
     port_check,
     shm_check,
+    space_check,
 )
 from vllm_engine.doctor.model_checks import Room, memory_check, template_check, token_check
-from vllm_engine.doctor.storage_checks import cache_check, space_check
 from vllm_engine.errors import ModelError, Problem, SettingsError
 from vllm_engine.gateway.http.listening_sockets import listen
 from vllm_engine.gateway.settings_check import check_gateway
@@ -35,14 +38,16 @@ from vllm_engine.plan.resolve import engine_python, resolve_plan
 from vllm_engine.system.device import free_memory_bytes, nvidia_driver
 
 _OWN = ("CACHE_DIR", "DTYPE", "HOST", "TENSOR_PARALLEL", "TLS_CERT_FILE", "TLS_KEY_FILE")
-"""Settings whose problems are a check's to tell; any other is a bad setting."""
+"""Settings whose problems a check reports; a problem with any other is an invalid setting."""
+
+_SHM = Path("/dev/shm")  # noqa: S108 - only its size is read
 
 
 async def examine(settings: Settings, environment: Environment, prefix: Path) -> list[Check]:
-    """Run every check; asks the hub, downloads nothing but the model's small files.
+    """Run every check. Asks the hub; downloads only the model's configuration files.
 
     Raises:
-        SettingsError: a setting cannot be used at all.
+        SettingsError: a setting is invalid.
     """
     preflight, problems = inspect(settings, environment, prefix, check_gateway(settings))
     if any(problem.key not in _OWN for problem in problems):
@@ -60,14 +65,14 @@ async def examine(settings: Settings, environment: Environment, prefix: Path) ->
 
 
 def machine_checks(settings: Settings, preflight: Preflight) -> list[Check]:
-    """Run the checks that take no time and no network: what `serve` says before it starts."""
+    """Run the fast checks, without network access; `serve` logs what they find before it starts."""
     device = preflight.device
     devices = max(1, len(device.gpus)) if settings.tensor_parallel == "auto" else settings.tensor_parallel
     return [
         driver_check(device, nvidia_driver() if device.kind == "cuda" else None, preflight.installation.cuda),
         free_gpu_memory_check(device.gpus[:devices], settings.gpu_memory_utilization),
-        shm_check(os_facts.shm_bytes(), devices),
-        files_check(os_facts.open_files_limit(), settings),
+        shm_check(_shm_bytes(), devices),
+        files_check(_open_files_limit(), settings),
     ]
 
 
@@ -81,12 +86,12 @@ async def _model_checks(settings: Settings, environment: Environment, preflight:
         return [token, fail("model", what, remedy or "correct MODEL_ID")]
     model = plan.model
     wanted = files_of(model, preflight)
-    free = os_facts.free_disk_bytes(settings.cache_dir)
+    free = _free_disk_bytes(settings.cache_dir)
     return [
         token,
         ok(
             "model",
-            f"{settings.model_id} can be had" + (f", commit {model.revision}" if model.revision else ""),
+            f"{settings.model_id} is available" + (f", commit {model.revision}" if model.revision else ""),
         ),
         space_check(settings.cache_dir, free, _missing_bytes(model, wanted)),
         memory_check(_room(settings, preflight, plan, wanted)),
@@ -100,7 +105,7 @@ async def _account(settings: Settings, environment: Environment, preflight: Pref
     try:
         return await ask_hub_account(settings, engine_python(settings, environment, preflight))
     except ModelError:
-        return None  # the check of the model meets the same and tells it
+        return None  # the model's own check reports the same
 
 
 def _missing_bytes(model: Model, wanted: WantedFiles | None) -> int | None:
@@ -150,3 +155,21 @@ def _port_problems(settings: Settings) -> tuple[Problem, ...]:
     except SettingsError as error:
         return error.problems
     return ()
+
+
+def _shm_bytes() -> int | None:
+    try:
+        found = os.statvfs(_SHM)
+    except OSError:
+        return None
+    return found.f_frsize * found.f_blocks
+
+
+def _open_files_limit() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 30 if soft == resource.RLIM_INFINITY else soft
+
+
+def _free_disk_bytes(folder: Path) -> int:
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free

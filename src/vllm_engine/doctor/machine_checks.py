@@ -1,61 +1,64 @@
-"""Pure: checks of the machine, each from facts that were gathered elsewhere."""
+"""Pure: checks of the machine and its storage, each from facts that were gathered elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from vllm_engine.config.settings import Settings
-from vllm_engine.doctor.check import GIB, Check, fail, gib, ok, warn
+from vllm_engine.doctor.check import GIB, Check, fail, failed_by, gib, ok, warn
 from vllm_engine.errors import Problem
+from vllm_engine.models.download_progress import human_bytes
 from vllm_engine.system.device import Device, Driver, Gpu
 
 SPARE_FILES = 256
 """Open files beside connections: the engine's pipes, logs, libraries."""
 
 SHM_BYTES = GIB
-"""What NCCL and vLLM's message queues want for several GPUs; Docker gives 64 MiB unless told otherwise."""
+"""What NCCL and vLLM's message queues need for several GPUs; Docker's default is 64 MiB."""
+
+SPARE_BYTES = 2_000_000_000
+"""Disk space for compile caches and what the hub client keeps beside the weights."""
 
 
 def device_check(device: Device, problems: Sequence[Problem]) -> Check:
-    """Is there what this vLLM was built for, and as many GPUs as asked?"""
+    """Check that the GPUs that this vLLM build needs are visible, and as many as requested."""
     if device.kind == "cuda" and not device.gpus:
         remedy = "give the container its GPUs (docker run --gpus all) or use the CPU build"
-        return fail("device", "no GPU is visible, and this vLLM needs one", remedy)
-    for problem in problems:
-        if problem.key == "TENSOR_PARALLEL":
-            return fail("device", f"{device.name}: TENSOR_PARALLEL={problem.value}", problem.wanted)
+        return fail("device", "no GPU is visible, and this vLLM build needs one", remedy)
     memory = f", {gib(device.gpus[0].memory_bytes)} each" if device.gpus else f", {device.cores} cores"
-    return ok("device", f"{device.name}{memory}")
+    return failed_by(problems, "device", "TENSOR_PARALLEL") or ok("device", f"{device.name}{memory}")
 
 
 def driver_check(device: Device, driver: Driver | None, cuda: str | None) -> Check:
-    """Can the driver run this CUDA? Within a major version older drivers do (CUDA compatibility guide)."""
+    """Check that the driver supports this CUDA version.
+
+    Within a major version older drivers do as well (NVIDIA's CUDA Compatibility guide).
+    """
     if device.kind == "cpu":
         return ok("driver", "not needed on CPU")
     if driver is None:
         remedy = "install the NVIDIA driver, and on Docker the NVIDIA Container Toolkit"
-        return fail("driver", "no NVIDIA driver answers", remedy)
-    has = ".".join(map(str, driver.cuda))
-    wanted = _version(cuda)
-    if wanted is None:
-        return ok("driver", f"{driver.version}, up to CUDA {has}")
-    found = f"driver {driver.version} is for CUDA up to {has}, this vLLM for CUDA {wanted[0]}.{wanted[1]}"
-    if driver.cuda[0] < wanted[0]:
-        return fail(
-            "driver", found, f"install a driver for CUDA {wanted[0]}, or a vLLM for CUDA {driver.cuda[0]}"
-        )
-    if driver.cuda < wanted:
-        return warn(
-            "driver", found, "kernels that are compiled on the spot may fail; a newer driver is safer"
-        )
+        return fail("driver", "no NVIDIA driver was found", remedy)
+    newest = ".".join(map(str, driver.cuda))
+    needed = _version(cuda)
+    if needed is None:
+        return ok("driver", f"{driver.version}, up to CUDA {newest}")
+    found = (
+        f"driver {driver.version} supports CUDA up to {newest}, vLLM was built for {needed[0]}.{needed[1]}"
+    )
+    if driver.cuda[0] < needed[0]:
+        remedy = f"install a driver for CUDA {needed[0]}, or a vLLM build for CUDA {driver.cuda[0]}"
+        return fail("driver", found, remedy)
+    if driver.cuda < needed:
+        return warn("driver", found, "install a newer driver if kernels fail to compile at runtime")
     return ok("driver", found)
 
 
 def dtype_check(settings: Settings, device: Device, problems: Sequence[Problem]) -> Check:
-    """Does the device compute what DTYPE asks?"""
-    for problem in problems:
-        if problem.key == "DTYPE":
-            return fail("dtype", f"DTYPE={problem.value}", problem.wanted)
+    """Check that the device supports DTYPE."""
+    if refused := failed_by(problems, "dtype", "DTYPE"):
+        return refused
     if settings.dtype == "auto":
         return ok("dtype", f"auto: {'bfloat16' if device.supports_bfloat16 else 'float16'}")
     if settings.dtype in ("float32", "float") and device.gpus:
@@ -64,22 +67,21 @@ def dtype_check(settings: Settings, device: Device, problems: Sequence[Problem])
 
 
 def free_gpu_memory_check(gpus: Sequence[Gpu], utilization: float) -> Check:
-    """Is as much of each GPU free as vLLM will ask for? It refuses to start otherwise."""
+    """Check that as much of each GPU is free as vLLM will ask for; it refuses to start otherwise."""
     known = [gpu for gpu in gpus if gpu.free_bytes is not None and gpu.memory_bytes]
     if not known:
-        return ok("gpu_memory", "no GPU is used" if not gpus else "not known")
+        return ok("gpu_memory", "unknown" if gpus else "no GPU is used")
     share = min((gpu.free_bytes or 0) / gpu.memory_bytes for gpu in known)
     if share >= utilization:
-        return ok("gpu_memory", f"{share:.0%} free, {utilization:.0%} wanted")
+        return ok("gpu_memory", f"{share:.0%} free, {utilization:.0%} needed")
     fits = max(0.0, int(share * 100 - 1) / 100)
-    remedy = f"end what else runs there, or set GPU_MEMORY_UTILIZATION={fits:.2f}"
-    return fail(
-        "gpu_memory", f"only {share:.0%} of a GPU's memory is free, {utilization:.0%} is wanted", remedy
-    )
+    found = f"only {share:.0%} of a GPU's memory is free, {utilization:.0%} is needed"
+    remedy = f"stop the other processes on that GPU, or set GPU_MEMORY_UTILIZATION={fits:.2f}"
+    return fail("gpu_memory", found, remedy)
 
 
 def shm_check(total_bytes: int | None, tensor_parallel: int) -> Check:
-    """Is /dev/shm large enough for GPUs to talk through it?"""
+    """Check that /dev/shm is large enough for GPUs to communicate through it."""
     if total_bytes is None:
         return warn("shm", "there is no /dev/shm", "mount one: docker run --shm-size=8g, or --ipc=host")
     if tensor_parallel > 1 and total_bytes < SHM_BYTES:
@@ -89,22 +91,47 @@ def shm_check(total_bytes: int | None, tensor_parallel: int) -> Check:
 
 
 def files_check(soft: int, settings: Settings) -> Check:
-    """May as many files be open as the settings allow connections?"""
-    wanted = settings.max_connections + settings.max_in_flight + SPARE_FILES
-    if soft >= wanted:
-        return ok("files", f"{soft} may be open, {wanted} wanted")
+    """Check that the limit on open files allows as many connections as the settings do."""
+    needed = settings.max_connections + settings.max_in_flight + SPARE_FILES
+    if soft >= needed:
+        return ok("files", f"{soft} may be open, {needed} needed")
     fits = soft - settings.max_in_flight - SPARE_FILES
-    remedy = f"raise the limit (ulimit -n {wanted}; docker run --ulimit nofile={wanted})"
+    remedy = f"raise the limit (ulimit -n {needed}; docker run --ulimit nofile={needed})"
     if fits > 0:
         remedy += f", or set MAX_CONNECTIONS={fits}"
-    return warn("files", f"only {soft} files may be open, MAX_CONNECTIONS wants {wanted}", remedy)
+    return warn("files", f"only {soft} files may be open, MAX_CONNECTIONS needs {needed}", remedy)
 
 
 def port_check(settings: Settings, problems: Sequence[Problem]) -> Check:
-    """Can HOST and PORT be listened on?"""
-    for problem in problems:
-        return fail("port", f"{problem.key}={problem.value}", problem.wanted)
-    return ok("port", f"{settings.host}:{settings.port} can be listened on")
+    """Check that the server can listen on HOST and PORT."""
+    free = ok("port", f"{settings.host}:{settings.port} is free")
+    return failed_by(problems, "port") or free
+
+
+def cache_check(cache_dir: Path, problems: Sequence[Problem]) -> Check:
+    """Check that CACHE_DIR is writable."""
+    return failed_by(problems, "cache", "CACHE_DIR") or ok("cache", f"{cache_dir} is writable")
+
+
+def space_check(cache_dir: Path, free_bytes: int, missing_bytes: int | None) -> Check:
+    """Check that there is room for what is still to be downloaded.
+
+    Args:
+        cache_dir: where it goes.
+        free_bytes: what is free there.
+        missing_bytes: how much of the model is missing; None where the hub did not report its size.
+    """
+    free = f"{human_bytes(free_bytes)} free in {cache_dir}"
+    if missing_bytes is None:
+        return warn("space", f"{free}; the model's size is unknown", "make sure that it fits")
+    found = f"{free}, {human_bytes(missing_bytes)} to download"
+    short = missing_bytes + SPARE_BYTES - free_bytes
+    remedy = f"free {human_bytes(max(0, short))} there, or set CACHE_DIR to a larger volume"
+    if free_bytes < missing_bytes:
+        return fail("space", found, remedy)
+    if short > 0:
+        return warn("space", f"{found}, and compile caches need some more", remedy)
+    return ok("space", found)
 
 
 def _version(text: str | None) -> tuple[int, int] | None:

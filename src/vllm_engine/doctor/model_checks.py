@@ -1,4 +1,4 @@
-"""Pure: checks of the model: may it be had, does it fit, can it chat?"""
+"""Pure: checks of the model: the token, memory, the chat template."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from vllm_engine.models.model_config import kv_cache_bytes, most_tokens
 from vllm_engine.models.model_source import HubAccount
 
 WORKING_BYTES = 3 * GIB // 2
-"""Taken beside weights and KV cache: the CUDA context, activations, graphs. An estimate for small batches."""
+"""Memory beside weights and KV cache: CUDA context, activations, graphs. An estimate for small batches."""
 
 _BLOCK_TOKENS = 256
 
 
 @dataclass(frozen=True)
 class Room:
-    """What the engine may take of each device, and what is to go in there.
+    """The memory that the engine may use on each device, and what has to fit there.
 
     Attributes:
         budget_bytes: of each GPU, or of main memory.
-        weight_bytes: of the whole model, once loaded; None where unknown.
-        kv_bytes: of the KV cache, where its size is set; None: whatever is left.
-        devices: over how many the model is split.
-        most_devices: over how many it could be.
+        weight_bytes: of the whole model once loaded; None if unknown.
+        kv_bytes: of the KV cache if its size is set; None for whatever is left.
+        devices: how many the model is split over.
+        most_devices: how many it could be split over.
     """
 
     budget_bytes: float
@@ -40,35 +40,38 @@ class Room:
 
 
 def token_check(settings: Settings, account: HubAccount | None) -> Check:
-    """Is HF_TOKEN one that the hub knows?"""
+    """Check that the Hugging Face Hub accepts HF_TOKEN."""
     if settings.hf_token is None:
-        return ok("token", "none set; public models need none")
+        return ok("token", "not set; public models need none")
     if account is None:
-        return ok("token", "set; not asked of the hub")
+        return ok("token", "set; not checked with the hub")
     if account.refused:
-        return fail("token", "the hub does not accept HF_TOKEN", "make a new one with read access and set it")
-    return ok("token", f"of {account.name}" if account.name else "set; the hub did not say whose")
+        return fail(
+            "token", "the hub rejects HF_TOKEN", "create a token with read access and set HF_TOKEN to it"
+        )
+    return ok("token", f"of {account.name}" if account.name else "set; the hub did not name its owner")
 
 
 def memory_check(room: Room) -> Check:
-    """Do weights and one longest request fit into memory?"""
+    """Check that the weights and one request of the maximum length fit into memory."""
     if room.weight_bytes is None:
-        return warn("memory", "the size of the weights is not known", "make sure that they fit")
+        return warn("memory", "the size of the weights is unknown", "make sure that they fit")
     share = room.weight_bytes / room.devices
     left = room.budget_bytes - share - WORKING_BYTES
-    budget = f"{gib(room.budget_bytes)} may be used"
+    budget = f"{gib(room.budget_bytes)} available"
     if left <= 0:
-        return fail(
-            "memory", f"the weights take {gib(share)} and {gib(WORKING_BYTES)} beside; {budget}", _more(room)
-        )
+        found = f"the weights need {gib(share)}, and {gib(WORKING_BYTES)} to work in; {budget}"
+        return fail("memory", found, _more(room))
     if room.kv_bytes is not None and room.kv_bytes > left:
         found = f"weights {gib(share)} and a KV cache of {gib(room.kv_bytes)} do not fit; {budget}"
-        return fail("memory", found, f"set KV_CACHE_MEMORY_BYTES={int(left)} or less, or a smaller model")
+        return fail(
+            "memory", found, f"set KV_CACHE_MEMORY_BYTES={int(left)} or less, or choose a smaller model"
+        )
     return _context_check(room, share, min(left, room.kv_bytes or left))
 
 
 def _context_check(room: Room, share: float, space: float) -> Check:
-    # Each of the devices holds its share of the heads.
+    # Each device holds its share of the attention heads.
     most = most_tokens(room.config, space * room.devices, room.kv_value_bytes)
     whole = f"weights {gib(share)}, {gib(space)} for the KV cache"
     if room.max_model_len is None:
@@ -80,8 +83,8 @@ def _context_check(room: Room, share: float, space: float) -> Check:
         fits = max(1, most // _BLOCK_TOKENS * _BLOCK_TOKENS or most)
         found = f"{whole}; one request of MAX_MODEL_LEN={room.max_model_len} needs {gib(one / room.devices)}"
         return fail("memory", found, f"set MAX_MODEL_LEN={fits}")
-    at_once = int(space * room.devices // max(1, one))
-    return ok("memory", f"{whole}: about {at_once} request(s) of {room.max_model_len} tokens at once")
+    count = int(space * room.devices // max(1, one))
+    return ok("memory", f"{whole}: about {count} concurrent request(s) of {room.max_model_len} tokens")
 
 
 def _more(room: Room) -> str:
@@ -89,17 +92,17 @@ def _more(room: Room) -> str:
         if (room.weight_bytes or 0) / count + WORKING_BYTES < room.budget_bytes:
             return f"set TENSOR_PARALLEL={count}"
     needed = gib((room.weight_bytes or 0) / room.most_devices + WORKING_BYTES)
-    return f"choose a smaller or quantised model as MODEL_ID, or devices of which {needed} can be used"
+    return f"set MODEL_ID to a smaller or quantized model, or use devices with at least {needed} available"
 
 
 def template_check(has_template: bool | None) -> Check:
-    """Can the model chat? Without a template vLLM refuses /v1/chat/completions."""
+    """Check for a chat template: without one vLLM rejects requests to /v1/chat/completions."""
     if has_template is None:
-        return ok("template", "not known before the model is fetched")
+        return ok("template", "unknown until the model is downloaded")
     if has_template:
         return ok("template", "the model has a chat template")
     return warn(
         "template",
-        "the model has no chat template: /v1/chat/completions will answer 400",
+        "the model has no chat template: /v1/chat/completions will return 400",
         "set CHAT_TEMPLATE to a Jinja file, or choose an instruction-tuned model",
     )

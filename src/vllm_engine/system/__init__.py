@@ -1,1 +1,1 @@
-"""This machine and this process: device, files, logs and standard streams."""
+"""This machine and this process: devices, limits, logging, standard streams."""

@@ -1,10 +1,11 @@
-"""What this machine computes on, found without importing torch."""
+"""The GPUs, CPU and memory of this machine, found without importing torch."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,12 +13,12 @@ from typing import Literal
 import pynvml
 
 BFLOAT16_CAPABILITY = (8, 0)
-"""First CUDA compute capability with bfloat16 (Ampere), as vLLM's CUDA platform has it."""
+"""The first CUDA compute capability with bfloat16 (Ampere), as in vLLM's CUDA platform."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One NVIDIA GPU that the engine may use; `free_bytes` is None where the driver does not tell."""
+    """One NVIDIA GPU that the engine may use; `free_bytes` is None if the driver does not report it."""
 
     name: str
     capability: tuple[int, int]
@@ -27,7 +28,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Driver:
-    """The NVIDIA driver, and the newest CUDA it can run."""
+    """The NVIDIA driver, and the newest CUDA version it supports."""
 
     version: str
     cuda: tuple[int, int]
@@ -35,7 +36,7 @@ class Driver:
 
 @dataclass(frozen=True)
 class Device:
-    """What the engine runs on: the GPUs it may use, or the CPU."""
+    """What the engine runs on: GPUs, or the CPU."""
 
     kind: Literal["cuda", "cpu"]
     name: str
@@ -48,11 +49,11 @@ def find_device(kind: Literal["cuda", "cpu"], environ: Mapping[str, str]) -> Dev
     """Describe the device of the given kind.
 
     Args:
-        kind: what the installed vLLM was built for.
-        environ: the environment the engine will get; `CUDA_VISIBLE_DEVICES` narrows the GPUs.
+        kind: what the installed vLLM build is for.
+        environ: the engine's environment; `CUDA_VISIBLE_DEVICES` limits the GPUs.
 
     Returns:
-        A `cuda` device without GPUs where none is visible: the caller decides what that means.
+        The device; without GPUs if it is `cuda` and none is visible.
     """
     cores = len(os.sched_getaffinity(0))
     if kind == "cpu":
@@ -65,21 +66,15 @@ def find_device(kind: Literal["cuda", "cpu"], environ: Mapping[str, str]) -> Dev
 
 
 def nvidia_gpus() -> tuple[Gpu, ...]:
-    """List the GPUs that the NVIDIA driver shows; none where there is no driver."""
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return ()
-    try:
-        return tuple(_gpu(index) for index in range(pynvml.nvmlDeviceGetCount()))
-    finally:
-        pynvml.nvmlShutdown()
+    """List the GPUs that the NVIDIA driver reports; none without a driver."""
+    with _nvml() as has_driver:
+        return tuple(_gpu(index) for index in range(pynvml.nvmlDeviceGetCount())) if has_driver else ()
 
 
 def visible_gpus(gpus: tuple[Gpu, ...], visible: str | None) -> tuple[Gpu, ...]:
-    """Narrow `gpus` by `CUDA_VISIBLE_DEVICES` (CUDA programming guide, appendix on environment variables).
+    """Filter `gpus` by `CUDA_VISIBLE_DEVICES` (CUDA Programming Guide, environment variables).
 
-    An index that does not exist ends the list, as in CUDA; UUIDs count but cannot be told apart here.
+    An index that does not exist ends the list, as in CUDA. UUIDs are counted but not resolved.
     """
     if visible is None:
         return gpus
@@ -95,7 +90,7 @@ def visible_gpus(gpus: tuple[Gpu, ...], visible: str | None) -> tuple[Gpu, ...]:
 
 
 def parse_cpuinfo(text: str, machine: str) -> tuple[str, bool]:
-    """Return the CPU's name and whether it computes bfloat16, from the text of `/proc/cpuinfo`."""
+    """Return the CPU's name and whether it supports bfloat16, from the text of `/proc/cpuinfo`."""
     fields = dict(line.split(":", 1) for line in reversed(text.splitlines()) if ":" in line)
     named = {key.strip(): value.strip() for key, value in fields.items()}
     flags = set(named.get("flags", named.get("Features", "")).split())
@@ -120,23 +115,31 @@ def _gpu(index: int) -> Gpu:
 
 
 def nvidia_driver() -> Driver | None:
-    """Return the NVIDIA driver; None where there is none."""
+    """Return the NVIDIA driver; None without one."""
+    with _nvml() as has_driver, suppress(pynvml.NVMLError):
+        if has_driver:
+            # 12080 is CUDA 12.8 (NVML reference, nvmlSystemGetCudaDriverVersion_v2).
+            cuda = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
+            return Driver(str(pynvml.nvmlSystemGetDriverVersion()), (cuda // 1000, cuda % 1000 // 10))
+    return None
+
+
+@contextmanager
+def _nvml() -> Iterator[bool]:
+    """Open the NVIDIA Management Library; yields whether there is a driver."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
-        return None
+        yield False
+        return
     try:
-        # 12080 is CUDA 12.8 (NVML reference, nvmlSystemGetCudaDriverVersion_v2).
-        cuda = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
-        return Driver(str(pynvml.nvmlSystemGetDriverVersion()), (cuda // 1000, cuda % 1000 // 10))
-    except pynvml.NVMLError:
-        return None
+        yield True
     finally:
         pynvml.nvmlShutdown()
 
 
 def free_memory_bytes(root: Path = Path("/")) -> int:
-    """Return the main memory this process may still take: what the kernel has, within the cgroup's limit."""
+    """Return the main memory available to this process: what the kernel has, within the cgroup's limit."""
     available = _meminfo(root / "proc/meminfo")
     v2 = _number(root / "sys/fs/cgroup/memory.max"), _number(root / "sys/fs/cgroup/memory.current")
     v1_folder = root / "sys/fs/cgroup/memory"
@@ -151,11 +154,11 @@ def _meminfo(path: Path) -> int:
     for line in path.read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
-    raise ValueError(f"{path} does not tell MemAvailable")
+    raise ValueError(f"expected MemAvailable in {path}")
 
 
 def _number(path: Path) -> int | None:
     try:
         return int(path.read_text(encoding="ascii"))
     except (OSError, ValueError):
-        return None  # not there, or "max": no limit
+        return None  # missing, or "max": no limit

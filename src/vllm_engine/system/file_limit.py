@@ -1,4 +1,4 @@
-"""How many files may be open, and how many client connections that allows."""
+"""The limit on open files, and how many client connections it allows."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import resource
 from dataclasses import dataclass
 
 _MOST = 1_048_576
-"""Some container runtimes set a billion: programs that close every possible file take minutes then."""
+"""Some container runtimes set a billion: programs that close every possible file then take minutes."""
 _BASE = 160
-"""Kept for ourselves: log, listeners, event loop, the engine's pipes and its processes' file descriptors,
-a standby, scrapes, the hub's connections, files that are read in passing."""
+"""Reserved for the rest: log, listeners, event loop, the engine's pipes and process descriptors, a standby,
+metrics scrapes, connections to the hub, files that are read briefly."""
 _ENGINE_FILES = 2
-"""Of a request at the engine: its connection, and one more descriptor while a large body is written."""
+"""For a request at the engine: its connection, and one more while a large body is written."""
 _HEALTH_CONNECTIONS = 64
-"""On HEALTH_PORT, which is for this deployment's own machines."""
+"""On HEALTH_PORT, which only the deployment's own machines use."""
 
 
 @dataclass(frozen=True)
 class ConnectionShares:
-    """How many client connections each port may have at once."""
+    """The maximum of concurrent client connections on each port."""
 
     api: int
     health: int
 
 
 def raise_file_limit() -> int:
-    """Raise the soft limit on open files to the hard one, for the engine too; returns what holds now.
+    """Raise the soft limit on open files to the hard limit, for the engine too; returns the new limit.
 
-    It is 1,024 in most login shells for the sake of select(2), which nothing here uses; vLLM raises its own.
+    Most login shells set 1,024 because of select(2), which nothing here uses.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MOST if hard == resource.RLIM_INFINITY else min(hard, _MOST)
@@ -40,17 +40,17 @@ def raise_file_limit() -> int:
 def connection_shares(
     files: int, *, max_connections: int, max_in_flight: int, has_health_port: bool
 ) -> ConnectionShares:
-    """Return how many connections leave enough files for the engine and for ourselves.
+    """Return how many connections leave enough files for the engine and the gateway itself.
 
     Args:
-        files: how many may be open.
-        max_connections: how many connections are wanted (`MAX_CONNECTIONS`).
-        max_in_flight: how many requests may be at the engine (`MAX_IN_FLIGHT`).
-        has_health_port: whether there is a second port to keep some for.
+        files: the limit on open files.
+        max_connections: the configured maximum (`MAX_CONNECTIONS`).
+        max_in_flight: the maximum of requests at the engine (`MAX_IN_FLIGHT`).
+        has_health_port: whether to reserve some for a second port.
     """
     health = min(_HEALTH_CONNECTIONS, max_connections, files // 16) if has_health_port else 0
     room = files - min(_BASE, files // 2) - health
-    # A connection is one file, and some more while its request is at the engine.
+    # A connection is one file, and two more while its request is at the engine.
     each_at_engine = room // (1 + _ENGINE_FILES)
     api = each_at_engine if each_at_engine <= max_in_flight else room - _ENGINE_FILES * max_in_flight
     return ConnectionShares(max(1, min(max_connections, api)), max(1, health))

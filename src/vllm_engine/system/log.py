@@ -1,4 +1,4 @@
-"""Console and JSON logs on standard error, with secrets blanked."""
+"""Console and JSON logs on standard error, with secrets masked."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Literal, TextIO
 from pythonjsonlogger.json import JsonFormatter
 
 ENGINE_LOGGER = "engine"
-"""Logger of the lines that the engine prints; everything else is `gateway` or below it."""
+"""The logger of the engine's own output; all others are `gateway` or below it."""
 
 
 class Redacting(logging.Formatter):
-    """Formats with another formatter and blanks known secrets in the whole line, tracebacks included."""
+    """Masks known secrets in whatever another formatter returns, tracebacks included."""
 
     def __init__(self, inner: logging.Formatter, secrets: Sequence[str]) -> None:
         super().__init__()
@@ -24,13 +24,13 @@ class Redacting(logging.Formatter):
         self.add(secrets)
 
     def add(self, secrets: Iterable[str]) -> None:
-        """Blank these too from now on."""
-        # As they are, and as a JSON string spells them. Never changed in place: threads log as well.
+        """Mask these as well from now on."""
+        # As they are and as escaped in JSON. Never changed in place: other threads log as well.
         forms = {form for secret in secrets if secret for form in (secret, json.dumps(secret)[1:-1])}
         self._secrets = self._secrets | forms
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line without any secret."""
+        """Return the formatted line with secrets masked."""
         line = self._inner.format(record)
         for secret in self._secrets:
             line = line.replace(secret, "***")
@@ -47,9 +47,9 @@ def configure_logging(
     """Send every log record to `stream` (standard error) in one format.
 
     Args:
-        level: least severe level to show, lower case.
-        format: `auto` is console on a terminal and JSON elsewhere.
-        secrets: values that must never be printed.
+        level: the lowest level to log, in lower case.
+        format: `auto` means console on a terminal and JSON elsewhere.
+        secrets: values to mask.
         stream: where to write.
     """
     out = stream or sys.stderr
@@ -62,19 +62,19 @@ def configure_logging(
 
 
 def add_secrets(secrets: Iterable[str]) -> None:
-    """Blank these values too in every line from now on, such as keys that a file has newly got."""
+    """Mask these values as well from now on, such as keys that were added to a file."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler.formatter, Redacting):
             handler.formatter.add(secrets)
 
 
 def is_console(format: Literal["auto", "console", "json"], stream: TextIO | None = None) -> bool:
-    """Say whether lines to `stream` (standard error) are for people."""
+    """Whether lines to `stream` (standard error) are in the console format."""
     return format == "console" or (format == "auto" and (stream or sys.stderr).isatty())
 
 
 class _ToStandardError(logging.StreamHandler[TextIO]):
-    """Looks standard error up for each line: a live bar puts itself in its place and keeps lines above it."""
+    """Looks up `sys.stderr` for each line: a progress bar replaces it to keep lines above itself."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)

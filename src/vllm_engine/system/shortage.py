@@ -1,4 +1,4 @@
-"""Tells an error of our own from one of the other side: what we lack is no evidence about anybody else."""
+"""Tells errors of this process from errors of the peer: our own shortage is no evidence about the engine."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ import errno
 _ERRNOS = frozenset(
     (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.EINTR)
 )
-"""open(2), socket(2), fork(2): this process or this machine is short of files, memory or processes.
+"""This process or this machine lacks files, memory or processes: open(2), socket(2), fork(2).
 
-EAGAIN from connect(2) on a Unix socket is a full queue of connections: somebody listens."""
+EAGAIN from connect(2) on a Unix socket means a full backlog: the peer does listen."""
 
 
 def is_own_shortage(error: BaseException | None) -> bool:
-    """Whether an error, or what it was raised from, says that we lack files, memory or processes.
-
-    Of whom we wanted to ask something it says nothing.
-    """
+    """Whether an error, or its cause, means that this process lacks files, memory or processes."""
     while error is not None:
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _ERRNOS):
             return True

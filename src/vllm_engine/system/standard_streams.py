@@ -1,8 +1,8 @@
-"""Standard output and standard error that never block who prints: threads write them, from bounded buffers.
+"""Non-blocking standard output and standard error: threads write them from bounded buffers.
 
-The event loop logs and draws bars. A reader that stops reading (a log shipper, Ctrl-S on a terminal), one
-that has gone, or a full disk costs lines and never time, as with the mode `non-blocking` of Docker's log
-drivers: what comes while the buffer is full is dropped.
+The event loop logs and draws progress bars. A reader that is stalled (a log shipper, Ctrl-S on a terminal)
+or gone, or a full disk, costs lines but never blocks the loop: lines that do not fit into the buffer are
+dropped, as in the `non-blocking` mode of Docker's log drivers.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from queue import SimpleQueue
 from typing import TextIO, cast
 
 MAX_BUFFER_BYTES = 4 * 1024 * 1024
-"""How much may wait for a reader, each line's own cost in memory included."""
+"""The size of the buffer, including the overhead of each line."""
 
 DRAIN_SECONDS = 2.0
-"""How long the program's end waits for its last lines to be written."""
+"""How long the program waits at exit for its last lines to be written."""
 
 _LINE_COST_BYTES = 64
 _BATCH_BYTES = 65_536
 _PAUSE_SECONDS = 0.05
-"""Between batches: waking the thread for every line of a busy server's log would cost more than the line."""
+"""Between batches: waking the thread for every line of a busy log would cost more than the line."""
 
 
 class Writer:
-    """Writes to one descriptor in a thread of its own."""
+    """Writes to one file descriptor from its own thread."""
 
     def __init__(
         self, descriptor: int, on_room: Callable[[int], None], max_bytes: int = MAX_BUFFER_BYTES
     ) -> None:
-        """Start the thread, which does not keep the process alive.
+        """Start the thread, a daemon.
 
         Args:
             descriptor: where to write.
-            on_room: called in the thread, once half of the buffer is free again, with the number of lines
-                that were dropped since its last call.
-            max_bytes: the buffer's size.
+            on_room: called in the thread with the number of lines dropped since its last call, once half of
+                the buffer is free again.
+            max_bytes: the size of the buffer.
         """
         self.lines_dropped = 0
         self._descriptor = descriptor
@@ -51,14 +51,14 @@ class Writer:
         self._max_bytes = max_bytes
         self._held = 0
         self._told = 0
-        # Reentrant: a finalizer may print wherever it interrupts. Held for no longer than an addition takes.
+        # Reentrant: a finalizer may print anywhere.
         self._lock = threading.RLock()
         self._queue: SimpleQueue[bytes | threading.Event] = SimpleQueue()
         self._is_draining = threading.Event()
         threading.Thread(target=self._run, name=f"write-{descriptor}", daemon=True).start()
 
     def put(self, data: bytes) -> None:
-        """Have this written, or drop it if the buffer has no room for it; never waits."""
+        """Queue data to be written, or drop it if the buffer is full; never blocks."""
         cost = len(data) + _LINE_COST_BYTES
         with self._lock:
             if self._held + cost > self._max_bytes:
@@ -68,7 +68,7 @@ class Writer:
         self._queue.put(data)
 
     def drain(self, seconds: float) -> None:
-        """Wait until what was put before has been written or dropped, but no longer than that."""
+        """Wait until everything queued so far is written or dropped, at most `seconds`."""
         reached = threading.Event()
         self._queue.put(reached)
         self._is_draining.set()
@@ -94,7 +94,7 @@ class Writer:
                 self._is_draining.wait(_PAUSE_SECONDS)
 
     def _batch(self) -> tuple[list[bytes], threading.Event | None]:
-        """Wait for something to write; returns as much as there is, within reason."""
+        """Wait for data; returns what is queued, up to a batch, and the event of a `drain()` if reached."""
         lines: list[bytes] = []
         size = 0
         while size < _BATCH_BYTES and not (lines and self._queue.empty()):
@@ -107,21 +107,21 @@ class Writer:
 
 
 def _write(descriptor: int, data: bytes) -> bytes:
-    """Write it all, however long that takes; returns what could not be written."""
+    """Write all of it, however long that takes; returns what could not be written."""
     while data:
         try:
             data = data[os.write(descriptor, data) :]
-        except BlockingIOError:  # whoever shares the terminal may have made it non-blocking
+        except BlockingIOError:  # another process may have made the shared terminal non-blocking
             waiting = select.poll()
             waiting.register(descriptor, select.POLLOUT)
             waiting.poll()
-        except OSError:  # nobody reads any more, or the disk is full; the next line is tried again
+        except OSError:  # the reader is gone, or the disk is full; the next line is tried again
             break
     return data
 
 
-class NonBlockingStream(io.TextIOBase):
-    """A text stream in front of a writer; takes a standard stream's place."""
+class _NonBlockingStream(io.TextIOBase):
+    """A text stream on top of a writer; replaces a standard stream."""
 
     def __init__(self, original: TextIO, writer: Writer) -> None:
         self._original = original
@@ -130,52 +130,47 @@ class NonBlockingStream(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """As the stream has it whose place this takes."""
         return self._original.encoding
 
     def write(self, text: str, /) -> int:
-        """Have a text written, or drop it."""
-        # A character that the terminal lacks is no reason to lose a line of the log.
+        # A line of the log must not be lost for a character that the terminal's encoding lacks.
         self._writer.put(text.encode(self._original.encoding, "backslashreplace"))
         return len(text)
 
     def flush(self) -> None:
-        """Do nothing: the thread writes within moments, and who prints must not wait for it."""
+        """Do nothing: the thread writes soon, and the caller must not wait for it."""
 
     def writable(self) -> bool:
-        """Say that it is for writing."""
         return True
 
     def isatty(self) -> bool:
-        """Say whether a person looks at it."""
         return self._is_terminal
 
     def fileno(self) -> int:
-        """Return the descriptor that is written to in the end."""
         return self._original.fileno()
 
 
 @dataclass(frozen=True)
 class NonBlockingStreams:
-    """What stands in the place of the standard streams."""
+    """The writers behind the replaced standard streams."""
 
     writers: Sequence[Writer]
 
     def lines_dropped(self) -> int:
-        """Return how many lines have been dropped so far."""
+        """Return the number of lines dropped so far."""
         return sum(writer.lines_dropped for writer in self.writers)
 
     def drain(self) -> None:
-        """Wait for the last lines, but not for a reader that does not read."""
+        """Wait for the last lines, but not long for a reader that is stalled."""
         end = time.monotonic() + DRAIN_SECONDS
         for writer in self.writers:
             writer.drain(max(0.0, end - time.monotonic()))
 
 
 def open_closed_streams() -> None:
-    """Open the standard streams that were closed at the start (`>&-`) on `/dev/null`.
+    """Open standard streams that were closed at the start (`>&-`) on `/dev/null`.
 
-    Python has None for them, which nobody expects, and their descriptors would go to the next files opened.
+    Otherwise they are None in `sys`, and the next files opened would get their descriptors.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
@@ -186,16 +181,16 @@ def open_closed_streams() -> None:
 
 
 def flush_streams() -> None:
-    """Write what is buffered, where a failure still counts; at its end Python can only exit with 120.
+    """Flush both streams while an error can still be reported: Python itself would exit with 120.
 
     Raises:
-        OSError: standard output cannot be written to; a BrokenPipeError if its reader has gone.
+        OSError: standard output cannot be written to; a BrokenPipeError if its reader is gone.
     """
     for stream in (sys.stderr, sys.stdout):
         try:
             stream.flush()
         except OSError:
-            # What is buffered still has to go somewhere.
+            # Python flushes the buffer once more at exit: it has to go somewhere.
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())
             os.close(nowhere)
@@ -204,19 +199,19 @@ def flush_streams() -> None:
 
 
 def stop_blocking(on_room: Callable[[int], None]) -> NonBlockingStreams:
-    """Put non-blocking streams in the place of `sys.stdout` and `sys.stderr`, for the rest of the process.
+    """Replace `sys.stdout` and `sys.stderr` by non-blocking streams for the rest of the process.
 
     Args:
-        on_room: told how many lines were dropped, as soon as there is room again.
+        on_room: called with the number of dropped lines as soon as there is room again.
     """
     out, err = sys.stdout, sys.stderr
     for stream in (out, err):
         with suppress(OSError):
             stream.flush()
     to_err = Writer(err.fileno(), on_room)
-    # One file, one writer: lines stay in the order in which they were printed.
+    # One writer for one file keeps lines in the order in which they were printed.
     is_one = os.path.sameopenfile(out.fileno(), err.fileno())
     to_out = to_err if is_one else Writer(out.fileno(), on_room)
-    sys.stdout = cast(TextIO, NonBlockingStream(out, to_out))
-    sys.stderr = cast(TextIO, NonBlockingStream(err, to_err))
+    sys.stdout = cast(TextIO, _NonBlockingStream(out, to_out))
+    sys.stderr = cast(TextIO, _NonBlockingStream(err, to_err))
     return NonBlockingStreams((to_err,) if is_one else (to_err, to_out))

@@ -135,7 +135,7 @@ REFUSED_FROM_ENVIRONMENT = table(
 def test_what_cannot_be_used_is_said() -> None:
     for key, value, sentence in REFUSED_FROM_ENVIRONMENT:
         checked = VLLM.from_environment({key: value}, reserved={})
-        found = [(problem.key, problem.value, problem.wanted) for problem in checked.problems]
+        found = [(problem.key, problem.value, problem.message) for problem in checked.problems]
         assert (checked.argv, found) == ([], [(key, value, sentence)])
 
 
@@ -264,7 +264,7 @@ REFUSED = table(
 @pytest.mark.parametrize(("raw", "shown", "sentence"), REFUSED, ids=[case[0] for case in REFUSED])
 def test_what_vllm_refuses_is_said(raw: str, shown: str, sentence: str) -> None:
     (problem,) = VLLM.check_extra_args(raw, reserved=RESERVED).problems
-    assert (problem.key, problem.value, problem.wanted) == ("VLLM_EXTRA_ARGS", shown, sentence)
+    assert (problem.key, problem.value, problem.message) == ("VLLM_EXTRA_ARGS", shown, sentence)
 
 
 def test_every_problem_of_a_command_line_is_reported() -> None:

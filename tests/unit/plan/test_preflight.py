@@ -50,7 +50,7 @@ def check(
 def refused(python: Path, tmp_path: Path, *others: Problem, **variables: str) -> dict[str, str]:
     with pytest.raises(SettingsError) as caught:
         check(python, tmp_path, *others, **variables)
-    return {problem.key: problem.wanted for problem in caught.value.problems}
+    return {problem.key: problem.message for problem in caught.value.problems}
 
 
 def test_everything_that_is_wrong_is_told_at_once(python: Path, tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""The commands of `vllm-engine`, one a file."""
+"""The commands of `vllm-engine`, one per file."""

@@ -6,21 +6,36 @@ from pathlib import Path
 
 import click
 
-from vllm_engine.cli.exit_status import ending, print_json
+from vllm_engine.cli.console import print_json
+from vllm_engine.cli.exit_status import exit_on_error
 
 
 @click.command("bench")
 @click.argument("base_url")
-@click.option("--model", default="", help="Model to ask for. Default: the first the server lists.")
-@click.option("--requests", type=click.IntRange(1), default=256, show_default=True, help="How many to send.")
-@click.option("--concurrency", type=click.IntRange(1), default=16, show_default=True, help="Kept in flight.")
+@click.option("--model", default="", help="Model to request. Default: the first the server lists.")
+@click.option("--requests", type=click.IntRange(1), default=256, show_default=True, help="How many.")
 @click.option(
-    "--rate", type=click.FloatRange(0, min_open=True), help="Requests per second, by the clock instead."
+    "--concurrency",
+    type=click.IntRange(1),
+    default=16,
+    show_default=True,
+    help="Requests in flight.",
 )
-@click.option("--max-tokens", type=click.IntRange(1), default=128, show_default=True, help="Of each answer.")
+@click.option(
+    "--rate", type=click.FloatRange(0, min_open=True), help="Requests per second; replaces --concurrency."
+)
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(1),
+    default=128,
+    show_default=True,
+    help="Of each answer.",
+)
 @click.option("--slo", "slos", multiple=True, help="For goodput, in milliseconds: ttft:500. May be repeated.")
-@click.option("--api-key", envvar="BENCH_API_KEY", help="Sent as a bearer key; better by BENCH_API_KEY.")
-@click.option("--rows", type=click.Path(path_type=Path), help="Append one JSON object per request here.")
+@click.option("--api-key", envvar="BENCH_API_KEY", help="Sent as a bearer token; prefer BENCH_API_KEY.")
+@click.option(
+    "--rows", type=click.Path(path_type=Path), help="Append a JSON object per request to this file."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def bench_command(
     base_url: str,
@@ -34,14 +49,17 @@ def bench_command(
     rows: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure any OpenAI-compatible server: TTFT, ITL, TPOT, E2EL, tokens per second, goodput."""
+    """Benchmark any OpenAI-compatible server.
+
+    Reports TTFT, ITL, TPOT, E2EL, tokens per second and goodput, as `vllm bench serve` defines them.
+    """
     from vllm_engine.client.bench.bench_plan import Plan
     from vllm_engine.client.bench.bench_run import parse_slos, run_bench
     from vllm_engine.config.quoting import clean
 
     api_key = clean(api_key or "")
 
-    with ending():
+    with exit_on_error():
         plan = Plan(
             base_url=base_url,
             model=model,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vllm_engine.cli.console import console
-from vllm_engine.cli.exit_status import ending
+from vllm_engine.cli.exit_status import exit_on_error
 from vllm_engine.cli.target import server_at, takes_server
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _READY_SECONDS = 1800.0
 @takes_server
 @click.option("--system", help="The system prompt.")
 @click.option(
-    "--temperature", type=click.FloatRange(0), help="0 for the likeliest answer. Default: the server's."
+    "--temperature", type=click.FloatRange(0), help="0 for the most likely answer. Default: the server's."
 )
 @click.option("--max-tokens", type=click.IntRange(1), help="Of each answer. Default: the server's.")
 def chat_command(
@@ -36,14 +36,14 @@ def chat_command(
 ) -> None:
     """Chat with any OpenAI-compatible server.
 
-    BASE_URL defaults to the server of these settings, HOST and PORT. On a terminal: a conversation; /help
-    lists its commands, Ctrl-C stops an answer. With a question piped in, the answer alone is printed.
+    BASE_URL defaults to the server of these settings, HOST and PORT. On a terminal this is a conversation:
+    /help lists its commands, Ctrl-C stops an answer. With a question piped in, only the answer is printed.
     """
     import asyncio
 
     options = {"temperature": temperature, "max_tokens": max_tokens}
     given = {key: value for key, value in options.items() if value is not None}
-    with ending(), asyncio.Runner() as runner:
+    with exit_on_error(), asyncio.Runner() as runner:
         server = server_at(base_url, api_key)
         if sys.stdin.isatty():
             _converse(runner, server, model, system, given)
@@ -54,16 +54,15 @@ def chat_command(
 def _answer_once(
     runner: asyncio.Runner, server: Server, model: str, system: str | None, options: dict[str, Any]
 ) -> None:
-
     from vllm_engine.client.api_client import Client
     from vllm_engine.client.chat.chat_answer import AnswerView
     from vllm_engine.client.chat.chat_loop import answer
     from vllm_engine.client.chat.conversation import Conversation
 
-    # UTF-8, whatever the locale says: so is what is asked over HTTP.
+    # UTF-8 in any locale, as the request is.
     question = sys.stdin.buffer.read().decode(errors="replace").strip()
     if not question:
-        raise click.UsageError("no question: standard input is empty")
+        raise click.UsageError("expected a question on standard input, got nothing")
 
     async def run() -> None:
         async with Client(server) as client:
@@ -96,7 +95,7 @@ def _converse(
         except ServerError as error:
             if error.status != 401:
                 raise
-            key = click.prompt(f"{server.url} asks for a key", hide_input=True, err=True)
+            key = click.prompt(f"API key for {server.url}", hide_input=True, err=True)
             runner.run(client.__aexit__(None, None, None))
             client = runner.run(Client(replace(server, api_key=key)).__aenter__())
             name = runner.run(_open(client, model))
@@ -105,7 +104,7 @@ def _converse(
         screen.print(hello, soft_wrap=True)
         ChatLoop(client, Conversation(name, system, options), screen, input).run(runner)
     finally:
-        # For good: who pressed Ctrl-C to leave may press it once more while the program ends.
+        # Not restored: a user who left with Ctrl-C may press it once more while the program exits.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         runner.run(client.__aexit__(None, None, None))
 
@@ -124,5 +123,5 @@ async def _open(client: Client, model: str) -> str:
     except ServerError as error:
         if not model or error.status == 401:
             raise
-        return model  # a server that lists none may answer all the same
+        return model  # it may answer even if it does not list models
     return model or first

@@ -6,19 +6,19 @@ import click
 from click.shell_completion import get_completion_class
 
 _VARIABLE = "_VLLM_ENGINE_COMPLETE"
-"""The name that click asks for: it is made of the program's."""
+"""The variable that click derives from the program's name."""
 
 
 @click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion_command(context: click.Context, shell: str) -> None:
-    """Print what makes a shell complete commands and options.
+    """Print a shell completion script.
 
-    Put eval "$(vllm-engine completion bash)" into ~/.bashrc; or the same with zsh into ~/.zshrc; for fish
-    write it to ~/.config/fish/completions/vllm-engine.fish.
+    Add eval "$(vllm-engine completion bash)" to ~/.bashrc, or the same with zsh to ~/.zshrc; for fish write
+    the script to ~/.config/fish/completions/vllm-engine.fish.
     """
     completer = get_completion_class(shell)
     if completer is None:
-        raise click.UsageError(f"nothing is known of {shell}")
+        raise click.UsageError(f"click does not support {shell}")
     print(completer(context.find_root().command, {}, "vllm-engine", _VARIABLE).source())

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from vllm_engine.cli.console import console, tell
-from vllm_engine.cli.exit_status import ending, print_json
+from vllm_engine.cli.console import console, print_checks, print_notes
+from vllm_engine.cli.exit_status import exit_on_error
 from vllm_engine.errors import ExitCode
 
 
@@ -21,17 +21,13 @@ def doctor_command(as_json: bool) -> None:
     from vllm_engine.config.environment import read_environment
     from vllm_engine.config.settings import load_settings
     from vllm_engine.doctor.check import any_failed
-    from vllm_engine.doctor.check_table import show
     from vllm_engine.doctor.examine import examine
 
-    with ending():
+    with exit_on_error():
         environment = read_environment()
         settings = load_settings(environment)
-        tell(environment.notes)
+        print_notes(environment.notes)
         checks = asyncio.run(examine(settings, environment, Path(sys.prefix)))
-        if as_json:
-            print_json([check.as_json() for check in checks])
-        else:
-            show(checks, console())
+        print_checks(checks, console(), as_json=as_json)
         if any_failed(checks):
             sys.exit(ExitCode.STARTUP_FAILED)

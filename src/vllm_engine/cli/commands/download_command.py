@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vllm_engine.cli.console import console, tell
-from vllm_engine.cli.exit_status import ending, print_json
+from vllm_engine.cli.console import console, print_json, print_notes
+from vllm_engine.cli.exit_status import exit_on_error
 
 if TYPE_CHECKING:
     from vllm_engine.config.environment import Environment
@@ -24,25 +24,26 @@ if TYPE_CHECKING:
 @click.option(
     "--all-caches",
     is_flag=True,
-    help="Then start the engine once and stop it, so that what it compiles is in CACHE_DIR as well.",
+    help="Then start the engine once, so that CACHE_DIR holds what it compiles as well.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def download_command(model: str | None, revision: str | None, all_caches: bool, as_json: bool) -> None:
-    """Fetch a model into CACHE_DIR and check every file's checksum. MODEL defaults to MODEL_ID.
+    """Download a model into CACHE_DIR and verify it.
 
-    Files that are there already are checked and not fetched again, so after an interruption run it anew.
-    Needs no GPU; --all-caches needs the machine that will serve.
+    MODEL defaults to MODEL_ID. The checksum of every file is verified. Files that are already there are not
+    downloaded again: after an interruption, run it again. Needs no GPU; --all-caches must run on the machine
+    that will serve.
     """
     from vllm_engine.config.environment import read_environment
     from vllm_engine.config.settings import load_settings
 
-    with ending():
+    with exit_on_error():
         environment = read_environment()
         given = {"MODEL_ID": model, "MODEL_REVISION": revision}
         chosen = {key: value for key, value in given.items() if value}
         environment = replace(environment, process={**environment.process, **chosen})
         settings = load_settings(environment)
-        tell(environment.notes)
+        print_notes(environment.notes)
         fetched = _fetch(settings, environment)
         if all_caches:
             _warm(settings, environment)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from vllm_engine.cli.console import console
-from vllm_engine.cli.exit_status import ending
+from vllm_engine.cli.exit_status import exit_on_error
+from vllm_engine.client import STANDARD_QUESTION
 from vllm_engine.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -19,29 +20,26 @@ if TYPE_CHECKING:
     from vllm_engine.config.settings import Settings
     from vllm_engine.plan.preflight import Preflight
 
-_QUESTION = "What is the capital of Japan?"
-
 
 @click.command("serve")
-@click.option("--dry-run", is_flag=True, help="Print the engine's command and environment; start nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the engine's command and environment, and exit.")
 @click.option(
     "--local",
     is_flag=True,
-    help="Where nothing else is set: the bundled model, for this machine alone, cached in ./.cache.",
+    help="Change defaults: the bundled model, on loopback only, cached in ./.cache.",
 )
 @click.option(
     "--ask",
     "question",
     is_flag=False,
-    flag_value=_QUESTION,
-    help="When ready, ask this and print the answer.",
+    flag_value=STANDARD_QUESTION,
+    help="When ready, ask this question and print the answer.",
 )
 def serve_command(dry_run: bool, local: bool, question: str | None) -> None:
     """Run the gateway and the engine until Ctrl-C or SIGTERM."""
     import uvloop
 
     from vllm_engine.cli.logging_setup import never_block, set_up_logging
-    from vllm_engine.cli.start_display import Presenter
     from vllm_engine.config.environment import read_environment
     from vllm_engine.config.settings import load_settings
     from vllm_engine.gateway.http.listening_sockets import listen
@@ -49,7 +47,7 @@ def serve_command(dry_run: bool, local: bool, question: str | None) -> None:
     from vllm_engine.plan.preflight import run_preflight
     from vllm_engine.system.log import is_console
 
-    with ending(last_words=True, interrupted=ExitCode.CLEAN):
+    with exit_on_error(to_termination_log=True, interrupted=ExitCode.CLEAN):
         environment = read_environment()
         if local:
             environment = replace(environment, defaults=_local_defaults())
@@ -57,7 +55,7 @@ def serve_command(dry_run: bool, local: bool, question: str | None) -> None:
         lines_dropped = (lambda: 0) if dry_run else never_block()
         set_up_logging(settings, environment, quiet=question is not None)
         preflight = run_preflight(settings, environment, Path(sys.prefix), check_gateway(settings))
-        # Not before: FastAPI cannot be imported with an OTEL_PROPAGATORS that names what is not installed.
+        # Only now: importing FastAPI fails if OTEL_PROPAGATORS names one that is not installed.
         from vllm_engine.serve import serve
 
         _log_warnings(settings, preflight)
@@ -65,8 +63,11 @@ def serve_command(dry_run: bool, local: bool, question: str | None) -> None:
             _print_command(settings, environment, preflight)
             return
         listeners = listen(settings)
-        shown = question is not None or (sys.stdout.isatty() and is_console(settings.log_format))
-        presenter = Presenter(settings, question, console()) if shown else None
+        presenter = None
+        if question is not None or (sys.stdout.isatty() and is_console(settings.log_format)):
+            from vllm_engine.cli.start_display import Presenter
+
+            presenter = Presenter(settings, question, console())
         uvloop.run(serve(settings, environment, preflight, listeners, presenter, lines_dropped))
 
 

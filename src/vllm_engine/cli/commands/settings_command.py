@@ -7,17 +7,18 @@ from pathlib import Path
 
 import click
 
-from vllm_engine.cli.console import console, tell
-from vllm_engine.cli.exit_status import ending, print_json
+from vllm_engine.cli.console import console, print_json, print_notes
+from vllm_engine.cli.exit_status import exit_on_error
 
 
 @click.command("settings")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def settings_command(as_json: bool) -> None:
-    """Print the resolved configuration with each value's source; secrets are masked.
+    """Print the resolved configuration.
 
-    What only the model tells is marked where it cannot be had, and why is said on standard error. Exits
-    with 2 where a setting cannot be used.
+    Each value is shown with its source; secrets are masked. Values that depend on the model are marked if
+    its configuration is not available, and the reason is printed on standard error. Exits with 2 if a
+    setting is invalid.
     """
     import asyncio
 
@@ -30,7 +31,7 @@ def settings_command(as_json: bool) -> None:
     from vllm_engine.plan.preflight import inspect
     from vllm_engine.plan.resolve import plan_for, resolve_plan
 
-    with ending():
+    with exit_on_error():
         environment = read_environment()
         settings = load_settings(environment)
         preflight, problems = inspect(settings, environment, Path(sys.prefix), check_gateway(settings))
@@ -43,7 +44,7 @@ def settings_command(as_json: bool) -> None:
         except ModelError as error:
             print(f"vllm-engine: {error}", file=sys.stderr)
         rows = settings_report(settings, environment, plan, preflight, is_model_seen=is_seen)
-        tell(environment.notes)
+        print_notes(environment.notes)
         if as_json:
             print_json([row.__dict__ for row in rows])
         else:

@@ -6,8 +6,8 @@ import sys
 
 import click
 
-from vllm_engine.cli.console import console
-from vllm_engine.cli.exit_status import ending, print_json
+from vllm_engine.cli.console import console, print_checks
+from vllm_engine.cli.exit_status import exit_on_error
 from vllm_engine.cli.target import server_at, takes_server
 from vllm_engine.errors import ExitCode
 
@@ -20,22 +20,22 @@ from vllm_engine.errors import ExitCode
     type=click.FloatRange(0),
     default=1800.0,
     show_default=True,
-    help="How many seconds it may take to be ready.",
+    help="Seconds to wait until it is ready.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def smoke_command(
     base_url: str | None, model: str, api_key: str | None, seconds: float, as_json: bool
 ) -> None:
-    """Wait until a server is ready, then see that it answers and refuses as it should.
+    """Wait until a server is ready, then test it.
 
-    BASE_URL defaults to the server of these settings, HOST and PORT. Exits with 3 if it does not become
-    ready, and says why in its own words; with 1 if it then fails a check.
+    Checks that it answers and rejects requests as it should. BASE_URL defaults to the server of these
+    settings, HOST and PORT. Exits with 3 and the server's own diagnosis if it does not become ready, and
+    with 1 if it then fails a check.
     """
     import asyncio
 
     from vllm_engine.client.api_client import Client, Server
     from vllm_engine.doctor.check import Check, Status, any_failed
-    from vllm_engine.doctor.check_table import show
     from vllm_engine.doctor.smoke import smoke
 
     def tell(words: str) -> None:
@@ -46,12 +46,9 @@ def smoke_command(
         async with Client(server) as client:
             return await smoke(client, model, tell, seconds)
 
-    with ending():
+    with exit_on_error():
         checks = asyncio.run(run(server_at(base_url, api_key)))
-        if as_json:
-            print_json([check.as_json() for check in checks])
-        else:
-            show(checks, console())
+        print_checks(checks, console(), as_json=as_json)
         if checks[0].status is Status.FAIL:
             sys.exit(ExitCode.STARTUP_FAILED)
         if any_failed(checks):

@@ -1,4 +1,4 @@
-"""What a benchmark shall do: pure data, and the requests that follow from it."""
+"""Pure: what a benchmark sends and when."""
 
 from __future__ import annotations
 
@@ -14,30 +14,20 @@ Metric = Literal["ttft", "tpot", "itl", "e2el"]
 METRICS: tuple[Metric, ...] = ("ttft", "tpot", "itl", "e2el")
 
 _WORDS = (
-    "river",
-    "stone",
-    "cloud",
-    "engine",
-    "paper",
-    "green",
-    "quick",
-    "silent",
-    "metal",
-    "garden",
-    "orbit",
-)
+    "river", "stone", "cloud", "engine", "paper", "green", "quick", "silent", "metal", "garden", "orbit",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One run; with a `rate` it is open-loop, else `concurrency` requests are kept in flight."""
+    """One run: open loop if it has a `rate`, else with `concurrency` requests in flight."""
 
     base_url: str
     model: str
     requests: int
     concurrency: int = 1
     rate: float | None = None
-    """Requests per second, sent whether or not earlier ones have been answered."""
+    """Requests per second, sent whether or not earlier ones were answered."""
     arrivals: Arrivals = "poisson"
     max_tokens: int = 128
     ignore_eos: bool = True
@@ -47,22 +37,17 @@ class Plan:
     processes: int = 1
     headers: Mapping[str, str] = field(default_factory=dict)
     slos_ms: Mapping[Metric, float] = field(default_factory=dict)
-    """A request counts towards goodput when none of its metrics is above these."""
-
-    @property
-    def is_open_loop(self) -> bool:
-        """Whether requests are sent by the clock."""
-        return self.rate is not None
+    """A request counts towards goodput if none of its metrics exceeds these."""
 
 
 def arrival_seconds(plan: Plan) -> Iterator[float]:
-    """Yield when each request of an open-loop run is due, in seconds from its start.
+    """Yield the time of each request of an open-loop run, in seconds from its start.
 
-    `poisson` draws the gaps from an exponential distribution, `constant` makes them equal.
+    With `poisson` the gaps follow an exponential distribution, with `constant` they are equal.
     """
     if plan.rate is None:
         return
-    source = random.Random(plan.seed)  # noqa: S311 - arrivals, no secret
+    source = random.Random(plan.seed)  # noqa: S311 - not a secret
     due = 0.0
     for _ in range(plan.requests):
         yield due
@@ -70,7 +55,7 @@ def arrival_seconds(plan: Plan) -> Iterator[float]:
 
 
 def request_bytes(plan: Plan, number: int) -> bytes:
-    """Return the whole HTTP request; every prompt is another one, so that no prefix cache helps."""
+    """Return the whole HTTP request; each prompt is different, so that no prefix cache helps."""
     body = json.dumps(
         {
             "model": plan.model,
@@ -89,6 +74,6 @@ def request_bytes(plan: Plan, number: int) -> bytes:
 
 
 def prompt(plan: Plan, number: int) -> str:
-    """Return the prompt of one request, the same in every run with the same seed."""
-    source = random.Random(f"{plan.seed}:{number}")  # noqa: S311 - filler text, no secret
+    """Return the prompt of one request; the same in every run with the same seed."""
+    source = random.Random(f"{plan.seed}:{number}")  # noqa: S311 - not a secret
     return " ".join([f"[{plan.seed}.{number}]", *source.choices(_WORDS, k=plan.prompt_words)])

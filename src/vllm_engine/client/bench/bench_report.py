@@ -1,15 +1,16 @@
-"""Summaries derived from rows, in the words of `vllm bench serve`."""
+"""One row per request, and the figures derived from rows, with the names of `vllm bench serve`."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from vllm_engine.client.bench.bench_plan import METRICS, Metric
-from vllm_engine.client.bench.bench_rows import Row
 
 _TITLES: Mapping[Metric, str] = {
     "ttft": "Time to First Token",
@@ -20,8 +21,49 @@ _TITLES: Mapping[Metric, str] = {
 
 
 @dataclass(frozen=True)
+class Row:
+    """The raw result of one request; metrics as `vllm bench serve` defines them, on events with choices."""
+
+    number: int
+    sent_s: float
+    """Seconds from the start of the run."""
+    late_ms: float = 0.0
+    """Open loop: how late it was sent; large values mean that the generator was too slow."""
+    status: int = 0
+    """0 if there was no response."""
+    ttft_ms: float | None = None
+    e2el_ms: float = 0.0
+    """To the last token event, or to the failure."""
+    events: int = 0
+    tokens: int = 0
+    itl_ms: Mapping[str, int] = field(default_factory=dict)
+    """How often each gap between token events occurred, in milliseconds to three digits."""
+    error: str | None = None
+
+    @property
+    def tpot_ms(self) -> float | None:
+        """Time per output token after the first."""
+        if self.ttft_ms is None or self.tokens < 2:
+            return None
+        return (self.e2el_ms - self.ttft_ms) / (self.tokens - 1)
+
+
+def count_gaps(gaps_s: Iterable[float]) -> dict[str, int]:
+    """Count gaps, given in seconds, by their milliseconds to three digits."""
+    return dict(Counter(f"{gap * 1e3:.3g}" for gap in gaps_s))
+
+
+def write_rows(path: Path, rows: Iterable[Row], **more: Any) -> None:
+    """Append rows to a JSON Lines file, each with the fields in `more`, such as what was measured."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as out:
+        for row in rows:
+            out.write(json.dumps(more | asdict(row)) + "\n")
+
+
+@dataclass(frozen=True)
 class Quantiles:
-    """How a metric is distributed; NaN where there is nothing to say."""
+    """The distribution of a metric; NaN without values."""
 
     mean: float
     median: float
@@ -31,7 +73,7 @@ class Quantiles:
 
 @dataclass(frozen=True)
 class Summary:
-    """One run in figures; latencies in milliseconds, of the requests that succeeded."""
+    """The figures of one run; latencies are in milliseconds, of successful requests."""
 
     completed: int
     failed: int
@@ -41,7 +83,7 @@ class Summary:
     latencies_ms: Mapping[Metric, Quantiles]
     errors: Mapping[str, int]
     good: int | None
-    """Requests within every SLO; None where none was given."""
+    """Requests within every SLO; None if there is none."""
 
     @property
     def request_throughput(self) -> float:
@@ -59,7 +101,7 @@ class Summary:
         return None if self.good is None or not self.duration_s else self.good / self.duration_s
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as a JSON-able object; null where there is nothing to say."""
+        """Return it as a JSON-able object, with null for NaN."""
         figures = {
             "request_throughput": self.request_throughput,
             "output_throughput": self.output_throughput,
@@ -73,7 +115,7 @@ class Summary:
 
 
 def summarise(rows: Sequence[Row], slos_ms: Mapping[Metric, float] | None = None) -> Summary:
-    """Derive a run's figures from its rows."""
+    """Derive the figures of a run from its rows."""
     good = [row for row in rows if row.error is None]
     return Summary(
         completed=len(good),
@@ -88,7 +130,7 @@ def summarise(rows: Sequence[Row], slos_ms: Mapping[Metric, float] | None = None
 
 
 def is_good(row: Row, slos_ms: Mapping[Metric, float]) -> bool:
-    """Whether a request kept every SLO; a request's ITL is the mean of its gaps."""
+    """Whether a request met every SLO; its ITL is the mean of its gaps."""
     if row.error is not None:
         return False
     found: dict[Metric, float | None] = {"ttft": row.ttft_ms, "tpot": row.tpot_ms, "e2el": row.e2el_ms}
@@ -98,7 +140,7 @@ def is_good(row: Row, slos_ms: Mapping[Metric, float]) -> bool:
 
 
 def quantiles(counts: Mapping[float, int]) -> Quantiles:
-    """Describe a distribution that is given as how often each value occurred."""
+    """Describe a distribution, given as the count of each value."""
     total = sum(counts.values())
     if not total:
         return Quantiles(math.nan, math.nan, math.nan, math.nan)
@@ -136,7 +178,7 @@ def _values(rows: Iterable[Row], metric: Metric) -> Counter[float]:
 
 
 def render(summary: Summary) -> str:
-    """Write a summary as text, in the form of `vllm bench serve`."""
+    """Format a summary as `vllm bench serve` does."""
     lines = [
         f"{' Serving Benchmark Result ':=^50}",
         _line("Successful requests:", summary.completed),
@@ -152,10 +194,8 @@ def render(summary: Summary) -> str:
     for metric, found in summary.latencies_ms.items():
         name = metric.upper()
         lines.append(f"{_TITLES[metric]:-^50}")
-        lines.append(_line(f"Mean {name} (ms):", found.mean))
-        lines.append(_line(f"Median {name} (ms):", found.median))
-        lines.append(_line(f"P95 {name} (ms):", found.p95))
-        lines.append(_line(f"P99 {name} (ms):", found.p99))
+        for label, value in asdict(found).items():
+            lines.append(_line(f"{label.capitalize()} {name} (ms):", value))
     lines += [f"{'Errors':-^50}"] if summary.errors else []
     lines += [f"{count} x {error}" for error, count in summary.errors.items()]
     return "\n".join([*lines, "=" * 50])

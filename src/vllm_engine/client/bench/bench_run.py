@@ -1,4 +1,4 @@
-"""The entry: run a plan, keep its rows, derive its summary."""
+"""Runs a plan, stores its rows and returns its summary."""
 
 from __future__ import annotations
 
@@ -11,47 +11,38 @@ import uvloop
 
 from vllm_engine.client.api_client import Client, Server, base_url
 from vllm_engine.client.bench.bench_plan import METRICS, Metric, Plan
-from vllm_engine.client.bench.bench_report import Summary, render, summarise
-from vllm_engine.client.bench.bench_rows import write_rows
-from vllm_engine.client.bench.cpu_usage import usage
+from vllm_engine.client.bench.bench_report import Summary, render, summarise, write_rows
 from vllm_engine.client.bench.load import run_load
 from vllm_engine.errors import Problem, SettingsError
 
 
-def run_bench(plan: Plan, rows_path: Path | None = None, cpu_of: Sequence[int] = ()) -> tuple[Summary, str]:
-    """Run a plan and return its summary, and that as text.
+def run_bench(plan: Plan, rows_path: Path | None = None) -> tuple[Summary, str]:
+    """Run a plan and return its summary, also as text.
 
     Args:
-        plan: what to send; an empty `model` is the first that the server lists, and the base URL may be
-            given with `/v1`, as OpenAI's clients take it.
+        plan: what to send; an empty `model` stands for the first that the server lists, and the base URL may
+            end in `/v1`, as OpenAI's clients expect it.
         rows_path: where to append one JSON object per request.
-        cpu_of: processes of the server, on this machine; their processor time per event is reported.
 
     Raises:
-        SettingsError: the base URL is none.
-        ServerError: the server does not say which model it serves.
+        SettingsError: the base URL is invalid.
+        ServerError: the server does not list a model.
     """
     plan = replace(plan, base_url=base_url(plan.base_url))
     if not plan.model:
         plan = replace(plan, model=uvloop.run(_first_model(plan)))
-    before = [usage(pid).cpu_seconds for pid in cpu_of]
     rows = run_load(plan)
-    after = [usage(pid).cpu_seconds for pid in cpu_of]
     if rows_path is not None:
         write_rows(rows_path, rows)
     summary = summarise(rows, plan.slos_ms)
-    text = render(summary)
-    for pid, began, ended in zip(cpu_of, before, after, strict=True):
-        text += f"\nCPU of process {pid} and its children: "
-        text += f"{(ended - began) * 1e6 / max(1, summary.events):.1f} us per token event"
-    return summary, text
+    return summary, render(summary)
 
 
 def parse_slos(words: Sequence[str]) -> dict[Metric, float]:
-    """Read SLOs as `vllm bench serve --goodput` takes them: `ttft:500 tpot:50`, in milliseconds.
+    """Parse SLOs in the form of `vllm bench serve --goodput`: `ttft:500 tpot:50`, in milliseconds.
 
     Raises:
-        SettingsError: a word is none.
+        SettingsError: one is invalid.
     """
     slos: dict[Metric, float] = {}
     for word in itertools.chain.from_iterable(each.split() for each in words):
@@ -62,8 +53,8 @@ def parse_slos(words: Sequence[str]) -> dict[Metric, float]:
                 raise ValueError(name)
             slos[metric] = float(limit)
         except ValueError:
-            wanted = f"expected METRIC:MILLISECONDS with one of {', '.join(METRICS)}"
-            raise SettingsError([Problem("--goodput", word, wanted)]) from None
+            expected = f"expected METRIC:MILLISECONDS with one of {', '.join(METRICS)}"
+            raise SettingsError([Problem("--slo", word, expected)]) from None
     return slos
 
 

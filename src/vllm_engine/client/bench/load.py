@@ -1,11 +1,11 @@
-"""Sends a plan's requests, closed-loop or open-loop, and returns a row for each."""
+"""Sends the requests of a plan, in a closed or an open loop, and returns a row for each."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -14,38 +14,35 @@ import uvloop
 
 from vllm_engine.client.bench.bench_connection import Connection, Exchange, connect
 from vllm_engine.client.bench.bench_plan import Plan, arrival_seconds, request_bytes
-from vllm_engine.client.bench.bench_rows import Row, count_gaps
+from vllm_engine.client.bench.bench_report import Row, count_gaps
 
 _LEAD_SECONDS = 0.5
-"""From the processes' being there to the first request, so that all begin at once."""
+"""Between the start of the processes and the first request, so that all begin at once."""
 
 
 def run_load(plan: Plan) -> list[Row]:
-    """Run a plan to its end; rows come in the order of their requests."""
+    """Run a plan to its end; returns rows in the order of their requests."""
     if plan.processes == 1:
         return uvloop.run(_run_share(plan, 0))
     with ProcessPoolExecutor(plan.processes, mp_context=get_context("spawn")) as pool:
         list(pool.map(time.sleep, [_LEAD_SECONDS] * plan.processes))
         begin = time.perf_counter() + _LEAD_SECONDS
-        shares = [pool.submit(_run_share_here, plan, share, begin) for share in range(plan.processes)]
+        shares = [pool.submit(_run_share_in_process, plan, share, begin) for share in range(plan.processes)]
         rows = [row for share in shares for row in share.result()]
     return sorted(rows, key=lambda row: row.number)
 
 
-def _run_share_here(plan: Plan, share: int, begin: float) -> list[Row]:
+def _run_share_in_process(plan: Plan, share: int, begin: float) -> list[Row]:
     return uvloop.run(_run_share(plan, share, begin))
 
 
 async def _run_share(plan: Plan, share: int, begin: float = 0.0) -> list[Row]:
     sender = _Sender(plan, range(share, plan.requests, plan.processes))
-    # The clock is the machine's, so a moment means the same in every process.
+    # perf_counter is the machine's clock: the same in every process.
     sender.begin = max(begin, time.perf_counter())
     await asyncio.sleep(sender.begin - time.perf_counter())
     try:
-        if plan.is_open_loop:
-            await _open_loop(plan, share, sender)
-        else:
-            await _closed_loop(plan, share, sender)
+        await (_open_loop if plan.rate else _closed_loop)(plan, share, sender)
     finally:
         sender.close()
     return [_row(number, late, exchange, sender.begin) for number, late, exchange in sender.done]
@@ -64,17 +61,12 @@ async def _closed_loop(plan: Plan, share: int, sender: _Sender) -> None:
 
 async def _open_loop(plan: Plan, share: int, sender: _Sender) -> None:
     async with asyncio.TaskGroup() as tasks:
-        for number, due in _share_of(enumerate(arrival_seconds(plan)), share, plan.processes):
+        arrivals = itertools.islice(enumerate(arrival_seconds(plan)), share, None, plan.processes)
+        for number, due in arrivals:
             wait = sender.begin + due - time.perf_counter()
             if wait > 0:
                 await asyncio.sleep(wait)
             tasks.create_task(sender.send(number, due))
-
-
-def _share_of(
-    arrivals: Iterator[tuple[int, float]], share: int, processes: int
-) -> Iterator[tuple[int, float]]:
-    return itertools.islice(arrivals, share, None, processes)
 
 
 class _Sender:
@@ -82,14 +74,14 @@ class _Sender:
 
     def __init__(self, plan: Plan, numbers: Iterable[int]) -> None:
         self._plan = plan
-        # Made before the start: a burst of requests must not wait for its own making.
+        # Built before the start, so that a burst is not delayed by it.
         self._requests = {number: request_bytes(plan, number) for number in numbers}
         self._idle: list[Connection] = []
         self.begin = 0.0
         self.done: list[tuple[int, float, Exchange]] = []
 
     async def send(self, number: int, due: float | None = None) -> None:
-        """Send one request and record what came of it; never fails."""
+        """Send one request and record its result, also if it fails."""
         request = self._requests.pop(number)
         exchange = Exchange()
         late = 0.0 if due is None else exchange.sent - self.begin - due
@@ -97,7 +89,7 @@ class _Sender:
         was_used = connection is not None
         await self._try(connection, request, exchange)
         if was_used and exchange.failure and exchange.status == 0 and exchange.failure != "timeout":
-            # The server may close an idle connection at the moment it is used again: not its failure.
+            # A server may close an idle connection just as it is used again: that is no failure.
             retry = Exchange()
             retry.sent = exchange.sent
             exchange = retry
@@ -122,7 +114,7 @@ class _Sender:
         return None
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close idle connections."""
         for connection in self._idle:
             connection.close()
 

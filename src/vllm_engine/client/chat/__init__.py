@@ -1,1 +1,1 @@
-"""Chatting in a terminal: what was said, how an answer is shown, and the loop of questions."""
+"""Chat in a terminal: the conversation, how an answer is shown, and the loop of questions."""

@@ -1,8 +1,9 @@
-"""Shows an answer as it comes, on a terminal or into a pipe."""
+"""Shows an answer while it is streamed, on a terminal or in a pipe."""
 
 from __future__ import annotations
 
 import time
+import unicodedata
 from collections.abc import AsyncIterator
 
 from rich.console import Console
@@ -14,52 +15,47 @@ _KEPT = "\n\t"
 
 
 def printable(text: str) -> str:
-    """Return text without control characters: a model's words must not steer the terminal.
+    """Remove control characters: a model's output must not control the terminal.
 
-    Escape sequences could rewrite what stands there, or what the user types next (CWE-150).
+    Escape sequences could rewrite the screen, or what the user types next (CWE-150).
     """
-    return "".join(char for char in text if char in _KEPT or not _is_control(char))
-
-
-def _is_control(char: str) -> bool:
-    code = ord(char)
-    return code < 0x20 or 0x7F <= code < 0xA0
+    return "".join(char for char in text if char in _KEPT or unicodedata.category(char) != "Cc")
 
 
 class AnswerView:
-    """One answer on a console: thoughts dimmed, text plain, at the end its figures on a terminal."""
+    """One answer on a console: reasoning dimmed, text plain, and on a terminal statistics at its end."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._began = time.monotonic()
         self._first: float | None = None
         self._tokens: int | None = None
-        self._thinks = False
+        self._is_reasoning = False
         self.text = ""
-        """What came so far."""
+        """The answer so far."""
 
     async def show(self, pieces: AsyncIterator[Piece]) -> None:
-        """Print pieces as they come; thoughts are left out of a pipe."""
+        """Print pieces as they come; reasoning is not printed into a pipe."""
         async for piece in pieces:
             if self._first is None and (piece.text or piece.reasoning):
                 self._first = time.monotonic()
             if piece.reasoning and self._console.is_terminal:
-                self._thinks = True
+                self._is_reasoning = True
                 self._put(piece.reasoning, "dim")
             if piece.text:
                 self._text(piece.text)
             self._tokens = piece.tokens or self._tokens
 
-    def end(self, how: str = "") -> None:
-        """End the last line; on a terminal, tell tokens and speed, or how else it ended."""
+    def end(self, reason: str = "") -> None:
+        """End the last line; on a terminal, print tokens and speed, or the reason why it ended early."""
         self._console.print()
         if self._console.is_terminal:
-            self._console.print(how or self._figures(), style="dim", highlight=False, markup=False)
+            self._console.print(reason or self._statistics(), style="dim", highlight=False, markup=False)
 
     def _text(self, text: str) -> None:
-        if self._thinks:
+        if self._is_reasoning:
             self._console.print("\n")
-            self._thinks = False
+            self._is_reasoning = False
         self.text += text
         self._put(text)
 
@@ -67,11 +63,11 @@ class AnswerView:
         if self._console.is_terminal and style:
             self._console.print(Text(printable(text), style=style), end="", soft_wrap=True)
             return
-        # As it is: rich would expand tabs, and make pictures of words between colons.
+        # Not by rich, which would expand tabs and replace words between colons by emoji.
         self._console.file.write(printable(text) if self._console.is_terminal else text)
         self._console.file.flush()
 
-    def _figures(self) -> str:
+    def _statistics(self) -> str:
         if self._first is None:
             return "no answer"
         parts = [f"first token {self._first - self._began:.2f} s"]

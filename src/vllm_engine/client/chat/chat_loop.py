@@ -1,36 +1,50 @@
-"""The loop of questions and answers; Ctrl-C stops an answer, and twice in a row at the prompt the program."""
+"""A conversation in a terminal; Ctrl-C stops an answer, and twice in a row at the prompt the program."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import aclosing
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager
 
 from rich.console import Console
 
 from vllm_engine.client.api_client import Client, ServerError
 from vllm_engine.client.chat.chat_answer import AnswerView
 from vllm_engine.client.chat.conversation import Conversation
-from vllm_engine.client.chat.interrupts import interrupts
 
 PROMPT = "> "
 CONTINUED = "… "
 HELP = """\
-/clear          begin anew
-/retry          another answer to the last question
+/clear          start a new conversation
+/retry          get another answer to the last question
 /system TEXT    set the system prompt; without TEXT remove it
-/exit           leave, as Ctrl-D does
-A line that ends in \\ goes on in the next. Ctrl-C stops an answer."""
+/exit           exit, as Ctrl-D does
+A line that ends in \\ continues on the next. Ctrl-C stops an answer."""
 
 ReadLine = Callable[[str], str]
 """Shows a prompt and returns a line; raises EOFError at the end, KeyboardInterrupt on Ctrl-C."""
 
 
+@contextmanager
+def interrupts(*, enabled: bool) -> Iterator[None]:
+    """Turn SIGINT into KeyboardInterrupt or ignore it; restore its handler afterwards.
+
+    A Ctrl-C between a question and its answer must not end the program. Only the main thread may set
+    handlers. `asyncio.Runner` cancels its task on SIGINT only if it is not ignored.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler if enabled else signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 async def answer(client: Client, conversation: Conversation, view: AnswerView) -> None:
-    """Get the next answer and note it; what came of one that was stopped is noted too.
+    """Show the next answer and add it to the conversation, or as much of it as came.
 
     Raises:
-        ServerError: the server refuses or breaks off.
+        ServerError: the server rejects the request or breaks off.
     """
     try:
         async with aclosing(client.chat(conversation.body)) as pieces:
@@ -41,7 +55,7 @@ async def answer(client: Client, conversation: Conversation, view: AnswerView) -
 
 
 class ChatLoop:
-    """A person's side of a conversation."""
+    """Reads questions and commands, and shows answers."""
 
     def __init__(self, client: Client, conversation: Conversation, console: Console, read: ReadLine) -> None:
         self._client = client
@@ -50,15 +64,15 @@ class ChatLoop:
         self._read = read
 
     def run(self, runner: asyncio.Runner) -> None:
-        """Read and answer until the user leaves; errors of the server are shown and end nothing."""
-        with interrupts(heard=False):
+        """Read and answer until the user exits; errors of the server are shown and do not end it."""
+        with interrupts(enabled=False):
             self._converse(runner)
 
     def _converse(self, runner: asyncio.Runner) -> None:
         interrupted = False
         while True:
             try:
-                with interrupts(heard=True):
+                with interrupts(enabled=True):
                     line = self._question()
             except EOFError:
                 self._console.print()
@@ -66,13 +80,13 @@ class ChatLoop:
             except KeyboardInterrupt:
                 if interrupted:
                     return
-                self._note("\nCtrl-D or /exit leaves, and so does Ctrl-C once more.")
+                self._note("\nPress Ctrl-C once more, or Ctrl-D, to exit.")
                 interrupted = True
                 continue
             interrupted = False
             if line in ("/exit", "/quit"):
                 return
-            if self._takes(line):
+            if self._handle(line):
                 self._answer(runner)
 
     def _question(self) -> str:
@@ -82,8 +96,8 @@ class ChatLoop:
             lines.append(self._read(CONTINUED))
         return "\n".join(lines).strip()
 
-    def _takes(self, line: str) -> bool:
-        """Carry out a command or note a question; returns whether an answer is due."""
+    def _handle(self, line: str) -> bool:
+        """Run a command or add a question; returns whether to ask the server."""
         if not line.startswith("/"):
             if line:
                 self._conversation.asks(line)
@@ -104,7 +118,7 @@ class ChatLoop:
     def _answer(self, runner: asyncio.Runner) -> None:
         view = AnswerView(self._console)
         try:
-            with interrupts(heard=True):
+            with interrupts(enabled=True):
                 runner.run(answer(self._client, self._conversation, view))
         except KeyboardInterrupt:
             view.end("stopped")

@@ -1,4 +1,4 @@
-"""Pure: what has been said so far, and the request that follows from it."""
+"""Pure: the messages of a conversation, and the request for the next answer."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Message = dict[str, str]
 
 @dataclass
 class Conversation:
-    """Questions and answers in turn.
+    """Alternating questions and answers.
 
     Attributes:
-        options: what every request says beside model and messages, such as `temperature`.
+        options: further fields of each request, such as `temperature`.
     """
 
     model: str
@@ -23,27 +23,27 @@ class Conversation:
     _turns: list[Message] = field(default_factory=list)
 
     def asks(self, question: str) -> None:
-        """Add what the user says; a question that got no answer is replaced."""
+        """Add a question; it replaces one that was not answered."""
         if self._turns and self._turns[-1]["role"] == "user":
             self._turns.pop()
         self._turns.append({"role": "user", "content": question})
 
     def answered(self, text: str) -> None:
-        """Add what the model said, all of it or until it was stopped."""
+        """Add the model's answer, or the part of it that came before it was stopped."""
         self._turns.append({"role": "assistant", "content": text})
 
     def reopen(self) -> bool:
-        """Forget the last answer, so that its question can be put again; False if nothing was asked."""
+        """Remove the last answer, so that its question can be asked again; False if there is no question."""
         if self._turns and self._turns[-1]["role"] == "assistant":
             self._turns.pop()
         return bool(self._turns)
 
     def forget(self) -> None:
-        """Begin anew, with the same system prompt."""
+        """Remove all messages but the system prompt."""
         self._turns.clear()
 
     @property
     def body(self) -> dict[str, Any]:
-        """The request that asks for the next answer."""
+        """The body of the request for the next answer."""
         head = [{"role": "system", "content": self.system}] if self.system else []
         return {"model": self.model, "messages": [*head, *self._turns], **self.options}

@@ -1,4 +1,4 @@
-"""What a tree of processes costs, read from /proc; so only on Linux."""
+"""Processor time and memory of a tree of processes, from /proc (Linux only)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Usage:
-    """Processor time since each process began, and memory now."""
+    """Processor time since each process started, and its resident memory now."""
 
     cpu_seconds: float
     rss_bytes: int
@@ -21,7 +21,7 @@ class Usage:
 
 
 def usage(pid: int, without: Collection[int] = ()) -> Usage:
-    """Add up a process and everything below it, except the trees of `without`."""
+    """Add up a process and its descendants, except the trees of `without`."""
     cpu, rss, count = 0.0, 0, 0
     for each in tree(pid, without):
         try:
@@ -34,7 +34,7 @@ def usage(pid: int, without: Collection[int] = ()) -> Usage:
 
 
 def tree(pid: int, without: Collection[int] = ()) -> Iterator[int]:
-    """Yield a process and everything below it."""
+    """Yield a process and its descendants, except the trees of `without`."""
     if pid in without:
         return
     yield pid
@@ -48,7 +48,7 @@ def tree(pid: int, without: Collection[int] = ()) -> Iterator[int]:
 
 
 def _cpu_seconds(pid: int) -> float:
-    # stat counts ticks of 10 ms, rounded down; schedstat nanoseconds, but not for threads that have ended.
+    # stat has ticks of 10 ms, rounded down; schedstat has nanoseconds, but not of threads that have ended.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     ticks = (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
     try:
