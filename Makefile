@@ -49,7 +49,7 @@ nightly:
 	@.venv/bin/python -m perf.chaos --write
 	@TRANSPARENCY=all TEST_TRACES=1 TEST_TOOLS=1 .venv/bin/pytest tests/e2e
 
-## check      what needs no engine: format, lint, types, import rules, shell scripts
+## check      what needs no engine: format, lint, types, import rules, shell scripts, workflows
 check:
 	@scripts/setup.sh dev
 	@.venv/bin/ruff format --check $(PYTHON_FILES)
@@ -58,6 +58,7 @@ check:
 	@.venv/bin/lint-imports
 	@.venv/bin/shellcheck scripts/*.sh tools/*.sh .ci/run docker/entrypoint docker/sshd tests/container/*.sh
 	@.venv/bin/hadolint docker/Dockerfile
+	@.venv/bin/zizmor --offline --quiet .github
 
 ## fix        format, and repair what the linter can
 fix:
