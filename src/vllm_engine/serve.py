@@ -8,36 +8,30 @@ import logging
 import shutil
 import signal
 import tempfile
-from collections.abc import Awaitable, Callable, Generator, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Awaitable, Callable, Generator
+from dataclasses import dataclass
 from math import nan
 from pathlib import Path
 
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.library_variables import socket_root
-from vllm_engine.config.settings import Settings, load_settings
+from vllm_engine.config.settings import Settings
 from vllm_engine.diagnosis.explainer import Explainer
 from vllm_engine.diagnosis.termination import write_termination_log
 from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.control_client import ControlClient
-from vllm_engine.engine.engine_exit import EngineExit
-from vllm_engine.engine.engine_state import Phase, StatusBoard, StatusReader
+from vllm_engine.engine.engine_state import StatusBoard, StatusReader
+from vllm_engine.engine.startup.preparation import Preparation
 from vllm_engine.engine.startup.start_history import StartHistory, StartRecorder
-from vllm_engine.engine.supervisor import Launch, Policy, Supervisor
+from vllm_engine.engine.supervisor import Policy, Supervisor
 from vllm_engine.engine.watchdog.watchdog import WatchdogLimits
-from vllm_engine.errors import Diagnosis, VllmEngineError
+from vllm_engine.errors import VllmEngineError
 from vllm_engine.gateway.build import build_gateway
 from vllm_engine.gateway.drain import Drain
 from vllm_engine.gateway.front import open_front
 from vllm_engine.gateway.http.listening_sockets import Listeners
 from vllm_engine.gateway.local.probes import Build
-from vllm_engine.models.bundled import ConvertProgress
-from vllm_engine.models.model_source import Model
-from vllm_engine.plan.model_files import Listener, obtain_model
-from vllm_engine.plan.offline import may_start_offline
 from vllm_engine.plan.preflight import Preflight
-from vllm_engine.plan.resolve import engine_python, find_model, plan_for, resolve_command, start_key
 from vllm_engine.system.file_limit import raise_file_limit
 
 Companion = Callable[[StatusReader], Awaitable[None]]
@@ -82,7 +76,9 @@ async def serve(
     beside = _Beside(companion(board), is_essential) if companion is not None else None
     with _runtime_folder() as folder:
         socket = folder / "engine.sock"
-        preparation = _Preparation(settings, environment, preflight, socket, board, recorder, explainer)
+        preparation = Preparation(
+            settings, environment, preflight, socket, board, recorder, explainer.planned, explainer.explain
+        )
         supervisor = Supervisor(
             board,
             preparation,
@@ -134,60 +130,6 @@ def _policy(settings: Settings) -> Policy:
         watchdog=WatchdogLimits(settings.hang_timeout_seconds, settings.canary_interval_seconds),
         standby=settings.standby,
     )
-
-
-@dataclass
-class _Preparation:
-    """Makes everything for one start of the engine; only the first looks the model up and downloads it."""
-
-    settings: Settings
-    environment: Environment
-    preflight: Preflight
-    socket: Path
-    board: StatusBoard
-    recorder: StartRecorder
-    explainer: Explainer
-    model: Model | None = None
-    is_offline: bool = False
-    needs_hub: bool = False
-    """Whether a start offline has failed for want of a file."""
-
-    async def __call__(self, changes: Mapping[str, str]) -> Launch:
-        """Settle the plan, with `changes` in place of what was set, and bring the model to this machine."""
-        environment = replace(self.environment, process={**self.environment.process, **changes})
-        settings = load_settings(environment) if changes else self.settings
-        model = self.model or await find_model(settings, environment, self.preflight)
-        plan = plan_for(model, settings, environment, self.preflight)
-        self.explainer.planned(plan)
-        for note in plan.notes:
-            logger.info("%s", note)
-        self.recorder.begins(start_key(settings, self.preflight, plan))
-        engine = engine_python(settings, environment, self.preflight)
-        listener = Listener(self.board.downloading, self._converting, partial(logger.info, "%s"))
-        files = await obtain_model(settings, self.preflight, engine, model, listener)
-        self.model = model
-        self.is_offline = not self.needs_hub and may_start_offline(
-            settings, environment, self.preflight, model, files
-        )
-        return Launch(
-            command=resolve_command(
-                settings, environment, self.preflight, plan, self.socket, is_offline=self.is_offline
-            ),
-            served_name=settings.served_names[0],
-            model_revision=model.revision,
-            dtype=plan.dtype.value,
-        )
-
-    def explain(self, end: EngineExit) -> Diagnosis:
-        """Say why an engine ended; one that misses a file because it was kept offline starts again online."""
-        told = self.explainer.explain(end)
-        if not self.is_offline or told.code not in ("not-cached-and-offline", "hub-unreachable"):
-            return told
-        self.needs_hub = True
-        return replace(told, remedy="vLLM is started again with access to the hub", retryable=True)
-
-    def _converting(self, progress: ConvertProgress) -> None:
-        self.board.progress(Phase.PREPARING, progress.done / max(1, progress.total))
 
 
 async def _run_until_stopped(

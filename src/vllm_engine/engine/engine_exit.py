@@ -6,7 +6,7 @@ import re
 import signal
 from dataclasses import dataclass
 
-from vllm_engine.engine.startup.log_progress import parse_line
+from vllm_engine.engine.engine_output import parse_line
 
 _EXCEPTION = re.compile(r"^\s*(?:[\w.]+\.)?(?:\w*(?:Error|Exception|Interrupt)|SystemExit): (?P<text>.+)")
 _PYDANTIC = re.compile(r"^\s*(?:Value|Assertion) error, (?P<text>.+?)(?: \[type=.*)?$")

@@ -14,11 +14,13 @@ from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.child_process import EngineProcess
 from vllm_engine.engine.control_client import ControlClient
 from vllm_engine.engine.engine_exit import EngineExit
+from vllm_engine.engine.engine_output import parse_line
 from vllm_engine.engine.engine_state import EngineState, Phase, StatusBoard
 from vllm_engine.engine.restarts import RestartBudget, RestartPolicy
 from vllm_engine.engine.standby import Standby
 from vllm_engine.engine.startup.first_token import FirstToken
-from vllm_engine.engine.startup.log_progress import later, parse_line
+from vllm_engine.engine.startup.log_progress import later
+from vllm_engine.engine.startup.preparation import Launch
 from vllm_engine.engine.watchdog.stall import StepLimit
 from vllm_engine.engine.watchdog.watchdog import Loss, LossKind, Watchdog, WatchdogLimits
 from vllm_engine.errors import Diagnosis, EngineError, StartupError, StartupTimeoutError, VllmEngineError
@@ -36,16 +38,6 @@ _LAST_LINES = 25
 
 logger = logging.getLogger("gateway.supervisor")
 engine_logger = logging.getLogger(ENGINE_LOGGER)
-
-
-@dataclass(frozen=True)
-class Launch:
-    """Everything for one start of the engine, whose model is on this machine."""
-
-    command: EngineCommand
-    served_name: str
-    model_revision: str | None
-    dtype: str
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from vllm_engine.engine.engine_output import parse_line
 from vllm_engine.engine.engine_state import Phase
-from vllm_engine.engine.startup.log_progress import later, parse_line
+from vllm_engine.engine.startup.log_progress import later
 
 LOGS = Path(__file__).parents[2] / "data/logs"
 

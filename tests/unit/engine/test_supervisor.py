@@ -19,7 +19,8 @@ from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.control_client import Health
 from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.engine.engine_state import Phase, StatusBoard
-from vllm_engine.engine.supervisor import Launch, Policy, Supervisor
+from vllm_engine.engine.startup.preparation import Launch
+from vllm_engine.engine.supervisor import Policy, Supervisor
 from vllm_engine.engine.watchdog.watchdog import WatchdogLimits
 from vllm_engine.errors import (
     Diagnosis,

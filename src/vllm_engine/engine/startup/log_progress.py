@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from vllm_engine.engine.engine_state import Phase
 
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
-_PREFIX = re.compile(
-    r"^(?:\((?P<process>[\w-]+)(?: pid=\d+)?\) )?"
-    r"(?:(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL):? +)?"
-    r"(?:\d\d-\d\d \d\d:\d\d:\d\d )?(?:\[[\w./]+(?:\.py|\.rs):\d+\] )?"
-)
 _SHARDS = re.compile(r"checkpoint shards:\s+(?P<percent>\d+)%")
 _GRAPHS = re.compile(r"Capturing CUDA graphs \((?P<kinds>[^)]*)\):\s+(?P<percent>\d+)%")
 SIGNS: tuple[tuple[re.Pattern[str], Phase], ...] = tuple(
@@ -28,25 +21,6 @@ SIGNS: tuple[tuple[re.Pattern[str], Phase], ...] = tuple(
     )
 )
 """Lines of vLLM 0.26 to 0.33, both frontends, on CUDA and CPU, and the phase that each proves."""
-
-
-@dataclass(frozen=True)
-class LogLine:
-    """A line of the engine's, taken apart."""
-
-    level: str
-    process: str | None
-    message: str
-
-
-def parse_line(raw: str) -> LogLine:
-    """Take a line of either frontend apart; a line without a level counts as INFO."""
-    text = _ANSI.sub("", raw)
-    match = _PREFIX.match(text)
-    level = match["level"] if match else None
-    process = match["process"] if match else None
-    message = text[match.end() :] if match else text
-    return LogLine(level or "INFO", process, message)
 
 
 def later(reached: Phase, line: str) -> tuple[Phase, float | None] | None:

@@ -1,0 +1,91 @@
+"""The first phase of a start: the model is found and downloaded, the plan settled, the command made."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from vllm_engine.config.environment import Environment
+from vllm_engine.config.settings import Settings, load_settings
+from vllm_engine.engine.engine_exit import EngineExit
+from vllm_engine.engine.engine_state import Phase, StatusBoard
+from vllm_engine.engine.startup.start_history import StartRecorder
+from vllm_engine.errors import Diagnosis
+from vllm_engine.models.bundled import ConvertProgress
+from vllm_engine.models.model_source import Model
+from vllm_engine.plan.engine_command import EngineCommand
+from vllm_engine.plan.engine_plan import EnginePlan
+from vllm_engine.plan.model_files import Listener, obtain_model
+from vllm_engine.plan.offline import may_start_offline
+from vllm_engine.plan.preflight import Preflight
+from vllm_engine.plan.resolve import engine_python, find_model, plan_for, resolve_command, start_key
+
+logger = logging.getLogger("gateway")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Everything for one start of the engine, whose model is on this machine."""
+
+    command: EngineCommand
+    served_name: str
+    model_revision: str | None
+    dtype: str
+
+
+@dataclass
+class Preparation:
+    """Makes everything for one start of the engine; only the first looks the model up and downloads it."""
+
+    settings: Settings
+    environment: Environment
+    preflight: Preflight
+    socket: Path
+    board: StatusBoard
+    recorder: StartRecorder
+    planned: Callable[[EnginePlan], None]
+    diagnose: Callable[[EngineExit], Diagnosis]
+    model: Model | None = None
+    is_offline: bool = False
+    needs_hub: bool = False
+    """Whether a start offline has failed for want of a file."""
+
+    async def __call__(self, changes: Mapping[str, str]) -> Launch:
+        """Settle the plan, with `changes` in place of what was set, and bring the model to this machine."""
+        environment = replace(self.environment, process={**self.environment.process, **changes})
+        settings = load_settings(environment) if changes else self.settings
+        model = self.model or await find_model(settings, environment, self.preflight)
+        plan = plan_for(model, settings, environment, self.preflight)
+        self.planned(plan)
+        for note in plan.notes:
+            logger.info("%s", note)
+        self.recorder.begins(start_key(settings, self.preflight, plan))
+        engine = engine_python(settings, environment, self.preflight)
+        listener = Listener(self.board.downloading, self._converting, partial(logger.info, "%s"))
+        files = await obtain_model(settings, self.preflight, engine, model, listener)
+        self.model = model
+        self.is_offline = not self.needs_hub and may_start_offline(
+            settings, environment, self.preflight, model, files
+        )
+        return Launch(
+            command=resolve_command(
+                settings, environment, self.preflight, plan, self.socket, is_offline=self.is_offline
+            ),
+            served_name=settings.served_names[0],
+            model_revision=model.revision,
+            dtype=plan.dtype.value,
+        )
+
+    def explain(self, end: EngineExit) -> Diagnosis:
+        """Say why an engine ended; one that misses a file because it was kept offline starts again online."""
+        told = self.diagnose(end)
+        if not self.is_offline or told.code not in ("not-cached-and-offline", "hub-unreachable"):
+            return told
+        self.needs_hub = True
+        return replace(told, remedy="vLLM is started again with access to the hub", retryable=True)
+
+    def _converting(self, progress: ConvertProgress) -> None:
+        self.board.progress(Phase.PREPARING, progress.done / max(1, progress.total))
