@@ -6,7 +6,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run test chaos nightly check fix docs site lock image clean distclean
+.PHONY: help setup run test chaos nightly coverage check fix docs site lock image clean distclean
 
 # What to lint, as far as it exists.
 PYTHON_FILES := src tests tools perf docker
@@ -48,6 +48,14 @@ nightly:
 	@.venv/bin/python -m perf.storms --write
 	@.venv/bin/python -m perf.chaos --write
 	@TRANSPARENCY=all TEST_TRACES=1 TEST_TOOLS=1 .venv/bin/pytest tests/e2e
+
+## coverage   the lines of src that the tests of units and of the process run, in all their processes
+coverage:
+	@scripts/setup.sh gateway dev
+	@.venv/bin/coverage erase
+	@.venv/bin/coverage run -m pytest -q -n 2 --dist loadfile tests/unit tests/process
+	@.venv/bin/coverage combine --quiet
+	@.venv/bin/coverage report
 
 ## check      what needs no engine: format, lint, types, import rules, shell scripts, workflows
 check:

@@ -25,6 +25,8 @@ from tests.support.raw_http import request, wire
 
 DEADLINE = 60.0
 """Seconds that anything but a real engine's start may take, on a slow and busy machine."""
+COVERAGE = {key: value for key, value in os.environ.items() if key.startswith("COVERAGE_PROCESS")}
+"""What `make coverage` tells every process; read before a fixture clears the environment."""
 _PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Trusts nobody, and so costs nothing: to read the system's authorities takes 27 ms for each client."""
 
@@ -226,7 +228,7 @@ def running(
     """
     port = free_port()
     log = folder / f"program-{port}.log"
-    defaults = {
+    defaults = COVERAGE | {
         "PATH": os.environ["PATH"],
         "HOST": "127.0.0.1",
         "PORT": str(port),
@@ -258,7 +260,7 @@ def run_cli(
     environ: Mapping[str, str], *arguments: str, cwd: Path, text: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Run one `vllm-engine` command to its end, with a text on its standard input."""
-    defaults = {"PATH": os.environ["PATH"], "CACHE_DIR": str(cwd / "cache"), "HOST": "127.0.0.1"}
+    defaults = COVERAGE | {"PATH": os.environ["PATH"], "CACHE_DIR": str(cwd / "cache"), "HOST": "127.0.0.1"}
     return subprocess.run(
         [sys.executable, "-m", "vllm_engine.cli", *arguments],
         env=defaults | dict(environ),

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.support.program import DEADLINE
+from tests.support.program import COVERAGE, DEADLINE
 
 
 class Terminal:
@@ -87,7 +87,7 @@ def terminal(environ: Mapping[str, str], *arguments: str, cwd: Path) -> Iterator
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "vllm_engine.cli", *arguments],
-        env={"PATH": os.environ["PATH"], "TERM": "xterm", "COLUMNS": "100", "HOME": str(cwd)} | dict(environ),
+        env=COVERAGE | {"PATH": os.environ["PATH"], "TERM": "xterm", "COLUMNS": "100", "HOME": str(cwd)} | dict(environ),
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
