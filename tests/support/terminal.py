@@ -87,7 +87,9 @@ def terminal(environ: Mapping[str, str], *arguments: str, cwd: Path) -> Iterator
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "vllm_engine.cli", *arguments],
-        env=COVERAGE | {"PATH": os.environ["PATH"], "TERM": "xterm", "COLUMNS": "100", "HOME": str(cwd)} | dict(environ),
+        env=COVERAGE
+        | {"PATH": os.environ["PATH"], "TERM": "xterm", "COLUMNS": "100", "HOME": str(cwd)}
+        | dict(environ),
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,

@@ -55,7 +55,9 @@ def make_fake_engine_python(
     paths = (_REPOSITORY, sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *packages)
     (site / "fake.pth").write_text("".join(f"{path}\n" for path in dict.fromkeys(paths)))
     # For `make coverage`; a .pth of the folders above is not read.
-    (site / "coverage.pth").write_text("import os; 'COVERAGE_PROCESS_CONFIG' in os.environ and __import__('coverage').process_startup()\n")
+    (site / "coverage.pth").write_text(
+        "import os; 'COVERAGE_PROCESS_CONFIG' in os.environ and __import__('coverage').process_startup()\n"
+    )
     for package in (entry, *entry.parents[:2]):
         (package / "__init__.py").write_text("")
     (entry / "main.py").write_text(_MAIN)
