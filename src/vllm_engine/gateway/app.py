@@ -121,7 +121,7 @@ class Gateway:
         record = RequestRecord.of(scope)
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - uvicorn makes one for each request
-        # The client's leaving ends its request wherever it is: reading, waiting, connecting, streaming.
+        # A disconnect ends the request wherever it is: reading, waiting, connecting, streaming.
         client.on_disconnect = task.cancel
         send = self._cors.wrap(scope, send)
         try:
@@ -135,7 +135,7 @@ class Gateway:
             logger.warning("%s: %s", record.request_id, error)
             client.abort()
         except Exception:
-            # The last resort: a defect of ours must cost one request and be seen, not kill the task silently.
+            # The last resort: a defect must cost one request and be logged, not end the task silently.
             logger.exception("%s: a defect of the gateway", record.request_id)
             record.outcome = Outcome.FAILED
             if record.status:
@@ -177,7 +177,7 @@ class Gateway:
     async def _ask_engine(
         self, scope: Scope, receive: Receive, send: Send, record: RequestRecord, route: Route
     ) -> None:
-        # Both are checked before the body too: nobody should send one in vain.
+        # Both are checked before the body too: nobody should send one for nothing.
         self._admission.check_open()
         if not self._recovery.is_under_way:
             self._check_ready()
@@ -234,7 +234,7 @@ class Gateway:
         return Claim(requests, self._estimate.prompt_tokens(fields) if route.is_core_work else 0)
 
     def _charge(self, slot: Slot, record: RequestRecord, fields: RequestFields) -> None:
-        """Charge what a request used: as told, else estimated; nothing where the engine did not take it."""
+        """Charge a request's usage, or its estimate where the engine gave none but took the request."""
         if record.prompt_tokens is not None:
             self._estimate.learn(fields, record.prompt_tokens)
         elif record.has_run and (estimate := slot.estimate):
@@ -245,7 +245,7 @@ class Gateway:
         target: bytes = scope["raw_path"]
         if scope["query_string"]:
             target += b"?" + scope["query_string"]
-        # With keys of ours, the client's key is nobody else's business; without, it may be vLLM's own.
+        # With keys of ours, the client's key is not for the engine; without, it may be vLLM's own.
         without = _NO_CREDENTIALS if self._keyring.is_open else CREDENTIAL_HEADERS
         return ForwardedRequest(record, target, body, without, record.span.headers if record.span else ())
 

@@ -66,9 +66,8 @@ def build_gateway(
         max_waiting=settings.max_in_flight + settings.max_queue,
     )
     upstream = Upstream(socket)
-    proxy = Proxy(
-        Engine(upstream, status, recovery, activity, control), keep_alive_seconds=settings.keep_alive_seconds
-    )
+    engine = Engine(upstream, status, recovery, activity, control)
+    proxy = Proxy(engine, keep_alive_seconds=settings.keep_alive_seconds)
 
     def waiting() -> int:
         return admission.waiting + recovery.waiting
@@ -83,13 +82,9 @@ def build_gateway(
         log_lines_dropped=lines_dropped,
         tls_certificate_expiry_timestamp_seconds=certificate_expiry,
     )
-    observation = Observation(
-        metrics,
-        control.metrics,
-        settings.served_names[0],
-        Disk(settings.cache_dir),
-        keep_seconds=settings.metrics_cache_seconds,
-    )
+    disk, keep_seconds = Disk(settings.cache_dir), settings.metrics_cache_seconds
+    model = settings.served_names[0]
+    observation = Observation(metrics, control.metrics, model, disk, keep_seconds=keep_seconds)
     recorder = Recorder(status, observation.engine_metrics, waiting, activity.own)
     local = _local_routes(settings, status, build, observation, recorder, keyring, proxy)
     return Gateway(

@@ -11,12 +11,7 @@ from datetime import UTC, datetime
 from math import nan
 from typing import Final
 
-from prometheus_client import (
-    CONTENT_TYPE_PLAIN_0_0_4,
-    Counter,
-    Histogram,
-    generate_latest,
-)
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, Counter, Histogram, generate_latest
 
 from vllm_engine.engine.engine_state import EngineState, EngineStatus, StatusReader
 from vllm_engine.gateway.observe.disk_usage import Space

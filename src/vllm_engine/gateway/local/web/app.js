@@ -1,4 +1,4 @@
-// Puts the page together: which view is shown, what is asked of the server and how often, theme and key.
+// Runs the page: which view is shown, what is asked of the server and how often, theme and key.
 
 import { ApiError, getJson, keyring } from "./lib/api.js";
 import { ChatView } from "./chat/chat.js";
@@ -55,7 +55,7 @@ const poll = {
       else if (error.status === 0) learnNothing();
     } finally {
       this.busy = false;
-      // Hidden pages ask nothing; they ask at once when they are looked at again.
+      // Hidden pages ask nothing; they ask at once when they are shown again.
       if (!document.hidden) this.timer = setTimeout(() => this.now(), wait);
     }
   },
@@ -160,12 +160,12 @@ themeButton.addEventListener("click", () => {
   try {
     localStorage.setItem("vllm-engine.theme", next);
   } catch {
-    // Then it is for this page only.
+    // Then it lasts as long as the page.
   }
 });
 setTheme(document.documentElement.dataset.theme ?? "auto");
 
-// --- begin
+// --- start
 
 showView();
 poll.now();

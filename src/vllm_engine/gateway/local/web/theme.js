@@ -1,7 +1,7 @@
-// Loaded before anything is painted, so that a chosen theme does not flash in.
+// Loaded before anything is painted, so that the page does not flash in another theme.
 try {
   const chosen = localStorage.getItem("vllm-engine.theme");
   if (chosen === "light" || chosen === "dark") document.documentElement.dataset.theme = chosen;
 } catch {
-  // Storage may be forbidden; then the system's theme it is.
+  // Storage may be blocked; then it is the system's theme.
 }

@@ -1,4 +1,4 @@
-// The chat view: sends, streams, stops, edits; what it says is Conversation's, how it looks is message.js's.
+// The chat view: sends, streams, stops, edits. Conversation has the content, message.js the appearance.
 
 import { ApiError, address, streamChat } from "../lib/api.js";
 import { Conversation } from "./conversation.js";
@@ -33,7 +33,7 @@ export class ChatView {
     this.draw();
   }
 
-  /** Say whether messages can be sent now, and why not. */
+  /** Show whether messages can be sent now, and why not. */
   setReady({ isReady, model, note }) {
     this.isReady = isReady;
     this.model = model;
@@ -70,7 +70,7 @@ export class ChatView {
       this.say();
     });
     this.prompt.addEventListener("keydown", (event) => {
-      // While an input method composes, Enter is its own.
+      // While an input method composes, it handles Enter.
       if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
       event.preventDefault();
       this.say();
@@ -103,7 +103,7 @@ export class ChatView {
     this.answer();
   }
 
-  /** Have the conversation as it stands answered. */
+  /** Ask for an answer to the conversation as it is. */
   async answer() {
     const { conversation } = this;
     const body = conversation.body(this.model);
@@ -117,7 +117,7 @@ export class ChatView {
     announce("The model answers");
     await this.receive(message, body, controller);
     if (this.running === controller) this.running = null;
-    // A new chat may have been begun meanwhile.
+    // A new chat may have been started meanwhile.
     if (!conversation.messages.includes(message)) return;
     conversation.keep();
     this.show();
@@ -187,7 +187,7 @@ export class ChatView {
     this.scroll.scrollTop = this.scroll.scrollHeight;
   }
 
-  /** Show the last answer anew, once a frame at most, and follow it unless its reader has scrolled up. */
+  /** Render the last answer again, at most once a frame, and scroll with it unless the reader has scrolled up. */
   redraw() {
     this.frame ??= requestAnimationFrame(() => this.show());
   }
@@ -209,7 +209,7 @@ export class ChatView {
       else if (field.name) field.value = kept[field.name] ?? "";
     }
     form.addEventListener("submit", (event) => event.preventDefault());
-    // A reset's event comes before the fields are empty.
+    // The reset event comes before the fields are empty.
     for (const name of ["input", "reset"]) form.addEventListener(name, () => setTimeout(() => this.take(form)));
     const button = byId("options-button");
     const show = (open) => {
@@ -248,7 +248,7 @@ export class ChatView {
     byId("code-copy").addEventListener("click", (event) => copy(byId("code").textContent, event.currentTarget));
   }
 
-  /** Return the body of the request that sending would make, or of the last one where nothing is typed. */
+  /** Return the body of the request that sending would make, or of the last one if nothing is typed. */
   nextBody() {
     const { conversation } = this;
     const typed = this.prompt.value.trim();
@@ -260,7 +260,7 @@ export class ChatView {
   }
 }
 
-/** Measures one answer as its reader sees it. */
+/** Measures one answer as seen by the browser. */
 class Meter {
   #began = performance.now();
   #first = null;

@@ -1,4 +1,4 @@
-// What was said and with which options: kept in this browser, and what a request is made of.
+// The conversation and its options: stored in this browser, and turned into requests.
 
 import { base } from "../lib/api.js";
 import { store } from "../lib/dom.js";
@@ -23,7 +23,7 @@ export class Conversation {
     this.keep();
   }
 
-  /** Forget everything from a message on. */
+  /** Delete everything from a message on. */
   cut(index) {
     this.messages.length = Math.min(index, this.messages.length);
   }

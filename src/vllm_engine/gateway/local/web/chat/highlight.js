@@ -1,4 +1,4 @@
-// Code in colours: comments, strings, numbers and keywords, told apart well enough for reading.
+// Highlights code: comments, strings, numbers and keywords, well enough for reading.
 
 import { h } from "../lib/dom.js";
 

@@ -1,5 +1,5 @@
-// Markdown within a line, as DOM nodes. A model's HTML is text like any other; links lead to http and https only.
-// Each step of the scanner is paid for by the text that it takes: what may be looked for again is remembered.
+// Markdown within a line, as DOM nodes. HTML is shown as text; links are http and https only.
+// The scanner takes linear time: the results of searches that may come again are kept.
 
 import { h } from "../lib/dom.js";
 
@@ -12,7 +12,7 @@ const BARE_URL = /https?:\/\/[^\s<>"'`\\^{|}]+/iy;
 const ENDS_SENTENCE = new Set(".,:;!?*_~");
 const WORD = /[\p{L}\p{N}]/u;
 
-/** Return the address of a link that may be followed, or null. */
+/** Return the address of a link that is allowed, or null. */
 export function safeUrl(text) {
   let url;
   try {
@@ -109,7 +109,7 @@ class Scanner {
     return h("br");
   }
 
-  /** Return where a mark is next; `from` must not go back between two calls for the same mark. */
+  /** Return where a mark is next; `from` must not decrease between two calls for the same mark. */
   next(mark, from) {
     let found = this.found.get(mark) ?? -1;
     if (found < from) {
@@ -149,7 +149,7 @@ class Scanner {
     return h("code", {}, content);
   }
 
-  // An image is shown as a link to it: nothing is loaded because a model says so.
+  // An image becomes a link to it: nothing is loaded because a model says so.
   bracket(open) {
     const middle = this.next("](", open);
     if (middle - open - 1 > MAX_LABEL || this.next("\n\n", open) < middle) return null;
@@ -159,7 +159,7 @@ class Scanner {
     return link(url, inline(this.text.slice(open + 1, middle) || target, this.depth + 4));
   }
 
-  /** Return what stands in the parentheses after a label's end. */
+  /** Return what is in the parentheses after a label's end. */
   target(middle) {
     if (this.destination?.middle === middle) return this.destination;
     this.closings ??= closings(this.text);
@@ -218,7 +218,7 @@ class Scanner {
 
   closer(mark, from) {
     const { text } = this;
-    // What was looked for in vain once is not further on either.
+    // What was not found once is not further on either.
     if (this.unclosed.has(mark)) return -1;
     for (let end = text.indexOf(mark, from); end !== -1; end = text.indexOf(mark, end + 1)) {
       const run = this.runEnd(end);

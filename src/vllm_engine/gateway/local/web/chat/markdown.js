@@ -1,4 +1,4 @@
-// Markdown's blocks, as DOM nodes: what models write, not the whole of CommonMark. See inline.js for what is in them.
+// Markdown's blocks as DOM nodes: what models write, not all of CommonMark. See inline.js for their contents.
 
 import { copy, h } from "../lib/dom.js";
 import { highlight } from "./highlight.js";
@@ -12,16 +12,16 @@ const ITEM = /^( *)([-*+]|\d{1,9}[.)])(?: +|$)/;
 const QUOTE = /^ {0,3}> ?/;
 const CELL = /^\s*:?-+:?\s*$/;
 
-// Below this length the last block is drawn anew with every change.
+// Below this length the last block is rendered again with every change.
 const SMALL = 4096;
 const GROWTH = 1 / 32;
 
 /**
- * Show a text in a container, which may have shown its beginning before.
+ * Show a text in a container, which may already show its beginning.
  *
- * Blocks that are as they were keep their nodes, so that a stream does not flicker, and those that cannot change any
- * more are not looked at again. While a text grows (`isWhole` is false) a long last block waits until it has grown by
- * a part of itself: what a long answer costs stays in proportion to its length, however many pieces it comes in.
+ * Blocks that have not changed keep their nodes, so that a stream does not flicker, and those that cannot change any
+ * more are not parsed again. While a text grows (`isWhole` is false) a long last block waits until it has grown by a
+ * fraction of itself: the cost of an answer is linear in its length, however many pieces it comes in.
  */
 export function render(container, text, { isWhole = true } = {}) {
   let state = states.get(container);
@@ -42,7 +42,7 @@ export function render(container, text, { isWhole = true } = {}) {
     next = old.nextElementSibling;
     old.remove();
   }
-  // A block is settled when the first line of the one after it is whole.
+  // A block is final when the first line of the next one is complete.
   const unsettled = blocks.findLastIndex(({ at }) => at < lines.length - 1);
   if (unsettled > 0) {
     for (let at = 0; at < blocks[unsettled].at; at++) state.settled += lines[at].length + 1;
@@ -84,7 +84,7 @@ const children = (lines, depth) =>
 
 function fenceMark(line) {
   const mark = FENCE.exec(line)?.[0];
-  // Backticks after those of the fence are code in a paragraph.
+  // With further backticks on its line it is not a fence but code in a paragraph.
   return mark && !line.includes("`", mark.length) ? mark : null;
 }
 
@@ -117,7 +117,7 @@ function heading(lines, at) {
   const found = HEADING.exec(lines[at]);
   if (!found) return null;
   const text = lines[at].slice(found[0].length).trimEnd().replace(/(^|[ \t])#+$/, "");
-  // The page has an h1 and an h2 of its own: a model's begin below.
+  // The page has an h1 and an h2 of its own: those of a model start below.
   return { end: at + 1, make: () => h(`h${Math.min(6, found[1].length + 2)}`, {}, inline(text)) };
 }
 
@@ -146,7 +146,7 @@ function list(lines, at) {
       width = item[0].length;
       items.push([line.slice(width)]);
     } else if (!line.trim()) {
-      // Blank lines end the list unless something of it follows.
+      // Blank lines end the list unless more of it follows.
       let after = end + 1;
       while (after < lines.length && !lines[after].trim()) after += 1;
       const next = lines[after];
@@ -187,7 +187,7 @@ function table(lines, at) {
   while (end < lines.length && lines[end].includes("|")) end += 1;
   const rows = lines.slice(at + 2, end).map(cells);
   const align = marks.map((mark) => (mark.trim().endsWith(":") ? "right" : undefined));
-  // Cells that a row lacks are not made: a wide head over many short rows would have more cells than letters.
+  // Missing cells are not made: a wide head over many short rows would have more cells than characters.
   const row = (texts, tag) =>
     h("tr", {}, texts.slice(0, align.length).map((text, column) =>
       h(tag, { class: align[column], scope: tag === "th" ? "col" : undefined }, inline(text.trim()))));

@@ -1,4 +1,4 @@
-// The next request as a program that others can run. No key is ever put into it: it is read from the environment.
+// The next request as a program that others can run. It reads the key from the environment and never contains it.
 
 const json = (value) => JSON.stringify(value, null, 2);
 const shell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
@@ -8,7 +8,7 @@ function curl(url, body, needsKey) {
   return `curl ${shell(url)} \\\n  -H 'Content-Type: application/json'${key} \\\n  -d ${shell(json(body))}`;
 }
 
-// JSON's texts and numbers are Python's too; its three words are not.
+// JSON's strings and numbers are valid Python; true, false and null are not.
 function python(value, indent = "") {
   const inner = `${indent}    `;
   if (value === true) return "True";
@@ -48,7 +48,7 @@ const answer = await response.json();
 console.log(answer.choices[0].message.content);`;
 }
 
-/** Each takes the URL of chat completions, the request's body, and whether the server asks for a key. */
+/** Each takes the URL of chat completions, the request's body, and whether the server needs a key. */
 export const snippets = {
   curl: { make: curl, language: "sh" },
   Python: { make: openai, language: "python" },

@@ -1,4 +1,4 @@
-// Talks to the server that the page came from. All addresses are relative to the page, which may stand behind a prefix.
+// Talks to the server of the page. All addresses are relative to the page, which may be behind a path prefix.
 
 import { EventReader } from "./sse.js";
 
@@ -11,7 +11,7 @@ let key = "";
 try {
   key = sessionStorage.getItem(KEY) ?? "";
 } catch {
-  // Then it lives as long as the page.
+  // Then it lasts as long as the page.
 }
 
 export const keyring = {
@@ -29,7 +29,7 @@ export const keyring = {
   },
 };
 
-/** What went wrong with a request, in words for people. */
+/** What went wrong with a request, for people. */
 export class ApiError extends Error {
   constructor(status, message, retryAfter = null) {
     super(message);
@@ -42,7 +42,7 @@ export class ApiError extends Error {
       0: "The server cannot be reached",
       400: "The server refused this request",
       401: "The API key is missing or wrong",
-      404: "The server does not know this",
+      404: "Not found on this server",
       413: "This conversation is too large",
       429: "Too many requests just now",
       503: "The engine cannot answer just now",
@@ -79,7 +79,7 @@ export const getJson = async (path) => (await request(path)).json();
 /**
  * Ask for a chat completion and yield its chunks as they come.
  *
- * An error that the server reports in mid-stream is thrown, as is an end without [DONE] or a finish reason.
+ * Throws an error that the server reports mid-stream, and for an end without [DONE] or a finish reason.
  */
 export async function* streamChat(body, signal) {
   const response = await request("v1/chat/completions", {
@@ -102,7 +102,7 @@ export async function* streamChat(body, signal) {
       yield chunk;
     }
   }
-  if (!isWhole) throw new ApiError(0, "The answer broke off.");
+  if (!isWhole) throw new ApiError(0, "The answer was cut off.");
 }
 
 async function read(reader) {

@@ -1,4 +1,4 @@
-// Nodes are built one by one and text is only ever text: nothing here, or anywhere else, takes markup.
+// Builds nodes one by one; text is always text: nothing on this page parses markup.
 
 // A child may be an array of children.
 
@@ -10,7 +10,7 @@ function fill(node, properties, children) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else node.setAttribute(name, value === true ? "" : value);
   }
-  // One by one: a call cannot take as many arguments as a long answer has nodes.
+  // One by one: a long answer has more nodes than a call can have arguments.
   for (const child of children.flat()) if (child !== null && child !== undefined) node.append(child);
   return node;
 }
@@ -22,7 +22,7 @@ export const svg = (tag, properties = {}, ...children) =>
 
 export const byId = (id) => document.getElementById(id);
 
-/** Change text only where it differs: nothing is read out twice, and no selection is lost. */
+/** Change text only if it differs: nothing is read out twice, and no selection is lost. */
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
@@ -31,7 +31,7 @@ export function announce(text) {
   byId("announcer").textContent = text;
 }
 
-/** Copy, and say so on the button for a moment. */
+/** Copy, and confirm it on the button for a moment. */
 export async function copy(text, button) {
   const said = button.textContent;
   try {
@@ -44,7 +44,7 @@ export async function copy(text, button) {
   setTimeout(() => (button.textContent = said), 1500);
 }
 
-// Without HTTPS, and elsewhere than on localhost, browsers have no navigator.clipboard.
+// Without HTTPS, except on localhost, browsers have no navigator.clipboard.
 function copyOldWay(text) {
   const field = h("textarea", { class: "unseen", "aria-hidden": "true" });
   field.value = text;
@@ -55,7 +55,7 @@ function copyOldWay(text) {
   return done;
 }
 
-/** Storage that may be forbidden, full, or hold what an older page wrote. */
+/** Storage that may be blocked, full, or have data of an older page. */
 export const store = {
   get(key, fallback) {
     try {
@@ -68,7 +68,7 @@ export const store = {
     try {
       localStorage.setItem(key, JSON.stringify(value));
     } catch {
-      // What cannot be kept is lost on reload, and only then.
+      // What cannot be stored is lost on reload.
     }
   },
 };

@@ -1,16 +1,16 @@
-// Server-sent events (WHATWG HTML, section 9.2): blocks of lines; comments keep the connection alive and say nothing.
+// Server-sent events (WHATWG HTML, section 9.2): blocks of lines; comments only keep the connection alive.
 
 export class EventReader {
   #pieces = [];
   #data = [];
   #wasReturn = false;
 
-  /** Take a piece of text, however it was cut; returns the data of the events that it completes. */
+  /** Take a piece of text, cut anywhere; returns the data of the events that it completes. */
   push(text) {
     const events = [];
     let start = 0;
     for (const { 0: end, index } of text.matchAll(/\r\n|\n|\r/g)) {
-      // The second half of a line end that was cut in two.
+      // The second half of a CRLF that was cut in two.
       if (!(index === 0 && end === "\n" && this.#wasReturn)) {
         this.#line(this.#pieces.join("") + text.slice(start, index), events);
         this.#pieces = [];

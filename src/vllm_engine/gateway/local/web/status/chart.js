@@ -1,4 +1,4 @@
-// A small line chart over the last fifteen minutes, in SVG; gaps stay gaps.
+// A small line chart over the last fifteen minutes, in SVG, with gaps.
 
 import { h, setText, svg } from "../lib/dom.js";
 import { dash, span } from "../lib/format.js";
@@ -18,8 +18,8 @@ export class Chart {
    * @param title what is plotted
    * @param format turns a value into text with its unit
    * @param lines `{name, column, sum}` of each line; the first is the one whose value is shown large
-   * @param top the axis' fixed end, where there is one
-   * @param least the least that the axis ends at
+   * @param top the fixed upper end of the axis, if any
+   * @param least the lowest upper end of the axis
    */
   constructor({ title, about, format, lines, top, least = 0 }) {
     Object.assign(this, { title, format, lines, top, least });

@@ -1,4 +1,4 @@
-// The engine's state in words: how far a start has come, and why it failed and what to do.
+// The engine's state: the progress of a start, or why it failed and what to do.
 
 import { h, setText } from "../lib/dom.js";
 import { bytes, sentence, span } from "../lib/format.js";
@@ -6,8 +6,8 @@ import { bytes, sentence, span } from "../lib/format.js";
 const WORDS = {
   starting: ["Loading the model", "Requests are answered as soon as it is loaded.", "busy"],
   ready: ["Ready", "The engine answers requests.", "good"],
-  unhealthy: ["Unwell", "The engine does not answer as it should; it is being looked at.", "warn"],
-  backoff: ["Starting again soon", "The engine was lost. Requests without an answer yet wait for it.", "warn"],
+  unhealthy: ["Unhealthy", "The engine does not respond as expected and is being checked.", "warn"],
+  backoff: ["Restarting soon", "The engine died. Requests that have no answer yet wait for the next one.", "warn"],
   draining: ["Shutting down", "Running requests are finished; new ones are refused.", "warn"],
   stopped: ["Stopped", "The engine has been stopped.", "quiet"],
   failed: ["The engine cannot run", "It will not be tried again until this is changed.", "bad"],
@@ -24,13 +24,13 @@ const PHASES = {
   "warming up": "Warm up",
 };
 
-/** Return the short form for the page's head: text and tone. */
+/** Return text and tone for the page's head. */
 export function short(health) {
   if (health.state === "starting") {
     const share = health.fraction ?? null;
     return { text: share === null ? "Loading" : `Loading ${Math.floor(share * 100)} %`, tone: "busy" };
   }
-  const names = { ready: "Ready", unhealthy: "Unwell", backoff: "Restarting", draining: "Stopping", stopped: "Stopped", failed: "Failed", offline: "Offline" };
+  const names = { ready: "Ready", unhealthy: "Unhealthy", backoff: "Restarting", draining: "Stopping", stopped: "Stopped", failed: "Failed", offline: "Offline" };
   return { text: names[health.state] ?? health.state, tone: WORDS[health.state]?.[2] ?? "quiet" };
 }
 

@@ -1,4 +1,4 @@
-// The status view: the state's card, plots, and what runs.
+// The status view: state, plots, and what runs.
 
 import { Chart } from "./chart.js";
 import { byId, h } from "../lib/dom.js";
@@ -65,7 +65,7 @@ export class StatusView {
       );
     }
     if (history) {
-      facts.push(["Up for", span(history.uptime_seconds)], ["Starts of the engine", String(history.starts)]);
+      facts.push(["Up for", span(history.uptime_seconds)], ["Engine starts", String(history.starts)]);
     }
     const known = facts.filter(([, value]) => value);
     const digest = JSON.stringify([known, needsKey]);
