@@ -14,7 +14,7 @@ from vllm_engine.gateway.http.request_head import MAX_HEADER_BYTES, HeadError, s
 from vllm_engine.gateway.http.uvicorn_adapter import UvicornConnection, UvicornServer
 
 _MAX_HELD_BYTES = 65_536
-"""What may wait behind a request that is being answered, before reading stops; one read more at most."""
+"""What may wait behind a request that is being answered before reading stops; plus one read at most."""
 _PIECE_BYTES = 4096
 """The parser gets no more at once, as it cannot be stopped: of pipelined requests only so much is parsed."""
 _FRAMING_PER_BYTE = 8

@@ -1,4 +1,4 @@
-"""The sockets that are listened on, opened before anything is started."""
+"""The listening sockets, opened before anything is started."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from vllm_engine.gateway.http.tls import Tls
 
 _BACKLOG = 2048
 _NOT_OF_THIS_MACHINE = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
-"""A name's address that cannot be had here, such as `::1` in a container without IPv6."""
+"""An address that this machine does not have, such as `::1` in a container without IPv6."""
 
 
 @dataclass(frozen=True)
 class Listeners:
-    """The listening sockets, and the API's TLS."""
+    """The listening sockets, and the certificate of the API's."""
 
     api: tuple[socket.socket, ...]
     health: tuple[socket.socket, ...]
@@ -27,7 +27,7 @@ class Listeners:
     tls: Tls | None
 
     def close(self) -> None:
-        """Give the addresses back."""
+        """Close the sockets."""
         _close_all((*self.api, *self.health))
 
 
@@ -35,7 +35,7 @@ def listen(settings: Settings) -> Listeners:
     """Open the sockets and read the certificate.
 
     Raises:
-        SettingsError: an address, a port, or the certificate cannot be had; says which and why.
+        SettingsError: an address, a port or the certificate cannot be used; says which and why.
     """
     tls = load_tls(settings)
     api = _bind(settings.host, settings.port, "PORT")
@@ -127,4 +127,8 @@ def _bind_problem(host: str, port: int, key: str, error: OSError) -> Problem:
         return Problem(key, str(port), f"already in use; stop what listens there or set another {key}")
     if error.errno == errno.EACCES:
         return Problem(key, str(port), f"needs root; set {key} to 1024 or above")
-    return Problem("HOST", host, f"cannot be listened on ({error.strerror}); try HOST=0.0.0.0")
+    return Problem(
+        "HOST",
+        host,
+        f"cannot be bound ({error.strerror}); expected an address of this machine, such as 0.0.0.0",
+    )

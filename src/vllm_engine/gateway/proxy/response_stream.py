@@ -49,17 +49,11 @@ class ResponseStream:
         self._active = False
         self.status: int | None = None
         self.headers: list[tuple[bytes, bytes]] = []
+        self.is_event_stream = False
         self.error: UpstreamError | None = None
         self.failure: UpstreamError | None = None
         """Why the gateway ended it, if it did; unlike `error` it outlasts every new attempt."""
         self.usage = UsageReader()
-
-    @property
-    def is_event_stream(self) -> bool:
-        """Whether the response is an event stream."""
-        return any(
-            name == b"content-type" and value.startswith(b"text/event-stream") for name, value in self.headers
-        )
 
     @property
     def has_run(self) -> bool:
@@ -111,6 +105,9 @@ class ResponseStream:
     # Called by the upstream connection.
     def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:  # noqa: D102
         self.status, self.headers = status, headers
+        self.is_event_stream = (b"content-type", b"text/event-stream") in (
+            (name, value[:17]) for name, value in headers
+        )
         self._work.responded(status, is_event_stream=self.is_event_stream)
         self._changed.set()
 
@@ -181,7 +178,7 @@ class ResponseStream:
     def reset(self) -> None:
         """Forget a response of which nothing was passed on, to ask again."""
         self.abort()
-        self.status, self.headers, self.error = None, [], None
+        self.status, self.headers, self.is_event_stream, self.error = None, [], False, None
         self._held.clear()
         self._held_bytes = 0
         self._ended = False
