@@ -66,8 +66,10 @@ def check_propagators(process: Mapping[str, str]) -> list[Problem]:
         return []
     known = {"none"} | {each.name for each in entry_points(group="opentelemetry_propagator")}
     missing = [name for name in (each.strip() for each in value.split(",")) if name not in known]
-    remedy = f"there is no propagator {missing[0]!r} here, only {', '.join(sorted(known))}" if missing else ""
-    return [Problem("OTEL_PROPAGATORS", value, f"{remedy}; correct it")] if missing else []
+    if not missing:
+        return []
+    wanted = f"no propagator {missing[0]!r} is installed, only {', '.join(sorted(known))}; correct it"
+    return [Problem("OTEL_PROPAGATORS", value, wanted)]
 
 
 def socket_root(needed: int = _ROOM) -> str:

@@ -39,7 +39,7 @@ def settings_report(
     is_model_seen: bool = True,
 ) -> list[Row]:
     """List every setting, with its resolved value and the reason where it was derived."""
-    settled = plan.choices | {
+    resolved = plan.choices | {
         "SERVED_MODEL_NAME": Choice(
             " ".join(settings.served_names), environment.source("SERVED_MODEL_NAME") or "MODEL_ID"
         ),
@@ -51,11 +51,11 @@ def settings_report(
     rows = []
     for name in Settings.model_fields:
         key = name.upper()
-        choice = settled.pop(key, None) or Choice(
+        choice = resolved.pop(key, None) or Choice(
             _shown(getattr(settings, name)), environment.source(key) or "default"
         )
         rows.append(Row(key, choice.value, choice.source))
-    rows += [Row(key, choice.value, choice.source) for key, choice in settled.items()]
+    rows += [Row(key, choice.value, choice.source) for key, choice in resolved.items()]
     for key in preflight.flag_variables:
         value = masked(key, environment.merged[key])
         rows.append(Row(key, value, environment.source(key) or ""))

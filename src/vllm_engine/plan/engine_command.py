@@ -43,7 +43,7 @@ RESERVED_FLAGS: Mapping[str, str] = {
     "allowed-headers": "CORS_ORIGINS",
     "allow-credentials": "CORS_ORIGINS",
 }
-"""vLLM flags, and the setting of ours to use instead."""
+"""vLLM flags, and our setting to use instead."""
 
 
 @dataclass(frozen=True)

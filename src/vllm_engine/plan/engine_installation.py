@@ -124,7 +124,7 @@ def inspect_installation(python: Path) -> Installation:
         )
         answer = json.loads(done.stdout)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        wanted = f"does not run as a Python ({_told(error)})"
+        wanted = f"does not run as a Python ({_reason(error)})"
         raise SettingsError([Problem("ENGINE_PYTHON", str(python), wanted)]) from error
     if answer["distribution"] is None:
         remedy = "has no vLLM installed; run `make setup`, or name a Python that has it"
@@ -144,7 +144,7 @@ def inspect_installation(python: Path) -> Installation:
     )
 
 
-def _told(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):  # its own words hold our whole question
         said = str(error.stderr or "").strip().splitlines()
         return f"status {error.returncode}{': ' + said[-1] if said else ''}"

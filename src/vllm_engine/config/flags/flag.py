@@ -27,7 +27,7 @@ ENV_NAMES_NOT_TAKEN = frozenset(
 )
 """Upper-case flag names too general to be taken from an environment.
 
-Where no setting of ours owns such a flag, it goes into `VLLM_EXTRA_ARGS`.
+Those that no setting replaces can be given in `VLLM_EXTRA_ARGS`.
 """
 
 

@@ -82,7 +82,7 @@ class FlagCatalogue:
     def from_environment(self, env: Mapping[str, str], *, reserved: Mapping[str, str]) -> CheckedFlags:
         """Return the arguments that upper-case names in an environment stand for.
 
-        `reserved` maps the flags that settings of ours own to those settings' names; they are left out.
+        `reserved` maps the flags that our settings replace to those settings; such flags are left out.
         An empty value counts as not set. Switches take 1/0/true/false; a list takes words split as a shell
         would, or a JSON array. What has a problem yields no arguments.
         """
@@ -120,14 +120,14 @@ class FlagCatalogue:
         owned = {bare_name(name): setting for name, setting in reserved.items()}
         checked = CheckedFlags(words)
         for shown, why in FlagParser(self.version, self.flags, owned).check(words):
-            is_doubtful = why.listed and not self.exact
-            (checked.warnings if is_doubtful else checked.problems).append(Problem(key, shown, str(why)))
+            is_uncertain = why.listed and not self.exact
+            (checked.warnings if is_uncertain else checked.problems).append(Problem(key, shown, str(why)))
         return checked
 
     def near_misses(self, env: Mapping[str, str], *, known: Collection[str]) -> list[Problem]:
         """Return a warning for each variable whose name is almost a flag's, such as `MAX_MODEL_LENGTH`.
 
-        `known` are names that mean something of their own: settings of ours, for example.
+        `known` are names with a meaning of their own, such as our settings.
         """
         taken = self.by_env_name
         candidates = [name for name in taken if len(name) >= _LEAST_NEAR_MISS]

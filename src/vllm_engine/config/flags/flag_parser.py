@@ -4,7 +4,7 @@
 long flags become dashes, `-O2` becomes `--optimization-level 2`, and dotted keys are collected into one JSON
 value for each flag. That is repeated here; then argparse decides, as it does there. We refuse a little more:
 dotted keys of a flag that takes no JSON, a flag in the place of a dotted key's value, `--`, `--help`, and
-flags that a setting of ours owns.
+flags that one of our settings replaces.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class FlagParser(argparse.ArgumentParser):
     """Checks what follows `vllm serve MODEL`."""
 
     def __init__(self, version: str, flags: Iterable[Flag], reserved: Mapping[str, str]) -> None:
-        """Take vLLM's version, its flags, and the names of those that a setting owns with that setting."""
+        """Take vLLM's version, its flags, and by name those that a setting replaces, with that setting."""
         super().__init__(
             prog="vllm serve", add_help=False, argument_default=argparse.SUPPRESS, exit_on_error=False
         )
