@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from typing import cast
 
 import pytest
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from tests.support.client_transport import CLOSED, FINISHED, ClientTransport, transport_of
 from tests.support.hostile_cases import AMBIGUOUS, OTHER_PROTOCOLS
@@ -38,9 +39,7 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.asked.append(scope["raw_path"].decode() + "?" + scope["query_string"].decode())
         client = client_stream_of(scope)
-        task = asyncio.current_task()
-        assert task is not None
-        client.on_disconnect = task.cancel
+        client.on_disconnect = cast(asyncio.Task[None], asyncio.current_task()).cancel
         try:
             body = b""
             while scope["path"] != "/early":
@@ -67,11 +66,11 @@ class App:
         except asyncio.CancelledError:
             self.log.append("disconnected")
 
-    def pause(self) -> None:
-        self.paused.append(True)
+    def pause(self, *, is_paused: bool = True) -> None:
+        self.paused.append(is_paused)
 
     def resume(self) -> None:
-        self.paused.append(False)
+        self.pause(is_paused=False)
 
     def probe(self) -> None:
         self.log.append("probed")
@@ -82,8 +81,7 @@ class Rig:
 
     def __init__(self, *, tls: bool = False) -> None:
         self.app = App()
-        app: ASGIApp = self.app
-        self.server = Server(app, LIMITS, keep_alive_seconds=60, tls=None, lifespan="off")
+        self.server = Server(self.app, LIMITS, keep_alive_seconds=60, tls=None, lifespan="off")
         self.server.config.load()
         self.server.lifespan = self.server.config.lifespan_class(self.server.config)
         self.connection, self.client = self.connect(tls=tls)
@@ -134,24 +132,17 @@ async def test_what_has_no_end_is_refused_early() -> None:
     """The parser keeps heads, trailers and extensions of any length; 64 KiB of them are taken."""
     filler = b"x" * 10_000
     bombs = (
-        (b"GET /" + filler, filler),
-        (get()[:-2] + b"X: ", filler),
-        (get()[:-2], b"X: 1\r\n" * 1000),
-        (CHUNKED + b"1\r\nx\r\n0\r\n", b"X: %s\r\n" % filler),
-        (CHUNKED + b"1;", filler),
-        (CHUNKED, b"0" * 10_000),
-        (CHUNKED + b"1\r\nx\r\n", b"1;%s\r\nx\r\n" % (b"y" * 1000)),
-    )
+        (b"GET /" + filler, filler), (get()[:-2] + b"X: ", filler), (get()[:-2], b"X: 1\r\n" * 1000),
+        (CHUNKED + b"1\r\nx\r\n0\r\n", b"X: %s\r\n" % filler), (CHUNKED + b"1;", filler),
+        (CHUNKED, b"0" * 10_000), (CHUNKED + b"1\r\nx\r\n", b"1;%s\r\nx\r\n" % (b"y" * 1000)),
+    )  # fmt: skip
     for head, piece in bombs:
         rig = Rig()
-        sent = await rig.send(head)
-        count = 0
-        while not sent and count < 200:
-            sent = await rig.send(piece)
-            count += 1
+        sent, count = await rig.send(head), 0
+        while not sent and count * len(piece) <= 90_000:
+            sent, count = await rig.send(piece), count + 1
         assert statuses(sent) in ([431], [400]), (head, sent)
         assert b"connection: close" in sent
-        assert count * len(piece) <= 90_000
         assert not [line for line in rig.app.log if "served" in line]
     rig = Rig()
     await rig.send(CHUNKED + b"1\r\nx\r\n" * 20_000 + b"0\r\n\r\n")
@@ -179,11 +170,10 @@ async def test_idle_connections_are_closed_and_empty_lines_are_not_requests() ->
     rig = Rig()
     await rig.send(get())
     await rig.send(b"\r\n" * 3)
-    ends = []
-    for seconds in (59, 2):
-        await asyncio.sleep(seconds)
-        ends.append(rig.client.is_closing())
-    assert ends == [False, True]
+    await asyncio.sleep(59)
+    is_closed_early = rig.client.is_closing()
+    await asyncio.sleep(2)
+    assert (is_closed_early, rig.client.is_closing()) == (False, True)
 
 
 @in_virtual_time
@@ -263,14 +253,12 @@ async def test_a_half_closed_client_is_probed_until_it_is_gone() -> None:
     rig.client.client.state = FINISHED
     assert rig.connection.eof_received()
     await asyncio.sleep(1)
-    assert rig.client.written == b"HTTP/1.1 102 Processing\r\n\r\n"
-    assert rig.app.log == []
+    assert (rig.client.written, rig.app.log) == (b"HTTP/1.1 102 Processing\r\n\r\n", [])
     rig.client.client.state = CLOSED
     await asyncio.sleep(1)
     assert (rig.app.log, rig.client.is_cut) == (["disconnected"], True)
-    # One of HTTP/1.0 cannot be probed before its response has begun.
     rig = Rig()
-    await rig.send(b"GET /slow HTTP/1.0\r\n\r\n")
+    await rig.send(b"GET /slow HTTP/1.0\r\n\r\n")  # such a client cannot be probed before its response
     rig.client.client.state = FINISHED
     rig.connection.eof_received()
     await asyncio.sleep(1)
@@ -287,8 +275,7 @@ async def test_a_half_closed_client_that_reads_gets_its_response() -> None:
     assert rig.app.log.count("probed") in (2, 3)
     rig.app.ended.set()
     await settle()
-    assert rig.client.written.endswith(b"4\r\nlast\r\n0\r\n\r\n")
-    assert rig.client.is_closing()
+    assert (rig.client.written[-14:], rig.client.is_closing()) == (b"4\r\nlast\r\n0\r\n\r\n", True)
 
 
 @pytest.mark.parametrize(
