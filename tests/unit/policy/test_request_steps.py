@@ -1,13 +1,15 @@
-"""The steps of docs/request.md in their order: which one answers a request, and with what."""
+"""The steps of docs/request.md in their order: which one answers a request, and with what; the local routes."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import anyio.to_thread
 import httpx2
 import pytest
 from starlette.types import Receive, Scope, Send
@@ -19,6 +21,7 @@ from vllm_engine.engine.engine_state import EngineState, StatusBoard
 from vllm_engine.gateway.app import Gateway
 from vllm_engine.gateway.build import build_gateway
 from vllm_engine.gateway.http.client_stream import CLIENT_STREAM
+from vllm_engine.gateway.local.local_routes import LOCAL_PATHS
 from vllm_engine.gateway.local.probes import Build
 
 BUILD = Build("sha", "now", "0.32.0", "3.11", "org/model", None, "python", "a CPU")
@@ -159,3 +162,72 @@ async def test_the_pages_files(tmp_path: Path) -> None:
         assert (moved.status_code, moved.headers["location"]) == (308, "../ui")
         for path in ("/ui/index.html", "/ui/nothing.js", "/ui/app.js/", "/ui/lib", "/ui/%2e%2e/page.py"):
             assert (await client.get(path)).status_code == 404, path
+
+
+async def test_no_thread_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """None of these takes a thread of a pool: forty would be all there are, and each a switch of tasks."""
+
+    async def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a thread")
+
+    monkeypatch.setattr(anyio.to_thread, "run_sync", refuse)
+    async with gateway(tmp_path) as (client, _):
+        for path in (*LOCAL_PATHS, "/ui/state", "/ui/history", "/openapi.json", "/", "/nowhere"):
+            assert (await client.get(path)).status_code in (200, 204, 404, 503), path
+
+
+async def test_head_is_get_without_a_body(tmp_path: Path) -> None:
+    """Wherever GET is answered, HEAD is (RFC 9110, section 9.1); what else there might be is refused with both."""
+    async with gateway(tmp_path) as (client, _):
+        for path in (*LOCAL_PATHS, "/ui/state", "/ui/history", "/openapi.json", "/"):
+            get, head = await client.get(path), await client.head(path)
+            # The body itself is left out by the server.
+            assert (head.status_code, head.headers.keys()) == (get.status_code, get.headers.keys()), path
+            for method in ("POST", "OPTIONS", "DELETE"):
+                refused = await client.request(method, path)
+                assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD"), path
+
+
+async def test_a_path_is_told_back_as_one_short_word(tmp_path: Path) -> None:
+    """As in the log: a stranger's 60 kB are not sent back, nor what a terminal would obey."""
+    async with gateway(tmp_path) as (client, _):
+        answer = await client.get("/%1b[2J" + "x" * 60_000)
+    assert answer.status_code == 404
+    assert answer.json()["error"]["message"].startswith("No such route: GET /%1B%5B2Jxx")
+    assert len(answer.content) < 500
+
+
+async def test_retry_after(tmp_path: Path) -> None:
+    """When to come back is said as long as coming back may help."""
+    for states, tells in (((), True), ((EngineState.BACKOFF,), True), ((EngineState.FAILED,), False)):
+        board = StatusBoard()
+        for state in states:
+            board.move(state)
+        async with gateway(tmp_path, board=board) as (client, _):
+            answer = await client.get("/healthz")
+        assert (answer.status_code, "retry-after" in answer.headers) == (503, tells)
+
+
+@pytest.mark.parametrize("needs_key", [True, False])
+async def test_description(tmp_path: Path, needs_key: bool) -> None:
+    """It has readiness' 503, and keys where there are any: how to give one, and what happens without."""
+    settings: dict[str, Any] = {"API_KEYS": KEY, "HEALTH_PORT": "8001"} if needs_key else {}
+    async with gateway(tmp_path, **settings) as (client, _):
+        schema = (await client.get("/openapi.json", headers={"x-api-key": KEY})).json()
+    assert schema["paths"]["/healthz"]["get"]["responses"].keys() == {"200", "503"}
+    assert ("securitySchemes" in schema["components"]) is needs_key
+    asking = {path for path, one in schema["paths"].items() if "401" in one["get"]["responses"]}
+    assert asking == ({"/version", "/metrics", "/ui/history"} if needs_key else set())
+    assert all("security" in schema["paths"][path]["get"] for path in asking)
+    named = json.dumps(schema).split('"$ref": "#/components/schemas/')[1:]
+    assert {one.partition('"')[0] for one in named} <= schema["components"]["schemas"].keys()
+
+
+async def test_history_is_shared(tmp_path: Path) -> None:
+    """Columns of fifteen minutes are not made again for each who asks."""
+    board = StatusBoard()
+    async with gateway(tmp_path, board=board, METRICS_CACHE_SECONDS="60") as (client, _):
+        first = await client.get("/ui/history")
+        board.move(EngineState.BACKOFF)
+        board.restart()
+        assert (await client.get("/ui/history")).content == first.content
