@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_engine.config.settings import Settings
-from vllm_engine.models.bundled import ConvertProgress, ensure_bundled, is_bundled
-from vllm_engine.models.download_progress import Download
+from vllm_engine.models.bundled import ensure_bundled, is_bundled
 from vllm_engine.models.engine_script import EnginePython
 from vllm_engine.models.engine_scripts.hub_files import (
     INDEX,
@@ -18,7 +16,7 @@ from vllm_engine.models.engine_scripts.hub_files import (
     read_index,
     wanted_files,
 )
-from vllm_engine.models.hub_download import HubDownload
+from vllm_engine.models.hub_download import Listener, fetch_files
 from vllm_engine.models.model_source import Model
 from vllm_engine.plan.engine_command import flag_value
 from vllm_engine.plan.preflight import Preflight
@@ -37,15 +35,6 @@ _LOADED_FROM_FILES = frozenset(
     }
 )
 """Values of `--load-format` with which vLLM loads what `wanted_files` chooses."""
-
-
-@dataclass(frozen=True)
-class Listener:
-    """Whom to tell what happens: how far a download is, how far a conversion, and of each file."""
-
-    downloading: Callable[[Download], None]
-    converting: Callable[[ConvertProgress], None]
-    note: Callable[[str], None] = lambda _: None
 
 
 @dataclass(frozen=True)
@@ -129,9 +118,9 @@ async def obtain_model(
         return ModelFiles()
     fetched = 0
     if model.listing is not None:
-        download = HubDownload(settings, engine, listener.downloading, listener.note)
-        fetched = await download.fetch(
-            model.revision, download_dir(preflight), model.folder, wanted.files, check_all=check_all
+        cache = download_dir(preflight)
+        fetched = await fetch_files(
+            settings, engine, model, wanted.files, listener, cache=cache, check_all=check_all
         )
     return ModelFiles(model.folder, wanted, fetched)
 

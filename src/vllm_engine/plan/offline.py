@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import Settings
@@ -69,7 +69,7 @@ def network_need(
     for name in _REPOSITORIES:
         if _is_elsewhere(flag_value(preflight.flags, name), settings):
             return f"{_variable(name)} names another repository"
-    if _is_draft_elsewhere(preflight, settings):
+    if _is_draft_elsewhere(flags, preflight, settings):
         return "SPECULATIVE_CONFIG names another repository"
     if "speculators_config" in model.config:
         return "the model is a speculator for another one"
@@ -91,27 +91,23 @@ def _is_elsewhere(value: str | None, settings: Settings) -> bool:
     return not Path(value).expanduser().exists()
 
 
-def _is_draft_elsewhere(preflight: Preflight, settings: Settings) -> bool:
-    if "-sc" in preflight.flags or any("config." in name for name in preflight.flag_names):
-        return True
+def _is_draft_elsewhere(flags: set[str], preflight: Preflight, settings: Settings) -> bool:
+    if "speculative-config" not in flags and "-sc" not in preflight.flags:
+        return False
     try:
-        config = json.loads(flag_value(preflight.flags, "speculative-config") or "{}")
+        config = json.loads(flag_value(preflight.flags, "speculative-config") or "")
     except ValueError:
         return True
-    model = config.get("model") if isinstance(config, dict) else None
-    return _is_elsewhere(model if isinstance(model, str) else None, settings)
+    return not isinstance(config, dict) or _is_elsewhere(config.get("model"), settings)
 
 
 def _has_foreign_code(folder: Path) -> bool:
-    return any("--" in str(_auto_map(folder / name)) for name in _WITH_CODE)
-
-
-def _auto_map(path: Path) -> Any:
-    """Return which classes of a repository's own code transformers loads: `owner/name--module.Class`."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8")).get("auto_map")
-    except (OSError, ValueError, AttributeError):
-        return None
+    """Whether a class is in another repository, which transformers writes `owner/name--module.Class`."""
+    for name in _WITH_CODE:
+        with suppress(OSError, ValueError, AttributeError):
+            if "--" in str(json.loads((folder / name).read_text(encoding="utf-8")).get("auto_map")):
+                return True
+    return False
 
 
 def _variable(flag: str) -> str:

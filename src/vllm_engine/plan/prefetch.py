@@ -15,9 +15,10 @@ from vllm_engine.errors import ModelError, Problem, SettingsError
 from vllm_engine.models.bundled import is_bundled
 from vllm_engine.models.download_progress import human_bytes
 from vllm_engine.models.engine_script import ScriptError
+from vllm_engine.models.hub_download import Listener
 from vllm_engine.models.hub_errors import explain_hub_error
 from vllm_engine.models.model_source import locate_model
-from vllm_engine.plan.model_files import Listener, download_dir, obtain_model
+from vllm_engine.plan.model_files import download_dir, obtain_model
 from vllm_engine.plan.preflight import inspect
 from vllm_engine.plan.resolve import engine_python
 

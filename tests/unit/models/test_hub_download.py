@@ -18,7 +18,8 @@ from vllm_engine.models.download_progress import Download, Rate, human_bytes, hu
 from vllm_engine.models.engine_script import EnginePython, Event, ScriptError
 from vllm_engine.models.engine_scripts import hub_client
 from vllm_engine.models.engine_scripts.hub_files import HubFile, Listing, wanted_files
-from vllm_engine.models.hub_download import HubDownload
+from vllm_engine.models.hub_download import Listener, fetch_files
+from vllm_engine.models.model_source import Model
 
 A, B, C = "a.safetensors", "b.safetensors", "original/c.safetensors"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -115,13 +116,16 @@ class Case:
         self.folder = folder
         clock = iter(range(100))
         show, note = self.shown.append, self.notes.append
-        self.download = HubDownload(settings(folder), self.python, show, note, lambda: float(next(clock)))
+        self.listener = Listener(show, lambda _: None, note, lambda: float(next(clock)))
         (folder / "config.json").write_bytes(b"x" * 50)
         (folder / B).write_bytes(b"too short")
 
     async def fetch(self, *, check_all: bool = False) -> int:
         files = [HubFile("config.json", 50, "cc"), HubFile(A, 600, "aa"), HubFile(B, 400, "bb")]
-        return await self.download.fetch(COMMIT, "", self.folder, files, check_all=check_all)
+        model = Model("org/model", COMMIT, {}, self.folder)
+        return await fetch_files(
+            settings(self.folder), self.python, model, files, self.listener, check_all=check_all
+        )
 
     @property
     def asked(self) -> list[str]:

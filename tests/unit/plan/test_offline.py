@@ -12,9 +12,10 @@ from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import load_settings
 from vllm_engine.models.engine_script import EnginePython
 from vllm_engine.models.engine_scripts.hub_files import HubFile, Listing
+from vllm_engine.models.hub_download import Listener
 from vllm_engine.models.model_source import Model
 from vllm_engine.plan.engine_installation import Installation
-from vllm_engine.plan.model_files import Listener, ModelFiles, files_of, obtain_model
+from vllm_engine.plan.model_files import ModelFiles, files_of, obtain_model
 from vllm_engine.plan.offline import may_start_offline, network_need
 from vllm_engine.plan.preflight import Preflight
 from vllm_engine.system.device import Device

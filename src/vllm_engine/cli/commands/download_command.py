@@ -57,7 +57,7 @@ def _fetch(settings: Settings, environment: Environment) -> Fetched:
     import asyncio
 
     from vllm_engine.cli.download_display import DownloadView
-    from vllm_engine.plan.model_files import Listener
+    from vllm_engine.models.hub_download import Listener
     from vllm_engine.plan.prefetch import prefetch
 
     with DownloadView(console(stderr=True)) as view:

@@ -15,10 +15,11 @@ from vllm_engine.engine.engine_state import Phase, StatusBoard
 from vllm_engine.engine.startup.start_history import StartRecorder
 from vllm_engine.errors import Diagnosis
 from vllm_engine.models.bundled import ConvertProgress
+from vllm_engine.models.hub_download import Listener
 from vllm_engine.models.model_source import Model
 from vllm_engine.plan.engine_command import EngineCommand
 from vllm_engine.plan.engine_plan import EnginePlan
-from vllm_engine.plan.model_files import Listener, obtain_model
+from vllm_engine.plan.model_files import obtain_model
 from vllm_engine.plan.offline import may_start_offline
 from vllm_engine.plan.preflight import Preflight
 from vllm_engine.plan.resolve import engine_python, find_model, plan_for, resolve_command, start_key

@@ -13,7 +13,8 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -123,115 +124,92 @@ def fetch(
     """
     where = {"local_dir": folder} if folder else {"cache_dir": cache or None}
     # The largest first, so that none of them is left for the end alone.
-    largest_first = sorted(files, key=lambda file: -file[1])
-    progress, is_over = _Progress(tell), threading.Event()
-    threading.Thread(target=progress.report_until, args=(is_over,), daemon=True).start()
+    transfers = sorted((_Transfer(*file) for file in files), key=lambda transfer: -transfer.size)
     pool = ThreadPoolExecutor(_AT_ONCE)
-    tasks = [pool.submit(_fetch_one, model, commit, file, where, progress) for file in largest_first]
+    pending = {pool.submit(_fetch_one, model, commit, transfer, where, tell) for transfer in transfers}
+    said = None
     try:
-        for done in as_completed(tasks):
-            done.result()
+        while pending:
+            done, pending = wait(pending, REPORT_SECONDS, FIRST_EXCEPTION)
+            for task in done:
+                task.result()
+            now = {
+                "bytes": sum(transfer.there for transfer in transfers),
+                "checked": sum(transfer.checked for transfer in transfers),
+            }
+            if now != said:
+                tell("progress", **now)
+            said = now
     finally:
-        is_over.set()
         pool.shutdown(wait=False, cancel_futures=True)
-    progress.report()
 
 
-def _fetch_one(model: str, commit: str, file: File, where: dict[str, Any], progress: _Progress) -> None:
+@dataclass
+class _Transfer:
+    """One file: its bytes that are there, and those that were read back to check them."""
+
+    path: str
+    size: int
+    blob: str
+    there: int = 0
+    checked: int = 0
+
+
+class _Bar:
+    """Stands in for the hub client's progress bar of one file, draws nothing and counts."""
+
+    transfer: _Transfer
+
+    def __init__(self, *_: object, total: int | None = None, **__: object) -> None:
+        self.n, self.total = 0, total
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def update(self, count: float | None = 1) -> None:
+        self.transfer.there += int(count or 0)
+
+    def ignore(self, *_: object, **__: object) -> None:
+        pass
+
+    # What xet got from the network is not counted: `update` hears of what is on the disk.
+    __exit__ = close = update_transfer = set_postfix_str = set_transfer_postfix_str = ignore
+
+
+def _fetch_one(
+    model: str, commit: str, transfer: _Transfer, where: dict[str, Any], tell: Callable[..., None]
+) -> None:
     from huggingface_hub import hf_hub_download
 
-    path, size, blob = file
     if "tqdm_class" in inspect.signature(hf_hub_download).parameters:
-        where = {**where, "tqdm_class": _bar(lambda count: progress.came(path, count))}
+        where = {**where, "tqdm_class": type("Bar", (_Bar,), {"transfer": transfer})}
     for attempt in (1, 2):
-        there = Path(hf_hub_download(model, path, revision=commit, **where))
-        progress.there(path, size)
-        if is_whole(there, size, blob, progress.checked):
-            progress.tell("checked", path=path)
+        transfer.there = transfer.checked = 0
+        path = Path(hf_hub_download(model, transfer.path, revision=commit, **where))
+        transfer.there = transfer.size
+        if _is_whole(path, transfer):
+            tell("checked", path=transfer.path)
             return
-        there.resolve().unlink()
-        there.unlink(missing_ok=True)
-        progress.there(path, 0)
+        path.resolve().unlink()
+        path.unlink(missing_ok=True)
         if attempt == 1:
-            progress.tell("damaged", path=path)
-    raise DamagedError(f"{path} is not what the hub says it is")
+            tell("damaged", path=transfer.path)
+    raise DamagedError(f"{transfer.path} is not what the hub says it is")
 
 
-class _Progress:
-    """Bytes of each file that are there, and bytes that were read back to check them."""
-
-    def __init__(self, tell: Callable[..., None]) -> None:
-        self.tell = tell
-        self._files: dict[str, int] = {}
-        self._checked = 0
-        self._lock = threading.Lock()
-        self._said: tuple[int, int] | None = None
-
-    def came(self, path: str, count: int) -> None:
-        with self._lock:
-            self._files[path] = self._files.get(path, 0) + count
-
-    def there(self, path: str, size: int) -> None:
-        with self._lock:
-            self._files[path] = size
-
-    def checked(self, count: int) -> None:
-        with self._lock:
-            self._checked += count
-
-    def report(self) -> None:
-        with self._lock:
-            now = sum(self._files.values()), self._checked
-        if now != self._said:
-            self._said = now
-            self.tell("progress", bytes=now[0], checked=now[1])
-
-    def report_until(self, is_over: threading.Event) -> None:
-        self.report()
-        while not is_over.wait(REPORT_SECONDS):
-            self.report()
-
-
-def _bar(came: Callable[[int], None]) -> type:
-    """Return what stands in for the hub client's progress bar of one file and draws nothing."""
-
-    class Bar:
-        def __init__(self, *_: object, total: int | None = None, **__: object) -> None:
-            self.n, self.total = 0, total
-
-        def __enter__(self) -> Bar:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-        def update(self, count: float | None = 1) -> None:
-            came(int(count or 0))
-
-        def update_transfer(self, count: float | None = 1) -> None:
-            """Ignore what xet got from the network: `update` tells what is on the disk."""
-
-        def close(self, *_: object, **__: object) -> None:
-            pass
-
-        set_postfix_str = set_transfer_postfix_str = close
-
-    return Bar
-
-
-def is_whole(path: Path, size: int, blob: str, read: Callable[[int], None] = lambda _: None) -> bool:
-    """Whether a file has this size, and the checksum that its blob's name is; `read` hears of bytes read."""
-    if path.stat().st_size != size:
+def _is_whole(path: Path, transfer: _Transfer) -> bool:
+    """Whether a file has its size and checksum: of large files SHA-256, of others git's SHA-1 of a blob."""
+    if path.stat().st_size != transfer.size:
         return False
-    digests = {64: hashlib.sha256(), 40: hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)}
-    digest = digests.get(len(blob))
+    git = hashlib.sha1(b"blob %d\0" % transfer.size, usedforsecurity=False)
+    digest = {64: hashlib.sha256(), 40: git}.get(len(transfer.blob))
     if digest is None:
         return True
     with path.open("rb") as file:
         while piece := file.read(_PIECE):
             digest.update(piece)
-            read(len(piece))
-    return digest.hexdigest() == blob
+            transfer.checked += len(piece)
+    return digest.hexdigest() == transfer.blob
 
 
 def account(model: str, revision: str | None) -> dict[str, object]:
