@@ -75,7 +75,6 @@ class Terminal:
 
 
 def _sit_at(descriptor: int) -> None:
-    """Be what a shell starts in the foreground: Ctrl-C reaches it as from a keyboard."""
     os.login_tty(descriptor)
     # Tests that run in a shell's background inherit that it is ignored.
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -13,7 +13,6 @@ from tests.support.fake.fake_requests import Served
 
 
 def model_list(served: Served) -> Answer:
-    """Answer `/v1/models`."""
     cards = [_model_card(served, name) for name in served.names]
     return Answer.json({"object": "list", "data": cards})
 
@@ -30,32 +29,22 @@ def _model_card(served: Served, name: str) -> dict[str, Any]:
         "max_model_len": served.max_model_len,
         "permission": [
             {
-                "id": f"modelperm-{secrets.token_hex(8)}",
-                "object": "model_permission",
-                "created": now,
-                "allow_create_engine": False,
-                "allow_sampling": True,
-                "allow_logprobs": True,
-                "allow_search_indices": False,
-                "allow_view": True,
-                "allow_fine_tuning": False,
-                "organization": "*",
-                "group": None,
-                "is_blocking": False,
+                "id": f"modelperm-{secrets.token_hex(8)}", "object": "model_permission", "created": now,
+                "allow_create_engine": False, "allow_sampling": True, "allow_logprobs": True,
+                "allow_search_indices": False, "allow_view": True, "allow_fine_tuning": False,
+                "organization": "*", "group": None, "is_blocking": False,
             }
         ],
-    }
+    }  # fmt: skip
 
 
 async def no_such_response(request: Request) -> Answer:
-    """Answer for a stored response: vLLM keeps none, unless told to."""
     name = request.path.split("/")[3]
     message = f"Response with id '{name}' not found."
     return Answer.json(error_body(message, "invalid_request_error", 404, "response_id"), 404)
 
 
 async def echo(request: Request) -> Answer:
-    """Say what arrived; no such route in vLLM."""
     digest, size, chunks = hashlib.sha256(), 0, 0
     async for chunk in request.chunks():
         digest.update(chunk)

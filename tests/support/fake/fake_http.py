@@ -37,20 +37,16 @@ class Request:
 
     @property
     def method(self) -> str:
-        """The method."""
         return str(self.scope["method"])
 
     @property
     def path(self) -> str:
-        """The path, unquoted."""
         return str(self.scope["path"])
 
     def header(self, name: str) -> str | None:
-        """Return the first header of this name, which is in lower case."""
         return next((v.decode("latin-1") for k, v in self.scope["headers"] if k == name.encode()), None)
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the body as it comes."""
         while True:
             message = await self.receive()
             if message["type"] == "http.disconnect":
@@ -60,7 +56,6 @@ class Request:
                 return
 
     async def body(self) -> bytes:
-        """Return the whole body."""
         return b"".join([chunk async for chunk in self.chunks()])
 
 
@@ -77,11 +72,9 @@ class Answer:
 
     @classmethod
     def json(cls, value: object, status: int = 200, headers: Sequence[tuple[str, str]] = ()) -> Answer:
-        """Return an answer in JSON."""
         return cls(status, dump(value), "application/json", headers)
 
     def raw_headers(self, request_id: str | None) -> list[tuple[bytes, bytes]]:
-        """Return the headers in vLLM's order; uvicorn puts its date and server before them."""
         pairs = list(self.headers)
         if self.events is None:
             pairs.append(("content-length", str(len(self.body))))
@@ -97,13 +90,11 @@ class Answer:
 
 
 async def until_disconnected(receive: Receive) -> None:
-    """Take in and forget what comes, until the client leaves."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, _Result]) -> _Result | None:
-    """Return what `work` returns; cancelled, and None, if the client leaves first."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(until_disconnected(receive))
     try:
@@ -117,7 +108,6 @@ async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, _Resul
 
 
 async def lifespan(receive: Receive, send: Send) -> None:
-    """Agree to start and to stop; only there for uvicorn's log lines."""
     for event in ("startup", "shutdown"):
         await receive()
         await send({"type": f"lifespan.{event}.complete"})

@@ -38,14 +38,12 @@ class Hub:
     url: str = ""
 
     def blob(self, path: str) -> str:
-        """Return a file's ETag, which is the name of its blob in a cache."""
         content = self.files[path]
         if len(content) >= LARGE_BYTES:
             return hashlib.sha256(content).hexdigest()
         return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
     def entry(self, path: str) -> dict[str, object]:
-        """Return a file as the tree API lists it."""
         size, blob = len(self.files[path]), self.blob(path)
         entry: dict[str, object] = {"type": "file", "path": path, "size": size, "oid": blob}
         if size >= LARGE_BYTES:
@@ -53,7 +51,6 @@ class Hub:
         return entry
 
     def model(self, *, blobs: bool) -> dict[str, object]:
-        """Return the model's page."""
         siblings = []
         for path in self.files:
             entry = self.entry(path)
@@ -156,7 +153,6 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def fake_hub(hub: Hub, address: str = "127.0.0.1") -> Iterator[Hub]:
-    """Run a hub on an address of this machine; its `url` is what `HF_ENDPOINT` shall say."""
     handler = type("Handler", (_Handler,), {"hub": hub})
     server = ThreadingHTTPServer((address, 0), handler)
     server.daemon_threads = True

@@ -18,7 +18,6 @@ from tests.support.fake.fake_startup import EngineCoreProcess, Replay, end, slee
 
 
 def main() -> None:
-    """Be the fake: `python -m vllm.entrypoints.cli.main serve MODEL ...`."""
     live = LiveScenario(Path(os.environ.get(SCENARIO_VARIABLE) or Path(sys.prefix) / "scenario.json"))
     start = _Start(_parse(sys.argv[1:]), live.now())
     starts = record_start(live.path)
@@ -30,7 +29,7 @@ def main() -> None:
         sleep_for_ever()
     write_chatter(scenario)
     asyncio.run(serve(start.options, live, start.listener, start.core))
-    end(Scenario(chatter=scenario.chatter), 0)
+    end(Scenario(), 0)
 
 
 class _Start:
@@ -47,7 +46,6 @@ class _Start:
         self._replay = Replay(scenario, steps)
 
     def run(self) -> None:
-        """Go through the start."""
         if self._scenario.ignore_sigterm:
             signal.signal(signal.SIGTERM, _ignore)
         self._replay.run()

@@ -14,7 +14,7 @@ SCENARIO_VARIABLE = "FAKE_ENGINE_SCENARIO"
 
 LOGS = Path(__file__).parents[2] / "data" / "logs"
 
-Chatter = Literal["many", "long", "binary", "unterminated"]
+Chatter = Literal["many", "long", "binary"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,6 @@ class Scenario:
     """A real log, by name in tests/data/logs or by path: its start is replayed, with our pids and clock."""
     startup_seconds: float = 0.0
     """How long the replay takes; its lines keep their real proportions in time."""
-    stall_at: str | None = None
-    """Go no further once a line of the start holds this text."""
     fetch_weights: bool = False
     """Have the hub client fetch the model before the first shard is read; it must be among the packages."""
     never_ready: bool = False
@@ -54,14 +52,9 @@ class Scenario:
     fork_orphan: bool = False
     """Have the engine core start a worker that ignores SIGTERM and outlives everybody."""
     chatter: tuple[Chatter, ...] = ()
-    """many: 20 000 lines; long: a line of 4 MB; binary: bytes that are no UTF-8; unterminated: a last
-    line without line end. The first three come before the engine listens, the last just before its end."""
-    watchdog_seconds: float = 5.0
-    """How often it looks whether its engine core still lives; vLLM's own interval."""
+    """Before it listens. many: 20 000 lines; long: a line of 4 MB; binary: bytes that are not UTF-8."""
 
     # --- the answers
-    served_model: str | None = None
-    """Instead of what `--served-model-name` says."""
     tokens: int = 16
     """Generated for each choice, unless the request asks for fewer."""
     text: str | None = None
@@ -73,20 +66,14 @@ class Scenario:
     first_token_seconds: float = 0.0
     max_running: int = 256
     """Further requests wait, and are counted as waiting."""
-    hang: bool = False
-    """Accept connections and requests, answer none."""
     generation_hangs: bool = False
     """Only generation hangs; `/health` says 200, as with a stuck engine core."""
     health_ok_but_generation_fails: bool = False
     error_status: int | None = None
     """Answer each generation request with this status and vLLM's error body."""
-    error_times: int | None = None
-    """How many requests are answered so before all is well; None means each."""
     error_headers: Mapping[str, str] = field(default_factory=dict)
     crash_after_n_chunks: int | None = None
     """Send itself SIGKILL when a request has been given so many tokens."""
-    crash_core_after_n_chunks: int | None = None
-    """Send the engine core SIGKILL then: an error event and `[DONE]`, a 500, and the end soon after."""
     cut_after_n_chunks: int | None = None
     """Close the connection then, without an end, as the Rust frontend does."""
     error_after_n_chunks: int | None = None

@@ -13,12 +13,9 @@ from typing import Any
 from tests.support.fake.fake_bodies import (
     CHAT,
     COMPLETION,
-    COUNT_TOKENS,
-    DETOKENIZE,
     MESSAGES,
     RESPONSES,
-    TOKENIZE_CHAT,
-    TOKENIZE_TEXT,
+    TOKENIZE,
     BodyRule,
     RefusalError,
     error_body,
@@ -33,9 +30,8 @@ from tests.support.fake.fake_http import (
     Send,
     lifespan,
     unless_disconnected,
-    until_disconnected,
 )
-from tests.support.fake.fake_requests import Api, Job, Served, chat_text
+from tests.support.fake.fake_requests import Api, Job, Served, chat_text, tokens_of
 from tests.support.fake.fake_shapes import ChatShape, CompletionShape, Shape
 from tests.support.fake.fake_shapes_newer import MessagesShape, ResponsesShape
 from tests.support.fake.fake_state import (
@@ -74,29 +70,22 @@ class FakeApp:
         self._served = served
         self._request_ids = request_ids
         self._on_failure = on_failure
-        self._errors_sent = 0
         self._routes: dict[str, dict[str, Handler]] = {
             "/health": {"GET": self._health},
-            "/ping": {"GET": self._health, "POST": self._health},
             "/version": {"GET": self._version},
             "/load": {"GET": self._load},
             "/metrics": {"GET": self._metrics},
             "/v1/models": {"GET": self._models},
             "/tokenize": {"POST": self._tokenize},
-            "/detokenize": {"POST": self._detokenize},
             "/v1/messages/count_tokens": {"POST": self._count_tokens},
             **{path: {"POST": self._generate} for path in _APIS},
         }
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Serve one request."""
         if scope["type"] == "lifespan":
             await lifespan(receive, send)
             return
         request = Request(scope, receive)
-        if self._engine.live.now().hang:
-            await until_disconnected(receive)
-            return
         try:
             answer = await self._answer(request)
         except ConnectionCutError:
@@ -156,35 +145,25 @@ class FakeApp:
     async def _models(self, request: Request) -> Answer:
         return model_list(self._served)
 
-    async def _read(self, request: Request, *rules: BodyRule) -> dict[str, Any]:
-        return read_body(await request.body(), request.header("content-type") or "", rules)
-
     async def _tokenize(self, request: Request) -> Answer:
-        body = await self._read(request, TOKENIZE_TEXT, TOKENIZE_CHAT)
+        body = read_body(await request.body(), TOKENIZE)
         self._served.check_model(body)
-        text = body["prompt"] if "prompt" in body else chat_text(body["messages"])
-        ids = self._engine.tokenizer.encode(text)
-        names = [self._engine.tokenizer.decode([i]) for i in ids] if body.get("return_token_strs") else None
+        ids = tokens_of(body["prompt"])
         size = {"count": len(ids), "max_model_len": self._served.max_model_len}
-        return Answer.json({**size, "tokens": ids, "token_strs": names})
-
-    async def _detokenize(self, request: Request) -> Answer:
-        body = await self._read(request, DETOKENIZE)
-        self._served.check_model(body)
-        return Answer.json({"prompt": self._engine.tokenizer.decode(body["tokens"])})
+        return Answer.json({**size, "tokens": ids, "token_strs": None})
 
     async def _count_tokens(self, request: Request) -> Answer:
-        body = await self._read(request, COUNT_TOKENS)
+        body = read_body(await request.body(), CHAT)
         self._served.check_model(body)
-        count = len(self._engine.tokenizer.encode(chat_text(body["messages"])))
+        count = len(tokens_of(chat_text(body["messages"])))
         return Answer.json({"input_tokens": count, "context_management": {"original_input_tokens": count}})
 
     async def _generate(self, request: Request) -> Answer | None:
         api, rule = _APIS[request.path]
-        body = await self._read(request, rule)
+        body = read_body(await request.body(), rule)
         if planned := self._planned_error():
             return planned
-        job = self._served.job(api, body, request.header("x-request-id"), self._engine.tokenizer)
+        job = self._served.job(api, body, request.header("x-request-id"))
         shape = _SHAPES[api](job)
         if self._engine.core.dead.is_set():
             return self._failed(ENGINE_DEAD)
@@ -198,9 +177,6 @@ class FakeApp:
         scenario = self._engine.live.now()
         if scenario.error_status is None:
             return None
-        if scenario.error_times is not None and self._errors_sent >= scenario.error_times:
-            return None
-        self._errors_sent += 1
         body = error_body("planned by the scenario", "InternalServerError", scenario.error_status)
         return Answer.json(body, scenario.error_status, list(scenario.error_headers.items()))
 

@@ -18,6 +18,9 @@ from tests.support.fake.fake_server import FakeApp
 from tests.support.fake.fake_startup import EngineCoreProcess, end, log
 from tests.support.fake.fake_state import ENGINE_DEAD, Engine, EngineCore
 
+WATCHDOG_SECONDS = 5.0
+"""How often vLLM looks whether its engine core still lives."""
+
 
 class _Server(uvicorn.Server):
     """uvicorn; the signals are handled by the fake, as by vLLM."""
@@ -43,7 +46,7 @@ async def serve(
     servers: list[_Server] = []
     app = FakeApp(
         engine,
-        _served(options, scenario.served_model),
+        _served(options),
         request_ids=options.enable_request_id_headers,
         on_failure=lambda: servers[0].finish(),
     )
@@ -65,7 +68,7 @@ async def serve(
     life = os.pidfd_open(process.pid)
     loop.add_reader(life, _on_core_death, core, process, life)
     tasks = (
-        loop.create_task(_watch(core, server, scenario.watchdog_seconds)),
+        loop.create_task(_watch(core, server)),
         loop.create_task(_shut_down(terminated, options.shutdown_timeout, engine, server, scenario)),
     )
     await server.serve([listener])
@@ -74,8 +77,8 @@ async def serve(
     process.kill()
 
 
-def _served(options: argparse.Namespace, override: str | None) -> Served:
-    names = (override,) if override else tuple(options.served_model_name or (options.model_tag,))
+def _served(options: argparse.Namespace) -> Served:
+    names = tuple(options.served_model_name or (options.model_tag,))
     length = int(options.max_model_len) if options.max_model_len.isdecimal() else 8192
     return Served(names, options.model_tag, length)
 
@@ -97,9 +100,9 @@ def _log_core_death() -> None:
     log("ERROR", f"{error} vllm.v1.engine.exceptions.EngineDeadError: {ENGINE_DEAD}")
 
 
-async def _watch(core: EngineCore, server: _Server, seconds: float) -> None:
+async def _watch(core: EngineCore, server: _Server) -> None:
     while not core.dead.is_set():  # noqa: ASYNC110 - the delay is what is imitated
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(WATCHDOG_SECONDS)
     server.finish()
 
 

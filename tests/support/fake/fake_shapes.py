@@ -19,17 +19,14 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def dump(value: object) -> bytes:
-    """Return JSON as vLLM's frontend writes it: without spaces, and not escaped."""
     return _encode(value).encode()
 
 
 def data(value: object) -> bytes:
-    """Return an event without a name."""
     return b"data: " + dump(value) + b"\n\n"
 
 
 def named_event(value: Mapping[str, Any]) -> bytes:
-    """Return an event that is named after its type."""
     return f"event: {value['type']}\n".encode() + data(value)
 
 
@@ -87,7 +84,6 @@ class _OpenAi:
         return chunk
 
     def closing(self, texts: Sequence[str], count: int, finish: str) -> Iterable[bytes]:
-        """Usage, if wanted, and the end mark."""
         if self._with_usage:
             head = self._head(self.chunk_object)
             yield data(
@@ -96,7 +92,6 @@ class _OpenAi:
         yield DONE
 
     def failure(self, message: str) -> Iterable[bytes]:
-        """An error event, spaced as json.dumps does, and the end mark all the same."""
         body = error_body(message, "InternalServerError", 500)
         return f"data: {json.dumps(body)}\n\n".encode(), DONE
 
@@ -124,14 +119,12 @@ class ChatShape(_OpenAi):
     usage_details = MappingProxyType({"completion_tokens_details": None})
 
     def opening(self) -> Iterable[bytes]:
-        """One event with the role for each choice."""
         for index in range(self._job.choices):
             delta = {"role": "assistant", "content": ""}
             choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
             yield data({**self._chunk(choice, 0, None), "prompt_token_ids": None, "prompt_text": None})
 
     def piece(self, choice: int, text: str, count: int, finish: str | None) -> bytes:
-        """An event with a delta."""
         body: dict[str, Any] = {
             "index": choice,
             "delta": {"reasoning" if isinstance(text, Reasoning) else "content": text},
@@ -143,7 +136,6 @@ class ChatShape(_OpenAi):
         return data(self._chunk({**body, "token_ids": None}, count, finish))
 
     def whole(self, texts: Sequence[str], count: int, finish: str) -> dict[str, Any]:
-        """An answer with messages."""
         ending = {"logprobs": None, "finish_reason": finish, "stop_reason": None}
         choices = [
             {
@@ -167,11 +159,9 @@ class CompletionShape(_OpenAi):
     chunk_object = "text_completion"
 
     def opening(self) -> Iterable[bytes]:
-        """Nothing: the first event is the first token."""
         return ()
 
     def piece(self, choice: int, text: str, count: int, finish: str | None) -> bytes:
-        """An event with a text."""
         body = {
             "index": choice,
             "text": text,
@@ -184,7 +174,6 @@ class CompletionShape(_OpenAi):
         return data(self._chunk(body, count, finish))
 
     def whole(self, texts: Sequence[str], count: int, finish: str) -> dict[str, Any]:
-        """An answer with texts."""
         ending = {"logprobs": None, "finish_reason": finish, "stop_reason": None, "token_ids": None}
         prompt = {"prompt_logprobs": None, "prompt_token_ids": None, "routed_experts": None}
         choices = [{"index": i, "text": text, **ending, **prompt} for i, text in enumerate(texts)]

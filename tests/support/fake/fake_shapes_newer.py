@@ -33,7 +33,6 @@ class ResponsesShape:
         return {"id": self._item_id, "content": content, **kind}
 
     def opening(self) -> Iterable[bytes]:
-        """The response, the item and the part, all still empty."""
         begun = self._response("in_progress", [], None, None)
         yield self._event("response.created", response=begun)
         yield self._event("response.in_progress", response=begun)
@@ -42,11 +41,9 @@ class ResponsesShape:
         yield self._event("response.content_part.added", part=part, **self._place())
 
     def piece(self, choice: int, text: str, count: int, finish: str | None) -> bytes:
-        """A delta."""
         return self._event("response.output_text.delta", delta=text, logprobs=[], **self._place())
 
     def closing(self, texts: Sequence[str], count: int, finish: str) -> Iterable[bytes]:
-        """Everything again, complete; there is no `[DONE]`."""
         part = _part(texts[0])
         yield self._event("response.output_text.done", logprobs=[], text=texts[0], **self._place())
         yield self._event("response.content_part.done", part=part, **self._place())
@@ -55,26 +52,21 @@ class ResponsesShape:
         yield self._event("response.completed", response=self.whole(texts, count, finish))
 
     def failure(self, message: str) -> Iterable[bytes]:
-        """An event with vLLM's error body."""
         body = dump(error_body(message, "InternalServerError", 500))
         return (b"event: error\ndata: " + body + b"\n\n",)
 
     def whole(self, texts: Sequence[str], count: int, finish: str) -> dict[str, Any]:
-        """The finished response."""
         cut = finish == "length"
         item = self._item([_part(texts[0])], "completed")
         prompt = self._job.prompt_tokens
         per_turn: dict[str, list[int]] = {"input_tokens_per_turn": [], "cached_tokens_per_turn": []}
+        tokens = {"reasoning_tokens": 0, "tool_output_tokens": 0}
         usage = {
             "input_tokens": prompt,
             "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0, **per_turn},
             "output_tokens": count,
-            "output_tokens_details": {
-                "reasoning_tokens": 0,
-                "tool_output_tokens": 0,
-                "output_tokens_per_turn": [],
-                "tool_output_tokens_per_turn": [],
-            },
+            "output_tokens_details": tokens
+            | {"output_tokens_per_turn": [], "tool_output_tokens_per_turn": []},
             "total_tokens": prompt + count,
         }
         reason = {"reason": "max_output_tokens"} if cut else None
@@ -88,39 +80,15 @@ class ResponsesShape:
     ) -> dict[str, Any]:
         body = self._job.body
         return {
-            "id": self._id,
-            "created_at": self._created,
-            "incomplete_details": cut,
-            "instructions": None,
-            "metadata": None,
-            "model": self._job.model,
-            "object": "response",
-            "output": output,
-            "parallel_tool_calls": True,
-            "temperature": float(body.get("temperature") or 0),
-            "tool_choice": "none",
-            "tools": [],
-            "top_p": 1.0,
-            "background": False,
-            "max_output_tokens": self._job.max_tokens,
-            "max_tool_calls": None,
-            "previous_response_id": None,
-            "prompt": None,
-            "reasoning": None,
-            "service_tier": "auto",
-            "status": status,
-            "text": None,
-            "top_logprobs": None,
-            "truncation": "disabled",
-            "usage": usage,
-            "user": None,
-            "presence_penalty": 0.0,
-            "frequency_penalty": 0.0,
-            "kv_transfer_params": None,
-            "ec_transfer_params": None,
-            "input_messages": None,
-            "output_messages": None,
-        }
+            "id": self._id, "created_at": self._created, "incomplete_details": cut, "instructions": None,
+            "metadata": None, "model": self._job.model, "object": "response", "output": output,
+            "parallel_tool_calls": True, "temperature": float(body.get("temperature") or 0), "tool_choice": "none",
+            "tools": [], "top_p": 1.0, "background": False, "max_output_tokens": self._job.max_tokens,
+            "max_tool_calls": None, "previous_response_id": None, "prompt": None, "reasoning": None,
+            "service_tier": "auto", "status": status, "text": None, "top_logprobs": None, "truncation": "disabled",
+            "usage": usage, "user": None, "presence_penalty": 0.0, "frequency_penalty": 0.0,
+            "kv_transfer_params": None, "ec_transfer_params": None, "input_messages": None, "output_messages": None,
+        }  # fmt: skip
 
 
 def _part(text: str) -> dict[str, Any]:
@@ -148,31 +116,26 @@ class MessagesShape:
         return {"input_tokens": self._job.prompt_tokens, "output_tokens": count}
 
     def opening(self) -> Iterable[bytes]:
-        """The message and the block, both still empty."""
         unfinished = {"stop_reason": None, "stop_sequence": None}
         yield named_event({"type": "message_start", "message": self._message([], unfinished, 0)})
         block = {"type": "text", "text": ""}
         yield named_event({"type": "content_block_start", "content_block": block, "index": 0})
 
     def piece(self, choice: int, text: str, count: int, finish: str | None) -> bytes:
-        """A delta."""
         delta = {"type": "text_delta", "text": text}
         return named_event({"type": "content_block_delta", "delta": delta, "index": 0})
 
     def closing(self, texts: Sequence[str], count: int, finish: str) -> Iterable[bytes]:
-        """The ends of block and message; there is no `[DONE]`."""
         yield named_event({"type": "content_block_stop", "index": 0})
         delta = {"stop_reason": _stop_reason(finish), "stop_sequence": None}
         yield named_event({"type": "message_delta", "delta": delta, "usage": self._usage(count)})
         yield named_event({"type": "message_stop"})
 
     def failure(self, message: str) -> Iterable[bytes]:
-        """An error event."""
         error = {"type": "internal_error", "message": message}
         return (named_event({"type": "error", "error": error}),)
 
     def whole(self, texts: Sequence[str], count: int, finish: str) -> dict[str, Any]:
-        """The finished message; it has no stop_sequence, unlike the one that opens a stream."""
         content = [{"type": "text", "text": texts[0]}]
         return self._message(content, {"stop_reason": _stop_reason(finish)}, count)
 

@@ -40,12 +40,10 @@ class LogLine:
 
     @property
     def descriptor(self) -> int:
-        """Where vLLM writes it: its own lines to stdout; progress bars, warnings and tracebacks to stderr."""
         return 1 if _PROCESS.match(self.raw) else 2
 
 
 def read_log(name: str) -> list[LogLine]:
-    """Return a log's lines up to where its server starts to serve, or all of them if it never does."""
     lines: list[LogLine] = []
     first = now = None
     # An absolute path wins over LOGS.
@@ -72,15 +70,12 @@ class EngineCoreProcess:
 
     @property
     def pid(self) -> int:
-        """Its pid."""
         return self.process.pid
 
     def kill(self) -> None:
-        """End it at once."""
         self.process.kill()
 
     def reap(self) -> None:
-        """Take note of its end."""
         self.process.wait()
 
 
@@ -93,18 +88,13 @@ class Replay:
         self._pids = {b"APIServer": os.getpid()}
 
     def name_process(self, name: bytes, pid: int) -> None:
-        """Have lines of this process carry this pid."""
         self._pids[name] = pid
 
     def run(self) -> None:
-        """Write all lines; each step runs once, before the first line that holds its key or at the end."""
         for line in self._timed(read_log(self._scenario.startup_log)):
             for key in [key for key in self._steps if key in line.raw]:
                 self._steps.pop(key)()
             write(line.descriptor, self._rewritten(line.raw))
-            stall_at = self._scenario.stall_at
-            if stall_at is not None and stall_at.encode() in line.raw:
-                sleep_for_ever()
         for step in self._steps.values():
             step()
 
@@ -126,7 +116,6 @@ class Replay:
 
 
 def write(descriptor: int, data: bytes) -> None:
-    """Write all of it, unbuffered: a crash must not lose what came before it."""
     # Like Python's logging, and so like vLLM, go on when nobody reads any more.
     with suppress(BrokenPipeError):
         while data:
@@ -134,13 +123,11 @@ def write(descriptor: int, data: bytes) -> None:
 
 
 def log(level: str, message: str) -> None:
-    """Write a line as vLLM's API server does."""
     now = time.strftime("%m-%d %H:%M:%S")
     write(1, f"(APIServer pid={os.getpid()}) {level} {now} {message}\n".encode())
 
 
 def write_chatter(scenario: Scenario) -> None:
-    """Write what no reader of logs expects."""
     if "many" in scenario.chatter:
         for number in range(20_000):
             write(1, f"(APIServer pid={os.getpid()}) INFO chatter line {number}\n".encode())
@@ -151,11 +138,8 @@ def write_chatter(scenario: Scenario) -> None:
 
 
 def end(scenario: Scenario, status: int) -> NoReturn:
-    """End as the scenario says, with its last words; a negative status is a signal."""
     for line in scenario.last_lines:
         write(2, line.encode() + b"\n")
-    if "unterminated" in scenario.chatter:
-        write(2, b"unterminated last line")
     if status < 0:
         if status != -signal.SIGKILL:
             signal.signal(-status, signal.SIG_DFL)
@@ -164,6 +148,5 @@ def end(scenario: Scenario, status: int) -> NoReturn:
 
 
 def sleep_for_ever() -> NoReturn:
-    """Sleep until a signal ends the process."""
     while True:
         signal.pause()

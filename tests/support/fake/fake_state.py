@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
-from tests.support.fake.fake_requests import Job, Tokenizer
+from tests.support.fake.fake_requests import Job
 from tests.support.fake.fake_scenarios import LiveScenario, Scenario
 
 DRAINING = "cannot schedule new futures after shutdown"
@@ -54,7 +54,6 @@ class EngineCore:
         self.kill = kill
 
     def stop(self) -> None:
-        """End it on purpose; requests in it are forgotten, without a word to their clients, as by vLLM."""
         self.stopped = True
         self.kill()
 
@@ -70,7 +69,6 @@ class EngineCore:
             raise EngineDeadError
 
     async def pause(self, seconds: float | None) -> None:
-        """Wait so long, or for ever; then `check`."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self.dead.wait(), seconds)
         await self.check()
@@ -82,7 +80,6 @@ class Engine:
     def __init__(self, live: LiveScenario, core: EngineCore) -> None:
         self.live = live
         self.core = core
-        self.tokenizer = Tokenizer()
         self.counts: Counter[str] = Counter()
         self.finished: Counter[str] = Counter()
         self.latencies: dict[str, list[float]] = {"time_to_first_token": [], "inter_token_latency": []}
@@ -94,7 +91,6 @@ class Engine:
 
     @contextmanager
     def counted(self) -> Iterator[None]:
-        """Count the request; one that its client gives up counts as aborted."""
         self.counts["requests"] += 1
         try:
             yield
@@ -178,9 +174,6 @@ class Engine:
             # What the transport still holds would be lost with us.
             await asyncio.sleep(0.05)
             os.kill(os.getpid(), signal.SIGKILL)
-        if given == scenario.crash_core_after_n_chunks:
-            self.core.kill()
-            await self.core.pause(None)
         if given == scenario.cut_after_n_chunks:
             raise ConnectionCutError
         if given == scenario.error_after_n_chunks:
@@ -190,7 +183,6 @@ class Engine:
 
 
 def render_metrics(engine: Engine, model: str) -> str:
-    """Return the metrics as text: a few of vLLM's, with its labels, and some of our own."""
     label = f'{{engine="0",model_name="{model}"}}'
     counts = engine.counts
     lines = []
