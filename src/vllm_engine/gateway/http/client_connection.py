@@ -50,10 +50,10 @@ class ClientConnection(Incoming):
         if self._lingering is not None:
             self._lingering.stop()
         self.stream.set_disconnected()
-        self.pipeline.clear()
+        self._drop_queued_requests()
         self._held = b""
         super().connection_lost(exc)
-        self._unset_keepalive_if_required()
+        self._stop_keep_alive_timer()
         self.stream.end_request()
 
     def data_received(self, data: bytes) -> None:
@@ -71,7 +71,7 @@ class ClientConnection(Incoming):
         """Keep a half-closed connection, and find out whether its client still reads."""
         if self._lingering is not None or self.scheme == "https" or not self._is_in_head:
             return False
-        if not (self._is_answering or self.pipeline):
+        if not (self._is_answering or self._has_queued_request):
             return False
         self._is_half_closed = True
         # A FIN that comes with the request may be a script's (`nc -N`), a later one is likely a disconnect.
@@ -97,7 +97,7 @@ class ClientConnection(Incoming):
         if self.transport.get_write_buffer_size():
             self._send_timer.start()
         if self.transport.is_closing() or self._lingering is not None:
-            self._unset_keepalive_if_required()
+            self._stop_keep_alive_timer()
         elif not self._is_answering:
             self._go_on()
 
@@ -109,7 +109,7 @@ class ClientConnection(Incoming):
             self._peer.stop()
         data, self._held = self._held, b""
         if self._has_partial_head or data:
-            self._unset_keepalive_if_required()
+            self._stop_keep_alive_timer()
         if (self._has_partial_head or data or not self._is_in_head) and self._head_timer is None:
             self._start_head_timer()
         if data:
@@ -121,14 +121,14 @@ class ClientConnection(Incoming):
     def shutdown(self) -> None:
         """Close the connection, or let it be closed after the response that is under way."""
         self.announce_close()
-        if self._lingering is None and not (self._is_answering or self.pipeline):
+        if self._lingering is None and not (self._is_answering or self._has_queued_request):
             self.transport.close()
 
     def end_gracefully(self) -> None:
         """Close so that the last response is read."""
         self._is_finished = True
         self.stream.set_disconnected()
-        self.pipeline.clear()
+        self._drop_queued_requests()
         self._peer.stop()
         self._stop_head_timer()
         is_all_read = self._is_in_head and not self._held and not self.flow.read_paused

@@ -57,7 +57,7 @@ class Incoming(UvicornConnection):
         """Whether what comes now stands behind a whole request that is being answered."""
         if self._refusal:
             return True
-        return self._is_in_head and bool(self._is_answering or self.pipeline)
+        return self._is_in_head and (self._is_answering or self._has_queued_request)
 
     def _hold(self, data: bytes) -> None:
         if not self._has_partial_head and not self._held:
@@ -101,7 +101,7 @@ class Incoming(UvicornConnection):
     def on_message_begin(self) -> None:
         """Give the head its time."""
         super().on_message_begin()
-        self._unset_keepalive_if_required()
+        self._stop_keep_alive_timer()
         self._has_partial_head = True
         if self._head_timer is None:
             self._start_head_timer()

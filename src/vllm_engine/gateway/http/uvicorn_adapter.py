@@ -70,7 +70,8 @@ class _ResponseTransport:
 class UvicornConnection(HttpToolsProtocol):
     """uvicorn's side of one client connection; a subclass decides what it may do.
 
-    The request that is answered now is not always the last that came: pipelined ones wait in a queue.
+    The request that is answered now is not always the last that came: pipelined ones wait in a queue. Of
+    uvicorn's own attributes subclasses use `flow`, `headers`, `loop`, `scheme`, `transport` and `url` alone.
     """
 
     flow: HoldingFlow
@@ -94,8 +95,7 @@ class UvicornConnection(HttpToolsProtocol):
         """Close the connection so that its last response is read."""
         raise NotImplementedError
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin."""
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # noqa: D102
         super().connection_made(transport)
         self.flow = HoldingFlow(transport)
         self._response_transport = _ResponseTransport(transport, self.end_gracefully)
@@ -131,7 +131,7 @@ class UvicornConnection(HttpToolsProtocol):
                 return
 
     def on_message_begin(self) -> None:
-        """Begin with a request; called by the parser, as the four that follow."""
+        """Take a new request; the parser calls this and the three methods below."""
         super().on_message_begin()
         self._offers_upgrade = False
         self._is_in_head = True
@@ -173,6 +173,16 @@ class UvicornConnection(HttpToolsProtocol):
             self.cycle.keep_alive = self._keeps_alive
         super().on_message_complete()
         self._is_in_head = True
+
+    def _stop_keep_alive_timer(self) -> None:
+        self._unset_keepalive_if_required()
+
+    @property
+    def _has_queued_request(self) -> bool:
+        return bool(self.pipeline)
+
+    def _drop_queued_requests(self) -> None:
+        self.pipeline.clear()
 
     def _drop_incomplete_request(self) -> None:
         """Forget the last request, if it waits and its body will never be whole."""
@@ -217,7 +227,7 @@ class UvicornConnection(HttpToolsProtocol):
             cycle.message_event.set()
 
     def hold_head(self, *, is_chunked: bool) -> None:
-        """Keep the response's head, which is sent next, until `take_head`; without chunks if told so."""
+        """Hold back the response's head, which is sent next, until `take_head`."""
         cycle = self._answered
         assert cycle is not None  # noqa: S101 - its application is who calls
         self._held_head = cycle.transport = _HeadHolder()  # type: ignore[assignment]
@@ -225,7 +235,7 @@ class UvicornConnection(HttpToolsProtocol):
             cycle.chunked_encoding = False
 
     def take_head(self) -> bytes:
-        """Return the head that was held; what is sent from now on goes to the client."""
+        """Return the head that was held back; what is sent from now on goes to the client."""
         cycle, head = self._answered, self._held_head
         assert cycle is not None and head is not None  # noqa: S101 - its application is who calls
         self._held_head = None
@@ -233,7 +243,7 @@ class UvicornConnection(HttpToolsProtocol):
         return head.data
 
     def leave_end_out(self) -> None:
-        """Take note that the last chunk is written: nothing is left for uvicorn to write at the end."""
+        """Have uvicorn write nothing at the end: the last chunk has been written."""
         if self._answered is not None:
             self._answered.chunked_encoding = False
 
