@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import tomllib
 from pathlib import Path
@@ -47,6 +48,28 @@ def test_members() -> None:
     for owner, names in ATTRIBUTES.items():
         for name in names.split():
             assert f"self.{name}" in inspect.getsource(owner), f"{owner}.{name}: {CHANGED}"
+
+
+def test_only_the_adapter_uses_them() -> None:
+    """But for what a connection's subclasses may use."""
+    private = {name for names in ATTRIBUTES.values() for name in names.split()}
+    private -= {
+        "config",
+        "connections",
+        "flow",
+        "headers",
+        "loop",
+        "read_paused",
+        "scheme",
+        "scope",
+        "should_exit",
+    }
+    private -= {"transport", "url", "disconnected", "keep_alive"}
+    for file in (ROOT / "src/vllm_engine/gateway/http").glob("*.py"):
+        used = {
+            node.attr for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Attribute)
+        }
+        assert file.name == "uvicorn_adapter.py" or not used & private, (file.name, used & private)
 
 
 def test_a_connection_ends_before_its_next_request_is_looked_for() -> None:
