@@ -21,7 +21,7 @@ SCRIPT = REPOSITORY / "tools" / "vllm_flags.py"
 ENGINE_PYTHON = Path(os.environ.get("ENGINE_PYTHON", REPOSITORY / ".venv-engine" / "bin" / "python"))
 IMPORT_SECONDS = 300
 
-# What the environment gives; some values look like flags.
+# What the environment gives: some values look like flags.
 ENVIRONMENTS: list[dict[str, str]] = [
     {"ENABLE_AUTO_TOOL_CHOICE": "1", "TOOL_CALL_PARSER": "hermes"},
     {"MAX_NUM_SEQS": "64", "MAX_MODEL_LEN": "8k", "KV_CACHE_MEMORY_BYTES": "1G"},
@@ -34,44 +34,44 @@ ENVIRONMENTS: list[dict[str, str]] = [
 ]
 
 # Command lines, taken and refused. The few of which we refuse more than the parser are left out.
-COMMAND_LINES = [
-    "--max_num_seqs=64 --no_enforce_eager",
-    "-tp 2 -q awq -n2 -r=0 -ep -O2",
-    "-tp4",
-    "--gpu-mem .9 --no-enable-pre -t 2",
-    "--enforce --trust",
-    "-qawq -ep --hf-token --ignore-patterns a b --middleware a --middleware b",
-    "--chat-template=--x --response-role 'two words'",
-    "--response-role two words",
-    '--served-model-name a b --lora-modules a=/a \'{"name": "b", "path": "/b"}\'',
-    "--collect-detailed-traces all None --max-lora-rank ' 16'",
-    "--max-num-s 4",
-    "-cc.mode=3 --compilation-config.cudagraph_capture_sizes+ 1,2",
-    "-cc.moed=3",
-    "-cc.mode",
-    "--compilation-config 3",
-    "--lora-modules.name a --lora-modules.path /a",
-    "--lora-modules.name a",
-    "--seed -1 --ignore-patterns a -1",
-    "--seed -1e5",
-    "--watermark -0.5",
-    "--watermark=-0.5",
-    "--chat-template '-a b' --hf-token",
-    "--max-num-seqs 8k",
-    "--max-num-batched-tokens 1.5K",
-    "--scheduling-policy fcsf",
-    "--max-log-len ''",
-    "--max-num-seqs ''",
-    "--enforce-eager=true",
-    "--enforce-eager true",
-    "--max-num-seqs",
-    "--max-num-sequences 4",
-    "--model other",
-    "stray",
-    "--enforce-eager --",
-    "--help",
-    "-O",
-]
+COMMAND_LINES = """
+    --max_num_seqs=64 --no_enforce_eager
+    -tp 2 -q awq -n2 -r=0 -ep -O2
+    -tp4
+    --gpu-mem .9 --no-enable-pre -t 2
+    --enforce --trust
+    -qawq -ep --hf-token --ignore-patterns a b --middleware a --middleware b
+    --chat-template=--x --response-role 'two words'
+    --response-role two words
+    --served-model-name a b --lora-modules a=/a '{"name": "b", "path": "/b"}'
+    --collect-detailed-traces all None --max-lora-rank ' 16'
+    --max-num-s 4
+    -cc.mode=3 --compilation-config.cudagraph_capture_sizes+ 1,2
+    -cc.moed=3
+    -cc.mode
+    --compilation-config 3
+    --lora-modules.name a --lora-modules.path /a
+    --lora-modules.name a
+    --seed -1 --ignore-patterns a -1
+    --seed -1e5
+    --watermark -0.5
+    --watermark=-0.5
+    --chat-template '-a b' --hf-token
+    --max-num-seqs 8k
+    --max-num-batched-tokens 1.5K
+    --scheduling-policy fcsf
+    --max-log-len ''
+    --max-num-seqs ''
+    --enforce-eager=true
+    --enforce-eager true
+    --max-num-seqs
+    --max-num-sequences 4
+    --model other
+    stray
+    --enforce-eager --
+    --help
+    -O
+""".strip().splitlines()
 
 CHILD = """
 import contextlib, io, json, sys
@@ -110,12 +110,8 @@ def run(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(ENGINE_PYTHON), *arguments],
         input=text,
-        env={
-            "PATH": os.environ["PATH"],
-            "HOME": os.environ["HOME"],
-            "VLLM_TARGET_DEVICE": "cpu",
-            "VLLM_PLUGINS": "",
-        },
+        env={key: os.environ[key] for key in ("PATH", "HOME")}
+        | {"VLLM_TARGET_DEVICE": "cpu", "VLLM_PLUGINS": ""},
         capture_output=True,
         text=True,
         timeout=IMPORT_SECONDS,
@@ -156,31 +152,27 @@ def catalogue(engine: Engine) -> FlagCatalogue:
     return found
 
 
-class TestDrift:
-    def test_stored_flags_are_those_of_the_parser(self, catalogue: FlagCatalogue) -> None:
-        minor = catalogue.version.rpartition(".")[0]
-        stored = Path(flags.__file__).with_name(f"{minor}.json")
-        child = run(str(SCRIPT), "--check", str(stored))
-        assert child.returncode == 0, child.stdout + child.stderr
+def test_stored_flags_are_those_of_the_parser(tmp_path: Path, catalogue: FlagCatalogue) -> None:
+    """And a difference is shown."""
+    stored = Path(flags.__file__).with_name(f"{catalogue.version.rpartition('.')[0]}.json")
+    child = run(str(SCRIPT), "--check", str(stored))
+    assert child.returncode == 0, child.stdout + child.stderr
+    drifted = tmp_path / stored.name
+    drifted.write_text(stored.read_text(encoding="utf-8").replace("max-num-seqs", "max-num-sqs"), "utf-8")
+    child = run(str(SCRIPT), "--check", str(drifted))
+    assert child.returncode == 1, child.stdout + child.stderr
+    assert '-  {"name": "max-num-sqs"' in child.stdout
+    assert '+  {"name": "max-num-seqs"' in child.stdout
 
-    def test_drift_is_shown(self, tmp_path: Path, catalogue: FlagCatalogue) -> None:
-        stored = Path(flags.__file__).with_name(f"{catalogue.version.rpartition('.')[0]}.json")
-        drifted = tmp_path / stored.name
-        drifted.write_text(stored.read_text(encoding="utf-8").replace("max-num-seqs", "max-num-sqs"), "utf-8")
-        child = run(str(SCRIPT), "--check", str(drifted))
-        assert child.returncode == 1, child.stdout + child.stderr
-        assert '-  {"name": "max-num-sqs"' in child.stdout
-        assert '+  {"name": "max-num-seqs"' in child.stdout
 
-    def test_the_parser_takes_what_the_environment_gives(
-        self, engine: Engine, catalogue: FlagCatalogue
-    ) -> None:
-        for argv in from_environments(catalogue):
-            assert engine.said[json.dumps(argv)] == ""
+def test_the_parser_takes_what_the_environment_gives(engine: Engine, catalogue: FlagCatalogue) -> None:
+    for argv in from_environments(catalogue):
+        assert engine.said[json.dumps(argv)] == ""
 
-    def test_our_verdict_is_the_parsers(self, engine: Engine, catalogue: FlagCatalogue) -> None:
-        verdicts = from_command_lines(catalogue)
-        ours = {raw: taken for raw, (_, taken) in verdicts.items()}
-        theirs = {raw: engine.said[json.dumps(words)] == "" for raw, (words, _) in verdicts.items()}
-        assert ours == theirs
-        assert set(ours.values()) == {True, False}
+
+def test_our_verdict_is_the_parsers(engine: Engine, catalogue: FlagCatalogue) -> None:
+    verdicts = from_command_lines(catalogue)
+    ours = {raw: taken for raw, (_, taken) in verdicts.items()}
+    theirs = {raw: engine.said[json.dumps(words)] == "" for raw, (words, _) in verdicts.items()}
+    assert ours == theirs
+    assert set(ours.values()) == {True, False}
