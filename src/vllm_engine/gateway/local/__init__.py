@@ -1,1 +1,1 @@
-"""What the gateway answers itself: probes, version, the page."""
+"""What the gateway answers itself: probes, version, metrics, the page."""

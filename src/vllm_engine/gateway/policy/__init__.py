@@ -1,1 +1,1 @@
-"""Who may ask, for what, and how much: keys, CORS, routes, admission."""
+"""Who may ask for what, when, and how much: keys, CORS, routes, readiness, admission."""
