@@ -157,7 +157,7 @@ def test_a_change_of_code_is_built_quickly(
     if cpu_image != "vllm-engine:cpu":
         pytest.skip("NOT TESTED: the rebuild: the image was given")
     clone = copy_of_checkout(tmp_path)
-    with (clone / "src/vllm_engine/cli/first_question.py").open("a") as code:
+    with (clone / "src/vllm_engine/cli/start_display.py").open("a") as code:
         code.write("\n# one line more\n")
     environ = docker.environ | {"TARGET": "cpu", "IMAGE_TAG": "cpu-changed", "BASE_IMAGE": base_image}
     began = time.monotonic()

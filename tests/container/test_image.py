@@ -74,7 +74,7 @@ def test_a_change_of_code_makes_one_layer_anew(
 ) -> None:
     """What was built before is used again, but for the last layer."""
     checkout = copy_of_checkout(tmp_path)
-    with (checkout / "src/vllm_engine/cli/first_question.py").open("a") as code:
+    with (checkout / "src/vllm_engine/cli/start_display.py").open("a") as code:
         code.write("\n# one line more\n")
     environ = docker.environ | {"TARGET": "fake", "IMAGE_TAG": "fake-changed", "BASE_IMAGE": base_image}
     subprocess.run(

@@ -11,7 +11,7 @@ from vllm_engine.config.redaction import secrets_in_environment
 from vllm_engine.config.settings import Settings
 from vllm_engine.gateway.policy.auth import secrets_in, words
 from vllm_engine.system.log import ENGINE_LOGGER, configure_logging
-from vllm_engine.system.standard_streams import stop_blocking
+from vllm_engine.system.standard_streams import drain_all, stop_blocking
 
 
 def set_up_logging(settings: Settings, environment: Environment, *, quiet: bool) -> None:
@@ -31,12 +31,12 @@ def never_block() -> Callable[[], int]:
 
     At exit the last lines, and a traceback, get a short time to be written.
     """
-    streams = stop_blocking(_tell_dropped)
-    atexit.register(streams.drain)
-    return streams.lines_dropped
+    writers = stop_blocking(_log_dropped)
+    atexit.register(drain_all, writers)
+    return lambda: sum(writer.lines_dropped for writer in writers)
 
 
-def _tell_dropped(lines: int) -> None:
+def _log_dropped(lines: int) -> None:
     logging.getLogger("gateway.log").error(
         "%d line(s) were dropped before this one: standard output or standard error was full or not read",
         lines,

@@ -6,15 +6,15 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from vllm_engine.cli.first_question import ask, examples
 from vllm_engine.cli.local_server import local_server
-from vllm_engine.client.api_client import Server, ServerError
+from vllm_engine.client.api_client import Client, Server, ServerError
 from vllm_engine.config.settings import Settings
 from vllm_engine.engine.engine_state import EngineState, EngineStatus, Phase, StatusReader
 from vllm_engine.engine.startup.estimate import Estimate, estimate
@@ -23,6 +23,7 @@ from vllm_engine.models.download_progress import human_seconds
 logger = logging.getLogger("gateway")
 
 _TICK_SECONDS = 0.25
+_MAX_TOKENS = 64
 _TRUST = """\
 Clients must trust the certificate in TLS_CERT_FILE (curl: --cacert) and use a host name that it is valid for.
 
@@ -45,7 +46,7 @@ class Presenter:
             return
         server = local_server(self.settings)
         if self.question is not None:
-            await self._ask(self.question, server, began)
+            await self._ask_first(self.question, server, began)
         else:
             self.console.print(f"Serving at {server.url} until Ctrl-C.", highlight=False, soft_wrap=True)
 
@@ -54,11 +55,11 @@ class Presenter:
         self.console.print(f"Starting {self.settings.model_id} …", highlight=False)
         return await (self._bar(status) if self.console.is_terminal else self._lines(status))
 
-    async def _ask(self, question: str, server: Server, began: float) -> None:
+    async def _ask_first(self, question: str, server: Server, began: float) -> None:
         name = self.settings.served_names[0]
         self._print(f"\nQ: {question}\nA: ", end="")
         try:
-            first, whole = await ask(server, name, question, lambda text: self._print(text, end=""))
+            first, whole = await _ask(server, name, question, lambda text: self._print(text, end=""))
         except ServerError as error:
             self.console.print()
             logger.error("the first question failed: %s", error)
@@ -66,7 +67,7 @@ class Presenter:
         self._print(
             f"\n\nFirst token after {first:.2f} s, complete answer after {whole:.2f} s; "
             f"{time.monotonic() - began:.1f} s since the start.\n\n"
-            f"Try it from another terminal, with curl or Python:\n\n{examples(server.url, name)}\n"
+            f"Try it from another terminal, with curl or Python:\n\n{_examples(server.url, name)}\n"
             f"{_TRUST if server.tls else ''}Serving at {server.url} until Ctrl-C."
         )
 
@@ -150,3 +151,37 @@ def _detail(status: EngineStatus, forecast: Estimate | None) -> str:
     if status.phase is Phase.DOWNLOADING and status.download is not None:
         return str(status.download)
     return f"about {human_seconds(forecast.remaining_seconds)} left" if forecast else ""
+
+
+async def _ask(
+    server: Server, model: str, question: str, on_text: Callable[[str], None]
+) -> tuple[float, float]:
+    """Stream one chat completion; returns the seconds to the first token and to the end of the answer."""
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": question}],
+        "max_tokens": _MAX_TOKENS,
+        "temperature": 0,
+    }
+    sent = time.monotonic()
+    first = 0.0
+    async with Client(server) as client, aclosing(client.chat(body)) as answer:
+        async for piece in answer:
+            if piece.text:
+                first = first or time.monotonic() - sent
+                on_text(piece.text)
+    return first, time.monotonic() - sent
+
+
+def _examples(base_url: str, model: str) -> str:
+    return f"""\
+curl {base_url}/v1/chat/completions -H 'Content-Type: application/json' \\
+  -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Tell me a joke."}}]}}'
+
+from openai import OpenAI
+client = OpenAI(base_url="{base_url}/v1", api_key="none")
+chat = client.chat.completions.create(
+    model="{model}", messages=[{{"role": "user", "content": "Tell me a joke."}}]
+)
+print(chat.choices[0].message.content)
+"""

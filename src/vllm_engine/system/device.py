@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-import pynvml
+from typing import Any, Literal
 
 BFLOAT16_CAPABILITY = (8, 0)
 """The first CUDA compute capability with bfloat16 (Ampere), as in vLLM's CUDA platform."""
@@ -67,8 +65,8 @@ def find_device(kind: Literal["cuda", "cpu"], environ: Mapping[str, str]) -> Dev
 
 def nvidia_gpus() -> tuple[Gpu, ...]:
     """List the GPUs that the NVIDIA driver reports; none without a driver."""
-    with _nvml() as has_driver:
-        return tuple(_gpu(index) for index in range(pynvml.nvmlDeviceGetCount())) if has_driver else ()
+    with _nvml() as nvml:
+        return tuple(_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount())) if nvml else ()
 
 
 def visible_gpus(gpus: tuple[Gpu, ...], visible: str | None) -> tuple[Gpu, ...]:
@@ -106,34 +104,39 @@ def _cpu() -> tuple[str, bool]:
     return parse_cpuinfo(text, platform.machine())
 
 
-def _gpu(index: int) -> Gpu:
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
-    name = pynvml.nvmlDeviceGetName(handle)
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    return Gpu(str(name), (int(major), int(minor)), int(memory.total), int(memory.free))
+def _gpu(nvml: Any, index: int) -> Gpu:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    name = str(nvml.nvmlDeviceGetName(handle))
+    return Gpu(name, (int(major), int(minor)), int(memory.total), int(memory.free))
 
 
 def nvidia_driver() -> Driver | None:
     """Return the NVIDIA driver; None without one."""
-    with _nvml() as has_driver, suppress(pynvml.NVMLError):
-        if has_driver:
+    with _nvml() as nvml:
+        if nvml is None:
+            return None
+        try:
             # 12080 is CUDA 12.8 (NVML reference, nvmlSystemGetCudaDriverVersion_v2).
-            cuda = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
-            return Driver(str(pynvml.nvmlSystemGetDriverVersion()), (cuda // 1000, cuda % 1000 // 10))
-    return None
+            cuda = int(nvml.nvmlSystemGetCudaDriverVersion_v2())
+            return Driver(str(nvml.nvmlSystemGetDriverVersion()), (cuda // 1000, cuda % 1000 // 10))
+        except nvml.NVMLError:
+            return None
 
 
 @contextmanager
-def _nvml() -> Iterator[bool]:
-    """Open the NVIDIA Management Library; yields whether there is a driver."""
+def _nvml() -> Iterator[Any]:
+    """Open the NVIDIA Management Library; yields None without a driver."""
+    import pynvml  # noqa: PLC0415 - 20 ms of processor time, on GPU machines alone
+
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
-        yield False
+        yield None
         return
     try:
-        yield True
+        yield pynvml
     finally:
         pynvml.nvmlShutdown()
 

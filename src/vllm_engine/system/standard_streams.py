@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TextIO, cast
 
@@ -150,21 +149,11 @@ class _NonBlockingStream(io.TextIOBase):
         return self._original.fileno()
 
 
-@dataclass(frozen=True)
-class NonBlockingStreams:
-    """The writers behind the replaced standard streams."""
-
-    writers: Sequence[Writer]
-
-    def lines_dropped(self) -> int:
-        """Return the number of lines dropped so far."""
-        return sum(writer.lines_dropped for writer in self.writers)
-
-    def drain(self) -> None:
-        """Wait for the last lines, but not long for a reader that is stalled."""
-        end = time.monotonic() + DRAIN_SECONDS
-        for writer in self.writers:
-            writer.drain(max(0.0, end - time.monotonic()))
+def drain_all(writers: Sequence[Writer]) -> None:
+    """Wait for the last lines, but not long for a reader that is stalled."""
+    end = time.monotonic() + DRAIN_SECONDS
+    for writer in writers:
+        writer.drain(max(0.0, end - time.monotonic()))
 
 
 def open_closed_streams() -> None:
@@ -198,8 +187,8 @@ def flush_streams() -> None:
                 raise
 
 
-def stop_blocking(on_room: Callable[[int], None]) -> NonBlockingStreams:
-    """Replace `sys.stdout` and `sys.stderr` by non-blocking streams for the rest of the process.
+def stop_blocking(on_room: Callable[[int], None]) -> Sequence[Writer]:
+    """Replace `sys.stdout` and `sys.stderr` by non-blocking streams; returns the writers behind them.
 
     Args:
         on_room: called with the number of dropped lines as soon as there is room again.
@@ -214,4 +203,4 @@ def stop_blocking(on_room: Callable[[int], None]) -> NonBlockingStreams:
     to_out = to_err if is_one else Writer(out.fileno(), on_room)
     sys.stdout = cast(TextIO, _NonBlockingStream(out, to_out))
     sys.stderr = cast(TextIO, _NonBlockingStream(err, to_err))
-    return NonBlockingStreams((to_err,) if is_one else (to_err, to_out))
+    return (to_err,) if is_one else (to_err, to_out)
