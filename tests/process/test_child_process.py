@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.program import DEADLINE, is_running
 from vllm_engine.engine.child_process import MAX_LINE_CHARS, TAIL_LINES, EngineProcess
+from vllm_engine.engine.watchdog.child_watcher import ChildWatcher, children_state
 from vllm_engine.system.shortage import is_own_shortage
 
 
@@ -146,3 +147,31 @@ asyncio.run(main())
     ours.kill()
     await ours.communicate()
     await eventually(lambda: not alive(engine))
+
+
+async def test_children_are_watched() -> None:
+    """The state of those whom vLLM has given a name is known, and the end of one is noticed."""
+    lines: list[str] = []
+    code = (
+        "import os, signal\n"
+        "if os.fork() == 0: open('/proc/self/comm', 'w').write('VLLM::EngineCor'); print(os.getpid())\n"
+        "signal.pause()"
+    )
+    process = await spawn(code, lines)
+    await eventually(lambda: bool(lines))
+    core, watcher = int(lines[0]), ChildWatcher(process.pid)
+    noticed = asyncio.create_task(watcher.first_loss())
+    await asyncio.sleep(0)  # it looks at the processes as soon as it runs
+    os.kill(core, signal.SIGSTOP)
+
+    def is_stopped() -> bool:
+        state = children_state(process.pid)
+        return state is not None and state.is_stopped and not state.is_running
+
+    await eventually(is_stopped)
+    assert not noticed.done()
+    os.kill(core, signal.SIGKILL)
+    assert await asyncio.wait_for(noticed, DEADLINE) == f"VLLM::EngineCor (process {core})"
+    watcher.close()
+    assert children_state(process.pid) is None
+    await process.reap()
