@@ -22,6 +22,10 @@ OURS = {name.upper() for name in Settings.model_fields}
 CATALOGUE = FlagCatalogue.load("0.33.0")
 
 
+def pairs(text: str) -> dict[str, str]:
+    return dict(pair.split("=", 1) for pair in text.split())
+
+
 def refusal(**variables: str) -> str:
     with pytest.raises(SettingsError) as caught:
         load_settings(understood(variables, {}))
@@ -138,21 +142,12 @@ def test_quotes_with_a_meaning() -> None:
     assert [problem.key for problem in problems] == ["MAX_NUM_SEQS", "HF_HOME"]
 
 
-LINKS = {
-    "VLLM_PORT": "tcp://10.43.1.39:8000",
-    "VLLM_PORT_8000_TCP": "tcp://10.43.1.39:8000",
-    "VLLM_PORT_8000_TCP_PROTO": "tcp",
-    "VLLM_PORT_8000_TCP_PORT": "8000",
-    "VLLM_PORT_8000_TCP_ADDR": "10.43.1.39",
-    "VLLM_SERVICE_HOST": "10.43.1.39",
-    "VLLM_SERVICE_PORT": "8000",
-    "VLLM_SERVICE_PORT_HTTP": "8000",
-    "HEALTH_PORT": "tcp://[fd00::1]:80",
-    "HEALTH_SERVICE_HOST": "fd00::1",
-    "SSH_PORT": "udp://10.43.1.40:22",
-    "MY_DNS_PORT_53_UDP": "udp://10.43.1.41:53",
-    "MY_DNS_PORT_53_UDP_ADDR": "10.43.1.41",
-}
+LINKS = pairs(
+    """VLLM_PORT=tcp://10.43.1.39:8000 VLLM_PORT_8000_TCP=tcp://10.43.1.39:8000 VLLM_PORT_8000_TCP_PROTO=tcp
+    VLLM_PORT_8000_TCP_PORT=8000 VLLM_PORT_8000_TCP_ADDR=10.43.1.39 VLLM_SERVICE_HOST=10.43.1.39
+    VLLM_SERVICE_PORT=8000 VLLM_SERVICE_PORT_HTTP=8000 HEALTH_PORT=tcp://[fd00::1]:80 HEALTH_SERVICE_HOST=fd00::1
+    SSH_PORT=udp://10.43.1.40:22 MY_DNS_PORT_53_UDP=udp://10.43.1.41:53 MY_DNS_PORT_53_UDP_ADDR=10.43.1.41"""
+)
 
 
 def test_service_links_are_dropped() -> None:
@@ -235,16 +230,11 @@ SECRET = [
     ("HTTP_PROXY", "http://me:p@ss@word!@proxy:3128", "p@ss@word!"),
     ("https_proxy", "http://me:p%40ssw0rd!@proxy:3128", "p@ssw0rd!"),
 ]
-NOT_SECRET = {
-    "TOKENIZERS_PARALLELISM": "false-and-longer",
-    "MAX_NUM_BATCHED_TOKENS": "8192819281",
-    "API_KEYS_FILE": "/run/secrets/keys",
-    "SECRET_NAME": "hub-token-of-the-cluster",
-    "AWS_ACCESS_KEY_ID": "AKIAABCDEFGH",
-    "PIP_INDEX_URL": "https://host.example/a@b/simple",
-    "HF_TOKEN_PATH": "/run/secrets/token",
-    "HF_ENDPOINT": "https://hub.example/path",
-}
+NOT_SECRET = pairs(
+    """TOKENIZERS_PARALLELISM=false-and-longer MAX_NUM_BATCHED_TOKENS=8192819281 API_KEYS_FILE=/run/secrets/keys
+    SECRET_NAME=hub-token-of-the-cluster AWS_ACCESS_KEY_ID=AKIAABCDEFGH HF_TOKEN_PATH=/run/secrets/token
+    PIP_INDEX_URL=https://host.example/a@b/simple HF_ENDPOINT=https://hub.example/path"""
+)
 
 
 def test_secrets_of_an_environment() -> None:
