@@ -9,6 +9,7 @@ from vllm_engine.config.settings import Settings
 from vllm_engine.models.bundled import ensure_bundled, is_bundled
 from vllm_engine.models.engine_script import EnginePython
 from vllm_engine.models.engine_scripts.hub_files import (
+    FORMATS,
     INDEX,
     HubFile,
     Listing,
@@ -20,21 +21,6 @@ from vllm_engine.models.hub_download import Listener, fetch_files
 from vllm_engine.models.model_source import Model
 from vllm_engine.plan.engine_command import flag_value
 from vllm_engine.plan.preflight import Preflight
-
-_LOADED_FROM_FILES = frozenset(
-    {
-        "auto",
-        "hf",
-        "safetensors",
-        "fastsafetensors",
-        "instanttensor",
-        "mistral",
-        "npcache",
-        "pt",
-        "bitsandbytes",
-    }
-)
-"""Values of `--load-format` with which vLLM loads what `wanted_files` chooses."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +63,7 @@ def files_of(model: Model, preflight: Preflight) -> WantedFiles | None:
 def loads_files(preflight: Preflight) -> bool:
     """Whether vLLM will load the files that `files_of` tells."""
     load_format = flag_value(preflight.flags, "load-format") or "auto"
-    return load_format in _LOADED_FROM_FILES and flag_value(preflight.flags, "ignore-patterns") is None
+    return load_format in FORMATS and flag_value(preflight.flags, "ignore-patterns") is None
 
 
 async def obtain_model(

@@ -1,16 +1,109 @@
-"""The preparation of a start: what a failure offline means."""
+"""What is done before each start of the engine: the first looks the model up and downloads it, then it is known."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from vllm_engine.config.environment import Environment
+from vllm_engine.config.settings import load_settings
 from vllm_engine.engine.engine_exit import EngineExit
+from vllm_engine.engine.engine_state import EngineStatus, Phase, StatusBoard
 from vllm_engine.engine.startup.preparation import Preparation
-from vllm_engine.errors import Diagnosis
+from vllm_engine.engine.startup.start_history import StartHistory, StartRecorder
+from vllm_engine.errors import Diagnosis, ModelError
+from vllm_engine.models.engine_script import EnginePython, Event, ScriptError
+from vllm_engine.plan.engine_installation import Installation
+from vllm_engine.plan.preflight import Preflight
+from vllm_engine.system.device import Device
 
-END = EngineExit(1, (), was_ready=False)
+INSTALLATION = Installation(Path("python"), "3.12", "vllm", "0.32.0", "cpu", None)
+EXIT = EngineExit(1, (), was_ready=False)
+MISSING = Diagnosis("not-cached-and-offline", "a file is missing", "set it")
+
+
+class Hub:
+    """Plays the hub client's script: one model of two files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.asked: list[object] = []
+        self.error: ScriptError | None = None
+
+    async def run(
+        self, script: str, request: Mapping[str, Any], *, silence_seconds: float,
+        on_event: Callable[[Event], None] = lambda _: None,
+    ) -> Any:  # fmt: skip
+        self.asked.append(request["do"])
+        if self.error:
+            raise self.error
+        if request["do"] == "fetch":
+            for path, size, _ in request["files"]:
+                (self.folder / path).write_bytes(bytes(size))
+            on_event({"event": "progress", "bytes": 900, "checked": 0})
+        files = [["config.json", 100, "c"], ["model.safetensors", 800, "m"]]
+        return {"config": {}, "commit": "abc", "folder": str(self.folder), "files": files, "index": None}
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    hub = Hub(tmp_path)
+    monkeypatch.setattr(EnginePython, "run", lambda _, *given, **named: hub.run(*given, **named))
+    return hub
+
+
+def preparation(folder: Path, **variables: str) -> Preparation:
+    environment = Environment({"MODEL_ID": "org/model", "CACHE_DIR": str(folder), **variables}, {})
+    board = StatusBoard()
+    return Preparation(
+        load_settings(environment), environment,
+        Preflight(INSTALLATION, Device("cpu", "a CPU", supports_bfloat16=True), (), (), ()),
+        folder / "engine.sock", board, StartRecorder(board, StartHistory(folder / "starts.json")),
+        lambda plan: None, lambda end: MISSING,
+    )  # fmt: skip
+
+
+async def test_downloads_once_and_starts_offline(hub: Hub, tmp_path: Path) -> None:
+    prepare = preparation(tmp_path)
+    seen: list[EngineStatus] = []
+    prepare.board.watch(seen.append)
+    first = await prepare({})
+    assert (first.model_revision, first.command.environ["HF_HUB_OFFLINE"]) == ("abc", "1")
+    assert seen[-1].phase is Phase.DOWNLOADING
+    assert seen[-1].download is not None
+    assert (seen[-1].download.bytes_done, seen[-1].fraction) == (900, 1.0)
+    assert await prepare({}) == first
+    assert hub.asked == ["look", "fetch"]
+
+
+async def test_an_engine_that_misses_a_file_offline_starts_again_online(hub: Hub, tmp_path: Path) -> None:
+    prepare = preparation(tmp_path)
+    assert prepare.explain(EXIT) == MISSING
+    await prepare({})
+    told = prepare.explain(EXIT)
+    assert told == replace(MISSING, remedy="vLLM is started again with access to the hub", retryable=True)
+    assert "HF_HUB_OFFLINE" not in (await prepare({})).command.environ
+    assert prepare.explain(EXIT) == MISSING
+
+
+async def test_the_user_decides_on_offline(hub: Hub, tmp_path: Path) -> None:
+    launch = await preparation(tmp_path, HF_HUB_OFFLINE="0")({})
+    assert launch.command.environ["HF_HUB_OFFLINE"] == "0"
+
+
+async def test_a_hub_that_cannot_be_reached_is_asked_again(hub: Hub, tmp_path: Path) -> None:
+    prepare = preparation(tmp_path)
+    hub.error = ScriptError("unreachable", "no route")
+    with pytest.raises(ModelError) as caught:
+        await prepare({})
+    assert (caught.value.diagnosis.code, caught.value.diagnosis.retryable) == ("hub-unreachable", True)
+    hub.error = None
+    await prepare({})
+    assert hub.asked == ["look", "look", "fetch"]
 
 
 @pytest.mark.parametrize(
@@ -22,11 +115,11 @@ END = EngineExit(1, (), was_ready=False)
         ("disk-full", True, False),
     ],
 )
-def test_a_file_that_is_missing_offline(code: str, is_offline: bool, again: bool) -> None:
-    """It is fetched by one more start with access to the hub; any other failure is what it is."""
-    told = Diagnosis(code, "it failed")
-    parts: list[Any] = [None] * 7 + [lambda _: told]
+def test_only_a_file_that_is_missing_offline_starts_it_again(
+    code: str, is_offline: bool, again: bool
+) -> None:
+    parts: list[Any] = [None] * 7 + [lambda _: Diagnosis(code, "it failed")]
     preparation = Preparation(*parts)
     preparation.is_offline = is_offline
-    assert preparation.explain(END).retryable is again
+    assert preparation.explain(EXIT).retryable is again
     assert preparation.needs_hub is again

@@ -21,6 +21,9 @@ _PATTERNS = {
     "npcache": ("*.bin",),
     "pt": ("*.pt",),
 }
+FORMATS = frozenset({*_PATTERNS, "auto", "hf", "bitsandbytes"})
+"""Values of `--load-format` with which vLLM loads what `wanted_files` chooses."""
+
 _BY_DEFAULT = ("*.safetensors", "*.bin", "*.pt")
 _NEVER_BESIDE = (
     *(f"*.{kind}" for kind in ("safetensors", "bin", "pt", "pth", "ckpt", "gguf", "h5", "msgpack")),
