@@ -121,8 +121,6 @@ def load_identity(cert: Path, key: Path, now: float) -> Identity:
     try:
         _load(context, cert, key)
         content = _test_decode_cert(cert)
-    except UnusableFileError:
-        raise
     except OSError as error:  # removed since the check
         raise UnusableFileError(_CERT, f"cannot be read ({error.strerror})") from None
     not_before, not_after = (ssl.cert_time_to_seconds(str(content[at])) for at in ("notBefore", "notAfter"))
