@@ -26,8 +26,7 @@ from typing import Any
 import httpx2
 import psutil
 
-from tests.support.ports import free_port
-from tests.support.program import Program, running, until
+from tests.support.program import Program, free_port, running, until
 
 ROOT = Path(__file__).parents[1]
 MODEL = "bundled:smollm2-135m-instruct"

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from perf.storms.watch import Watch, percentile
-from tests.support.ports import free_port
-from tests.support.program import Program, until
+from tests.support.program import Program, free_port, until
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 25

@@ -14,8 +14,7 @@ import pytest
 
 from tests.container.box import Box, Docker
 from tests.container.conftest import ROOT, StartBox
-from tests.support.ports import free_port
-from tests.support.program import until
+from tests.support.program import free_port, until
 
 KEY = "a-key-of-some-length"
 

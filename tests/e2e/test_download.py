@@ -17,8 +17,7 @@ from tests.e2e.conftest import CACHE_DIR, MODEL, START_SECONDS
 from tests.support.fake.fake_engine import make_fake_engine_python
 from tests.support.fake.fake_hub import COMMIT, Hub, fake_hub
 from tests.support.model import CONFIG
-from tests.support.ports import free_port
-from tests.support.program import Program, run_cli, running, until
+from tests.support.program import Program, free_port, run_cli, running, until
 from tests.support.terminal import terminal
 
 pytestmark = pytest.mark.e2e

@@ -15,8 +15,7 @@ import pytest
 from tests.process.conftest import StartProgram
 from tests.support.fake.fake_engine import scenario_of, start_pids
 from tests.support.model import CONFIG
-from tests.support.ports import free_port
-from tests.support.program import run_cli, until
+from tests.support.program import free_port, run_cli, until
 
 MACHINE = ["device", "dtype", "driver", "gpu_memory", "shm", "files", "port", "cache"]
 CHECKS = [*MACHINE, "token", "model", "space", "memory", "template"]

@@ -13,8 +13,7 @@ import pytest
 
 from tests.process.conftest import StartProgram
 from tests.support.model import CHAT, STREAM
-from tests.support.ports import free_port
-from tests.support.program import plain_client, running, until, until_gone
+from tests.support.program import free_port, plain_client, running, until, until_gone
 from tests.support.raw_http import request, wire
 
 

@@ -19,8 +19,7 @@ from jsonschema import Draft202012Validator
 from tests.process.conftest import StartProgram
 from tests.support.collector import Collector, attributes
 from tests.support.model import STREAM
-from tests.support.ports import free_port
-from tests.support.program import Program, plain_client, until
+from tests.support.program import Program, free_port, plain_client, until
 from tests.support.watched import Watched
 
 ROOT = Path(__file__).parents[2]

@@ -16,8 +16,7 @@ import pytest
 from tests.process.conftest import StartProgram
 from tests.support.certificates import Certificate
 from tests.support.model import CHAT, STREAM
-from tests.support.ports import free_port
-from tests.support.program import DEADLINE, Program, plain_client, run_cli, until
+from tests.support.program import DEADLINE, Program, free_port, plain_client, run_cli, until
 from tests.support.raw_http import ClosedError, Reply, post_json, request
 from tests.support.watched import Watched
 

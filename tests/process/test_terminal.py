@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.process.conftest import StartProgram
-from tests.support.ports import free_port
-from tests.support.program import Program, run_cli, running, until
+from tests.support.program import Program, free_port, run_cli, running, until
 from tests.support.terminal import terminal
 from tests.support.watched import Watched
 from vllm_engine.client.bench.bench_plan import Plan

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -20,13 +21,16 @@ import pytest
 
 from tests.support.fake.fake_engine import change_scenario, scenario_of, start_pids
 from tests.support.model import CHAT
-from tests.support.ports import free_port
 from tests.support.raw_http import request, wire
 
 DEADLINE = 60.0
 """Seconds that anything but a real engine's start may take, on a slow and busy machine."""
 COVERAGE = {key: value for key, value in os.environ.items() if key.startswith("COVERAGE_PROCESS")}
 """What `make coverage` tells every process; read before a fixture clears the environment."""
+_FIRST, _LAST = 10_000, 32_000
+"""Below what Linux gives to clients and to those who bind port 0."""
+_PER_WORKER = 1_000
+_CLAIMS: list[socket.socket] = []
 _PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Trusts nobody, and so costs nothing: to read the system's authorities takes 27 ms for each client."""
 
@@ -37,6 +41,34 @@ def until(condition: Callable[[], object], what: str, seconds: float = DEADLINE)
     while not condition():
         assert time.monotonic() < end, f"{what} did not happen in {seconds:g} s"
         time.sleep(0.05)
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody listens on and no other test process will get."""
+    for port in _PORTS:
+        # An abstract socket's name has one owner on this machine, and is free when its owner ends.
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0vllm-engine-test-port-{port}")
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            claim.close()
+            continue
+        _CLAIMS.append(claim)
+        return port
+    raise AssertionError("no port is free")
+
+
+def _ports() -> Iterator[int]:
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = _FIRST + worker * _PER_WORKER % (_LAST - _FIRST)
+    yield from range(first, _LAST)
+    yield from range(_FIRST, first)
+
+
+_PORTS = _ports()
 
 
 def metric_in(text: str, name: str) -> float:

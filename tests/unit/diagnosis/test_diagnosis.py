@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.failed_logs import Failure, failures, healthy_logs, lines_of
+from tests.unit.diagnosis.failed_logs import Failure, failures, healthy_logs, lines_of
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import load_settings
 from vllm_engine.diagnosis.catalogue import BY_CODE, CATALOGUE, OWN

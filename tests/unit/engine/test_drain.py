@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from tests.support.virtual_time import in_virtual_time
+from tests.support.virtual.virtual_time import in_virtual_time
 from vllm_engine.gateway.drain import Drain
 from vllm_engine.gateway.front import Front
 

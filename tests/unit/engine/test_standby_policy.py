@@ -9,8 +9,8 @@ from typing import Literal
 
 import pytest
 
-from tests.support.engine_rig import COMMAND, Life, Rig
-from tests.support.virtual_time import in_virtual_time
+from tests.support.virtual.engine_rig import COMMAND, Life, Rig
+from tests.support.virtual.virtual_time import in_virtual_time
 from vllm_engine.engine.standby import BYTES_EACH, BYTES_LEFT, Standby
 from vllm_engine.plan.engine_command import EngineCommand
 

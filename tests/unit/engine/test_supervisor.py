@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.engine_rig import COMMAND, Life, Rig
-from tests.support.virtual_time import in_virtual_time
+from tests.support.virtual.engine_rig import COMMAND, Life, Rig
+from tests.support.virtual.virtual_time import in_virtual_time
 from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.control_client import Health
 from vllm_engine.engine.engine_exit import EngineExit

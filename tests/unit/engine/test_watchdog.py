@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.virtual_time import in_virtual_time
+from tests.support.virtual.virtual_time import in_virtual_time
 from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.control_client import ControlError, Health, NotAskedError
 from vllm_engine.engine.watchdog.child_watcher import ChildrenState, ChildWatcher, children_state

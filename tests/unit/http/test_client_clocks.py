@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support.client_transport import CLOSED, FINISHED, ClientTransport
-from tests.support.virtual_time import in_virtual_time
+from tests.support.virtual.client_transport import CLOSED, FINISHED, ClientTransport
+from tests.support.virtual.virtual_time import in_virtual_time
 from vllm_engine.gateway.http.client_clocks import (
     IDLE_SECONDS,
     MAX_BYTES,

@@ -10,9 +10,9 @@ from typing import cast
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from tests.support.client_transport import CLOSED, FINISHED, ClientTransport, transport_of
 from tests.support.hostile_cases import AMBIGUOUS, OTHER_PROTOCOLS
-from tests.support.virtual_time import in_virtual_time
+from tests.support.virtual.client_transport import CLOSED, FINISHED, ClientTransport, transport_of
+from tests.support.virtual.virtual_time import in_virtual_time
 from vllm_engine.gateway.http.client_connection import ClientConnection
 from vllm_engine.gateway.http.client_stream import client_stream_of
 from vllm_engine.gateway.http.http_server import Server

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.certificates import Certificate
-from tests.support.ports import free_port
-from tests.support.program import until
+from tests.support.program import free_port, until
 from vllm_engine.config.settings import Settings
 from vllm_engine.errors import SettingsError
 from vllm_engine.gateway.http.followed_files import UnusableFileError

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.virtual_time import in_virtual_time
+from tests.support.virtual.virtual_time import in_virtual_time
 from vllm_engine.gateway.policy.admission import KEYS_BEFORE_SWEEP, Admission, Claim, Slot
 from vllm_engine.gateway.policy.admission_limits import Limits, whole_seconds
 from vllm_engine.gateway.policy.fairness import FairQueue

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from starlette.types import Message
 
-from tests.support.virtual_time import in_virtual_time
+from tests.support.virtual.virtual_time import in_virtual_time
 from vllm_engine.gateway.body.body_budget import BodyBudget
 from vllm_engine.gateway.body.request_body import Bodies, Body
 from vllm_engine.gateway.rejection import Rejected, draining

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.played_engine import END, EVENTS, OK, Case, Cut, chunk, engine_that_says, event
-from tests.support.virtual_time import in_virtual_time
+from tests.support.virtual.played_engine import END, EVENTS, OK, Case, Cut, chunk, engine_that_says, event
+from tests.support.virtual.virtual_time import in_virtual_time
 from vllm_engine.engine.control_client import Health
 from vllm_engine.engine.engine_state import EngineState
 from vllm_engine.gateway.observe.request_record import Outcome

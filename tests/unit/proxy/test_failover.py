@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.support.virtual_time import in_virtual_time
+from tests.support.virtual.virtual_time import in_virtual_time
 from vllm_engine.engine.engine_state import EngineState, StatusBoard
 from vllm_engine.gateway.proxy.failover import NOTICE_SECONDS, Recovery, Verdict
 from vllm_engine.gateway.rejection import Rejected

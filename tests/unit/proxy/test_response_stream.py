@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support.stand_in_client import StandInClient
-from tests.support.virtual_time import in_virtual_time
+from tests.support.virtual.stand_in_client import StandInClient
+from tests.support.virtual.virtual_time import in_virtual_time
 from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.gateway.observe.request_record import Outcome, RequestRecord
 from vllm_engine.gateway.proxy.request_work import EngineWork

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.played_engine import OK, engine_that_says
-from tests.support.virtual_time import in_virtual_time
+from tests.support.virtual.played_engine import OK, engine_that_says
+from tests.support.virtual.virtual_time import in_virtual_time
 from vllm_engine.gateway.proxy.upstream import POOL_KEEP_ALIVE_SECONDS, Upstream
 from vllm_engine.gateway.proxy.upstream_connection import UpstreamConnection, UpstreamError
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import cast
 
-from tests.support.stand_in_client import StandInClient
+from tests.support.virtual.stand_in_client import StandInClient
 from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.control_client import ControlClient, Health
 from vllm_engine.engine.engine_state import EngineState, StatusBoard

@@ -1,0 +1,1 @@
+"""Played counterparts and a virtual clock, for tests without a process."""
