@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from tests.support.played_engine import END, EVENTS, OK, Case, engine_that_says, event
-from tests.support.stand_in_client import StandInClient
-from tests.support.virtual_time import in_virtual_time
+from tests.support.virtual.played_engine import END, EVENTS, OK, Case, engine_that_says, event
+from tests.support.virtual.stand_in_client import StandInClient
+from tests.support.virtual.virtual_time import in_virtual_time
 from vllm_engine.gateway.body.body_budget import BodyBudget
 from vllm_engine.gateway.body.request_body import Bodies, Body
 from vllm_engine.gateway.http.client_stream import CLIENT_STREAM
