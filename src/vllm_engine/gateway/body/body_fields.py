@@ -19,7 +19,7 @@ _NONE: Final = Raw(b"")
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What the decoders raise; the bytes of strings that were left raw have not been checked before."""
 _SMALL_BYTES: Final = 4096
-"""Up to here text is not told from media: so small an image does not spoil an estimate."""
+"""Up to this size text and media are not told apart: so small an image does not spoil an estimate."""
 _LARGEST_OTHER_BYTES: Final = 262_144
 """What only Python's `json` can read is read up to here, as that builds all of it, in some milliseconds."""
 _MAX_OBJECTS: Final = 20_000

@@ -32,10 +32,10 @@ class TokenEstimate:
         """Return roughly how many tokens a prompt has; 0 only for a request without one."""
         return fields.token_ids + ceil(fields.text_bytes * self.tokens_per_byte)
 
-    def learn(self, fields: RequestFields, told: int) -> None:
+    def learn(self, fields: RequestFields, reported: int) -> None:
         """Learn how many tokens a prompt had."""
         if fields.token_ids or fields.text_bytes < _LONG_ENOUGH:
             return
-        seen = told / fields.text_bytes
+        seen = reported / fields.text_bytes
         if _FEWEST <= seen <= _MOST:
             self.tokens_per_byte += (seen - self.tokens_per_byte) / _LATEST

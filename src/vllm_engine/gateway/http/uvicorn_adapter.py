@@ -33,7 +33,7 @@ class HoldingFlow(FlowControl):
     is_held = False
 
     def hold(self, *, is_held: bool = True) -> None:
-        """Stop reading, whoever asks for more, or let go again."""
+        """Stop reading, also where uvicorn would resume, until it is let go again."""
         self.is_held = is_held
         if is_held:
             self.pause_reading()
@@ -218,7 +218,7 @@ class UvicornConnection(HttpToolsProtocol):
         return self._answered is not None and self._answered.scope["http_version"] == "1.0"
 
     def disconnect_application(self) -> None:
-        """Tell the application that nobody listens any more, and let it wait for no body."""
+        """Tell the application that the client has disconnected, and end its wait for a body."""
         # uvicorn tells only the request that came last.
         cycle = self._answered
         if cycle is not None and not cycle.response_complete:
@@ -229,7 +229,7 @@ class UvicornConnection(HttpToolsProtocol):
     def hold_head(self, *, is_chunked: bool) -> None:
         """Hold back the response's head, which is sent next, until `take_head`."""
         cycle = self._answered
-        assert cycle is not None  # noqa: S101 - its application is who calls
+        assert cycle is not None  # noqa: S101 - called by its application
         self._held_head = cycle.transport = _HeadHolder()  # type: ignore[assignment]
         if not is_chunked:
             cycle.chunked_encoding = False
@@ -237,7 +237,7 @@ class UvicornConnection(HttpToolsProtocol):
     def take_head(self) -> bytes:
         """Return the head that was held back; what is sent from now on goes to the client."""
         cycle, head = self._answered, self._held_head
-        assert cycle is not None and head is not None  # noqa: S101 - its application is who calls
+        assert cycle is not None and head is not None  # noqa: S101 - called by its application
         self._held_head = None
         cycle.transport = self._response_transport  # type: ignore[assignment]
         return head.data

@@ -1,1 +1,1 @@
-"""One request to the engine, and its answer back."""
+"""One request to the engine, and its response back."""

@@ -18,7 +18,7 @@ from vllm_engine.gateway.http.request_id import REQUEST_ID
 from vllm_engine.gateway.observe.request_record import Outcome, RequestRecord
 from vllm_engine.gateway.policy.readiness import retry_after_seconds
 from vllm_engine.gateway.proxy.failover import Recovery, Verdict
-from vllm_engine.gateway.proxy.forwarded_headers import answer_headers
+from vllm_engine.gateway.proxy.forwarded_headers import response_headers
 from vllm_engine.gateway.proxy.response_stream import ResponseStream
 from vllm_engine.gateway.proxy.upstream import Upstream
 from vllm_engine.gateway.proxy.upstream_connection import UpstreamConnection, UpstreamError
@@ -166,7 +166,7 @@ class Attempt:
         assert stream.status is not None  # noqa: S101 - it has begun
         is_events = stream.is_event_stream
         self._record.is_stream |= is_events
-        headers = answer_headers(stream.status, stream.headers, self._identity, is_event_stream=is_events)
+        headers = response_headers(stream.status, stream.headers, self._identity, is_event_stream=is_events)
         await stream.pass_on(headers)
 
     async def _refuse_suspect(self) -> None:
@@ -183,7 +183,7 @@ class Attempt:
         if error.own_reason is not None:
             record.outcome, record.reason = Outcome.REJECTED, error.own_reason
             kind = "unavailable_error"
-        await self._end(ApiError(error.status, kind, error.told))
+        await self._end(ApiError(error.status, kind, error.client_message))
 
     async def _end(self, error: ApiError) -> None:
         if self._is_open:

@@ -52,7 +52,7 @@ class Proxy:
 
     def end_all(self, reason: str) -> None:
         """End every response that is under way, and all that are to begin, with an error that says why."""
-        self._end = UpstreamError(f"ended: {reason}", told=reason, own_reason="draining")
+        self._end = UpstreamError(f"ended: {reason}", client_message=reason, own_reason="draining")
         for stream in tuple(self._streams):
             stream.fail(self._end)
 

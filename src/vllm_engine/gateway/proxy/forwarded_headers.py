@@ -71,7 +71,7 @@ def request_head(
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-def answer_headers(
+def response_headers(
     status: int, headers: Iterable[tuple[bytes, bytes]], identity: bytes, *, is_event_stream: bool
 ) -> Headers:
     """Return the engine's headers as the client gets them: with the request's id and our date.

@@ -272,7 +272,7 @@ class ResponseStream:
         last = self._last
         # An event that was cut short must be ended before ours can begin.
         gap = b"" if not last or last.endswith(b"\n\n") else b"\n" if last.endswith(b"\n") else b"\n\n"
-        await self._finish_stream(ApiError(502, "upstream_error", self.error.told), gap)
+        await self._finish_stream(ApiError(502, "upstream_error", self.error.client_message), gap)
 
     async def _finish_stream(self, error: ApiError, gap: bytes = b"") -> None:
         event = event_of(error, self._record.path, self._record.request_id, self.usage.tail)

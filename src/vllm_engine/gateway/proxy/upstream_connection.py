@@ -30,18 +30,18 @@ _PIECE_BYTES = 262_144
 
 
 class UpstreamError(Exception):
-    """The engine could not be reached, or broke off; `told` is the message for the client."""
+    """The engine could not be reached, or broke off; `client_message` says so to the client."""
 
     def __init__(
         self,
         message: str,
-        told: str = "The engine broke off this request",
+        client_message: str = "The engine broke off this request",
         *,
         is_unread: bool = False,
         own_reason: str | None = None,
     ) -> None:
         super().__init__(message)
-        self.told = told
+        self.client_message = client_message
         self.is_unread = is_unread
         """Whether the engine has certainly not begun with the request: it has not read all of it."""
         self.own_reason = own_reason
@@ -56,8 +56,8 @@ class UpstreamError(Exception):
 def own_shortage(error: BaseException | None) -> UpstreamError:
     """Return what an error of ours means for the request: a lack of files, memory or connections."""
     message = f"the gateway is short of files, memory or connections ({error!r})"
-    told = "The gateway is short of files, memory or connections; try again later"
-    return UpstreamError(message, told, own_reason="shortage")
+    client_message = "The gateway is short of files, memory or connections; try again later"
+    return UpstreamError(message, client_message, own_reason="shortage")
 
 
 class ResponseSink(Protocol):
@@ -85,7 +85,7 @@ class UpstreamConnection(asyncio.Protocol):
     def __init__(
         self, keep: Callable[[UpstreamConnection], None], forget: Callable[[UpstreamConnection], None]
     ) -> None:
-        """Take who keeps it for the next request, and who forgets it once it is closed."""
+        """Take what keeps it for the next request, and what forgets it once it is closed."""
         self._keep = keep
         self._forget = forget
         self._transport: asyncio.Transport | None = None
@@ -248,7 +248,7 @@ class UpstreamConnection(asyncio.Protocol):
             # RFC 9112, section 6.3: without either, the body ends with the connection.
             self._ends_with_connection = not names & {b"content-length", b"transfer-encoding"}
             self._sink.on_head(status, self._headers)
-            # The parser cannot be told that no body follows: it would wait for one.
+            # There is no way to say to the parser that no body follows: it would wait for one.
             self._complete = self._is_head_request
 
     def on_body(self, body: bytes) -> None:  # noqa: D102
@@ -279,9 +279,9 @@ class UpstreamConnection(asyncio.Protocol):
         if copy is None:
             return
         with copy, suppress(OSError):
-            said = copy.recv(_PIECE_BYTES) if self._sink is not None else b""
-            if said:
-                self.data_received(said)
+            data = copy.recv(_PIECE_BYTES) if self._sink is not None else b""
+            if data:
+                self.data_received(data)
 
     def _write_on(self) -> None:
         transport = self._transport
@@ -303,7 +303,7 @@ class UpstreamConnection(asyncio.Protocol):
         if sink is not None:
             sink.on_end()
         if reusable:
-            # The last piece may have paused it, and nobody else would undo that.
+            # The last piece may have paused it, and nothing else would resume it.
             self.resume()
             self._keep(self)
         else:
