@@ -13,7 +13,7 @@ from vllm_engine.cli.exit_status import exit_on_error
 @click.command("bench")
 @click.argument("base_url")
 @click.option("--model", default="", help="Model to request. Default: the first the server lists.")
-@click.option("--requests", type=click.IntRange(1), default=256, show_default=True, help="How many.")
+@click.option("--requests", type=click.IntRange(1), default=256, show_default=True, help="Requests to send.")
 @click.option(
     "--concurrency",
     type=click.IntRange(1),
@@ -29,7 +29,7 @@ from vllm_engine.cli.exit_status import exit_on_error
     type=click.IntRange(1),
     default=128,
     show_default=True,
-    help="Of each answer.",
+    help="Per answer.",
 )
 @click.option("--slo", "slos", multiple=True, help="For goodput, in milliseconds: ttft:500. May be repeated.")
 @click.option("--api-key", envvar="BENCH_API_KEY", help="Sent as a bearer token; prefer BENCH_API_KEY.")
