@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.unit.models.model_fakes import Tell
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import load_settings
 from vllm_engine.engine.engine_exit import EngineExit
@@ -16,7 +17,7 @@ from vllm_engine.engine.engine_state import EngineStatus, Phase, StatusBoard
 from vllm_engine.engine.startup.preparation import Preparation
 from vllm_engine.engine.startup.start_history import StartHistory, StartRecorder
 from vllm_engine.errors import Diagnosis, ModelError
-from vllm_engine.models.engine_script import EnginePython, Event, ScriptError
+from vllm_engine.models.engine_script import EnginePython, ScriptError
 from vllm_engine.plan.engine_installation import Installation
 from vllm_engine.plan.preflight import Preflight
 from vllm_engine.system.device import Device
@@ -35,9 +36,8 @@ class Hub:
         self.error: ScriptError | None = None
 
     async def run(
-        self, script: str, request: Mapping[str, Any], *, silence_seconds: float,
-        on_event: Callable[[Event], None] = lambda _: None,
-    ) -> Any:  # fmt: skip
+        self, script: str, request: Mapping[str, Any], *, on_event: Tell = lambda _: None, **_: object
+    ) -> Any:
         self.asked.append(request["do"])
         if self.error:
             raise self.error

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from tests.unit.models.model_fakes import FakePython, Play, Tell
 from vllm_engine.errors import ModelError
 from vllm_engine.models.bundled import ConvertProgress, bundled_names, bundled_path, ensure_bundled
-from vllm_engine.models.engine_script import EnginePython, Event, ScriptError
+from vllm_engine.models.engine_script import EnginePython, ScriptError
 from vllm_engine.models.engine_scripts import convert_gguf
 from vllm_engine.models.engine_scripts.bundled_files import (
     CONVERTER_VERSION,
@@ -48,29 +49,9 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-class FakePython(EnginePython):
-    """Plays the converter in its place."""
-
-    def __init__(self, convert: Callable[[Path, Callable[[Event], None]], None]) -> None:
-        super().__init__(Path("python"), {})
-        object.__setattr__(self, "convert", convert)
-
-    async def run(
-        self, script: str, request: Mapping[str, object], *, silence_seconds: float,
-        on_event: Callable[[Event], None] = lambda _: None,
-    ) -> Any:  # fmt: skip
-        assert (script, request["do"]) == ("convert_gguf", "convert")
-        self.convert(Path(str(request["output"])), on_event)  # type: ignore[attr-defined]
-
-
-def ensure(
-    cache: Path,
-    convert: Callable[[Path, Callable[[Event], None]], None],
-    progress: Callable[[ConvertProgress], None] = lambda _: None,
-) -> Path:
-    return asyncio.run(
-        ensure_bundled(MODEL, cache_dir=cache, engine=FakePython(convert), on_progress=progress)
-    )
+def ensure(cache: Path, play: Play, progress: Callable[[ConvertProgress], None] = lambda _: None) -> Path:
+    engine = FakePython(play)
+    return asyncio.run(ensure_bundled(MODEL, cache_dir=cache, engine=engine, on_progress=progress))
 
 
 @pytest.mark.parametrize("model_id", ["bundled:gpt-5", "bundled:", "bundled:../..", NAME])
@@ -101,13 +82,14 @@ def test_damage_is_seen(folder: Path) -> None:
 
 
 def test_converts_only_what_is_not_intact(folder: Path, tmp_path: Path) -> None:
-    def refuse(_: Path, __: Callable[[Event], None]) -> None:
+    def refuse(*_: object) -> None:
         raise AssertionError
 
-    def repair(output: Path, tell: Callable[[Event], None]) -> None:
+    def repair(request: Mapping[str, Any], tell: Tell) -> None:
+        assert request["do"] == "convert"
         tell({"event": "progress", "done": 3, "total": 7})
         tell({"event": "later versions may say more"})
-        fill(output)
+        fill(Path(request["output"]))
 
     assert ensure(tmp_path, refuse) == folder
     os.truncate(folder / WEIGHTS, 1)

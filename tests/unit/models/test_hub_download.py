@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.models.fake_hub_client import FakeHubClient, fake_hub_client
+from tests.unit.models.model_fakes import FakeHubClient, FakePython, Tell, fake_hub_client
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import Settings, load_settings
 from vllm_engine.errors import ModelError
 from vllm_engine.models.download_progress import Download, Rate, human_bytes, human_seconds
-from vllm_engine.models.engine_script import EnginePython, Event, ScriptError
+from vllm_engine.models.engine_script import Event, ScriptError
 from vllm_engine.models.engine_scripts import hub_client
 from vllm_engine.models.engine_scripts.hub_files import HubFile, Listing, wanted_files
 from vllm_engine.models.hub_download import Listener, fetch_files
@@ -84,23 +84,6 @@ def test_words() -> None:
     assert {seconds: human_seconds(seconds) for seconds in times} == times
 
 
-class FakePython(EnginePython):
-    """Plays events in the place of the hub client, and keeps the request."""
-
-    events: tuple[Event, ...] = ()
-    request: Mapping[str, Any] = {}
-
-    async def run(
-        self, script: str, request: Mapping[str, object], *, silence_seconds: float,
-        on_event: Callable[[Event], None] = lambda _: None,
-    ) -> Any:  # fmt: skip
-        object.__setattr__(self, "request", request)
-        for event in self.events:
-            if event["event"] == "error":
-                raise ScriptError(event["kind"], "words")
-            on_event(event)
-
-
 def settings(folder: Path) -> Settings:
     return load_settings(Environment({"MODEL_ID": "org/model", "CACHE_DIR": str(folder)}, {}))
 
@@ -109,8 +92,8 @@ class Case:
     """A download of three files, of which one is there."""
 
     def __init__(self, folder: Path, *events: Event) -> None:
-        self.python = FakePython(Path("python"), {})
-        object.__setattr__(self.python, "events", events)
+        self.events = events
+        self.request: Mapping[str, Any] = {}
         self.shown: list[Download] = []
         self.notes: list[str] = []
         self.folder = folder
@@ -120,16 +103,23 @@ class Case:
         (folder / "config.json").write_bytes(b"x" * 50)
         (folder / B).write_bytes(b"too short")
 
+    def play(self, request: Mapping[str, Any], tell: Tell) -> None:
+        self.request = request
+        for event in self.events:
+            if event["event"] == "error":
+                raise ScriptError(event["kind"], "words")
+            tell(event)
+
     async def fetch(self, *, check_all: bool = False) -> int:
         files = [HubFile("config.json", 50, "cc"), HubFile(A, 600, "aa"), HubFile(B, 400, "bb")]
         model = Model("org/model", COMMIT, {}, self.folder)
         return await fetch_files(
-            settings(self.folder), self.python, model, files, self.listener, check_all=check_all
+            settings(self.folder), FakePython(self.play), model, files, self.listener, check_all=check_all
         )
 
     @property
     def asked(self) -> list[str]:
-        return [path for path, *_ in self.python.request["files"]]
+        return [path for path, *_ in self.request["files"]]
 
 
 def progress(count: int) -> Event:
@@ -157,7 +147,7 @@ async def test_nothing_runs_where_all_is_there(tmp_path: Path) -> None:
     case = Case(tmp_path, progress(1050))
     for name, size in ((A, 600), (B, 400)):
         (tmp_path / name).write_bytes(b"x" * size)
-    assert (await case.fetch(), case.python.request) == (0, {})
+    assert (await case.fetch(), case.request) == (0, {})
     assert await case.fetch(check_all=True) == 0
     assert (case.asked, case.shown) == (["config.json", A, B], [])
 

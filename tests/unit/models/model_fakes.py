@@ -1,9 +1,9 @@
-"""A stand-in for `huggingface_hub`, which the gateway's environment lacks."""
+"""Stand-ins for the engine's Python, and for `huggingface_hub`, which the gateway's environment lacks."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +11,26 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
+from vllm_engine.models.engine_script import EnginePython, Event
+
+Tell = Callable[[Event], None]
+Play = Callable[[Mapping[str, Any], Tell], Any]
+"""Answers a request in a script's place, and tells of events."""
+
+
+class FakePython(EnginePython):
+    """Runs no script."""
+
+    def __init__(self, play: Play) -> None:
+        super().__init__(Path("python"), {})
+        object.__setattr__(self, "_play", play)
+
+    async def run(
+        self, script: str, request: Mapping[str, object], *, silence_seconds: float,
+        on_event: Tell = lambda _: None,
+    ) -> Any:  # fmt: skip
+        return self._play(request, on_event)  # type: ignore[attr-defined]
 
 
 @dataclass
