@@ -18,7 +18,7 @@ _SCRIPTS = "vllm_engine.models.engine_scripts"
 _BOOT = (
     "import runpy, sys; sys.path.append(sys.argv[1]); runpy.run_module(sys.argv[2], None, '__main__', True)"
 )
-"""Last on the path: no package beside ours may take the place of one of the engine's."""
+"""Our root is last on the path, so that no package beside ours shadows one of the engine's."""
 
 _LONGEST_LINE = 1 << 26  # bytes: the listing of a repository is one line
 _STOP_SECONDS = 2.0
@@ -32,7 +32,7 @@ class ScriptError(Exception):
     """A script failed.
 
     Attributes:
-        kind: the script's own word for it; `python`, `silent` or `crashed` if it could not say one.
+        kind: the kind that the script reported; `python`, `silent` or `crashed` if it reported none.
         detail: one line, without tokens.
     """
 

@@ -18,7 +18,7 @@ from vllm_engine.models.model_source import Model
 
 @dataclass(frozen=True)
 class Listener:
-    """Whom to tell what happens: how far a download is, how far a conversion, and of each file."""
+    """Callbacks for the progress of a download, that of a conversion, and a line about each file."""
 
     downloading: Callable[[Download], None]
     converting: Callable[[ConvertProgress], None]
@@ -41,11 +41,11 @@ async def fetch_files(
     Cancelling this ends it at once; files that are complete stay.
 
     Args:
-        settings: `MODEL_ID` is fetched; without progress for `STARTUP_TIMEOUT_SECONDS` it is given up.
+        settings: `MODEL_ID` is fetched; it fails after `STARTUP_TIMEOUT_SECONDS` without progress.
         engine: the engine's Python.
-        model: a model of the hub's, with its commit and folder.
+        model: a model from the hub, with its commit and folder.
         files: what is wanted.
-        listener: hears how far it is.
+        listener: receives the progress.
         cache: the hub client's cache; empty for the usual one.
         check_all: check the content of those that are there too, not only their sizes.
 

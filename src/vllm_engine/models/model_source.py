@@ -29,7 +29,7 @@ class Model:
         revision: the hub commit that the configuration came from, where known.
         config: the model's config.json; empty where it has none.
         folder: where its files are, or will be once they are fetched; None where that is not known.
-        listing: what the hub's repository holds; None for local models, and where the hub did not say.
+        listing: what the hub's repository holds; None for local models, and if the hub did not list it.
     """
 
     location: str

@@ -28,7 +28,7 @@ class ModelFiles:
     """The files of a model that vLLM loads.
 
     Attributes:
-        folder: where they are; None where vLLM has to find them by itself.
+        folder: where they are; None if vLLM has to fetch them itself.
         wanted: which they are; None for a folder of the user's.
         bytes_fetched: how much of it had to be fetched.
     """
@@ -52,7 +52,7 @@ def download_dir(preflight: Preflight) -> str:
 
 
 def files_of(model: Model, preflight: Preflight) -> WantedFiles | None:
-    """Return which of a model's files vLLM loads; None where nobody knows."""
+    """Return which of a model's files vLLM loads; None if that is unknown."""
     listing = model.listing or _local_listing(model.folder)
     if listing is None:
         return None
@@ -82,8 +82,8 @@ async def obtain_model(
         preflight: what was found before the start.
         engine: the engine's Python.
         model: the located model.
-        listener: hears how far it is.
-        check_all: check the content of files that are there already, too, and whatever vLLM will load.
+        listener: receives the progress.
+        check_all: fetch them whatever vLLM's flags say, and check the content of those that are present, too.
 
     Raises:
         ModelError: the files cannot be had.

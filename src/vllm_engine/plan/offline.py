@@ -1,4 +1,4 @@
-"""Whether vLLM may start with HF_HUB_OFFLINE=1: only where all that it loads is on this machine."""
+"""Whether vLLM can start with HF_HUB_OFFLINE=1: only if everything it loads is on this machine."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ _WITH_CODE = ("config.json", "tokenizer_config.json", "processor_config.json", "
 def may_start_offline(
     settings: Settings, environment: Environment, preflight: Preflight, model: Model, files: ModelFiles
 ) -> bool:
-    """Whether vLLM gets HF_HUB_OFFLINE=1; says in the log why it does not.
+    """Whether to start vLLM with HF_HUB_OFFLINE=1; logs the reason if not.
 
-    A model that is no hub's needs no such thing, and whoever has set the variable has decided.
+    Local and bundled models do not need it, and a value that the user has set is left as it is.
     """
     is_of_hub = not settings.is_local_model and not is_bundled(settings.model_id)
     if not is_of_hub or environment.merged.get("HF_HUB_OFFLINE"):
@@ -50,7 +50,7 @@ def may_start_offline(
 def network_need(
     settings: Settings, preflight: Preflight, environ: Mapping[str, str], model: Model, files: ModelFiles
 ) -> str | None:
-    """Return why vLLM has to reach the hub when it starts with a model of the hub's; None if it need not.
+    """Return why vLLM needs access to the hub to start a model from there; None if it does not.
 
     Args:
         settings: the loaded settings.

@@ -22,7 +22,7 @@ from vllm_engine.models.engine_scripts.hub_files import INDEX, read_index
 from vllm_engine.models.engine_scripts.script_io import emit, run
 
 LISTING_SECONDS = 10.0
-"""How long the list of files may take; without it vLLM fetches the model by itself."""
+"""How long the list of files may take; without it vLLM downloads the model itself."""
 
 REPORT_SECONDS = 0.5
 _AT_ONCE = 8
