@@ -68,10 +68,10 @@ def slow(page: Page, some: list[Text], length: int) -> list[object]:
 
 
 def test_time_is_linear(visit: Visit, server: Server) -> None:
-    """What once took seconds, every pair of Markdown's characters, and mixtures of them, repeated."""
+    """What once took seconds, and some pairs and mixtures of Markdown's characters, repeated."""
     page = ready(visit, server.url)
     assert slow(page, KNOWN, 25_000) == []
-    assert slow(page, texts(300), 10_000) == []
+    assert slow(page, random.Random(0).sample(texts(300), 150), 10_000) == []
 
 
 def test_no_more_cells_than_letters(visit: Visit, server: Server) -> None:
