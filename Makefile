@@ -24,12 +24,14 @@ run: setup
 DEBIAN := chromium:chromium promtool:prometheus dockerd:docker.io debootstrap:debootstrap iptables:iptables \
 	ssh:openssh-client docker-compose:docker-compose
 
+# The longest first, so that both workers have work until the end.
+TIERS := -n 2 --dist loadgroup --no-loadscope-reorder tests/e2e tests/container tests/browser tests/process tests/unit
+
 ## test       set up with the development tools, then run all tests: unit, process, browser, container, e2e
 test:
 	@FRONTEND=rust scripts/setup.sh all
 	@tools/debian.sh $(DEBIAN)
-	@.venv/bin/pytest -n 2 --dist loadfile tests/unit tests/process
-	@.venv/bin/pytest tests/browser tests/container tests/e2e
+	@.venv/bin/pytest $(TIERS)
 
 ## chaos      do harm to a running program with the real vLLM; writes the table of docs/reliability.md
 chaos: setup

@@ -14,6 +14,18 @@ from vllm_engine.config.settings import Settings
 hypothesis_settings.register_profile("tests", deadline=None, derandomize=True)
 hypothesis_settings.load_profile("tests")
 
+TESTS = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `-n 2 --dist loadgroup` one worker has all tests of a real engine, of Docker, of a file that shares a program."""
+    for item in items:
+        tier, *rest = item.path.relative_to(TESTS).parts
+        if tier != "unit":
+            item.add_marker(
+                pytest.mark.xdist_group(tier if tier in ("e2e", "container", "browser") else rest[-1])
+            )
+
 
 @pytest.fixture(autouse=True)
 def clean_environ(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
