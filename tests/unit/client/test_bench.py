@@ -10,21 +10,15 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from perf.bench.cpu_usage import tree, usage
+from vllm_engine.client.bench import bench_report
 from vllm_engine.client.bench.bench_connection import EventReader
 from vllm_engine.client.bench.bench_plan import Plan, arrival_seconds, prompt, request_bytes
-from vllm_engine.client.bench.bench_report import (
-    Row,
-    count_gaps,
-    is_good,
-    quantiles,
-    render,
-    summarise,
-    write_rows,
-)
+from vllm_engine.client.bench.bench_report import Row, is_good, quantiles, render, summarise
 from vllm_engine.client.bench.bench_run import parse_slos
 from vllm_engine.errors import SettingsError
 
@@ -36,34 +30,25 @@ PLAN = Plan("http://host:8000/", "m", requests=4)
 
 def rows(*ttfts: float) -> list[Row]:
     """Make one row of ten tokens for each TTFT."""
-    return [
-        Row(number, sent_s=number, status=200, ttft_ms=ttft, e2el_ms=ttft + 90, events=10, tokens=10)
-        for number, ttft in enumerate(ttfts)
-    ]
+    more: Any = {"status": 200, "events": 10, "tokens": 10}
+    return [Row(at, at, ttft_ms=ttft, e2el_ms=ttft + 90, **more) for at, ttft in enumerate(ttfts)]
 
 
-def test_events_in_pieces() -> None:
-    """A stream says the same however it is cut, with either line end."""
+def test_events() -> None:
+    """A stream says the same however it is cut; text that looks like a mark of the protocol is a token."""
     for size, newline in itertools.product((1, 2, 3, 7, 50, 1000), (b"\n", b"\r\n")):
         stream, reader = STREAM.replace(b"\n", newline), EventReader()
         counted = sum(reader.feed(stream[at : at + size]) for at in range(0, len(stream), size))
         assert (counted, reader.tokens, reader.done, reader.error) == (2, 7, True, None), (size, newline)
-
-
-def test_token_events() -> None:
-    """Events in one piece are all counted, and text that looks like a mark of the protocol is a token."""
     assert EventReader().feed(TOKEN * 5) == 5
     reader = EventReader()
     text = json.dumps({"choices": [{"delta": {"content": '[DONE] "error" "completion_tokens"'}}]})
     assert reader.feed(b"data: " + text.encode() + b"\n\n") == 1
     assert (reader.done, reader.error, reader.tokens) == (False, None, None)
-
-
-@pytest.mark.parametrize("event", ['{"error":{"message":"broke off"}}', "not JSON but [DONE]", '["error"]'])
-def test_error_events(event: str) -> None:
-    reader = EventReader()
-    assert reader.feed(f"data: {event}\n\n".encode()) == 0
-    assert event in (reader.error or "")
+    for event in ('{"error":{"message":"broke off"}}', "not JSON but [DONE]", '["error"]'):
+        reader = EventReader()
+        assert reader.feed(f"data: {event}\n\n".encode()) == 0
+        assert event in (reader.error or "")
 
 
 def test_quantiles() -> None:
@@ -80,39 +65,33 @@ def test_quantiles() -> None:
 def test_rows(tmp_path: Path) -> None:
     """A row is one JSON object on a line, and equal gaps share an entry, so that it stays small."""
     path = tmp_path / "new" / "rows.jsonl"
-    write_rows(path, [Row(3, 0.5, itl_ms={"3.75": 2})], target="direct")
-    write_rows(path, [Row(4, 0.6, error="timeout")])
+    bench_report.write_rows(path, [Row(3, 0.5, itl_ms={"3.75": 2})], target="direct")
+    bench_report.write_rows(path, [Row(4, 0.6, error="timeout")])
     first, second = (json.loads(line) for line in path.read_text().splitlines())
     assert (first["target"], first["number"], first["itl_ms"]) == ("direct", 3, {"3.75": 2})
     assert (second["number"], second["error"]) == (4, "timeout")
-    assert count_gaps([0.0, 0.0123449, 0.0123401, 1.5]) == {"0": 1, "12.3": 2, "1.5e+03": 1}
+    assert bench_report.count_gaps([0.0, 0.0123449, 0.0123401, 1.5]) == {"0": 1, "12.3": 2, "1.5e+03": 1}
 
 
 def test_summary() -> None:
     """Figures are those of the requests that succeeded; errors are counted by their message."""
     broken = Row(9, sent_s=8.0, e2el_ms=2000, events=4, tokens=4, error="timeout")
     found = summarise([*rows(10.0, 20.0, 30.0), broken], {"ttft": 25.0, "tpot": 50.0})
-    assert (found.completed, found.failed, found.errors) == (3, 1, {"timeout": 1})
-    assert (found.events, found.total_output_tokens) == (34, 30)
-    assert (found.duration_s, found.output_throughput) == pytest.approx((10.0, 3.0))
-    assert found.latencies_ms["ttft"].median == 20.0
-    assert found.good == 2
-    assert found.request_goodput == pytest.approx(0.2)
-    assert "P99 TTFT (ms):" in render(found)
-    assert "1 x timeout" in render(found)
+    assert (found.completed, found.failed, found.good, found.errors) == (3, 1, 2, {"timeout": 1})
+    assert (found.events, found.total_output_tokens, found.latencies_ms["ttft"].median) == (34, 30, 20.0)
+    rates = (found.duration_s, found.output_throughput, found.request_goodput)
+    assert rates == pytest.approx((10.0, 3.0, 0.2))
+    assert all(part in render(found) for part in ("P99 TTFT (ms):", "1 x timeout"))
 
 
 def test_goodput_needs_every_slo() -> None:
+    """They are read as vLLM takes them."""
     (row,) = rows(10.0)
-    assert row.tpot_ms == pytest.approx(10.0)
-    assert Row(0, 0.0, ttft_ms=1.0, e2el_ms=1.0, tokens=1).tpot_ms is None
+    assert (row.tpot_ms, Row(0, 0.0, ttft_ms=1.0, e2el_ms=1.0, tokens=1).tpot_ms) == (10.0, None)
     assert is_good(row, {"ttft": 10.0, "e2el": 100.0, "itl": 1.0})
     assert not is_good(row, {"ttft": 9.9, "e2el": 100.0})
     assert not is_good(Row(0, 0.0, itl_ms={"5": 1, "7": 1}), {"itl": 5.9})
     assert not is_good(Row(0, 0.0, error="timeout"), {})
-
-
-def test_slos_are_read_as_vllm_takes_them() -> None:
     assert parse_slos(["ttft:500", "tpot:50.5 e2el:9"]) == {"ttft": 500.0, "tpot": 50.5, "e2el": 9.0}
     for wrong in ("ttft", "ttft:fast", "speed:5"):
         with pytest.raises(SettingsError, match=wrong):

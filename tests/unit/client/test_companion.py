@@ -10,28 +10,17 @@ import pytest
 from vllm_engine.serve import _Beside
 
 
-@pytest.mark.parametrize("is_essential", [True, False])
-async def test_a_failure(is_essential: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """It is in the log at once, whatever it is; an essential one tells the server to stop, and is kept."""
+@pytest.mark.parametrize(("fails", "is_essential"), [(True, True), (True, False), (False, True)])
+async def test_companion(fails: bool, is_essential: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """A failure is logged at once; only an essential one tells the server to stop, and is kept."""
 
     async def work() -> None:
-        raise OSError(5, "Input/output error")
+        if fails:
+            raise OSError(5, "Input/output error")
 
     told = asyncio.Event()
     beside = _Beside(work(), is_essential)
     with caplog.at_level(logging.ERROR):
         await beside.run(told)
-    assert "OSError: [Errno 5] Input/output error" in caplog.text
-    assert told.is_set() == (beside.error is not None) == is_essential
-
-
-async def test_success() -> None:
-    """It ends, and the server goes on."""
-
-    async def work() -> None:
-        return None
-
-    told = asyncio.Event()
-    beside = _Beside(work(), is_essential=True)
-    await beside.run(told)
-    assert not told.is_set() and beside.error is None
+    assert ("OSError: [Errno 5] Input/output error" in caplog.text) == fails
+    assert told.is_set() == (beside.error is not None) == (fails and is_essential)

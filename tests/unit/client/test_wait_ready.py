@@ -23,7 +23,7 @@ class Scripted(Client):
         self._replies = list(replies)
 
     async def ask(self, path: str, body: object = None, *, seconds: float | None = None) -> Reply:
-        reply = self._replies.pop(0) if len(self._replies) > 1 else self._replies[0]
+        reply = self._replies.pop(0) if self._replies[1:] else self._replies[0]
         if isinstance(reply, ServerError):
             raise reply
         return reply
@@ -46,14 +46,9 @@ async def waited(*replies: Reply | ServerError, seconds: float = 60.0, listening
 
 async def test_progress_is_told_once() -> None:
     download = {"bytes_done": 5_000_000, "bytes_total": 9_000_000}
-    told = await waited(
-        ServerError("cannot connect"),
-        loading("importing"),
-        loading("importing"),
-        loading("downloading", download=download),
-        loading("loading weights", phase_fraction=0.5),
-        READY,
-    )
+    replies = [loading("importing")] * 2 + [loading("downloading", download=download)]
+    replies += [loading("loading weights", phase_fraction=0.5), READY]
+    told = await waited(ServerError("cannot connect"), *replies)
     assert told == ["cannot connect", "importing", "downloading, 5 MB of 9 MB", "loading weights, 50%"]
 
 
