@@ -34,9 +34,21 @@ def table(scenario: Scenario, legs: Sequence[Leg], unavailable: Mapping[str, str
 def write_into(document: Path, text: str, name: str) -> None:
     """Replace what stands between the markers of a name."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    before, _, rest = document.read_text().partition(begin)
+    before, _, rest = document.read_text(encoding="utf-8").partition(begin)
     after = rest.partition(end)[2]
-    document.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+    document.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+
+
+def rows_in(document: Path, name: str) -> dict[str, str]:
+    """Return the lines of the table between the markers of a name, by their first cell."""
+    _, _, rest = document.read_text(encoding="utf-8").partition(f"<!-- {name}:begin -->")
+    table = rest.partition(f"<!-- {name}:end -->")[0]
+    return {line.split(" | ")[0][2:]: line for line in table.splitlines() if line.startswith("| ")}
+
+
+def verdict(faults: Sequence[str]) -> str:
+    """Return the cell that says what was wrong, if anything was."""
+    return "**" + faults[0].replace("\n", " ")[:120] + "**" if faults else "none"
 
 
 def row(*cells: str) -> str:

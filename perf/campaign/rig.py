@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from perf.campaign.engine_inputs import engine_input
 from perf.campaign.inputs import BEARER, KEY, MAX_BODY_BYTES
 from perf.campaign.stand_in import standing_in
 from tests.support.fake.fake_engine import change_scenario, make_fake_engine_python, scenario_of
-from tests.support.model import LONG_CONFIG as CONFIG
+from tests.support.model import LONG_CONFIG, make_model
 from tests.support.program import Program, engine_metric, running, until
 from tests.support.raw_http import post_json
 
@@ -103,9 +102,7 @@ async def _drop_idle_connections(port: int) -> None:
 @contextmanager
 def rig(folder: Path, **variables: str) -> Iterator[Rig]:
     """Run our program with a fake engine until it is ready."""
-    model = folder / "model"
-    model.mkdir()
-    (model / "config.json").write_text(json.dumps(CONFIG))
+    model = make_model(folder / "model", LONG_CONFIG)
     python = make_fake_engine_python(folder / "engine", {"tokens": 100_000})
     environ = {"ENGINE_PYTHON": str(python), "MODEL_ID": str(model), **SETTINGS, **variables}
     with running(environ, folder=folder) as program:

@@ -20,9 +20,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from perf.bench.machine import describe
+from perf.bench.tables import verdict, write_into
 from perf.chaos import harm
 from perf.chaos.case import Case, Result, play, play_sigterm
 from perf.chaos.harm import Rig
@@ -32,7 +32,6 @@ ROOT = Path(__file__).parents[2]
 MODEL = "bundled:smollm2-135m-instruct"
 START_SECONDS = 400.0
 DOCUMENT = ROOT / "docs/reliability.md"
-BEGIN, END = "<!-- chaos:begin -->", "<!-- chaos:end -->"
 CASES = (
     Case("SIGKILL of the API process", harm.kill_leader),
     Case("SIGKILL of EngineCore", harm.kill_core),
@@ -150,8 +149,7 @@ def row(result: Result) -> str:
     """Return a row of the table."""
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(result.outcomes.items()))
     seconds = [_seconds(result.noticed_seconds, 2), _seconds(result.back_seconds, 1)]
-    verdict = "**" + result.faults[0].replace("\n", " ")[:120] + "**" if result.faults else "none"
-    return f"| {result.name} | {result.requests} | {outcomes} | {seconds[0]} | {seconds[1]} | {verdict} |"
+    return f"| {result.name} | {result.requests} | {outcomes} | {seconds[0]} | {seconds[1]} | {verdict(result.faults)} |"
 
 
 def _seconds(value: float | None, digits: int) -> str:
@@ -160,17 +158,14 @@ def _seconds(value: float | None, digits: int) -> str:
 
 def write(results: list[Result]) -> None:
     """Put the table into the document."""
-    lines: list[Any] = [
+    lines = [
         f"Made by `perf/chaos/__main__.py --write` on this machine: {describe()}.",
         "",
         "| what is done | requests | how they ended | noticed after s | serves again after s | faults |",
         "| --- | --- | --- | --- | --- | --- |",
         *map(row, results),
     ]
-    text = DOCUMENT.read_text(encoding="utf-8")
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    DOCUMENT.write_text("\n".join([head + BEGIN, *lines, END]) + tail, encoding="utf-8")
+    write_into(DOCUMENT, "\n".join(lines), "chaos")
 
 
 if __name__ == "__main__":

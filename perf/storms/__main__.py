@@ -11,7 +11,6 @@ of an hour.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import shutil
@@ -21,16 +20,16 @@ import tempfile
 from pathlib import Path
 
 from perf.bench.machine import describe
+from perf.bench.tables import rows_in, verdict, write_into
 from perf.storms.storm import STORMS, Result, Storm, health_port, play
 from perf.storms.watch import percentile
 from tests.support.fake.fake_engine import make_fake_engine_python
-from tests.support.model import LONG_CONFIG as CONFIG
+from tests.support.model import LONG_CONFIG, make_model
 from tests.support.program import running
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs/security.md"
 _SCENARIO = {"tokens": 900_000, "max_running": 10_000}
-BEGIN, END = "<!-- storms:begin -->", "<!-- storms:end -->"
 
 
 def main() -> None:
@@ -70,12 +69,10 @@ def guarded(storm: Storm) -> Result:
     """Play a storm on a program of its own; one that comes to no end has that for its fault."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "model").mkdir()
-        (folder / "model/config.json").write_text(json.dumps(CONFIG))
         port = health_port(storm)
         environ = {
             "ENGINE_PYTHON": str(make_fake_engine_python(folder / "engine", {**_SCENARIO, **storm.scenario})),
-            "MODEL_ID": str(folder / "model"),
+            "MODEL_ID": str(make_model(folder / "model", LONG_CONFIG)),
             "MAX_MODEL_LEN": "1000000",
             "LOG_LEVEL": "error",
             # A blamed engine shall be seen to be, and not end the storm.
@@ -98,17 +95,12 @@ def row(result: Result) -> str:
     livez = [f"{1000 * percentile(result.livez, share):.0f}" for share in (0.5, 0.99)]
     chats = f"{len(result.chats)}, {percentile(result.chats, 0.99):.2f}"
     memory = f"{result.rss_before >> 20} → {result.rss_most >> 20}"
-    verdict = "**" + result.faults[0].replace("\n", " ")[:120] + "**" if result.faults else "none"
-    return f"| {result.name} | {livez[0]}, {livez[1]} | {chats} | {memory} | {result.restarts} | {verdict} |"
+    return f"| {result.name} | {livez[0]}, {livez[1]} | {chats} | {memory} | {result.restarts} | {verdict(result.faults)} |"
 
 
 def write(results: list[Result]) -> None:
     """Put the table into the document; rows of storms that were not played stay."""
-    text = DOCUMENT.read_text(encoding="utf-8")
-    head, _, rest = text.partition(BEGIN)
-    table, _, tail = rest.partition(END)
-    rows = {line.split(" | ")[0][2:]: line for line in table.splitlines()}
-    rows |= {result.name: row(result) for result in results}
+    rows = rows_in(DOCUMENT, "storms") | {result.name: row(result) for result in results}
     lines = [
         f"Made by `perf/storms/__main__.py --write` on this machine: {describe()}.",
         "",
@@ -116,7 +108,7 @@ def write(results: list[Result]) -> None:
         "| --- | --- | --- | --- | --- | --- |",
         *(rows[storm.name] for storm in STORMS if storm.name in rows),
     ]
-    DOCUMENT.write_text("\n".join([head + BEGIN, *lines, END]) + tail, encoding="utf-8")
+    write_into(DOCUMENT, "\n".join(lines), "storms")
 
 
 if __name__ == "__main__":

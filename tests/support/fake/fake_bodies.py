@@ -44,12 +44,15 @@ def bad_request(message: str, param: str | None = None) -> RefusalError:
     return RefusalError(400, error_body(message, "BadRequestError", 400, param))
 
 
-def read_body(raw: bytes, rule: BodyRule) -> dict[str, Any]:
+def read_body(raw: bytes, content_type: str | None, rule: BodyRule) -> dict[str, Any]:
     """Check a body as FastAPI and pydantic do.
 
     Raises:
-        RefusalError: it is not a JSON object with the required keys.
+        RefusalError: it is not said to be JSON, or not a JSON object with the required keys.
     """
+    if (content_type or "").partition(";")[0].strip().lower() != "application/json":
+        message = "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed"
+        raise RefusalError(400, error_body(message, "Bad Request", 400))
     body = _parse(raw)
     if faults := _faults(body, rule):
         raise _invalid(faults)

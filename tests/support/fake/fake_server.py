@@ -145,22 +145,25 @@ class FakeApp:
     async def _models(self, request: Request) -> Answer:
         return model_list(self._served)
 
+    async def _read(self, request: Request, rule: BodyRule) -> dict[str, Any]:
+        return read_body(await request.body(), request.header("content-type"), rule)
+
     async def _tokenize(self, request: Request) -> Answer:
-        body = read_body(await request.body(), TOKENIZE)
+        body = await self._read(request, TOKENIZE)
         self._served.check_model(body)
         ids = tokens_of(body["prompt"])
         size = {"count": len(ids), "max_model_len": self._served.max_model_len}
         return Answer.json({**size, "tokens": ids, "token_strs": None})
 
     async def _count_tokens(self, request: Request) -> Answer:
-        body = read_body(await request.body(), CHAT)
+        body = await self._read(request, CHAT)
         self._served.check_model(body)
         count = len(tokens_of(chat_text(body["messages"])))
         return Answer.json({"input_tokens": count, "context_management": {"original_input_tokens": count}})
 
     async def _generate(self, request: Request) -> Answer | None:
         api, rule = _APIS[request.path]
-        body = read_body(await request.body(), rule)
+        body = await self._read(request, rule)
         if planned := self._planned_error():
             return planned
         job = self._served.job(api, body, request.header("x-request-id"))
