@@ -26,7 +26,7 @@ from perf.bench.cpu_usage import tree
 from perf.bench.processes import Running, Unavailable, pin
 from perf.bench.scenarios import SCENARIOS, Leg, Scenario
 from perf.bench.targets import DIRECT, GATEWAY, HERE, PEERS, start_gateway, start_upstream
-from vllm_engine.client.bench.load import run_load
+from vllm_engine.client.bench.bench_run import run_load
 
 _MIN_FILES = 20_000
 _MAX_OTHERS = 0.2

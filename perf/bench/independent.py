@@ -22,7 +22,7 @@ from perf.bench.processes import MODEL
 from perf.bench.targets import DIRECT, GATEWAY, HERE, start_gateway, start_upstream
 from vllm_engine.client.bench.bench_plan import Plan
 from vllm_engine.client.bench.bench_report import summarise
-from vllm_engine.client.bench.load import run_load
+from vllm_engine.client.bench.bench_run import run_load
 from vllm_engine.plan.engine_installation import inspect_installation
 from vllm_engine.plan.engine_site import site_folder, write_metadata
 

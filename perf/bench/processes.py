@@ -14,7 +14,7 @@ from pathlib import Path
 
 from perf.bench.cpu_usage import tree, usage
 from vllm_engine.client.bench.bench_plan import Plan
-from vllm_engine.client.bench.load import run_load
+from vllm_engine.client.bench.bench_run import run_load
 
 MODEL = "bench"
 _READY_SECONDS = 90.0

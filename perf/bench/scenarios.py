@@ -16,7 +16,7 @@ from perf.bench import machine
 from perf.bench.processes import MODEL, Running
 from vllm_engine.client.bench.bench_plan import Plan
 from vllm_engine.client.bench.bench_report import summarise, write_rows
-from vllm_engine.client.bench.load import run_load
+from vllm_engine.client.bench.bench_run import run_load
 
 SETTLE_SECONDS = 2.0
 

@@ -1,19 +1,26 @@
-"""Runs a plan, stores its rows and returns its summary."""
+"""Runs a plan in a closed or an open loop: a row for each request, and a summary."""
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import uvloop
 
 from vllm_engine.client.api_client import Client, Server, base_url
-from vllm_engine.client.bench.bench_plan import METRICS, Metric, Plan
-from vllm_engine.client.bench.bench_report import Summary, render, summarise, write_rows
-from vllm_engine.client.bench.load import run_load
+from vllm_engine.client.bench.bench_connection import Connection, Exchange, connect
+from vllm_engine.client.bench.bench_plan import METRICS, Metric, Plan, arrival_seconds, request_bytes
+from vllm_engine.client.bench.bench_report import Row, Summary, count_gaps, render, summarise, write_rows
 from vllm_engine.errors import Problem, SettingsError
+
+_LEAD_SECONDS = 0.5
+"""Between the start of the processes and the first request, so that all begin at once."""
 
 
 def run_bench(plan: Plan, rows_path: Path | None = None) -> tuple[Summary, str]:
@@ -62,3 +69,121 @@ async def _first_model(plan: Plan) -> str:
     key = plan.headers.get("authorization", "").removeprefix("Bearer ")
     async with Client(Server(plan.base_url, key or None)) as client:
         return await client.first_model()
+
+
+def run_load(plan: Plan) -> list[Row]:
+    """Run a plan to its end; returns rows in the order of their requests."""
+    if plan.processes == 1:
+        return uvloop.run(_run_share(plan, 0))
+    with ProcessPoolExecutor(plan.processes, mp_context=get_context("spawn")) as pool:
+        list(pool.map(time.sleep, [_LEAD_SECONDS] * plan.processes))
+        begin = time.perf_counter() + _LEAD_SECONDS
+        shares = [pool.submit(_run_share_in_process, plan, share, begin) for share in range(plan.processes)]
+        rows = [row for share in shares for row in share.result()]
+    return sorted(rows, key=lambda row: row.number)
+
+
+def _run_share_in_process(plan: Plan, share: int, begin: float) -> list[Row]:
+    return uvloop.run(_run_share(plan, share, begin))
+
+
+async def _run_share(plan: Plan, share: int, begin: float = 0.0) -> list[Row]:
+    sender = _Sender(plan, range(share, plan.requests, plan.processes))
+    # perf_counter is the machine's clock: the same in every process.
+    sender.begin = max(begin, time.perf_counter())
+    await asyncio.sleep(sender.begin - time.perf_counter())
+    try:
+        await (_open_loop if plan.rate else _closed_loop)(plan, share, sender)
+    finally:
+        sender.close()
+    return [_row(number, late, exchange, sender.begin) for number, late, exchange in sender.done]
+
+
+async def _closed_loop(plan: Plan, share: int, sender: _Sender) -> None:
+    numbers = iter(range(share, plan.requests, plan.processes))
+    workers = len(range(share, plan.concurrency, plan.processes))
+
+    async def worker() -> None:
+        for number in numbers:
+            await sender.send(number)
+
+    await asyncio.gather(*(worker() for _ in range(workers)))
+
+
+async def _open_loop(plan: Plan, share: int, sender: _Sender) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        arrivals = itertools.islice(enumerate(arrival_seconds(plan)), share, None, plan.processes)
+        for number, due in arrivals:
+            wait = sender.begin + due - time.perf_counter()
+            if wait > 0:
+                await asyncio.sleep(wait)
+            tasks.create_task(sender.send(number, due))
+
+
+class _Sender:
+    """Sends single requests over connections that it keeps open."""
+
+    def __init__(self, plan: Plan, numbers: Iterable[int]) -> None:
+        self._plan = plan
+        # Built before the start, so that a burst is not delayed by it.
+        self._requests = {number: request_bytes(plan, number) for number in numbers}
+        self._idle: list[Connection] = []
+        self.begin = 0.0
+        self.done: list[tuple[int, float, Exchange]] = []
+
+    async def send(self, number: int, due: float | None = None) -> None:
+        """Send one request and record its result, also if it fails."""
+        request = self._requests.pop(number)
+        exchange = Exchange()
+        late = 0.0 if due is None else exchange.sent - self.begin - due
+        connection = self._take_idle()
+        was_used = connection is not None
+        await self._try(connection, request, exchange)
+        if was_used and exchange.failure and exchange.status == 0 and exchange.failure != "timeout":
+            # A server may close an idle connection just as it is used again: that is no failure.
+            retry = Exchange()
+            retry.sent = exchange.sent
+            exchange = retry
+            await self._try(None, request, exchange)
+        self.done.append((number, late, exchange))
+
+    async def _try(self, connection: Connection | None, request: bytes, exchange: Exchange) -> None:
+        try:
+            connection = connection or await connect(self._plan.base_url)
+        except OSError as error:
+            exchange.end(f"cannot connect: {error.strerror or error}")
+            return
+        await connection.ask(request, exchange, self._plan.timeout_seconds)
+        if connection.is_open:
+            self._idle.append(connection)
+
+    def _take_idle(self) -> Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open:
+                return connection
+        return None
+
+    def close(self) -> None:
+        """Close idle connections."""
+        for connection in self._idle:
+            connection.close()
+
+
+def _row(number: int, late: float, exchange: Exchange, begin: float) -> Row:
+    row = Row(
+        number=number,
+        sent_s=round(exchange.sent - begin, 6),
+        late_ms=_ms(late),
+        status=exchange.status,
+        e2el_ms=_ms(exchange.last - exchange.sent),
+        events=exchange.events,
+        tokens=exchange.reader.tokens or exchange.events,
+        itl_ms=count_gaps(exchange.gaps),
+        error=exchange.failure,
+    )
+    return row if exchange.first is None else replace(row, ttft_ms=_ms(exchange.first - exchange.sent))
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 4)
