@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import socket
-from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
 from tests.support.model import CHAT, STREAM
 from tests.support.program import until
 from tests.support.raw_http import Reply, Wire, post_json, request
-from tests.support.watched import Watched, watched_program
+from tests.support.watched import Watched
 
 BOTH = pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 
@@ -89,25 +86,3 @@ def test_reset_in_every_place(gateway: Watched) -> None:
             connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     # One pooled connection to the engine may stay.
     until(lambda: gateway.fds() <= before + 1, "the close of all")
-
-
-def test_connections_end_with_the_service(tmp_path: Path) -> None:
-    """In the lame-duck time each answer is its connection's last; idle ones are closed when the drain begins."""
-    variables = {"LAME_DUCK_SECONDS": "2", "DRAIN_TIMEOUT_SECONDS": "60"}
-    slow = {"tokens": 100, "tokens_per_second": 16}
-    with watched_program(tmp_path, slow, **variables) as gateway, ExitStack() as stack:
-        busy, pooled, idle = (stack.enter_context(gateway.wire()) for _ in range(3))
-        for connection in (pooled, idle):
-            assert connection.ask(request("GET", "/v1/models")).header("connection") is None
-        busy.send(post_json("/v1/chat/completions", STREAM))
-        gateway.until_running(1)
-        gateway.program.send(signal.SIGTERM)
-        until(lambda: gateway.program.client.get("/healthz").status_code == 503, "the lame duck")
-        reply = pooled.ask(request("GET", "/v1/models"))
-        assert (reply.status, reply.header("connection")) == (200, "close")
-        assert (pooled.rest(), idle.rest()) == (b"", b"")
-        late = gateway.ask(request("GET", "/v1/models"))
-        assert (late.status, late.header("connection")) == (503, "close")
-        assert busy.reply().body.endswith(b"data: [DONE]\n\n")
-        assert busy.rest() == b""
-        assert gateway.program.wait() == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 from pathlib import Path
 
 import httpx2
@@ -225,12 +224,3 @@ def test_second_start_knows_its_time(launch: StartProgram, tmp_path: Path) -> No
     assert body["estimate_seconds"] >= 100
     assert 0 <= body["fraction"] < 0.5
     assert body["remaining_seconds"] > 50
-
-
-def test_port_for_health_in_use(launch: StartProgram) -> None:
-    """A second port that is taken ends the start with status 2 and names the setting."""
-    with socket.create_server(("127.0.0.1", free_port())) as taken:
-        port = taken.getsockname()[1]
-        program = launch(HEALTH_PORT=str(port))
-        assert program.wait() == 2
-    assert f'HEALTH_PORT="{port}": already in use' in program.log()

@@ -16,7 +16,7 @@ import pytest
 from tests.process.conftest import StartProgram
 from tests.support.certificates import Certificate
 from tests.support.model import CHAT, STREAM
-from tests.support.program import DEADLINE, Program, free_port, plain_client, run_cli, until
+from tests.support.program import DEADLINE, Program, free_port, plain_client, until
 from tests.support.raw_http import ClosedError, Reply, post_json, request
 from tests.support.watched import Watched
 
@@ -140,13 +140,6 @@ def test_log_shows_no_secret(gateway: Watched) -> None:
     until(lambda: "/v1/***" in gateway.logged(), "the line with a blanked key")
     assert_secret(gateway.program.log())
     assert "api_key=" not in gateway.program.log()
-
-
-def test_mistake_in_keys_shows_none(environ: dict[str, str], tmp_path: Path) -> None:
-    done = run_cli(environ | {"API_KEYS": f"alice:{ALICE} alice:{BOB}"}, "serve", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "API_KEYS" in done.stderr
-    assert_secret(done.stderr)
 
 
 def test_crash_shows_no_secret(start: StartProgram, tmp_path: Path) -> None:
@@ -300,11 +293,3 @@ def test_tls(launch: StartProgram, files: Certificate) -> None:
     assert program.client.get("/v1/nothing-more").status_code == 404
     until(lambda: "/v1/nothing-more" in program.log(), "the last request's line")
     assert "Traceback" not in program.log()
-
-
-def test_expired_certificate(launch: StartProgram, files: Certificate) -> None:
-    """It ends the start with status 2 and says what to do."""
-    files.renew(expired=True)
-    program = launch(TLS_CERT_FILE=str(files.cert), TLS_KEY_FILE=str(files.key))
-    assert program.wait() == 2
-    assert f'vllm-engine: TLS_CERT_FILE="{files.cert}": expired at 2020-01-01' in program.log()

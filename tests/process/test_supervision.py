@@ -148,18 +148,6 @@ def test_request_that_kills_the_engine_twice(program: Program) -> None:
     assert program.chat().status_code == 200
 
 
-def test_requests_wait_for_the_restart(program: Program, pool: ThreadPoolExecutor) -> None:
-    """Requests that come while the engine is restarted wait and are served."""
-    program.change(startup_seconds=2)
-    with program.loses_engine():
-        kill_leader(program)
-    futures = [
-        pool.submit(httpx2.post, f"{program.url}/v1/chat/completions", json=CHAT, timeout=60)
-        for _ in range(3)
-    ]
-    assert [future.result().status_code for future in futures] == [200] * 3
-
-
 def test_hang(program: Program) -> None:
     """An engine that generates no more although its /health says 200 is killed and started again."""
     starts = len(program.starts())
