@@ -51,6 +51,7 @@ def test_download_and_estimate(visit: Visit, server: Server) -> None:
     expect(page.locator("#state .times").last).to_have_text(
         "Download: 1.6 GB of 6.2 GB · 3 of 9 files · 52 MB/s · 89 s left"
     )
+    expect(page.locator(".steps .done")).to_have_text("Prepare")
     expect(page.locator(".steps .current")).to_have_text("Download25 %")
     assert page.locator("progress").evaluate("(bar) => bar.value") == pytest.approx(0.1)
 

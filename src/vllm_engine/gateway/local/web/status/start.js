@@ -15,8 +15,8 @@ const WORDS = {
 };
 const PHASES = {
   preparing: "Prepare",
-  importing: "Import vLLM",
   downloading: "Download",
+  importing: "Import vLLM",
   "loading weights": "Load weights",
   compiling: "Compile",
   "profiling memory": "Profile memory",
