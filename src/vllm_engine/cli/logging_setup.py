@@ -21,7 +21,7 @@ def set_up_logging(settings: Settings, environment: Environment, *, quiet: bool)
         secrets.append(settings.hf_token.get_secret_value())
     if settings.api_keys:
         secrets += secrets_in(words(settings.api_keys.get_secret_value()))
-    configure_logging(settings.log_level, settings.log_format, secrets=secrets)
+    configure_logging(settings.log_level, settings.log_format, secrets)
     if quiet and environment.source("LOG_LEVEL") is None:
         logging.getLogger(ENGINE_LOGGER).setLevel(logging.ERROR)
 

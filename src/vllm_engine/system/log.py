@@ -10,8 +10,18 @@ from typing import Literal, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
+LogFormat = Literal["auto", "console", "json"]
+
 ENGINE_LOGGER = "engine"
 """The logger of the engine's own output; all others are `gateway` or below it."""
+
+
+_CONSOLE = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", datefmt="%H:%M:%S")
+_JSON = JsonFormatter(
+    "%(asctime)s %(levelname)s %(name)s %(message)s",
+    rename_fields={"asctime": "time", "levelname": "level", "name": "source"},
+    datefmt="%Y-%m-%dT%H:%M:%S%z",
+)
 
 
 class Redacting(logging.Formatter):
@@ -37,25 +47,16 @@ class Redacting(logging.Formatter):
         return line
 
 
-def configure_logging(
-    level: str,
-    format: Literal["auto", "console", "json"],
-    *,
-    secrets: Sequence[str] = (),
-    stream: TextIO | None = None,
-) -> None:
-    """Send every log record to `stream` (standard error) in one format.
+def configure_logging(level: str, format: LogFormat, secrets: Sequence[str] = ()) -> None:
+    """Send every log record to standard error in one format.
 
     Args:
         level: the lowest level to log, in lower case.
         format: `auto` means console on a terminal and JSON elsewhere.
         secrets: values to mask.
-        stream: where to write.
     """
-    out = stream or sys.stderr
-    handler = _ToStandardError() if stream is None else logging.StreamHandler(stream)
-    formatter = _console_formatter() if is_console(format, out) else _json_formatter()
-    handler.setFormatter(Redacting(formatter, secrets))
+    handler = _ToStandardError()
+    handler.setFormatter(Redacting(_CONSOLE if is_console(format) else _JSON, secrets))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("asyncio", "aiohttp", "opentelemetry", "urllib3", "uvicorn"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -68,9 +69,9 @@ def add_secrets(secrets: Iterable[str]) -> None:
             handler.formatter.add(secrets)
 
 
-def is_console(format: Literal["auto", "console", "json"], stream: TextIO | None = None) -> bool:
-    """Whether lines to `stream` (standard error) are in the console format."""
-    return format == "console" or (format == "auto" and (stream or sys.stderr).isatty())
+def is_console(format: LogFormat) -> bool:
+    """Whether the lines on standard error are in the console format."""
+    return format == "console" or (format == "auto" and sys.stderr.isatty())
 
 
 class _ToStandardError(logging.StreamHandler[TextIO]):
@@ -82,15 +83,3 @@ class _ToStandardError(logging.StreamHandler[TextIO]):
     @property
     def stream(self) -> TextIO:  # type: ignore[override]
         return sys.stderr
-
-
-def _json_formatter() -> logging.Formatter:
-    return JsonFormatter(
-        "%(asctime)s %(levelname)s %(name)s %(message)s",
-        rename_fields={"asctime": "time", "levelname": "level", "name": "source"},
-        datefmt="%Y-%m-%dT%H:%M:%S%z",
-    )
-
-
-def _console_formatter() -> logging.Formatter:
-    return logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", datefmt="%H:%M:%S")

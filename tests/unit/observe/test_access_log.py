@@ -6,6 +6,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,9 +42,9 @@ def ended(path: str = "/v1/chat/completions", status: int = 200, **values: Any) 
 def logged(
     record: RequestRecord, format: Literal["console", "json"], level: str = "info", **more: Any
 ) -> str:
-    out = io.StringIO()
-    configure_logging(level, format, stream=out)
-    log_access(record, **more)
+    with redirect_stderr(io.StringIO()) as out:
+        configure_logging(level, format)
+        log_access(record, **more)
     return out.getvalue()
 
 
@@ -88,11 +89,10 @@ def test_a_path_cannot_break_the_line() -> None:
         assert shown(path) == expected
 
 
-def test_every_line_is_as_the_schema_says(tmp_path: Path) -> None:
+def test_every_line_is_as_the_schema_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Requests of each outcome, a start with a download, a defect: nothing is missing or new."""
     Draft202012Validator.check_schema(SCHEMA.schema)
-    out = io.StringIO()
-    configure_logging("debug", "json", stream=out)
+    configure_logging("debug", "json")
     log_access(RequestRecord("a", "GET", "/livez", received=1.0, ended=2.0))
     for outcome in Outcome:
         log_access(
@@ -108,7 +108,7 @@ def test_every_line_is_as_the_schema_says(tmp_path: Path) -> None:
         raise ValueError("a defect")
     except ValueError:
         logging.getLogger("gateway").exception("failed")
-    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     for line in lines:
         SCHEMA.validate(line)
     assert [line["outcome"] for line in lines if "outcome" in line] == ["complete", *Outcome]

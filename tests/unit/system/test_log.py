@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 
@@ -21,27 +21,24 @@ def restore_logging() -> Iterator[None]:
     root.handlers[:], root.level = handlers, level
 
 
-def test_formats() -> None:
+def test_formats(capsys: pytest.CaptureFixture[str]) -> None:
     """JSON records carry time, level, source and message; console lines name level and source."""
-    out = io.StringIO()
-    configure_logging("info", "auto", stream=out)
+    configure_logging("info", "auto")
     logging.getLogger("engine").info("two\nlines %d", 1)
-    record = json.loads(out.getvalue())
+    record = json.loads(capsys.readouterr().err)
     assert (record["level"], record["source"], record["message"]) == ("INFO", "engine", "two\nlines 1")
     assert "time" in record
-    out = io.StringIO()
-    configure_logging("warning", "console", stream=out)
+    configure_logging("warning", "console")
     logging.getLogger("gateway").info("hidden")
     logging.getLogger("gateway").warning("shown")
-    (line,) = out.getvalue().splitlines()
+    (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("WARNING gateway: shown")
 
 
 @pytest.mark.parametrize("format", ["json", "console"])
-def test_secrets_are_blanked(format: str) -> None:
+def test_secrets_are_masked(format: Literal["json", "console"], capsys: pytest.CaptureFixture[str]) -> None:
     """In messages, in arguments and in tracebacks."""
-    out = io.StringIO()
-    configure_logging("info", format, secrets=["hf_secret", 'q"uote'], stream=out)  # type: ignore[arg-type]
+    configure_logging("info", format, ["hf_secret", 'q"uote'])
     logger = logging.getLogger("engine")
     logger.info("token hf_secret")
     logger.info("token %s", "hf_secret")
@@ -50,6 +47,7 @@ def test_secrets_are_blanked(format: str) -> None:
         raise ValueError("hf_secret")
     except ValueError:
         logger.exception("failed")
-    assert "hf_secret" not in out.getvalue()
-    assert "uote" not in out.getvalue()
-    assert out.getvalue().count("***") == 5
+    logged = capsys.readouterr().err
+    assert "hf_secret" not in logged
+    assert "uote" not in logged
+    assert logged.count("***") == 5
