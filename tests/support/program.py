@@ -61,14 +61,14 @@ def free_port() -> int:
     raise AssertionError("no port is free")
 
 
-def _ports() -> Iterator[int]:
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    first = _FIRST + worker * _PER_WORKER % (_LAST - _FIRST)
+def _ports(worker: str) -> Iterator[int]:
+    first = _FIRST + int(worker.removeprefix("gw")) * _PER_WORKER % (_LAST - _FIRST)
     yield from range(first, _LAST)
     yield from range(_FIRST, first)
 
 
-_PORTS = _ports()
+# Read here, before a fixture clears the environment.
+_PORTS = _ports(os.environ.get("PYTEST_XDIST_WORKER", "gw0"))
 
 
 def metric_in(text: str, name: str) -> float:
