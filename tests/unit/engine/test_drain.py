@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -44,31 +44,23 @@ class Clients:
             self._end = 0.0
 
 
-@pytest.mark.parametrize(
-    ("seconds", "lame_duck", "hurries_at", "obedient", "did", "over"),
-    [
-        (0, 0, None, True, [(0, "engine"), (0, "drain")], 0),
-        (7, 0, None, True, [(0, "engine"), (0, "drain")], 7),
-        (7, 5, None, True, [(0, "lame duck"), (0, "engine"), (5, "drain")], 7),
-        (99, 0, None, True, [(0, "engine"), (0, "drain"), (25, "end all")], 25),
-        (99, 5, None, False, [(0, "lame duck"), (0, "engine"), (5, "drain"), (30, "end all")], 35),
-        (99, 0, 3, True, [(0, "engine"), (0, "drain"), (3, "end all")], 3),
-        (99, 5, 3, True, [(0, "lame duck"), (0, "engine"), (3, "drain"), (3, "end all")], 3),
-    ],
-    ids=[
-        "idle",
-        "in time",
-        "lame duck",
-        "too long",
-        "does not end",
-        "second signal",
-        "second in the lame duck",
-    ],
-)
+ENGINE, DRAIN, LAME = (0, "engine"), (0, "drain"), (0, "lame duck")
+STOPS: dict[str, tuple[Any, ...]] = {
+    # for how long its requests last, lame duck, second signal, obedience: what is done, and when it is over
+    "idle": (0, 0, None, True, [ENGINE, DRAIN], 0),
+    "in time": (7, 0, None, True, [ENGINE, DRAIN], 7),
+    "lame duck": (7, 5, None, True, [LAME, ENGINE, (5, "drain")], 7),
+    "too long": (99, 0, None, True, [ENGINE, DRAIN, (25, "end all")], 25),
+    "does not end": (99, 5, None, False, [LAME, ENGINE, (5, "drain"), (30, "end all")], 35),
+    "second signal": (99, 0, 3, True, [ENGINE, DRAIN, (3, "end all")], 3),
+    "second in the lame duck": (99, 5, 3, True, [LAME, ENGINE, (3, "drain"), (3, "end all")], 3),
+}
+
+
+@pytest.mark.parametrize("stop", STOPS.values(), ids=STOPS)
 @in_virtual_time
-async def test_drain(
-    seconds: float, lame_duck: float, hurries_at: float | None, obedient: bool, did: list[tuple[float, str]], over: float
-) -> None:  # fmt: skip
+async def test_drain(stop: tuple[Any, ...]) -> None:
+    seconds, lame_duck, hurries_at, obedient, did, over = stop
     clients, hurry, loop = Clients(seconds, obedient=obedient), asyncio.Event(), asyncio.get_running_loop()
     if hurries_at is not None:
         loop.call_later(hurries_at, hurry.set)

@@ -90,36 +90,25 @@ async def test_an_engine_that_misses_a_file_offline_starts_again_online(hub: Hub
     assert prepare.explain(EXIT) == MISSING
 
 
-async def test_the_user_decides_on_offline(hub: Hub, tmp_path: Path) -> None:
-    launch = await preparation(tmp_path, HF_HUB_OFFLINE="0")({})
-    assert launch.command.environ["HF_HUB_OFFLINE"] == "0"
-
-
 async def test_a_hub_that_cannot_be_reached_is_asked_again(hub: Hub, tmp_path: Path) -> None:
-    prepare = preparation(tmp_path)
+    """And whether vLLM starts offline is the user's to say."""
+    prepare = preparation(tmp_path, HF_HUB_OFFLINE="0")
     hub.error = ScriptError("unreachable", "no route")
     with pytest.raises(ModelError) as caught:
         await prepare({})
     assert (caught.value.diagnosis.code, caught.value.diagnosis.retryable) == ("hub-unreachable", True)
     hub.error = None
-    await prepare({})
+    assert (await prepare({})).command.environ["HF_HUB_OFFLINE"] == "0"
     assert hub.asked == ["look", "look", "fetch"]
 
 
-@pytest.mark.parametrize(
-    ("code", "is_offline", "again"),
-    [
+def test_only_a_file_that_is_missing_offline_starts_it_again() -> None:
+    for code, is_offline, again in (
         ("hub-unreachable", True, True),
-        ("not-cached-and-offline", True, True),
         ("hub-unreachable", False, False),
         ("disk-full", True, False),
-    ],
-)
-def test_only_a_file_that_is_missing_offline_starts_it_again(
-    code: str, is_offline: bool, again: bool
-) -> None:
-    parts: list[Any] = [None] * 7 + [lambda _: Diagnosis(code, "it failed")]
-    preparation = Preparation(*parts)
-    preparation.is_offline = is_offline
-    assert preparation.explain(EXIT).retryable is again
-    assert preparation.needs_hub is again
+    ):
+        parts: list[Any] = [None] * 7 + [lambda _, code=code: Diagnosis(code, "it failed")]
+        preparation = Preparation(*parts)
+        preparation.is_offline = is_offline
+        assert (preparation.explain(EXIT).retryable, preparation.needs_hub) == (again, again)

@@ -101,17 +101,13 @@ async def test_health() -> None:
     """An attempt to ask that failed for want of files is not evidence, in either direction."""
     none, not_asked, h = Health.NOT_LISTENING, Health.NOT_ASKED, Health
     for answers, expected in (
-        ([none, none], LossKind.UNREACHABLE),
         ([none, not_asked, not_asked, none], LossKind.UNREACHABLE),
         ([none, h.GOOD, none, h.NO_ANSWER, none, h.HUNG_UP, none, h.GOOD], None),
         ([none, not_asked], None),
         ([not_asked, h.DEAD], LossKind.REPORTED),
     ):
         assert await lost(Engine(*answers), EngineActivity(), within=100) is expected
-
-
-@in_virtual_time
-async def test_limits_of_zero_turn_the_verdicts_off() -> None:
+    # Limits of zero turn the other verdicts off.
     engine = Engine()
     engine.token_seconds = None
     engine.children = lambda: ChildrenState(7.0, is_running=False, is_stopped=True)
@@ -166,17 +162,15 @@ async def test_an_idle_engine_that_does_not_generate() -> None:
     engine = Engine()
     engine.token_seconds = None
     assert await lost(engine, EngineActivity(), within=60) is LossKind.HUNG
-    engine = Engine()
-    engine.error = ControlError("500")
-    assert (await lost(engine, EngineActivity()), engine.asked) == (LossKind.NOT_GENERATING, 3)
-    engine = Engine()
-    engine.error = NotAskedError("no files")
-    assert await lost(engine, EngineActivity()) is None
-
-
-@in_virtual_time
-async def test_it_is_asked_only_while_nothing_runs() -> None:
-    """Answers from the core put the next check off, requests in hand rule it out."""
+    for error, expected in (
+        (ControlError("500"), LossKind.NOT_GENERATING),
+        (NotAskedError("no files"), None),
+    ):
+        engine = Engine()
+        engine.error = error
+        assert await lost(engine, EngineActivity()) is expected
+        assert expected is None or engine.asked == 3
+    # Answers from the core put the next check off, requests in hand rule it out.
     engine, activity = Engine(counters=count()), EngineActivity(running=1)
     assert await lost(engine, activity) is None
     assert engine.asked == 0
@@ -198,6 +192,15 @@ async def test_the_limit_of_one_token_follows_the_longest_step() -> None:
     short = StepLimit(3)
     short.completed(100)
     assert short.seconds == 3
+    # When nothing can be read meanwhile there is no verdict; errors are the caller's matter.
+    engine = Engine()
+    engine.token_seconds = 500
+    asyncio.get_running_loop().call_later(1, setattr, engine, "error", NotAskedError("no files"))
+    assert await stalled(engine) is None
+    for error in (ControlError("500"), NotAskedError("no files")):
+        engine.error = error
+        with pytest.raises(type(error)):
+            await stalled(engine)
 
 
 @in_virtual_time
@@ -219,19 +222,6 @@ async def test_a_core_that_works_has_the_whole_hang_timeout() -> None:
         seconds = await stalled(engine)
         assert seconds is not None
         assert HANG_SECONDS < seconds < HANG_SECONDS + 5
-
-
-@in_virtual_time
-async def test_a_check_for_want_of_files() -> None:
-    """When nothing can be read meanwhile there is no verdict; errors are the caller's matter."""
-    engine = Engine()
-    engine.token_seconds = 500
-    asyncio.get_running_loop().call_later(1, setattr, engine, "error", NotAskedError("no files"))
-    assert await stalled(engine) is None
-    for error in (ControlError("500"), NotAskedError("no files")):
-        engine.error = error
-        with pytest.raises(type(error)):
-            await stalled(engine)
 
 
 def test_stall_clock() -> None:
