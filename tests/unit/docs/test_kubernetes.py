@@ -61,13 +61,13 @@ def test_volumes() -> None:
 
 
 def test_hardened() -> None:
-    assert POD["securityContext"]["runAsNonRoot"] is True
-    assert POD["automountServiceAccountToken"] is False
-    assert CONTAINER["securityContext"] == {
+    hardened = {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
+    assert CONTAINER["securityContext"] == hardened
+    assert (POD["securityContext"]["runAsNonRoot"], POD["automountServiceAccountToken"]) == (True, False)
 
 
 def test_service_finds_the_pod() -> None:

@@ -15,10 +15,10 @@ from vllm_engine.cli.exit_status import exit_on_error
     "--stdin", "is_given", is_flag=True, help="Read standard input instead of .env and the environment."
 )
 def dotenv_command(is_given: bool) -> None:
-    """Print .env as assignments for a POSIX shell: eval "$(vllm-engine dotenv)".
+    """Print .env as assignments for a POSIX shell.
 
-    Variables that the shell has already set are kept. With --stdin a container can read its host's file.
-    Values are printed in full, secrets included.
+    Use it as eval "$(vllm-engine dotenv)". Variables that the shell has already set are kept. With --stdin a
+    container can read its host's file. Values are printed in full, secrets included.
     """
     from vllm_engine.config.env_file import assignments, parse_env
     from vllm_engine.config.environment import read_environment, understood
