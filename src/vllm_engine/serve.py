@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from math import nan
 from pathlib import Path
 
-from vllm_engine.config.environment import Environment
 from vllm_engine.config.library_variables import socket_root
 from vllm_engine.config.settings import Settings
 from vllm_engine.diagnosis.explainer import Explainer
@@ -44,8 +43,6 @@ logger = logging.getLogger("gateway")
 
 
 async def serve(
-    settings: Settings,
-    environment: Environment,
     preflight: Preflight,
     listeners: Listeners,
     companion: Companion | None = None,
@@ -56,9 +53,7 @@ async def serve(
     """Run the gateway and the engine until a signal; returns after a clean stop.
 
     Args:
-        settings: the loaded settings.
-        environment: what they were loaded from.
-        preflight: what was found before the start.
+        preflight: the settings, and what was found before the start.
         listeners: the open sockets.
         companion: runs beside the server; its failure is logged.
         lines_dropped: says how many lines the log could not write.
@@ -69,6 +64,7 @@ async def serve(
         EngineError: the engine could not start, or died.
         VllmEngineError: an essential companion has failed.
     """
+    settings = preflight.settings
     files = raise_file_limit()
     board, activity = StatusBoard(), EngineActivity()
     explainer = Explainer(settings, preflight.device, preflight.installation.version)
@@ -76,9 +72,7 @@ async def serve(
     beside = _Beside(companion(board), is_essential) if companion is not None else None
     with _runtime_folder() as folder:
         socket = folder / "engine.sock"
-        preparation = Preparation(
-            settings, environment, preflight, socket, board, recorder, explainer.planned, explainer.explain
-        )
+        preparation = Preparation(preflight, socket, board, recorder, explainer.planned, explainer.explain)
         supervisor = Supervisor(
             board,
             preparation,
@@ -87,7 +81,7 @@ async def serve(
             policy=_policy(settings),
             activity=activity,
         )
-        build = _build(settings, preflight)
+        build = _build(preflight)
         expiry = listeners.tls.expiry if listeners.tls else lambda: nan
         async with contextlib.AsyncExitStack() as stack:
             control = await stack.enter_async_context(ControlClient(socket, timeout_seconds=_HEALTH_SECONDS))
@@ -197,7 +191,8 @@ def _runtime_folder() -> Generator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _build(settings: Settings, preflight: Preflight) -> Build:
+def _build(preflight: Preflight) -> Build:
+    settings = preflight.settings
     return Build(
         sha=settings.build_sha,
         time=settings.build_time,

@@ -43,7 +43,7 @@ async def warm(settings: Settings, environment: Environment, prefix: Path, prese
         if (await presenter.follow_start(status)).is_ready:
             os.kill(os.getpid(), signal.SIGTERM)  # as a process manager stops it
 
-    await serve(settings, environment, preflight, listen(settings), stop_when_ready, is_essential=True)
+    await serve(preflight, listen(settings), stop_when_ready, is_essential=True)
 
 
 def _free_port() -> int:

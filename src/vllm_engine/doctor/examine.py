@@ -34,7 +34,7 @@ from vllm_engine.plan.engine_command import flag_value
 from vllm_engine.plan.engine_plan import EnginePlan
 from vllm_engine.plan.model_files import files_of
 from vllm_engine.plan.preflight import Preflight, inspect
-from vllm_engine.plan.resolve import engine_python, resolve_plan
+from vllm_engine.plan.resolve import resolve_plan
 from vllm_engine.system.device import free_memory_bytes, nvidia_driver
 
 _OWN = ("CACHE_DIR", "DTYPE", "HOST", "TENSOR_PARALLEL", "TLS_CERT_FILE", "TLS_KEY_FILE")
@@ -55,18 +55,18 @@ async def examine(settings: Settings, environment: Environment, prefix: Path) ->
     checks = [
         device_check(preflight.device, problems),
         dtype_check(settings, preflight.device, problems),
-        *machine_checks(settings, preflight),
+        *machine_checks(preflight),
         port_check(settings, _port_problems(settings)),
         cache_check(settings.cache_dir, problems),
     ]
     if problems:
         return checks
-    return checks + await _model_checks(settings, environment, preflight)
+    return checks + await _model_checks(preflight)
 
 
-def machine_checks(settings: Settings, preflight: Preflight) -> list[Check]:
+def machine_checks(preflight: Preflight) -> list[Check]:
     """Run the fast checks, without network access; `serve` logs what they find before it starts."""
-    device = preflight.device
+    settings, device = preflight.settings, preflight.device
     devices = max(1, len(device.gpus)) if settings.tensor_parallel == "auto" else settings.tensor_parallel
     return [
         driver_check(device, nvidia_driver() if device.kind == "cuda" else None, preflight.installation.cuda),
@@ -76,11 +76,12 @@ def machine_checks(settings: Settings, preflight: Preflight) -> list[Check]:
     ]
 
 
-async def _model_checks(settings: Settings, environment: Environment, preflight: Preflight) -> list[Check]:
-    account = await _account(settings, environment, preflight)
+async def _model_checks(preflight: Preflight) -> list[Check]:
+    settings = preflight.settings
+    account = await _account(preflight)
     token = token_check(settings, account)
     try:
-        plan = await resolve_plan(settings, environment, preflight)
+        plan = await resolve_plan(preflight)
     except ModelError as error:
         what, remedy = error.diagnosis.message, error.diagnosis.remedy
         return [token, fail("model", what, remedy or "correct MODEL_ID")]
@@ -94,16 +95,17 @@ async def _model_checks(settings: Settings, environment: Environment, preflight:
             f"{settings.model_id} is available" + (f", commit {model.revision}" if model.revision else ""),
         ),
         space_check(settings.cache_dir, free, _missing_bytes(model, wanted)),
-        memory_check(_room(settings, preflight, plan, wanted)),
-        template_check(_has_template(settings, model, account, preflight)),
+        memory_check(_room(preflight, plan, wanted)),
+        template_check(_has_template(preflight, model, account)),
     ]
 
 
-async def _account(settings: Settings, environment: Environment, preflight: Preflight) -> HubAccount | None:
+async def _account(preflight: Preflight) -> HubAccount | None:
+    settings = preflight.settings
     if settings.is_local_model or is_bundled(settings.model_id):
         return None
     try:
-        return await ask_hub_account(settings, engine_python(settings, environment, preflight))
+        return await ask_hub_account(settings, preflight.engine_python)
     except ModelError:
         return None  # the model's own check reports the same
 
@@ -116,12 +118,12 @@ def _missing_bytes(model: Model, wanted: WantedFiles | None) -> int | None:
     return sum(file.size for file in wanted.weights if not file.is_in(model.listing.folder))
 
 
-def _room(settings: Settings, preflight: Preflight, plan: EnginePlan, wanted: WantedFiles | None) -> Room:
+def _room(preflight: Preflight, plan: EnginePlan, wanted: WantedFiles | None) -> Room:
     device, length = preflight.device, plan.max_model_len.value
     stored = wanted.weight_bytes if wanted else None
     gpus = [gpu.memory_bytes for gpu in device.gpus]
     return Room(
-        budget_bytes=min(gpus) * settings.gpu_memory_utilization if gpus else free_memory_bytes(),
+        budget_bytes=min(gpus) * preflight.settings.gpu_memory_utilization if gpus else free_memory_bytes(),
         weight_bytes=None if stored is None else loaded_bytes(stored, plan.model.config, plan.dtype.value),
         config=plan.model.config,
         max_model_len=int(length) if length.isdigit() else None,
@@ -132,10 +134,8 @@ def _room(settings: Settings, preflight: Preflight, plan: EnginePlan, wanted: Wa
     )
 
 
-def _has_template(
-    settings: Settings, model: Model, account: HubAccount | None, preflight: Preflight
-) -> bool | None:
-    if "chat-template" in preflight.flag_names or is_bundled(settings.model_id):
+def _has_template(preflight: Preflight, model: Model, account: HubAccount | None) -> bool | None:
+    if "chat-template" in preflight.flag_names or is_bundled(preflight.settings.model_id):
         return True
     if account is not None:
         return account.has_template

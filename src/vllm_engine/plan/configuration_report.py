@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vllm_engine.config.environment import Environment
 from vllm_engine.config.redaction import masked
 from vllm_engine.config.settings import Settings
 from vllm_engine.plan.engine_plan import Choice, EnginePlan
@@ -30,15 +29,9 @@ class Row:
     known: bool = True
 
 
-def settings_report(
-    settings: Settings,
-    environment: Environment,
-    plan: EnginePlan,
-    preflight: Preflight,
-    *,
-    is_model_seen: bool = True,
-) -> list[Row]:
+def settings_report(preflight: Preflight, plan: EnginePlan, *, is_model_seen: bool = True) -> list[Row]:
     """List every setting, with its resolved value and the reason where it was derived."""
+    settings, environment = preflight.settings, preflight.environment
     resolved = plan.choices | {
         "SERVED_MODEL_NAME": Choice(
             " ".join(settings.served_names), environment.source("SERVED_MODEL_NAME") or "MODEL_ID"

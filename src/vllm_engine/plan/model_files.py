@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllm_engine.config.settings import Settings
 from vllm_engine.models.bundled import ensure_bundled, is_bundled
-from vllm_engine.models.engine_script import EnginePython
 from vllm_engine.models.engine_scripts.hub_files import (
     FORMATS,
     INDEX,
@@ -46,11 +44,6 @@ class ModelFiles:
         return tuple(path.stat().st_size for path in paths if path.is_file())
 
 
-def download_dir(preflight: Preflight) -> str:
-    """Return the hub client's cache that the user's vLLM flags name; empty for the usual one."""
-    return flag_value(preflight.flags, "download-dir") or ""
-
-
 def files_of(model: Model, preflight: Preflight) -> WantedFiles | None:
     """Return which of a model's files vLLM loads; None if that is unknown."""
     listing = model.listing or _local_listing(model.folder)
@@ -67,27 +60,16 @@ def loads_files(preflight: Preflight) -> bool:
 
 
 async def obtain_model(
-    settings: Settings,
-    preflight: Preflight,
-    engine: EnginePython,
-    model: Model,
-    listener: Listener,
-    *,
-    check_all: bool = False,
+    preflight: Preflight, model: Model, listener: Listener, *, check_all: bool = False
 ) -> ModelFiles:
     """Convert or download what is missing of the files that vLLM will load.
 
-    Args:
-        settings: the loaded settings.
-        preflight: what was found before the start.
-        engine: the engine's Python.
-        model: the located model.
-        listener: receives the progress.
-        check_all: fetch them whatever vLLM's flags say, and check the content of those that are present, too.
+    `check_all`: fetch them whatever vLLM's flags say, and check the content of those that are present, too.
 
     Raises:
         ModelError: the files cannot be had.
     """
+    settings, engine = preflight.settings, preflight.engine_python
     if is_bundled(settings.model_id):
         folder = await ensure_bundled(
             settings.model_id,
@@ -104,7 +86,7 @@ async def obtain_model(
         return ModelFiles()
     fetched = 0
     if model.listing is not None:
-        cache = download_dir(preflight)
+        cache = preflight.download_dir
         fetched = await fetch_files(
             settings, engine, model, wanted.files, listener, cache=cache, check_all=check_all
         )

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import Settings
 from vllm_engine.models.bundled import is_bundled
 from vllm_engine.models.model_source import Model
@@ -32,33 +30,26 @@ _WITHOUT_REPOSITORY = ("auto", "vllm")
 _WITH_CODE = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
 
 
-def may_start_offline(
-    settings: Settings, environment: Environment, preflight: Preflight, model: Model, files: ModelFiles
-) -> bool:
+def may_start_offline(preflight: Preflight, model: Model, files: ModelFiles) -> bool:
     """Whether to start vLLM with HF_HUB_OFFLINE=1; logs the reason if not.
 
     Local and bundled models do not need it, and a value that the user has set is left as it is.
     """
+    settings = preflight.settings
     is_of_hub = not settings.is_local_model and not is_bundled(settings.model_id)
-    if not is_of_hub or environment.merged.get("HF_HUB_OFFLINE"):
+    if not is_of_hub or preflight.environment.merged.get("HF_HUB_OFFLINE"):
         return False
-    need = network_need(settings, preflight, environment.merged, model, files)
+    need = network_need(preflight, model, files)
     logger.info("vLLM starts %s", "offline: the model is complete" if need is None else f"online: {need}")
     return need is None
 
 
-def network_need(
-    settings: Settings, preflight: Preflight, environ: Mapping[str, str], model: Model, files: ModelFiles
-) -> str | None:
+def network_need(preflight: Preflight, model: Model, files: ModelFiles) -> str | None:
     """Return why vLLM needs access to the hub to start a model from there; None if it does not.
 
-    Args:
-        settings: the loaded settings.
-        preflight: what was found before the start.
-        environ: the merged environment.
-        model: the located model.
-        files: what of it is on this machine.
+    `files` is what of the model is on this machine.
     """
+    settings, environ = preflight.settings, preflight.environment.merged
     flags = {name.partition(".")[0].replace("_", "-") for name in preflight.flag_names}
     if given := flags.intersection(_NEEDS_HUB):
         return f"{_variable(min(given))} is set"
@@ -69,7 +60,7 @@ def network_need(
     for name in _REPOSITORIES:
         if _is_elsewhere(flag_value(preflight.flags, name), settings):
             return f"{_variable(name)} names another repository"
-    if _is_draft_elsewhere(flags, preflight, settings):
+    if _is_draft_elsewhere(flags, preflight):
         return "SPECULATIVE_CONFIG names another repository"
     if "speculators_config" in model.config:
         return "the model is a speculator for another one"
@@ -91,14 +82,14 @@ def _is_elsewhere(value: str | None, settings: Settings) -> bool:
     return not Path(value).expanduser().exists()
 
 
-def _is_draft_elsewhere(flags: set[str], preflight: Preflight, settings: Settings) -> bool:
+def _is_draft_elsewhere(flags: set[str], preflight: Preflight) -> bool:
     if "speculative-config" not in flags and "-sc" not in preflight.flags:
         return False
     try:
         config = json.loads(flag_value(preflight.flags, "speculative-config") or "")
     except ValueError:
         return True
-    return not isinstance(config, dict) or _is_elsewhere(config.get("model"), settings)
+    return not isinstance(config, dict) or _is_elsewhere(config.get("model"), preflight.settings)
 
 
 def _has_foreign_code(folder: Path) -> bool:

@@ -17,10 +17,9 @@ from vllm_engine.models.download_progress import human_bytes
 from vllm_engine.models.engine_script import ScriptError
 from vllm_engine.models.hub_download import Listener
 from vllm_engine.models.hub_errors import explain_hub_error
-from vllm_engine.models.model_source import locate_model
-from vllm_engine.plan.model_files import download_dir, obtain_model
+from vllm_engine.plan.model_files import obtain_model
 from vllm_engine.plan.preflight import inspect
-from vllm_engine.plan.resolve import engine_python
+from vllm_engine.plan.resolve import find_model
 
 _NEEDED = ("CACHE_DIR", "MODEL_ID", *AUTHORITIES)
 """Whose problems stop a download; the machine that fetches need not be one that serves."""
@@ -60,12 +59,11 @@ async def prefetch(settings: Settings, environment: Environment, prefix: Path, l
     preflight, problems = inspect(settings, environment, prefix)
     if bad := list(filter(_is_in_the_way, problems)):
         raise SettingsError(bad)
-    engine = engine_python(settings, environment, preflight)
-    model = await locate_model(settings, engine, download_dir(preflight))
+    model = await find_model(preflight)
     if model.listing is None and not (settings.is_local_model or is_bundled(settings.model_id)):
         kind = "offline" if environment.merged.get("HF_HUB_OFFLINE") else "unlisted"
         raise ModelError(explain_hub_error(settings, ScriptError(kind, "no list of files")))
-    files = await obtain_model(settings, preflight, engine, model, listener, check_all=True)
+    files = await obtain_model(preflight, model, listener, check_all=True)
     if files.folder is None:
         name = f'MODEL_ID="{settings.model_id}"'
         raise ModelError(f"{name}: the hub lists no weights that vLLM could load")

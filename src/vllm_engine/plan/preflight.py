@@ -15,34 +15,44 @@ from vllm_engine.config.other_engines import unread
 from vllm_engine.config.settings import Settings
 from vllm_engine.errors import Diagnosis, Problem, SettingsError, StartupError
 from vllm_engine.models.bundled import bundled_names, is_bundled
-from vllm_engine.plan.engine_command import tracing_gap
+from vllm_engine.models.engine_script import EnginePython
+from vllm_engine.plan.engine_command import engine_environment, flag_value, tracing_gap
 from vllm_engine.plan.engine_installation import Installation, find_engine_python, inspect_installation
-from vllm_engine.plan.engine_plan import check_device
 from vllm_engine.plan.variable_checks import check_flags, check_names
 from vllm_engine.system.device import Device, find_device
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """What was found: the engine's installation, its device, and the user's own vLLM flags.
+    """What the user asks for and what it was checked against: the engine's installation and its device."""
 
-    Attributes:
-        flags: the user's vLLM flags as arguments, checked.
-        flag_variables: the upper-case names by which some of them were given.
-        warnings: what is allowed and yet may not be meant, for the log.
-    """
-
+    settings: Settings
+    environment: Environment
     installation: Installation
     device: Device
-    flags: tuple[str, ...]
-    flag_variables: tuple[str, ...]
-    warnings: tuple[str, ...]
+    flags: tuple[str, ...] = ()
+    """The user's vLLM flags as arguments, checked."""
+    flag_variables: tuple[str, ...] = ()
+    """The upper-case names by which some of them were given."""
+    warnings: tuple[str, ...] = ()
+    """What is allowed and yet may not be meant, for the log."""
 
     @property
     def flag_names(self) -> frozenset[str]:
         """Names of the flags the user gave, without dashes or a leading `no-`."""
         names = (token.split("=")[0].removeprefix("--") for token in self.flags if token.startswith("--"))
         return frozenset(name.replace("_", "-").removeprefix("no-") for name in names)
+
+    @property
+    def download_dir(self) -> str:
+        """The hub client's cache that the user's vLLM flags name; empty for the usual one."""
+        return flag_value(self.flags, "download-dir") or ""
+
+    @property
+    def engine_python(self) -> EnginePython:
+        """The engine's Python with the environment that the engine gets."""
+        environ = engine_environment(self.settings, self.installation, self.environment.merged)
+        return EnginePython(self.installation.python, environ)
 
 
 def run_preflight(
@@ -112,9 +122,9 @@ def inspect(
         *unread(environ),
         *map(str, flags.warnings),
     )
-    return Preflight(installation, device, tuple(flags.argv), tuple(flags.variables), warnings), tuple(
-        problems
-    )
+    argv, variables = tuple(flags.argv), tuple(flags.variables)
+    found = Preflight(settings, environment, installation, device, argv, variables, warnings)
+    return found, tuple(problems)
 
 
 def warnings_about(settings: Settings, installation: Installation) -> list[str]:
@@ -153,6 +163,20 @@ def _check_cache_dir(cache_dir: Path) -> list[Problem]:
         )
         return [Problem("CACHE_DIR", str(cache_dir), remedy)]
     return []
+
+
+def check_device(settings: Settings, device: Device) -> list[Problem]:
+    """List the settings that this device cannot fulfil."""
+    problems = []
+    gpus, most = settings.tensor_parallel, max(1, len(device.gpus))
+    if gpus != "auto" and gpus > most:
+        there = f"{len(device.gpus)} GPU(s) visible" if device.gpus else "no GPU is used here"
+        legal = ", ".join(map(str, range(1, most + 1)))
+        problems.append(Problem("TENSOR_PARALLEL", str(gpus), f"{there}; valid values: {legal} or auto"))
+    if settings.dtype == "bfloat16" and device.gpus and not device.supports_bfloat16:
+        remedy = f"{device.name} has no bfloat16; set DTYPE=float16 or auto"
+        problems.append(Problem("DTYPE", "bfloat16", remedy))
+    return problems
 
 
 def _check_model_name(settings: Settings) -> list[Problem]:

@@ -6,76 +6,49 @@ import hashlib
 import json
 from pathlib import Path
 
-from vllm_engine.config.environment import Environment
 from vllm_engine.config.library_variables import socket_variables
-from vllm_engine.config.settings import Settings
-from vllm_engine.models.engine_script import EnginePython
+from vllm_engine.errors import Problem, SettingsError
+from vllm_engine.models.model_config import attention_heads, kv_cache_bytes, longest_context
 from vllm_engine.models.model_source import Model, locate_model
-from vllm_engine.plan.engine_command import EngineCommand, build_command, engine_environment
-from vllm_engine.plan.engine_plan import EnginePlan, Planner
+from vllm_engine.plan.engine_command import EngineCommand, build_command
+from vllm_engine.plan.engine_plan import Choice, EnginePlan
 from vllm_engine.plan.engine_site import site_folder, write_metadata, write_shims
-from vllm_engine.plan.model_files import download_dir
 from vllm_engine.plan.preflight import Preflight
 from vllm_engine.system.device import free_memory_bytes
 
+MAX_AUTO_API_SERVERS = 4
+CORES_PER_API_SERVER = 8
+"""vLLM's Python API server is one busy process at some 11,000 tokens/s; more of them need cores."""
 
-async def resolve_plan(
-    settings: Settings,
-    environment: Environment,
-    preflight: Preflight,
-) -> EnginePlan:
+_GIB = 1 << 30
+_CPU_KV_SEQUENCES = 8
+_LONG_ALLOWED = ("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "HF_OVERRIDES")
+
+
+async def resolve_plan(preflight: Preflight) -> EnginePlan:
     """Locate the model and resolve every `auto` and default; fetches no weights.
 
     Raises:
         SettingsError: a setting does not fit the model.
         ModelError: the model cannot be found or prepared.
     """
-    return plan_for(await find_model(settings, environment, preflight), settings, environment, preflight)
+    return Planner(preflight, await find_model(preflight)).plan()
 
 
-async def find_model(settings: Settings, environment: Environment, preflight: Preflight) -> Model:
+async def find_model(preflight: Preflight) -> Model:
     """Locate the model.
 
     Raises:
         ModelError: the model cannot be found.
     """
-    engine = engine_python(settings, environment, preflight)
-    return await locate_model(settings, engine, download_dir(preflight))
-
-
-def engine_python(settings: Settings, environment: Environment, preflight: Preflight) -> EnginePython:
-    """Return the engine's Python with the environment that the engine gets."""
-    installation = preflight.installation
-    return EnginePython(installation.python, engine_environment(settings, installation, environment.merged))
-
-
-def plan_for(model: Model, settings: Settings, environment: Environment, preflight: Preflight) -> EnginePlan:
-    """Resolve every `auto` and default for a model; without its configuration nothing is limited by it.
-
-    Raises:
-        SettingsError: a setting does not fit the machine or the model.
-    """
-    return Planner(
-        settings,
-        environment.source,
-        environment.merged,
-        preflight.device,
-        model,
-        free_memory_bytes(),
-        preflight.flag_names,
-    ).plan()
+    return await locate_model(preflight.settings, preflight.engine_python, preflight.download_dir)
 
 
 def resolve_command(
-    settings: Settings,
-    environment: Environment,
-    preflight: Preflight,
-    plan: EnginePlan,
-    socket: Path,
-    *,
-    is_offline: bool = False,
+    preflight: Preflight, plan: EnginePlan, socket: Path, *, is_offline: bool = False
 ) -> EngineCommand:
     """Return the engine's command for a plan, and write the files that it needs."""
+    settings, environ = preflight.settings, preflight.environment.merged
     installation = preflight.installation
     offline = {"HF_HUB_OFFLINE": "1"} if is_offline else {}
     folder = site_folder(settings.cache_dir)
@@ -87,12 +60,12 @@ def resolve_command(
         installation,
         plan,
         socket=socket,
-        environ=environment.merged | socket_variables(environment.merged) | offline,
+        environ=environ | socket_variables(environ) | offline,
         flags=preflight.flags,
     )
 
 
-def start_key(settings: Settings, preflight: Preflight, plan: EnginePlan) -> str:
+def start_key(preflight: Preflight, plan: EnginePlan) -> str:
     """Return a name for all starts of this configuration, under which their durations are kept."""
     parts = {
         "model": plan.model.location,
@@ -102,7 +75,108 @@ def start_key(settings: Settings, preflight: Preflight, plan: EnginePlan) -> str
         "device": preflight.device.name,
         "tensor_parallel": plan.tensor_parallel.value,
         "eager": plan.enforce_eager is not None or "enforce-eager" in preflight.flag_names,
-        "frontend": settings.engine_frontend,
+        "frontend": preflight.settings.engine_frontend,
     }
     text = json.dumps({name: str(value) for name, value in parts.items()}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Planner:
+    """Resolves every `auto` and default for a model; without its configuration nothing is limited by it."""
+
+    def __init__(self, preflight: Preflight, model: Model, free_memory: int | None = None) -> None:
+        """Take what is known; `free_memory` is the main memory available in bytes, used on CPU only."""
+        self._settings, self._device = preflight.settings, preflight.device
+        self._environ, self._source = preflight.environment.merged, preflight.environment.source
+        self._flags = preflight.flag_names
+        self._model = model
+        self._free_memory = free_memory_bytes() if free_memory is None else free_memory
+        self._problems: list[Problem] = []
+
+    def plan(self) -> EnginePlan:
+        """Return the plan.
+
+        Raises:
+            SettingsError: a value does not fit the machine or the model, with the values that would.
+        """
+        length, parallel = self._max_model_len(), self._tensor_parallel()
+        if self._problems:
+            raise SettingsError(self._problems)
+        return EnginePlan(
+            model=self._model,
+            dtype=self._dtype(),
+            tensor_parallel=parallel,
+            max_model_len=length,
+            api_server_count=self._api_server_count(),
+            kv_cache_bytes=self._kv_cache_bytes(length),
+            enforce_eager=self._enforce_eager(),
+        )
+
+    def _given(self, key: str, value: object) -> Choice:
+        return Choice(str(value), self._source(key) or "default")
+
+    def _dtype(self) -> Choice:
+        if self._settings.dtype != "auto":
+            return self._given("DTYPE", self._settings.dtype)
+        if self._device.supports_bfloat16:
+            return Choice("bfloat16", f"auto: {self._device.name} supports it")
+        return Choice("float16", f"auto: {self._device.name} has no bfloat16")
+
+    def _tensor_parallel(self) -> Choice:
+        heads = attention_heads(self._model.config)
+        most = max(1, len(self._device.gpus))
+        legal = [n for n in range(1, most + 1) if heads is None or heads % n == 0]
+        asked = self._settings.tensor_parallel
+        if asked == "auto":
+            return Choice(str(legal[-1]), f"auto: {most} device(s), {heads or 'unknown'} attention heads")
+        if asked not in legal:
+            valid = ", ".join(map(str, legal))
+            wanted = f"must divide the model's {heads} attention heads; valid values: {valid} or auto"
+            self._problems.append(Problem("TENSOR_PARALLEL", str(asked), wanted))
+        return self._given("TENSOR_PARALLEL", asked)
+
+    def _max_model_len(self) -> Choice:
+        asked = self._settings.max_model_len
+        most = longest_context(self._model.config)
+        given = self._given("MAX_MODEL_LEN", asked)
+        if asked == "auto" or most is None or asked <= most:
+            return given
+        if given.source == "default":
+            return Choice(str(most), f"the model's maximum, less than the default of {asked}")
+        if not any(self._environ.get(key) for key in _LONG_ALLOWED):
+            wanted = f"the model holds at most {most} tokens; set MAX_MODEL_LEN={most} or less, or auto"
+            self._problems.append(Problem("MAX_MODEL_LEN", str(asked), wanted))
+        return given
+
+    def _api_server_count(self) -> Choice:
+        asked = self._settings.api_server_count
+        if asked != "auto":
+            return self._given("API_SERVER_COUNT", asked)
+        if self._settings.engine_frontend == "rust":
+            return Choice("1", "auto: the Rust frontend is one process with many threads")
+        if self._device.kind == "cpu":
+            return Choice("1", "auto: on CPU the cores belong to the model")
+        spare = (self._device.cores - 2 * len(self._device.gpus)) // CORES_PER_API_SERVER
+        count = min(MAX_AUTO_API_SERVERS, max(1, spare))
+        return Choice(str(count), f"auto: {self._device.cores} cores, {len(self._device.gpus)} GPU(s)")
+
+    def _kv_cache_bytes(self, length: Choice) -> Choice | None:
+        chosen_by_user = (
+            "kv-cache-memory-bytes" in self._flags
+            or self._environ.get("VLLM_CPU_KVCACHE_SPACE")
+            or self._source("GPU_MEMORY_UTILIZATION")
+        )
+        if self._device.kind != "cpu" or chosen_by_user:
+            return None
+        tokens = int(length.value) if length.value.isdigit() else 0
+        longest = kv_cache_bytes(self._model.config, tokens) or 0
+        ideal = max(_GIB, _CPU_KV_SEQUENCES * longest)
+        return Choice(
+            str(min(ideal, self._free_memory // 4)),
+            "on CPU: room for several prompts, a quarter of RAM at most",
+        )
+
+    def _enforce_eager(self) -> Choice | None:
+        if self._device.kind != "cpu" or "enforce-eager" in self._flags:
+            return None
+        return Choice("1", "on CPU: starts sooner; ENFORCE_EAGER=0 compiles for more tokens/s")

@@ -29,7 +29,7 @@ from vllm_engine.doctor.machine_checks import (
 from vllm_engine.doctor.model_checks import Room, memory_check, template_check, token_check
 from vllm_engine.errors import Problem
 from vllm_engine.models.model_source import HubAccount
-from vllm_engine.plan.engine_plan import check_device
+from vllm_engine.plan.preflight import check_device
 from vllm_engine.system.device import Device, Driver, Gpu
 
 CPU = Device("cpu", "AMD EPYC", True, cores=2)

@@ -59,9 +59,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
 def preparation(folder: Path, **variables: str) -> Preparation:
     environment = Environment({"MODEL_ID": "org/model", "CACHE_DIR": str(folder), **variables}, {})
     board = StatusBoard()
+    device = Device("cpu", "a CPU", supports_bfloat16=True)
     return Preparation(
-        load_settings(environment), environment,
-        Preflight(INSTALLATION, Device("cpu", "a CPU", supports_bfloat16=True), (), (), ()),
+        Preflight(load_settings(environment), environment, INSTALLATION, device),
         folder / "engine.sock", board, StartRecorder(board, StartHistory(folder / "starts.json")),
         lambda plan: None, lambda end: MISSING,
     )  # fmt: skip
@@ -108,7 +108,7 @@ def test_only_a_file_that_is_missing_offline_starts_it_again() -> None:
         ("hub-unreachable", False, False),
         ("disk-full", True, False),
     ):
-        parts: list[Any] = [None] * 7 + [lambda _, code=code: Diagnosis(code, "it failed")]
+        parts: list[Any] = [None] * 5 + [lambda _, code=code: Diagnosis(code, "it failed")]
         preparation = Preparation(*parts)
         preparation.is_offline = is_offline
         assert (preparation.explain(EXIT).retryable, preparation.needs_hub) == (again, again)

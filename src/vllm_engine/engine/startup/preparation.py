@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from vllm_engine.config.environment import Environment
-from vllm_engine.config.settings import Settings, load_settings
+from vllm_engine.config.settings import load_settings
 from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.engine.engine_state import Phase, StatusBoard
 from vllm_engine.engine.startup.start_history import StartRecorder
@@ -22,7 +21,7 @@ from vllm_engine.plan.engine_plan import EnginePlan
 from vllm_engine.plan.model_files import obtain_model
 from vllm_engine.plan.offline import may_start_offline
 from vllm_engine.plan.preflight import Preflight
-from vllm_engine.plan.resolve import engine_python, find_model, plan_for, resolve_command, start_key
+from vllm_engine.plan.resolve import Planner, find_model, resolve_command, start_key
 
 logger = logging.getLogger("gateway")
 
@@ -41,8 +40,6 @@ class Launch:
 class Preparation:
     """Makes everything for one start of the engine; only the first looks the model up and downloads it."""
 
-    settings: Settings
-    environment: Environment
     preflight: Preflight
     socket: Path
     board: StatusBoard
@@ -56,26 +53,24 @@ class Preparation:
 
     async def __call__(self, changes: Mapping[str, str]) -> Launch:
         """Settle the plan, with `changes` in place of what was set, and bring the model to this machine."""
-        environment = replace(self.environment, process={**self.environment.process, **changes})
-        settings = load_settings(environment) if changes else self.settings
-        model = self.model or await find_model(settings, environment, self.preflight)
-        plan = plan_for(model, settings, environment, self.preflight)
+        preflight = self.preflight
+        if changes:
+            given = preflight.environment
+            environment = replace(given, process={**given.process, **changes})
+            preflight = replace(preflight, settings=load_settings(environment), environment=environment)
+        model = self.model or await find_model(preflight)
+        plan = Planner(preflight, model).plan()
         self.planned(plan)
         for note in plan.notes:
             logger.info("%s", note)
-        self.recorder.begins(start_key(settings, self.preflight, plan))
-        engine = engine_python(settings, environment, self.preflight)
+        self.recorder.begins(start_key(preflight, plan))
         listener = Listener(self.board.downloading, self._converting, partial(logger.info, "%s"))
-        files = await obtain_model(settings, self.preflight, engine, model, listener)
+        files = await obtain_model(preflight, model, listener)
         self.model = model
-        self.is_offline = not self.needs_hub and may_start_offline(
-            settings, environment, self.preflight, model, files
-        )
+        self.is_offline = not self.needs_hub and may_start_offline(preflight, model, files)
         return Launch(
-            command=resolve_command(
-                settings, environment, self.preflight, plan, self.socket, is_offline=self.is_offline
-            ),
-            served_name=settings.served_names[0],
+            command=resolve_command(preflight, plan, self.socket, is_offline=self.is_offline),
+            served_name=preflight.settings.served_names[0],
             model_revision=model.revision,
             dtype=plan.dtype.value,
         )
