@@ -33,14 +33,14 @@ test:
 	@tools/debian.sh $(DEBIAN)
 	@.venv/bin/pytest $(TIERS)
 
-## chaos      do harm to a running program with the real vLLM; writes the table of docs/reliability.md
+## chaos      do harm to a running program with the real vLLM; writes the table of docs/measured/reliability.md
 chaos: setup
 	@scripts/setup.sh dev
 	@.venv/bin/python -m perf.chaos --write
 
 ## nightly    what takes too long for each change: hostile inputs, memory bounds, storms, chaos, the whole transparency matrix, traces
 # Hostile inputs and storms by real tools run against a program with the fake engine, the rest with the real vLLM. The tables of
-# docs/security.md and docs/reliability.md are written; a fault is printed with the words that play it again.
+# docs/operate/security.md and docs/measured/reliability.md are written; a fault is printed with the words that play it again.
 STORM_TOOLS := slowhttptest:slowhttptest hey:hey httperf:httperf iptables:iptables
 nightly:
 	@FRONTEND=rust scripts/setup.sh all

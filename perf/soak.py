@@ -4,7 +4,7 @@
     .venv/bin/python -m perf.soak --minutes 20 --real      # vLLM with the bundled model
 
 Streams, whole answers and clients that leave run all the time; every --kill seconds the engine core is killed. Prints
-a line a minute and a summary, and ends with 1 if a request ended in a way that docs/lifecycle.md does not know.
+a line a minute and a summary, and ends with 1 if a request ended in a way that docs/operate/lifecycle.md does not know.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@
 #   SSH_HOST_PORT            where SSH is published, if PUBLIC_KEY or ENABLE_SSHD=1 is set (2222)
 #   DOCKER                   the client to use (docker)
 #
-# Every setting of the server (docs/configuration.md) and every vLLM flag by its upper-case name goes into the container,
+# Every setting of the server (docs/use/configuration.md) and every vLLM flag by its upper-case name goes into the container,
 # from the environment or else from .env here. Keys, certificates and a model that are files here are mounted.
 # On CPU and without MODEL_ID the bundled model is served.
 set -eu
@@ -72,7 +72,7 @@ if [ "$TARGET" = cpu ] && [ -z "${MODEL_ID:-}" ]; then
     say "no MODEL_ID: serving $MODEL_ID"
 fi
 
-# What must pass before the engine is stopped, and 5 s more: docs/lifecycle.md.
+# What must pass before the engine is stopped, and 5 s more: docs/operate/lifecycle.md.
 seconds=$(awk -v a="${LAME_DUCK_SECONDS:-0}" -v b="${DRAIN_TIMEOUT_SECONDS:-25}" 'BEGIN { print int(a + b + 20.999) }')
 set -- --detach --name "$name" --stop-timeout "$seconds"
 set -- "$@" --security-opt no-new-privileges --publish "$HOST:$port:$port" --volume "${CACHE_VOLUME:-model_cache}:/cache"

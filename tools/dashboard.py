@@ -93,7 +93,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("Tokens by key", "none", "Per second, prompts and answers; without API keys the name is empty.", ((rate("gateway_tokens_total", "key, kind"), "{{key}} {{kind}}"),)),
     ),
     "Engine": (
-        Panel("Restarts and failures", "none", "In an hour; failures by the code that docs/troubleshooting.md explains.", (
+        Panel("Restarts and failures", "none", "In an hour; failures by the code that docs/operate/troubleshooting.md explains.", (
             ("sum(increase(gateway_engine_restarts_total@[1h]))", "restarts"),
             ("sum by (code) (increase(gateway_engine_failures_total@[1h]))", "{{code}}"),
         )),

@@ -159,10 +159,10 @@ def parts() -> dict[Path, dict[str, str]]:
     every = [name.upper() for name in Settings.model_fields]
     return {
         ROOT / "README.md": {"settings": settings_table(CONTRACT, whole=False)},
-        ROOT / "docs/configuration.md": {"settings": settings_table(every, whole=True)},
-        ROOT / "docs/cli.md": {"help": cli_help()},
-        ROOT / "docs/metrics.md": {"gateway": own_metrics(), "vllm": vllm_metrics()},
-        ROOT / "docs/troubleshooting.md": {"catalogue": catalogue()},
+        ROOT / "docs/use/configuration.md": {"settings": settings_table(every, whole=True)},
+        ROOT / "docs/use/cli.md": {"help": cli_help()},
+        ROOT / "docs/operate/metrics.md": {"gateway": own_metrics(), "vllm": vllm_metrics()},
+        ROOT / "docs/operate/troubleshooting.md": {"catalogue": catalogue()},
         ROOT / ".env.example": {"": env_example(every)},
         ROOT / "compose.yaml": {"settings": compose_environment(every)},
     }

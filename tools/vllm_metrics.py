@@ -3,7 +3,7 @@
 
 .venv/bin/python tools/vllm_metrics.py http://127.0.0.1:8000 > deploy/observability/vllm-metrics.json
 
-Ask it after some requests, a streamed one among them. The dashboard, the rules and docs/metrics.md are held to this
+Ask it after some requests, a streamed one among them. The dashboard, the rules and docs/operate/metrics.md are held to this
 file, and an end-to-end test holds the file to the real vLLM.
 """
 

@@ -1,6 +1,6 @@
-"""Measures our gateway side by side with what else people put in front of vLLM; see docs/benchmarks.md.
+"""Measures our gateway side by side with what else people put in front of vLLM; see docs/measured/benchmarks.md.
 
-    python -m perf.bench.gateway                         all scenarios and targets, into docs/benchmarks.md
+    python -m perf.bench.gateway                         all scenarios and targets, into docs/measured/benchmarks.md
     python -m perf.bench.gateway --only vllm-engine,nginx --scenarios paced --rounds 1 --no-document
 
 Starts everything itself. The order of the targets turns round from one round to the next.
@@ -191,7 +191,7 @@ def main() -> None:
         "--add", action="append", type=Path, default=[], help="an earlier run's results, into the same tables"
     )
     parser.add_argument("--cache", type=Path, default=HERE.parent / ".cache/bench")
-    parser.add_argument("--document", type=Path, default=HERE.parent / "docs/benchmarks.md")
+    parser.add_argument("--document", type=Path, default=HERE.parent / "docs/measured/benchmarks.md")
     parser.add_argument("--no-document", action="store_true", help="print the tables and write no document")
     parser.add_argument("--no-pin", dest="pin", action="store_false", help="let the kernel choose cores")
     options = parser.parse_args()

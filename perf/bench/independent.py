@@ -2,7 +2,7 @@
 
     python -m perf.bench.independent                 needs .venv-engine and the bundled model (`make setup`)
 
-Writes a table between the `independent` markers of docs/benchmarks.md.
+Writes a table between the `independent` markers of docs/measured/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--source", type=Path, default=ROOT / "src", help="of the gateway")
     parser.add_argument("--cache", type=Path, default=ROOT / ".cache")
-    parser.add_argument("--document", type=Path, default=ROOT / "docs/benchmarks.md")
+    parser.add_argument("--document", type=Path, default=ROOT / "docs/measured/benchmarks.md")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         text = measure(options.rounds, options.source.absolute(), options.cache.absolute(), Path(folder))

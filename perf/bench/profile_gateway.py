@@ -1,6 +1,6 @@
 """Says where the gateway's processor time per streamed chunk goes, by samples of its C and Python stacks.
 
-    python -m perf.bench.profile_gateway             into docs/benchmarks.md; needs the right to trace (ptrace)
+    python -m perf.bench.profile_gateway             into docs/measured/benchmarks.md; needs the right to trace (ptrace)
 
 The load is that of the `paced` scenario. py-spy, from PyPI, takes the samples; what a chunk costs in all is
 measured beside them in a round without it.
@@ -167,7 +167,7 @@ def main() -> None:
     )
     parser.add_argument("--source", type=Path, default=ROOT / "src", help="of the gateway")
     parser.add_argument("--cache", type=Path, default=ROOT / ".cache/bench")
-    parser.add_argument("--document", type=Path, default=ROOT / "docs/benchmarks.md")
+    parser.add_argument("--document", type=Path, default=ROOT / "docs/measured/benchmarks.md")
     parser.add_argument("--no-document", action="store_true", help="print the table and write no document")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
-"""The chaos suite with the real vLLM; writes its table into docs/reliability.md.
+"""The chaos suite with the real vLLM; writes its table into docs/measured/reliability.md.
 
     .venv/bin/python -m perf.chaos [--only NAME ...] [--write] [--standby 1]
 
-Each case: requests run, something is done to the engine, and then every request must have ended as docs/lifecycle.md
+Each case: requests run, something is done to the engine, and then every request must have ended as docs/operate/lifecycle.md
 says, none that had not begun may have failed, all are counted, and no process, file or memory is left behind. Takes
 about half an hour on two cores. The disk cases mount a tmpfs, so they need root; without it they are NOT TESTED.
 """
@@ -31,7 +31,7 @@ from tests.support.program import running, until
 ROOT = Path(__file__).parents[2]
 MODEL = "bundled:smollm2-135m-instruct"
 START_SECONDS = 400.0
-DOCUMENT = ROOT / "docs/reliability.md"
+DOCUMENT = ROOT / "docs/measured/reliability.md"
 CASES = (
     Case("SIGKILL of the API process", harm.kill_leader),
     Case("SIGKILL of EngineCore", harm.kill_core),
@@ -55,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--only", nargs="*", help="cases whose name holds one of these words")
     parser.add_argument("--standby", default="1", choices=("0", "1"))
-    parser.add_argument("--write", action="store_true", help="write docs/reliability.md")
+    parser.add_argument("--write", action="store_true", help="write docs/measured/reliability.md")
     parser.add_argument("--rows", type=Path, help="add the results to this file of JSON lines")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started too

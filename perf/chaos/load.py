@@ -1,4 +1,4 @@
-"""Requests in threads of their own, each with an outcome that docs/lifecycle.md knows or does not know."""
+"""Requests in threads of their own, each with an outcome that docs/operate/lifecycle.md knows or does not know."""
 
 from __future__ import annotations
 

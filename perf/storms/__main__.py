@@ -1,4 +1,4 @@
-"""Storms of clients that mean harm, by real tools, against the running program; writes its table into docs/security.md.
+"""Storms of clients that mean harm, by real tools, against the running program; writes its table into docs/operate/security.md.
 
     .venv/bin/python -m perf.storms [--only WORD ...] [--write]
 
@@ -28,7 +28,7 @@ from tests.support.model import LONG_CONFIG, make_model
 from tests.support.program import running
 
 ROOT = Path(__file__).parents[2]
-DOCUMENT = ROOT / "docs/security.md"
+DOCUMENT = ROOT / "docs/operate/security.md"
 _SCENARIO = {"tokens": 900_000, "max_running": 10_000}
 
 
@@ -36,7 +36,7 @@ def main() -> None:
     """Run the storms, print and perhaps write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--only", nargs="*", help="storms whose name holds one of these words")
-    parser.add_argument("--write", action="store_true", help="write docs/security.md")
+    parser.add_argument("--write", action="store_true", help="write docs/operate/security.md")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started too
     # The clients need more files than most shells allow.

@@ -81,7 +81,7 @@ class Diagnosis:
     @property
     def docs(self) -> str:
         """The section of the documentation that explains it."""
-        return f"docs/troubleshooting.md#{self.code}"
+        return f"docs/operate/troubleshooting.md#{self.code}"
 
     @property
     def body(self) -> dict[str, str]:

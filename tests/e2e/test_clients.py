@@ -137,7 +137,7 @@ def test_javascript_errors(served: Served, tmp_path: Path) -> None:
     assert "temperature" in said["message"]
 
 
-RECIPES = [block for block in blocks(ROOT / "docs/clients.md") if block.kind == "run"]
+RECIPES = [block for block in blocks(ROOT / "docs/use/clients.md") if block.kind == "run"]
 
 
 @pytest.fixture(scope="session")

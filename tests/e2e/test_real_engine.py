@@ -24,7 +24,7 @@ pytestmark = pytest.mark.e2e
 QUESTION: ChatCompletionUserMessageParam = {"role": "user", "content": "What is the capital of Japan?"}
 STORY: ChatCompletionUserMessageParam = {"role": "user", "content": "Tell me a long story about the sea."}
 QUICKSTART = re.findall(
-    r"^```(\w+)\n(.*?)^```$", (ROOT / "docs/quickstart.md").read_text(), re.DOTALL | re.MULTILINE
+    r"^```(\w+)\n(.*?)^```$", (ROOT / "docs/use/quickstart.md").read_text(), re.DOTALL | re.MULTILINE
 )
 
 
@@ -105,7 +105,7 @@ def test_version_and_health(served: Served) -> None:
 
 
 def test_known_metrics(served: Served, client: OpenAI) -> None:
-    """What the dashboard, the rules and docs/metrics.md are held to are the real vLLM's metrics: name, type, labels."""
+    """What the dashboard, the rules and docs/operate/metrics.md are held to are the real vLLM's metrics: name, type, labels."""
     for _ in client.completions.create(model=MODEL, prompt="Hello", max_tokens=4, stream=True):
         pass
     script = ROOT / "tools/vllm_metrics.py"

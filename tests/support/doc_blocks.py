@@ -1,7 +1,7 @@
 """The fenced code blocks of Markdown documents, each with the marker on the line before it.
 
 - no marker: `bash`, `sh`, `python`, `json`, `yaml` and `toml` are checked for their syntax, no more;
-- `<!-- run: CLIENT; says: WORDS -->` in docs/clients.md: tests/e2e/test_clients.py runs the block against the real vLLM with the
+- `<!-- run: CLIENT; says: WORDS -->` in docs/use/clients.md: tests/e2e/test_clients.py runs the block against the real vLLM with the
   client of tests/data/clients/CLIENT.txt (`with tools`: by TEST_TOOLS=1 alone) and looks for the words in what it prints;
 - `<!-- run: CLIENT as FILE -->` puts the block into a file beside that client's other blocks;
 - `<!-- not tested: WHY -->` lets a block of another language, or one that cannot be run, be;

@@ -1,4 +1,4 @@
-"""Other engines' variables and the settings here that correspond to them (docs/migration.md)."""
+"""Other engines' variables and the settings here that correspond to them (docs/use/migration.md)."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def ambiguous(environ: Mapping[str, str]) -> list[str]:
 def unread(environ: Mapping[str, str]) -> list[str]:
     """Return a message for each variable of another engine whose counterpart here is not set."""
     return [
-        f"{theirs} is not read: here this setting is called {ours} (docs/migration.md)"
+        f"{theirs} is not read: here this setting is called {ours} (docs/use/migration.md)"
         for theirs, ours in {**ELSEWHERE, **SAME}.items()
         if environ.get(theirs) and not environ.get(ours)
     ]

@@ -16,7 +16,7 @@ LISTENING_SECONDS = 30.0
 
 _TOKENS = 16
 _ANSWER_SECONDS = 300.0
-_LOOK = "see the server's log and docs/troubleshooting.md"
+_LOOK = "see the server's log and docs/operate/troubleshooting.md"
 
 
 async def smoke(client: Client, model: str, tell: Tell, seconds: float) -> list[Check]:

@@ -19,7 +19,7 @@ from vllm_engine.system.device import free_memory_bytes
 
 SCRIPT = Path(__file__).with_name("standby_process.py")
 BYTES_EACH = 700 << 20
-"""What a process that has imported vLLM takes at most (measured: docs/lifecycle.md)."""
+"""What a process that has imported vLLM takes at most (measured: docs/operate/lifecycle.md)."""
 BYTES_LEFT = 4 << 30
 """Memory that `auto` leaves free."""
 

@@ -17,7 +17,7 @@ logger = logging.getLogger("gateway")
 
 @dataclass(frozen=True)
 class Drain:
-    """The orderly end of service: docs/lifecycle.md, section SIGTERM.
+    """The orderly end of service: docs/operate/lifecycle.md, section SIGTERM.
 
     Attributes:
         front: what clients reach.

@@ -158,7 +158,7 @@ def engine_environment(
     }
     if installation.kind == "cpu":
         defaults["VLLM_TARGET_DEVICE"] = "cpu"
-        # vLLM keeps a core idle for its API server; the model needs it more (docs/cpu-profile.md).
+        # vLLM keeps a core idle for its API server; the model needs it more (docs/measured/cpu-profile.md).
         defaults["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"
         # Its ahead-of-time cache cannot be read on CPU: what torch's compiler wrote lacks the method that the
         # reader calls (0.32, `_try_load_aot_compiled_fn`). Without it inductor's cache is used.

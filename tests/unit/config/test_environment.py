@@ -179,14 +179,14 @@ def test_names_of_other_engines() -> None:
     assert understood({"MODEL": "ThinkPad X1"}, {}).merged == {"MODEL": "ThinkPad X1"}, "a machine's name"
 
 
-TEXT = (Path(__file__).parents[3] / "docs/migration.md").read_text()
+TEXT = (Path(__file__).parents[3] / "docs/use/migration.md").read_text()
 ROWS = re.findall(r"^\| (.*?) \| (.*?) \| (.*)\|$", TEXT, re.MULTILINE)
 STILL_READ = {"HF_HOME", "HUGGINGFACE_HUB_CACHE"}
 """By the hub's own library."""
 
 
 def names(cell: str) -> list[str]:
-    """Return the variables in a cell of docs/migration.md."""
+    """Return the variables in a cell of docs/use/migration.md."""
     return re.findall(r"`([A-Z][A-Z0-9_]+)`", cell)
 
 

@@ -214,7 +214,7 @@ def test_sentence() -> None:
         "KV cache, but only 0.03 GiB are available; set MAX_MODEL_LEN=1280 or less, or GPU_MEMORY_UTILIZATION=0.91 "
         "[kv-cache-too-small]"
     )
-    assert told.docs == "docs/troubleshooting.md#kv-cache-too-small"
+    assert told.docs == "docs/operate/troubleshooting.md#kv-cache-too-small"
 
 
 def test_hub_tokens_are_masked() -> None:
@@ -262,7 +262,7 @@ async def test_a_failed_engine_is_told_to_clients() -> None:
     body = json.loads(bytes(answer.body))
     assert (answer.status_code, body["status"], body["state"]) == (503, "unavailable", "failed")
     assert body["error"] == {
-        "code": "disk-full", "message": "the disk is full", "remedy": "make room", "docs": "docs/troubleshooting.md#disk-full"
+        "code": "disk-full", "message": "the disk is full", "remedy": "make room", "docs": "docs/operate/troubleshooting.md#disk-full"
     }  # fmt: skip
     refusal = ApiError.of(503, not_ready(failed).message)
     error = json.loads(body_of(refusal, "/v1/chat/completions", "id"))["error"]

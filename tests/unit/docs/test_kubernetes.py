@@ -33,8 +33,8 @@ def test_settings_and_ports() -> None:
 
 
 def test_probes() -> None:
-    """Each is on the health port; only readiness asks for the engine; docs/operations.md says the same."""
-    page = (ROOT / "docs/operations.md").read_text()
+    """Each is on the health port; only readiness asks for the engine; docs/operate/operations.md says the same."""
+    page = (ROOT / "docs/operate/operations.md").read_text()
     for name, path in (("startup", "/livez"), ("liveness", "/livez"), ("readiness", "/healthz")):
         probe = CONTAINER[f"{name}Probe"]
         assert probe["httpGet"] == {"path": path, "port": "health"}

@@ -129,7 +129,7 @@ def test_alerts_fire() -> None:
 
 def test_alerts_are_documented() -> None:
     """Each alert tells what it saw and what to do, and the page lists it."""
-    page = (ROOT / "docs/observability.md").read_text()
+    page = (ROOT / "docs/operate/observability.md").read_text()
     for rule in (rule for rule in rules() if "alert" in rule):
         assert rule["labels"]["severity"] in ("critical", "warning")
         assert rule["annotations"].keys() == {"summary", "description"}

@@ -28,7 +28,7 @@ _HELP = {
     "standby_bytes": "Memory that the standby takes, shared pages counted once; 0 without one.",
     "engine_up": "Whether the engine's own metrics could be read for this scrape.",
     "engine_restarts": "Starts of the engine after the first one of this process.",
-    "engine_failures": "Engines lost and failed starts, by the diagnosis' code (docs/troubleshooting.md).",
+    "engine_failures": "Engines lost and failed starts, by diagnosis code (docs/operate/troubleshooting.md).",
     "engine_start_seconds": "How long the engine's last start took, up to its first token; 0 before that.",
     "cache_free_bytes": "Free space where CACHE_DIR is; NaN while that is not known.",
     "cache_size_bytes": "Size of the file system where CACHE_DIR is; NaN while that is not known.",

@@ -1,8 +1,8 @@
 """One connection to the engine: HTTP/1.1 over its Unix socket, one request at a time.
 
 Own code where a client library would do, because this is the data path: a library's client wakes a task
-for every chunk, and that costs more than the rest of the gateway together (docs/benchmarks.md). The parsing
-is llhttp's, by httptools.
+for every chunk, and that costs more than the rest of the gateway together (docs/measured/benchmarks.md).
+The parsing is llhttp's, by httptools.
 """
 
 from __future__ import annotations
