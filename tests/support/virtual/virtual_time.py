@@ -41,6 +41,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return done
 
 
+async def settle() -> None:
+    """Let every task run as far as it can."""
+    for _ in range(6):
+        await asyncio.sleep(0)
+
+
 def in_virtual_time(test: Callable[..., Coroutine[None, None, None]]) -> Callable[..., None]:
     """Run a test on a clock of its own; an error in a callback of the loop fails it too."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any, Literal
@@ -22,26 +21,15 @@ from vllm_engine.system.log import configure_logging
 
 FILE = Path(__file__).parents[3] / "deploy/observability/log.schema.json"
 SCHEMA = Draft202012Validator(json.loads(FILE.read_text()))
-FORMATS: tuple[Literal["console", "json"], ...] = ("console", "json")
-
-
-@pytest.fixture(autouse=True)
-def restore_logging() -> Iterator[None]:
-    """Leave the root logger as it was."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = handlers, level
+Format = Literal["console", "json"]
+pytestmark = pytest.mark.usefixtures("restored_logging")
 
 
 def ended(path: str = "/v1/chat/completions", status: int = 200, **values: Any) -> RequestRecord:
-    """Return a request that took 1.234 s."""
     return RequestRecord("abc", "POST", path, received=100.0, ended=101.234, status=status, **values)
 
 
-def logged(
-    record: RequestRecord, format: Literal["console", "json"], level: str = "info", **more: Any
-) -> str:
+def logged(record: RequestRecord, format: Format, level: str = "info", **more: Any) -> str:
     with redirect_stderr(io.StringIO()) as out:
         configure_logging(level, format)
         log_access(record, **more)
@@ -78,8 +66,7 @@ def test_a_path_cannot_break_the_line() -> None:
         "/v1/x\n12:00:00 INFO    gateway.access: POST /v1/y 200 complete 0.1 s", "/v1/x\r\x1b[2Jy", "",
         "/v1/\u2028\u0085\u202e", "/v1/\ud800", "/v1/" + "long/" * 1000,
     ):  # fmt: skip
-        for format in FORMATS:
-            text = logged(ended(path), format)
+        for text in (logged(ended(path), "console"), logged(ended(path), "json")):
             assert text.endswith("\n") and text[:-1].isprintable() and text.isascii() and len(text) < 1700
             assert " /v1/y " not in text
     for path, expected in (
@@ -94,10 +81,9 @@ def test_every_line_is_as_the_schema_says(tmp_path: Path, capsys: pytest.Capture
     Draft202012Validator.check_schema(SCHEMA.schema)
     configure_logging("debug", "json")
     log_access(RequestRecord("a", "GET", "/livez", received=1.0, ended=2.0))
+    values: dict[str, Any] = {"key": "k", "first_byte": 100.5, "prompt_tokens": 1, "reason": "saturated"}
     for outcome in Outcome:
-        log_access(
-            ended(key="k", first_byte=100.5, prompt_tokens=1, outcome=outcome, reason="saturated"), "m"
-        )
+        log_access(ended(outcome=outcome, **values), "m")
     board = StatusBoard()
     StartRecorder(board, StartHistory(tmp_path / "starts.json")).begins("key")
     board.downloading(Download(1, 2, 2, 4))
@@ -115,10 +101,7 @@ def test_every_line_is_as_the_schema_says(tmp_path: Path, capsys: pytest.Capture
     assert [line["next_phase"] for line in lines if "next_phase" in line][-1] == "ready"
     assert [line["files_done"] for line in lines if "files_done" in line] == [1]
     assert "a defect" in lines[-1]["exc_info"]
-
-
-def test_other_lines_are_refused() -> None:
-    """The schema can say no: a missing field, a new one in an access line, a wrong type."""
+    # It can say no: a missing field, a new one in an access line, a wrong type.
     base = {"time": "2026-11-25T04:16:13+0000", "level": "INFO", "source": "gateway", "message": "hello"}
     assert SCHEMA.is_valid(base)
     for wrong in (

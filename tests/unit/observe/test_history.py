@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import AsyncMock
+
 import pytest
 
 from vllm_engine.engine.activity import OwnQuestions
@@ -32,21 +34,20 @@ vllm:inter_token_latency_seconds_sum{engine="0",model_name="m"} 1.8
 """
 
 
-def ready_board() -> StatusBoard:
-    """Return the status of a ready engine."""
-    board = StatusBoard()
-    board.move(EngineState.READY)
-    return board
+@pytest.fixture
+def board() -> StatusBoard:
+    """The status of a ready engine."""
+    ready = StatusBoard()
+    ready.move(EngineState.READY)
+    return ready
 
 
 def test_reading() -> None:
     """Engines are added up, the fullest cache counts, and names that only begin alike are others."""
     reading = read_metrics(TEXT, 10.0)
     assert (reading.running, reading.waiting, reading.kv_cache) == (5, 1, 0.5)
-    assert (reading.prompt, reading.generated) == (100, 40)
-    assert reading.ttft.count == 4
-    assert reading.ttft.mean == pytest.approx(0.2)
-    assert reading.itl.mean == pytest.approx(0.05)
+    assert (reading.prompt, reading.generated, reading.ttft.count) == (100, 40, 4)
+    assert (reading.ttft.mean, reading.itl.mean) == pytest.approx((0.2, 0.05))
     assert reading.ttft.buckets == {0.1: 3, 1.0: 4, float("inf"): 4}
 
 
@@ -62,17 +63,14 @@ def test_point_is_of_the_time_between() -> None:
     assert (found.itl_mean, found.itl_p95) == (None, None)
     restarted = point(Reading(20.0, generated=5), now, 0)  # counters that begin anew give no negative rate
     assert (restarted.generated_per_second, restarted.running) == (None, 0)
-
-
-def test_quantile() -> None:
-    """Linear within a bucket; beyond the last bound it is that bound; without observations nothing."""
+    # Linear within a bucket; beyond the last bound it is that bound; without observations nothing.
     latency = Latency(3.0, 4, {0.1: 2, 1.0: 3, float("inf"): 4})
     for share, expected in ((0.0, 0.0), (0.25, 0.05), (0.5, 0.1), (0.75, 1.0), (0.99, 1.0), (1.0, 1.0)):
         assert latency.quantile(share) == pytest.approx(expected)
     assert Latency().quantile(0.5) is None
 
 
-async def test_own_questions_are_no_work() -> None:
+async def test_own_questions_are_no_work(board: StatusBoard) -> None:
     """An idle engine looks idle, whether it has counted our question before the reading or counts it later."""
     counted = dict.fromkeys(("prompt_tokens_total", "generation_tokens_total", "num_requests_running"), 0)
     counted |= {"time_to_first_token_seconds_count": 4, "time_to_first_token_seconds_sum": 4}
@@ -85,52 +83,34 @@ async def test_own_questions_are_no_work() -> None:
             counted[name] += prompt if "prompt" in name else "running" not in name
 
     questions = OwnQuestions()
-    recorder = Recorder(ready_board(), metrics, lambda: 0, questions)
-    questions.begin()
-    await recorder.look()
-    work(2)
-    questions.end(2)
-    await recorder.look()
-    questions.begin()
-    work(2)
-    questions.end(2)
-    await recorder.look()
-    questions.begin()
-    counted["num_requests_running"] = 1
-    await recorder.look()
-    work(2)
-    questions.end(2)
-    counted["num_requests_running"] = 0
-    await recorder.look()
+    recorder = Recorder(board, metrics, lambda: 0, questions)
+    for running in (0, None, 1):  # seen while it runs, not seen, and seen as running
+        questions.begin()
+        if running is not None:
+            counted["num_requests_running"] = running
+            await recorder.look()
+        work(2)
+        questions.end(2)
+        counted["num_requests_running"] = 0
+        await recorder.look()
     kept = recorder.history()
-    assert kept.running == [0] * 5
-    assert kept.generated_per_second == [None, 0, 0, 0, 0]
-    assert kept.prompt_per_second == [None, 0, 0, 0, 0]
-    assert kept.ttft_mean == [None] * 5
+    assert (kept.running, kept.ttft_mean) == ([0] * 5, [None] * 5)
+    assert kept.generated_per_second == kept.prompt_per_second == [None, 0, 0, 0, 0]
     work(50)  # a client's
     await recorder.look()
     kept = recorder.history()
-    assert kept.ttft_mean[-1] == 1
-    assert (kept.generated_per_second[-1] or 0) > 0
-    assert (kept.prompt_per_second[-1] or 0) == pytest.approx(50 * (kept.generated_per_second[-1] or 0), 0.01)
+    generated = kept.generated_per_second[-1] or 0
+    assert (kept.ttft_mean[-1], generated > 0) == (1, True)
+    assert kept.prompt_per_second[-1] == pytest.approx(50 * generated, 0.01)
 
 
 async def test_gaps() -> None:
     """An engine that is not ready is not asked; that, and metrics that cannot be had or read, are gaps."""
-    board = StatusBoard()
-    answers: list[bytes | None] = [
-        None,
-        TEXT.encode(),
-        TEXT.encode(),
-        b'vllm:num_requests_running{x="1" oops',
-    ]
-
-    async def metrics() -> bytes | None:
-        return answers.pop(0)
-
+    board, text = StatusBoard(), TEXT.encode()
+    metrics = AsyncMock(side_effect=[None, text, text, b'vllm:num_requests_running{x="1" oops'])
     recorder = Recorder(board, metrics, lambda: 0, OwnQuestions())
     await recorder.look()
-    assert len(answers) == 4
+    metrics.assert_not_called()
     board.move(EngineState.READY)
     for _ in range(4):
         await recorder.look()
@@ -139,13 +119,10 @@ async def test_gaps() -> None:
     assert kept.generated_per_second == [None, None, None, 0]
 
 
-async def test_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_bounded(board: StatusBoard, monkeypatch: pytest.MonkeyPatch) -> None:
     """No more is kept than fits the window, however long it runs."""
-
-    async def metrics() -> bytes | None:
-        return TEXT.encode()
-
-    recorder = Recorder(ready_board(), metrics, lambda: 0, OwnQuestions(), interval_seconds=90)
+    metrics = AsyncMock(return_value=TEXT.encode())
+    recorder = Recorder(board, metrics, lambda: 0, OwnQuestions(), interval_seconds=90)
     for _ in range(25):
         await recorder.look()
     assert len(recorder.history().running) == 10

@@ -7,6 +7,7 @@ import shutil
 import threading
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, patch
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -20,22 +21,19 @@ from vllm_engine.gateway.observe.request_record import Outcome, RequestRecord
 
 CHAT = "/v1/chat/completions"
 BUILD = {"version": "1.2.3", "sha": "dev", "vllm": "0.32.0"}
-Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 @pytest.fixture
 def metrics() -> GatewayMetrics:
-    """Metrics of a gateway with one route and one key."""
     return GatewayMetrics([CHAT], {"team-a"}, BUILD)
 
 
 def ended(**values: Any) -> RequestRecord:
-    """Return a request that took 2 s."""
     usual: dict[str, Any] = {"route": CHAT, "status": 200, "received": 100.0, "ended": 102.0}
     return RequestRecord("abc", "POST", CHAT, **(usual | values))
 
 
-def parsed(text: bytes) -> Samples:
+def parsed(text: bytes) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     """Return a text's samples; each name and each series is there once."""
     families = list(text_string_to_metric_families(text.decode()))
     assert len({family.name for family in families}) == len(families)
@@ -100,13 +98,10 @@ def test_the_engines_text_comes_first_unchanged(metrics: GatewayMetrics) -> None
 )  # fmt: skip
 def test_a_request(metrics: GatewayMetrics, record: dict[str, Any], samples: dict[str, float | None]) -> None:
     metrics.observe(ended(**record))
-    text = metrics.render(None)
-    found = parsed(text)
+    found = parsed(metrics.render(None))
     for sample, expected in samples.items():
-        [(name, labels)] = list(parsed(f"gateway_{sample} 0\n".encode()))
-        assert found.get((name, labels)) == (expected if expected is None else pytest.approx(expected)), (
-            sample
-        )
+        [series] = parsed(f"gateway_{sample} 0\n".encode())
+        assert found.get(series) == (expected if expected is None else pytest.approx(expected)), sample
 
 
 def test_labels_are_bounded() -> None:
@@ -129,24 +124,15 @@ def test_labels_are_bounded() -> None:
     assert value(metrics, "tokens_total", key="new", kind="prompt") == 2
 
 
-def test_gauges_are_read_when_the_metrics_are(metrics: GatewayMetrics) -> None:
+def test_the_engines_life(metrics: GatewayMetrics) -> None:
+    """Restarts and failures are counted once each, a hang from 0; a drain is neither; gauges are read when asked for."""
     board = StatusBoard()
     metrics.follow(board)
     metrics.watch(in_flight=lambda: 3, waiting=lambda: 2, log_lines_dropped=lambda: 4)
     assert (value(metrics, "in_flight"), value(metrics, "waiting")) == (3, 2)
     assert [value(metrics, "log_lines_dropped_total") for _ in range(2)] == [4, 4]
-    board.move(EngineState.FAILED, error=Diagnosis("gated-model", "it is gated"))
-    values = {state: value(metrics, "engine_state", state=state.value) for state in EngineState}
-    assert values == {state: float(state is EngineState.FAILED) for state in EngineState}
-    assert value(metrics, "engine_failures_total", code="gated-model") == 1
     assert (value(metrics, "engine_restarts_total"), value(metrics, "engine_start_seconds")) == (0, 0)
     assert value(metrics, "build_info", **BUILD) == 1
-
-
-def test_the_engines_life(metrics: GatewayMetrics) -> None:
-    """Restarts and failures are counted once each, a hang from 0; a drain is neither."""
-    board = StatusBoard()
-    metrics.follow(board)
     assert HUNG in {entry.code for entry in CATALOGUE}
     assert value(metrics, "engine_failures_total", code=HUNG) == 0
     board.progress(Phase.READY)
@@ -160,14 +146,18 @@ def test_the_engines_life(metrics: GatewayMetrics) -> None:
         board.move(EngineState.READY)
     board.move(EngineState.DRAINING)
     board.move(EngineState.STOPPED)
+    values = {state: value(metrics, "engine_state", state=state.value) for state in EngineState}
+    assert values == {state: float(state is EngineState.STOPPED) for state in EngineState}
     assert value(metrics, "engine_restarts_total") == 3
-    assert value(metrics, "engine_failures_total", code=HUNG) == 2
-    assert value(metrics, "engine_failures_total", code="engine-crashed") == 1
+    for code, count in ((HUNG, 2), ("engine-crashed", 1)):
+        assert value(metrics, "engine_failures_total", code=code) == count
+    metrics.follow(failed := StatusBoard())
+    failed.move(EngineState.FAILED, error=Diagnosis("gated-model", "it is gated"))
+    assert value(metrics, "engine_failures_total", code="gated-model") == 1
+    assert value(metrics, "engine_state", state="failed") == 1
 
 
-async def test_the_caches_disk(
-    metrics: GatewayMetrics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_caches_disk(metrics: GatewayMetrics, tmp_path: Path) -> None:
     """Free space and size of the folder's file system; of what does not answer neither is told as 0."""
     space = await Disk(tmp_path).space()
     assert space is not None and 0 < space.free <= space.size == shutil.disk_usage(tmp_path).total
@@ -176,33 +166,21 @@ async def test_the_caches_disk(
     assert samples["gateway_cache_size_bytes", frozenset()] == space.size
     assert math.isnan(value(metrics, "cache_free_bytes") or 0)
     assert await Disk(tmp_path / "nothing").space() is None
-
-    def no_thread(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
     disk = Disk(tmp_path)
-    with monkeypatch.context() as short:
-        short.setattr(threading.Thread, "start", no_thread)
+    with patch.object(threading.Thread, "start", side_effect=RuntimeError("can't start new thread")):
         assert await disk.space() is None
     assert await disk.space() is not None
 
 
 async def test_a_dead_mount(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A file system that does not answer blocks nobody, is asked once at a time, and may come back."""
-    asked: list[None] = []
-    answer = threading.Event()
-    usage = shutil.disk_usage(tmp_path)
-
-    def blocked(_: Path) -> Any:
-        asked.append(None)
-        answer.wait(20)
-        return usage
-
+    answer, usage = threading.Event(), shutil.disk_usage(tmp_path)
+    blocked = Mock(side_effect=lambda _: answer.wait(20) and usage)
     monkeypatch.setattr("vllm_engine.gateway.observe.disk_usage._SECONDS", 0.01)
     monkeypatch.setattr("vllm_engine.gateway.observe.disk_usage.shutil.disk_usage", blocked)
     disk = Disk(tmp_path)
     assert [await disk.space() for _ in range(3)] == [None] * 3
-    assert len(asked) == 1
+    blocked.assert_called_once()
     answer.set()
     monkeypatch.setattr("vllm_engine.gateway.observe.disk_usage._SECONDS", 20)
     space = await disk.space()

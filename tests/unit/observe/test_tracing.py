@@ -31,7 +31,6 @@ def collector() -> Iterator[Collector]:
 
 
 def received(**values: Any) -> RequestRecord:
-    """Return a request that came 1.5 s ago."""
     values = {"route": CHAT, "path": CHAT, "method": "POST"} | values
     return RequestRecord("abc", received=time.monotonic() - 1.5, **values)
 
@@ -52,9 +51,8 @@ def traced(
 
 def test_one_trace(collector: Collector) -> None:
     """Our span is the client's child and the engine's parent; what the client does not sample is not sent."""
-    [sent], forwarded = traced(
-        collector, received(), (b"accept", b"*/*"), SAMPLED, (b"tracestate", b"a=1"), (b"tracestate", b"b=2")
-    )
+    states = [(b"tracestate", b"a=1"), (b"tracestate", b"b=2")]
+    [sent], forwarded = traced(collector, received(), (b"accept", b"*/*"), SAMPLED, *states)
     assert (sent.trace_id.hex(), sent.parent_span_id.hex()) == (TRACE, PARENT)
     ours = f"00-{TRACE}-{sent.span_id.hex()}-01".encode()
     assert forwarded == {b"traceparent": ours, b"tracestate": b"a=1,b=2"}
@@ -62,10 +60,7 @@ def test_one_trace(collector: Collector) -> None:
     spans, forwarded = traced(collector, received(), (b"traceparent", SAMPLED[1][:-1] + b"0"))
     assert forwarded[b"traceparent"].startswith(f"00-{TRACE}-".encode())
     assert forwarded[b"traceparent"].endswith(b"-00") and spans == []
-
-
-def test_an_unusable_traceparent(collector: Collector) -> None:
-    """A new trace begins, and the state of the old one does not go on."""
+    # With an unusable one a new trace begins, and the state of the old one does not go on.
     for value in (b"00-0-0-01", b"\xff\x00", b"00-" + b"0" * 32 + b"-" + b"0" * 16 + b"-01", b"x" * 9999):
         [sent], forwarded = traced(collector, received(), (b"traceparent", value), (b"tracestate", b"a=1"))
         assert sent.parent_span_id == b""
@@ -79,10 +74,15 @@ def test_attributes(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> No
     """A span says what the conventions name, at the times that the gateway measured; a user's name wins."""
     monkeypatch.setenv("OTEL_SERVICE_NAME", "mine")
     now = time.time_ns()
+    tokens: dict[str, Any] = {
+        "prompt_tokens": 3,
+        "completion_tokens": 4,
+        "is_stream": True,
+        "queue_seconds": 0.25,
+    }
     record = received(
-        key="team-a", status=200, bytes_in=10, bytes_out=20, prompt_tokens=3, completion_tokens=4
+        path=CHAT + "?key=secret", key="team-a", status=200, bytes_in=10, bytes_out=20, **tokens
     )
-    record.path, record.is_stream, record.queue_seconds = CHAT + "?key=secret", True, 0.25
     record.first_byte = record.received + 0.5
     [span], _ = traced(collector, record)
     assert (span.name, span.kind) == (f"POST {CHAT}", trace_pb2.Span.SPAN_KIND_SERVER)
@@ -101,23 +101,19 @@ def test_attributes(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> No
     assert (resource["service.name"], resource["service.version"]) == ("mine", "1.2.3")
 
 
-def test_errors(collector: Collector) -> None:
-    """What went wrong on our side is an error; a client's mistake or leaving is not."""
+def test_errors_and_names(collector: Collector) -> None:
+    """Only what went wrong on our side is an error; no method or path that a client invents gets into a name."""
     for values, error in (
         ({"status": 500}, "500"),
         ({"status": 503, "outcome": Outcome.REJECTED, "reason": "not_ready"}, "not_ready"),
         ({"status": 200, "outcome": Outcome.UPSTREAM_BROKEN}, "upstream_broken"),
         ({"status": 0, "outcome": Outcome.FAILED}, "failed"),
-        ({"status": 400}, None),
-        ({"status": 0, "outcome": Outcome.CLIENT_GONE}, None),
-    ):
+        ({"status": 400}, None), ({"status": 0, "outcome": Outcome.CLIENT_GONE}, None),
+    ):  # fmt: skip
         [span], _ = traced(collector, received(**values))
         assert attributes(span).get("error.type") == error
         assert (span.status.code == trace_pb2.Status.STATUS_CODE_ERROR) == (error is not None)
 
-
-def test_what_a_client_invents_is_no_name(collector: Collector) -> None:
-    """Span names stay few: unknown methods and paths do not get into them; no path breaks a batch."""
     [span], _ = traced(collector, received(method="BREW", route="unmatched", path="/\n\ud800", status=404))
     found = attributes(span)
     assert (span.name, found["http.request.method"], found["url.path"]) == ("HTTP", "_OTHER", "/%0A%3F")

@@ -8,8 +8,6 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from vllm_engine.gateway.policy.auth import FILE_CHECK_SECONDS, Keyring, KeysError, parse_keys, secrets_in
 from vllm_engine.gateway.rejection import Rejected
@@ -29,15 +27,6 @@ def who(ring: Keyring, *headers: tuple[bytes, bytes], key: str = "") -> str | No
 
 def hashed(key: str) -> str:
     return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
-
-
-class Clock:
-    """Time that passes when told to."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def test_entries() -> None:
@@ -70,16 +59,10 @@ def test_credentials() -> None:
         *([(b"authorization", value)] for value in (
             b"", b"Bearer", b"Bearer ", KEY, b"Basic " + KEY, b"Bearer\t" + KEY, b"Bearer " + KEY + b"x",
             b"Bearer " + KEY[:-1], b"Bearer " + KEY + b", Bearer " + BOB.encode(), b"Bearer " + KEY.upper(),
+            b"Bearer \xff\x00",
         )),
     ):  # fmt: skip
         assert who(ring, *headers) is None, headers
-
-
-@given(st.binary())
-def test_no_other_bytes_pass(value: bytes) -> None:
-    ring = Keyring(f"alice:{ALICE}", None)
-    assert who(ring, (b"authorization", value)) is None
-    assert who(ring, (b"x-api-key", value)) is None
 
 
 def test_every_key_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,31 +81,21 @@ def test_every_key_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
         assert compared[-3:] == [(hashlib.sha256(key.encode()).digest(), other) for other in stored]
 
 
-@pytest.mark.parametrize(
-    ("text", "place"),
-    [
+def test_bad_keys() -> None:
+    """The entry is named, and nothing of it shown."""
+    for text, place in (
         (" ,\n ", ""), ("hunter2", "entry 1"), (f"{ALICE},alice:", "entry 2"), (f":{ALICE}", "entry 1"),
         (f"{ALICE},al/ice:hunter2-hunter2", "entry 2"), (f"{'a' * 65}:{ALICE}", "entry 1"),
         (f"alice:{ALICE},alice:{BOB}", "entry 2"), (f"alice:{ALICE},bob:{hashed(ALICE)}", "entry 2"),
         (f"key-2:{ALICE},{BOB}", "entry 2"), ("sha256:" + "g" * 64, "entry 1"), ('"hunter2-hunter2"', "entry 1"),
         ("hunter2-hünter2", "entry 1"), ("hunter2-\x00hunter2", "entry 1"),
-    ],
-)  # fmt: skip
-def test_bad_keys(text: str, place: str) -> None:
-    with pytest.raises(KeysError) as caught:
-        parse_keys(text)
-    assert caught.value.setting == "API_KEYS" and place in caught.value.problem
-    shown = f"{caught.value} {caught.value!r} {caught.value.__cause__} {caught.value.__context__}"
-    assert not [
-        secret for secret in (ALICE, BOB, "hunter2", "ggg", "hünter", hashed(ALICE)[7:]) if secret in shown
-    ]
-
-
-@given(st.text(min_size=1))
-def test_errors_show_nothing_of_the_text(text: str) -> None:
-    with pytest.raises(KeysError) as caught:
-        parse_keys(f"{text}:zyzzyva\ufffd-zyzzyva")
-    assert "zyzzyva" not in str(caught.value)
+    ):  # fmt: skip
+        with pytest.raises(KeysError) as caught:
+            parse_keys(text)
+        assert caught.value.setting == "API_KEYS" and place in caught.value.problem, text
+        shown = f"{caught.value} {caught.value!r} {caught.value.__cause__} {caught.value.__context__}"
+        secrets = (ALICE, BOB, "hunter2", "ggg", "hünter", hashed(ALICE)[7:])
+        assert not [secret for secret in secrets if secret in shown], text
 
 
 def test_file_format(tmp_path: Path) -> None:
@@ -140,62 +113,59 @@ def test_file_format(tmp_path: Path) -> None:
     assert secrets_in(entries) == ["with:colons", "wrong-name", "ab" * 32]
 
 
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [
+def test_bad_files(tmp_path: Path) -> None:
+    for number, (content, problem) in enumerate((
         (b"# fine\n\nalice:hunter2", "line 3"), (b"alice:hunter2-hunter2 # comment", "line 1"),
         (b"env:hunter2-hunter2", "line 1"), (b"from-the-environment", "line 1"),
         (b"hunter2-hunter2\xff\xfe", "not UTF-8"), (b"#" * ((1 << 20) + 1), "larger"), (None, "regular file"),
-    ],
-)  # fmt: skip
-def test_bad_file(tmp_path: Path, content: bytes | None, problem: str) -> None:
-    file = tmp_path / "keys"
-    file.mkdir() if content is None else file.write_bytes(content)
-    with pytest.raises(KeysError, match=f"^API_KEYS_FILE: .*{problem}") as caught:
-        Keyring("env:from-the-environment", file)
-    assert "hunter2" not in f"{caught.value!r}{caught.value.__cause__!r}"
-    assert "from-the" not in str(caught.value)
+    )):  # fmt: skip
+        file = tmp_path / f"keys{number}"
+        file.mkdir() if content is None else file.write_bytes(content)
+        with pytest.raises(KeysError, match=f"^API_KEYS_FILE: .*{problem}") as caught:
+            Keyring("env:from-the-environment", file)
+        assert "hunter2" not in f"{caught.value!r}{caught.value.__cause__!r}"
+        assert "from-the" not in str(caught.value)
     with pytest.raises(KeysError, match="No such file"):
         Keyring(None, tmp_path / "none")
 
 
 def test_a_file_that_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Swapped as a Kubernetes volume is, replaced, emptied: it takes effect at the next check, and not before."""
-    clock, file, link = Clock(), tmp_path / "keys", tmp_path / "..data"
+    now, file, link = [100.0], tmp_path / "keys", tmp_path / "..data"
     for number, content in enumerate((f"alice:{ALICE}", f"bob:{BOB}", f"bob:{BOB[::-1]}", "# nobody")):
         (tmp_path / f"v{number}").mkdir()
         (tmp_path / f"v{number}/keys").write_text(content)
         os.utime(tmp_path / f"v{number}/keys", (1e9, 1e9))
     link.symlink_to("v0")
     file.symlink_to("..data/keys")
-    ring = Keyring(None, file, clock=clock)
+    ring = Keyring(None, file, clock=lambda: now[0])
     before = ["alice", None, None]
     for version, after in (("v1", [None, "bob", None]), ("v2", [None, None, "bob"]), ("v3", [None] * 3)):
         (tmp_path / "..data_tmp").symlink_to(version)
         (tmp_path / "..data_tmp").replace(link)
         for expected in (before, after):
-            clock.now += FILE_CHECK_SECONDS / 2
+            now[0] += FILE_CHECK_SECONDS / 2
             assert [who(ring, key=key) for key in (ALICE, BOB, BOB[::-1])] == expected
         before = list(after)
     assert not ring.is_open
     monkeypatch.setattr(Path, "open", None)  # unchanged, it is not read
-    clock.now += FILE_CHECK_SECONDS
+    now[0] += FILE_CHECK_SECONDS
     assert who(ring, key=ALICE) is None
 
 
 def test_a_file_that_breaks_keeps_the_keys(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """One error is logged each time it breaks or goes; the next good one takes effect."""
-    clock, file = Clock(), tmp_path / "keys"
+    now, file = [100.0], tmp_path / "keys"
     file.write_text(f"alice:{ALICE}")
-    ring = Keyring("env:from-the-environment", file, clock=clock)
+    ring = Keyring("env:from-the-environment", file, clock=lambda: now[0])
     for errors, content in enumerate(("bob:hunter2", "env:hunter2-hunter2", None), 1):
         file.unlink() if content is None else file.write_text(content)
         for _ in range(3):
-            clock.now += FILE_CHECK_SECONDS
+            now[0] += FILE_CHECK_SECONDS
             assert [who(ring, key=key) for key in (ALICE, "hunter2-hunter2")] == ["alice", None]
         assert [record.levelname for record in caplog.records] == ["ERROR"] * errors
     file.write_text(f"bob:{BOB}")
-    clock.now += FILE_CHECK_SECONDS
+    now[0] += FILE_CHECK_SECONDS
     keys = (ALICE, BOB, "from-the-environment")
     assert [who(ring, key=key) for key in keys] == [None, "bob", "env"]
     assert "API_KEYS_FILE" in caplog.text and "hunter2" not in caplog.text and BOB not in caplog.text

@@ -37,15 +37,12 @@ def test_a_stream_is_asked_for_by_the_top_level_key_alone() -> None:
         *(f'{{"stream": {word}}}' for word in ("false", "null", "0", "2", '"no"', '"off"', '""', "[true]", "{}")),
     ):  # fmt: skip
         assert read_fields(body.encode(errors="surrogateescape")).stream is False, body
-
-
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32-le"])
-def test_encodings(encoding: str) -> None:
-    """vLLM reads with Python's json, which tells the encoding by itself: such a body means the same here."""
-    body = {"stream": True, "messages": [{"role": "user", "content": "w" * 900}]}
-    fields = read_fields(json.dumps(body).encode(encoding))
-    assert (fields.stream, fields.text_bytes >= 900) == (True, True)
-    assert read_fields(json.dumps({"metadata": body}).encode(encoding)).stream is False
+    # Python's json tells the encoding by itself: such a body means the same here.
+    asked = {"stream": True, "messages": [{"role": "user", "content": "w" * 900}]}
+    for encoding in ("utf-8-sig", "utf-16", "utf-16-be", "utf-32-le"):
+        fields = read_fields(json.dumps(asked).encode(encoding))
+        assert (fields.stream, fields.text_bytes >= 900) == (True, True), encoding
+        assert read_fields(json.dumps({"metadata": asked}).encode(encoding)).stream is False
 
 
 @given(
@@ -62,34 +59,27 @@ def test_anything(noise: bytes) -> None:
 def test_millions_of_items() -> None:
     """What would cost memory to take apart is left whole, and every byte of it counts."""
     for opening, item, end in (
-        (b'{"messages":[', b"{},", b"{}]}"),
-        (b'{"messages":[{"type":1,"content":[', b"1,", b"1]}]}"),
-        (b'{"input":["type",', b'"",', b'""]}'),
-        (b"", b'{"messages":[{"content":[', b""),
-    ):
+        (b'{"messages":[', b"{},", b"{}]}"), (b'{"messages":[{"type":1,"content":[', b"1,", b"1]}]}"),
+        (b'{"input":["type",', b'"",', b'""]}'), (b"", b'{"messages":[{"content":[', b""),
+    ):  # fmt: skip
         body = opening + item * 500_000 + end
         fields = read_fields(body)
-        assert fields.text_bytes >= len(body) - 60
-        assert fields.stream is False
+        assert (fields.text_bytes >= len(body) - 60, fields.stream) == (True, False)
 
 
-def test_media_are_not_text() -> None:
-    """Five megabytes of an image are not a million tokens, in any of vLLM's dialects."""
-    for body in (
+def test_text_counts_wherever_it_stands_and_media_do_not() -> None:
+    """Five megabytes of an image are not a million tokens; no part of a prompt hides, whatever stands beside it."""
+    media: tuple[dict[str, Any], ...] = (
         {"messages": [{"role": "user", "content": [HELLO, IMAGE]}]},
         {"messages": [{"role": "user", "content": [{"image_url": IMAGE["image_url"]}]}]},
         {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": MEDIA}]}]},
         {"messages": [{"role": "user", "content": [{"type": "image", "source": {"data": MEDIA}}]}]},
         {"messages": [{"content": [{"type": "tool_result", "content": [HELLO, IMAGE]}]}]},
         {"messages": [[{"role": "user", "content": [HELLO, IMAGE]}]] * 2},
-    ):
-        assert fields_of(body).text_bytes < 100
-
-
-def test_text_counts_wherever_it_stands() -> None:
-    """No part of a prompt hides from the estimate, whatever stands beside it."""
+    )
+    assert [body for body in media if fields_of(body).text_bytes >= 100] == []
     long, half = "w" * 9000, "w" * 4500
-    bodies: tuple[dict[str, Any], ...] = (
+    texts: tuple[dict[str, Any], ...] = (
         {"messages": [{"role": "user", "content": long}]},
         {"messages": [{"role": "user", "content": [IMAGE, {"type": "text", "text": long}]}]},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": ";base64," + long}]}]},
@@ -103,35 +93,29 @@ def test_text_counts_wherever_it_stands() -> None:
         {"tools": [{"type": "function", "function": {"description": long}}], "messages": []},
         {"query": half, "documents": [half]},
     )  # fmt: skip
-    for body in bodies:
-        assert 9000 <= fields_of(body).text_bytes < 9200
+    assert [body for body in texts if not 9000 <= fields_of(body).text_bytes < 9200] == []
 
 
-def test_a_prompt_of_numbers_is_as_many_tokens() -> None:
+def test_prompts_that_are_not_text() -> None:
+    """Numbers are as many tokens; JSON that cannot be read counts in full, lest it be a way around; a form has none."""
     for key in ("prompt", "input"):
         for prompt, count in (([5, 6, 7], 3), ([[5, 6], [7]], 3), (list(range(5000)), 5000)):
             fields = read_fields(json.dumps({key: prompt}, indent=1).encode())
             assert (fields.token_ids, fields.text_bytes) == (count, 0)
-
-
-def test_a_body_that_cannot_be_read_counts_in_full() -> None:
-    """Lest broken JSON be a way around; a form has no prompt."""
     body = b'{"messages": "' + b"w" * 9000 + b'", "temperature": NaN}'
     assert read_fields(body).text_bytes == len(body)
     assert read_fields(b"--x\r\n" + b"RIFF" * 9000).text_bytes == 0
 
 
-def test_choices_in_every_spelling_that_vllm_takes_as_a_number() -> None:
+def test_how_many_requests_a_body_is() -> None:
+    """Choices in every spelling that vLLM takes as a number."""
     for n, choices in {
         "1": 1, "16": 16, '"16"': 16, "16.0": 16, "null": 1, "0": 1, "-3": 1, '"many"': 1, "[9]": 1
     }.items():  # fmt: skip
         assert read_fields(f'{{"messages": [], "n": {n}}}'.encode()).choices == choices
         assert read_fields(f'{{"messages": [], "n": {n}, "top_p": NaN}}'.encode()).choices == choices
         assert read_fields(f'{{"metadata": {{"n": {n}}}}}'.encode()).choices == 1
-
-
-def test_conversations() -> None:
-    """A batch is as many requests as it has conversations; what cannot be counted is not taken for one."""
+    # A batch is as many requests as it has conversations; what cannot be counted is not taken for one.
     one = [{"role": "user", "content": "hi"}]
     assert fields_of({"messages": one}).conversations == 1
     assert fields_of({"messages": [one] * 7}).conversations == 7
@@ -139,19 +123,15 @@ def test_conversations() -> None:
     assert read_fields(b'{"messages": [[{}]], "x": NaN}').conversations is None
 
 
-def test_the_first_estimate_takes_four_bytes_for_a_token() -> None:
-    estimate = TokenEstimate()
-    for fields, tokens in (
-        (RequestFields(text_bytes=4000), 1000),
-        (RequestFields(text_bytes=1), 1),
-        (RequestFields(token_ids=77), 77),
-        (RequestFields(), 0),
-    ):
-        assert estimate.prompt_tokens(fields) == tokens
-
-
 def test_estimates_learn_from_what_the_engine_tells_and_are_not_misled() -> None:
-    """Short prompts, token ids, images and one letter over and over teach nothing."""
+    """From four bytes for a token on; short prompts, token ids, images and one letter over and over teach nothing."""
+    first = [
+        RequestFields(text_bytes=4000),
+        RequestFields(text_bytes=1),
+        RequestFields(token_ids=77),
+        RequestFields(),
+    ]
+    assert [TokenEstimate().prompt_tokens(fields) for fields in first] == [1000, 1, 77, 0]
     for tokens_per_byte in (0.08, 0.2, 0.6):
         estimate = TokenEstimate()
         for _ in range(100):
