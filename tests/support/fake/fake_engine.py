@@ -54,8 +54,8 @@ def make_fake_engine_python(
     (folder / "pyvenv.cfg").write_text(f"home = {base.parent}\ninclude-system-site-packages = false\n")
     paths = (_REPOSITORY, sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *packages)
     (site / "fake.pth").write_text("".join(f"{path}\n" for path in dict.fromkeys(paths)))
-    # For `make coverage`; a .pth of the folders above is not read.
-    (site / "coverage.pth").write_text(
+    # For `make coverage`; read after fake.pth, since a .pth of its folders is not.
+    (site / "later.pth").write_text(
         "import os; 'COVERAGE_PROCESS_CONFIG' in os.environ and __import__('coverage').process_startup()\n"
     )
     for package in (entry, *entry.parents[:2]):
