@@ -56,14 +56,8 @@ def reader(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
 
 def loaded(reader: tuple[str, str], folder: Path, **environ: str) -> tuple[int, dict[str, str], str]:
     """Source the script there; returns status, environment and what was said."""
-    done = subprocess.run(
-        ["sh", "-c", SCRIPT, "sh", *reader],
-        env={"PATH": os.environ["PATH"]} | environ,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    command, environ = ["sh", "-c", SCRIPT, "sh", *reader], {"PATH": os.environ["PATH"]} | environ
+    done = subprocess.run(command, env=environ, cwd=folder, capture_output=True, text=True)
     return done.returncode, json.loads(done.stdout) if done.returncode == 0 else {}, done.stderr
 
 
@@ -101,19 +95,9 @@ def test_what_the_program_reads(reader: tuple[str, str], tmp_path: Path) -> None
 @pytest.mark.parametrize("reader", ["checkout", "image"], indirect=True)
 def test_an_env_file_that_cannot_be_read(reader: tuple[str, str], tmp_path: Path) -> None:
     """A wrong file ends the script, with the program's words."""
-    for text, told in (
-        ('API_KEYS="sk-abcdefgh\n', "closing quote"),
-        ("MODLE_ID=a\n", "did you mean MODEL_ID?"),
-    ):
-        (tmp_path / ".env").write_text(text)
-        status, _, said = loaded(reader, tmp_path)
-        assert (status, told in said) == (2, True)
-
-
-@pytest.mark.parametrize("reader", ["checkout"], indirect=True)
-def test_without_a_file(reader: tuple[str, str], tmp_path: Path) -> None:
-    """What the environment calls otherwise is exported by our name as well."""
-    assert loaded(reader, tmp_path, MODEL_NAME="gpt2")[1]["MODEL_ID"] == "gpt2"
+    (tmp_path / ".env").write_text('API_KEYS="sk-abcdefgh\n')
+    status, _, said = loaded(reader, tmp_path)
+    assert (status, "closing quote" in said) == (2, True)
 
 
 @pytest.mark.parametrize("reader", ["neither"], indirect=True)
@@ -132,3 +116,9 @@ def test_local_defaults_stand_back(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "ENGINE_PYTHON" in done.stderr
     assert (tmp_path / ".cache").is_dir()
+
+
+@pytest.mark.parametrize("reader", ["checkout"], indirect=True)
+def test_without_a_file(reader: tuple[str, str], tmp_path: Path) -> None:
+    """What the environment calls otherwise is exported by our name as well."""
+    assert loaded(reader, tmp_path, MODEL_NAME="gpt2")[1]["MODEL_ID"] == "gpt2"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_engine.config.environment import Environment, check_key_log, read_environment, understood
+from vllm_engine.config.environment import Environment, read_environment, understood
 from vllm_engine.config.flags import FlagCatalogue
 from vllm_engine.config.other_engines import ELSEWHERE, SAME, unread
 from vllm_engine.config.quoting import stray_in_words
@@ -42,18 +42,18 @@ def test_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.port, settings.dtype, settings.log_level) == (2222, "float16", "debug")
     sources = [environment.source(key) for key in ("PORT", "DTYPE", "LOG_LEVEL", "HOST")]
     assert sources == ["environment", ".env", ".env", None]
-    environment = Environment({"PORT": "1"}, {"HOST": "b"}, {"PORT": "2", "HOST": "c", "DTYPE": "half"})
-    assert environment.merged == {"PORT": "1", "HOST": "b", "DTYPE": "half"}
-    assert environment.source("DTYPE") is None
+    assert Environment({"PORT": "1"}, {}, {"PORT": "2", "DTYPE": "half"}).merged == {
+        "PORT": "1",
+        "DTYPE": "half",
+    }
 
 
 DOTENV: list[tuple[bytes, dict[str, str]]] = [
     (b"\xef\xbb\xbfAPI_KEYS=team:sk-abcdefgh\nPORT=1\n", {"API_KEYS": KEY, "PORT": "1"}),
     (b'API_KEYS="team:sk-abcdefgh" # prod\r\nPORT=1\r\n', {"API_KEYS": KEY, "PORT": "1"}),
     (b"export API_KEYS = 'team:sk-abcdefgh'\n", {"API_KEYS": KEY}),
-    (b"A_TEAM=team\nAPI_KEYS=${A_TEAM}:sk-abcdefgh\n", {"A_TEAM": "team", "API_KEYS": KEY}),
+    (b"A_TEAM=team\nAPI_KEYS=old\nAPI_KEYS=${A_TEAM}:sk-abcdefgh", {"A_TEAM": "team", "API_KEYS": KEY}),
     (b'PUBLIC_KEY="one\r\ntwo\r\n"\r\n', {"PUBLIC_KEY": "one\ntwo"}),
-    (b"API_KEYS=old\nAPI_KEYS=team:sk-abcdefgh", {"API_KEYS": KEY}),
     (b"HF_TOKEN=a$b\nSERVED_MODEL_NAME=one two\n", {"HF_TOKEN": "a$b", "SERVED_MODEL_NAME": "one two"}),
     (b"", {}),
 ]
@@ -69,16 +69,6 @@ def test_dotenv(tmp_path: Path) -> None:
     assert read_environment().dotenv == {}
     with pytest.raises(SettingsError, match="cannot be read"):
         read_environment(Path(__file__) / ".env")
-
-
-def test_key_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No TLS library can be imported with one that cannot be written."""
-    check_key_log()
-    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
-    check_key_log()
-    monkeypatch.setenv("SSLKEYLOGFILE", "/nonexistent/keys")
-    with pytest.raises(SettingsError, match="SSLKEYLOGFILE"):
-        check_key_log()
 
 
 def test_dotenv_that_cannot_be_read(tmp_path: Path) -> None:
@@ -115,14 +105,11 @@ def test_one_rule_for_the_value_of_every_setting() -> None:
 
 def test_the_wrong_character_is_shown() -> None:
     for key, value, shown in (
-        ("CACHE_DIR", '"/data', '(")'),
         ("CACHE_DIR", '/data"', '(")'),
         ("CACHE_DIR", "/data # the volume", '"#"'),
         ("CACHE_DIR", "/da\rta", r"(\r)"),
-        ("HOST", "127.0.0.1\x1b", r"(\x1b)"),
         ("SERVED_MODEL_NAME", '"a","b"', '(")'),
         ("SERVED_MODEL_NAME", "“a”", "(“)"),
-        ("SERVED_MODEL_NAME", "a,'b c'", "(')"),
         ("API_KEYS", 'team:"sk-abcdefgh"', '(")'),
         ("VLLM_EXTRA_ARGS", '"--max-num-seqs 4"', '(")'),
     ):
@@ -163,19 +150,14 @@ def test_service_links_are_dropped() -> None:
 
 def test_names_of_other_engines() -> None:
     """A name that means the same elsewhere is read, and said; ours wins over it."""
-    for theirs, ours in (
-        ("HUGGING_FACE_HUB_TOKEN", "HF_TOKEN"),
-        ("NIM_MODEL_NAME", "MODEL_ID"),
-        ("MODEL", "MODEL_ID"),
-    ):
-        given = {theirs: "org/name"}
-        for environment, source in ((understood(given, {}), "environment"), (understood({}, given), ".env")):
-            assert (environment.merged, environment.source(ours)) == ({ours: "org/name"}, source)
-            assert environment.notes == (f"{theirs} is read as {ours}",)
-        both = understood(given | {ours: "another"}, {})
-        assert both.merged == {ours: "another"}
-        assert both.notes == (f"{theirs} is not read: {ours} is set as well, and to something else",)
-        assert understood(given, {ours: "org/name"}).notes == ()
+    given = {"NIM_MODEL_NAME": "org/name"}
+    for environment, source in ((understood(given, {}), "environment"), (understood({}, given), ".env")):
+        assert (environment.merged, environment.source("MODEL_ID")) == ({"MODEL_ID": "org/name"}, source)
+        assert environment.notes == ("NIM_MODEL_NAME is read as MODEL_ID",)
+    both = understood(given | {"MODEL_ID": "another"}, {})
+    assert both.merged == {"MODEL_ID": "another"}
+    assert both.notes == ("NIM_MODEL_NAME is not read: MODEL_ID is set as well, and to something else",)
+    assert understood(given, {"MODEL_ID": "org/name"}).notes == ()
     assert understood({"MODEL": "ThinkPad X1"}, {}).merged == {"MODEL": "ThinkPad X1"}, "a machine's name"
 
 
@@ -219,12 +201,10 @@ def test_no_variable_of_another_engine_is_ignored_in_silence() -> None:
 
 SECRET = [
     ("HF_TOKEN", "hf_notARealToken", "hf_notARealToken"),
-    ("VLLM_API_KEY", "sk-abcdefgh", "sk-abcdefgh"),
     ("AWS_SECRET_ACCESS_KEY", "abcdefghij", "abcdefghij"),
     ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20abcdefghij,x=1", "abcdefghij"),
     ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "api-key=abcdefghij", "abcdefghij"),
     ("DB_PASSWORD_PROD", "abcdefghij", "abcdefghij"),
-    ("PGPASSWORD", "abcdefghij", "abcdefghij"),
     ("OPENAI_API_KEY_2", "sk-abcdefgh", "sk-abcdefgh"),
     ("GITHUBTOKEN", "ghp_abcdefgh", "ghp_abcdefgh"),
     ("HTTP_PROXY", "http://me:p@ss@word!@proxy:3128", "p@ss@word!"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 
 import pytest
 from hypothesis import given, settings
@@ -25,10 +24,6 @@ def extra(raw: str) -> list[str]:
     return [str(problem) for problem in checked.problems]
 
 
-def flag(catalogue: FlagCatalogue, name: str) -> Flag:
-    return next(each for each in catalogue.flags if each.name == name)
-
-
 def table(text: str) -> list[list[str]]:
     """Return the cells of lines, which ` => ` separates."""
     return [line.strip().split(" => ") for line in text.strip().splitlines()]
@@ -36,12 +31,10 @@ def table(text: str) -> list[list[str]]:
 
 def test_nearest_known_version_is_loaded() -> None:
     for asked, version, exact in (
-        ("0.32.0", "0.32.0", True),
         ("0.32.1", "0.32.0", True),
         ("0.32.0+cpu", "0.32.0", True),
         ("0.33.1rc2", "0.33.0", True),
         ("0.31.0", "0.32.0", False),
-        ("0.34.0", "0.33.0", False),
         ("1.0.0", "0.33.0", False),
         ("dev", "0.33.0", False),
         ("", "0.33.0", False),
@@ -67,31 +60,13 @@ def test_catalogue_is_whole(catalogue: FlagCatalogue) -> None:
     assert {name for name in names if name.endswith(("-key", "token", "password"))} == SECRET_FLAGS
 
 
-def test_flags_of_each_kind() -> None:
-    for name, kind in (
-        ("enable-prefix-caching", "bool"),
-        ("disable-log-stats", "switch"),
-        ("served-model-name", "list"),
-    ):
-        assert flag(VLLM, name).kind == kind
-    seqs = flag(VLLM, "max-num-seqs")
-    assert (seqs.kind, seqs.type, seqs.env_name) == ("value", "int", "MAX_NUM_SEQS")
-    device = flag(VLLM, "mm-processor-device")
-    assert (device.choices, device.platform_choices) == (("auto", "cpu"), ("cuda", "xpu"))
-    negatives = flag(NEXT_VLLM, "enable-prefix-caching").negatives
-    assert negatives == ("--disable-prefix-caching", "--no-enable-prefix-caching")
-
-
 TAKEN_FROM_ENVIRONMENT: list[tuple[dict[str, str], list[str]]] = [
-    ({"ENABLE_AUTO_TOOL_CHOICE": "1"}, ["--enable-auto-tool-choice"]),
-    ({"ENABLE_PREFIX_CACHING": "0"}, ["--no-enable-prefix-caching"]),
     ({"ENABLE_PREFIX_CACHING": " False "}, ["--no-enable-prefix-caching"]),
     ({"NO_ENABLE_PREFIX_CACHING": "1"}, ["--no-enable-prefix-caching"]),
     ({"NO_ENABLE_PREFIX_CACHING": "0"}, ["--enable-prefix-caching"]),
     ({"DISABLE_LOG_STATS": "0"}, []),
     ({"MAX_NUM_SEQS": ""}, []),
     ({"DEVICE_MEMORY_UTILIZATION": ".5"}, ["--gpu-memory-utilization", ".5"]),
-    ({"MAX_MODEL_LEN": "auto"}, ["--max-model-len", "auto"]),
     ({"MAX_LOG_LEN": "None"}, ["--max-log-len", "None"]),
     ({"WATERMARK": "-0.5"}, ["--watermark=-0.5"]),
     ({"CHAT_TEMPLATE": "--x"}, ["--chat-template=--x"]),
@@ -104,7 +79,6 @@ TAKEN_FROM_ENVIRONMENT: list[tuple[dict[str, str], list[str]]] = [
     ({"CUDAGRAPH_CAPTURE_SIZES": "[1, 2, 4]"}, ["--cudagraph-capture-sizes", "1", "2", "4"]),
     ({"MIDDLEWARE": "a.b c.d"}, ["--middleware", "a.b", "--middleware", "c.d"]),
     ({"LORA_MODULES": '{"name": "a", "path": "/a"}'}, ["--lora-modules", '{"name": "a", "path": "/a"}']),
-    ({"LORA_MODULES": '[{"name": "a", "path": "/a"}]'}, ["--lora-modules", '{"name": "a", "path": "/a"}']),
     ({"SEED": "1", "HOST": "box", "PORT": "x", "MODEL": "y", "HELP": "1", "PATH": "/bin"}, []),
     ({"MAX_NUM_SEQS": "1", "DTYPE": "half", "ENFORCE_EAGER": "1"}, ["--dtype", "half", "--enforce-eager", "--max-num-seqs", "1"]),
 ]  # fmt: skip
@@ -145,20 +119,16 @@ def test_every_problem_is_reported_beside_what_is_right() -> None:
     checked = VLLM.from_environment({"MAX_NUM_SEQS": "x", "DTYPE": "y", "ENFORCE_EAGER": "1"}, reserved={})
     assert checked.argv == ["--enforce-eager"]
     assert [problem.key for problem in checked.problems] == ["DTYPE", "MAX_NUM_SEQS"]
-
-
-def test_two_names_of_one_flag_contradict() -> None:
+    # Two names of one flag contradict each other.
     env = {"GPU_MEMORY_UTILIZATION": ".5", "DEVICE_MEMORY_UTILIZATION": ".6"}
-    checked = VLLM.from_environment(env, reserved={})
-    assert checked.argv == ["--gpu-memory-utilization", ".5"]
-    both = "expected one of GPU_MEMORY_UTILIZATION and DEVICE_MEMORY_UTILIZATION, not both"
-    assert [problem.cause.partition(": ")[2] for problem in checked.problems] == [both]
+    (problem,) = VLLM.from_environment(env, reserved={}).problems
+    assert "expected one of GPU_MEMORY_UTILIZATION and DEVICE_MEMORY_UTILIZATION, not both" in problem.cause
 
 
-@pytest.mark.parametrize("name", ["max-num-seqs", "--max-num-seqs", "max_num_seqs"])
-def test_flags_of_our_own_settings_are_left_out(name: str) -> None:
-    checked = VLLM.from_environment({"MAX_NUM_SEQS": "junk"}, reserved={name: "MAX_NUM_SEQS"})
-    assert (checked.argv, checked.problems) == ([], [])
+def test_flags_of_our_own_settings_are_left_out() -> None:
+    for name in ("--max-num-seqs", "max_num_seqs"):
+        checked = VLLM.from_environment({"MAX_NUM_SEQS": "junk"}, reserved={name: "MAX_NUM_SEQS"})
+        assert (checked.argv, checked.problems) == ([], [])
 
 
 def test_of_an_unknown_version_a_list_decides_nothing() -> None:
@@ -221,40 +191,29 @@ def test_what_vllm_takes_is_passed_on() -> None:
 REFUSED = table(
     """
     --max-num-sequences 4 => --max-num-sequences 4 => is not a flag of vllm serve 0.32.0; did you mean --max-num-seqs?
-    --task embed => --task embed => is not a flag of vllm serve 0.32.0; `vllm serve --help=all` lists them
-    --cmpilation-config.mode 3 => --cmpilation-config {"mode": 3} => is not a flag of vllm serve 0.32.0; did you mean --compilation-config?
     -tp4 => -tp4 => is not a flag of vllm serve 0.32.0; put a space after -tp
-    -O => -O => is not a flag of vllm serve 0.32.0; `vllm serve --help=all` lists them
     --max-num-s 4 => --max-num-s 4 => could be --max-num-scheduled-tokens, --max-num-seqs; write it in full
     model => model => is not a flag
     -- => -- => is not a flag; vllm serve takes nothing after it
-    --enforce-eager true => --enforce-eager true => expected no value; write --enforce-eager or --no-enforce-eager
     --enforce-eager=true => --enforce-eager=true => expected no value; write --enforce-eager or --no-enforce-eager
     --headless=1 => --headless=1 => expected no value; write --headless
     --response-role two words => --response-role two words => expected one value; quote it if it has spaces
     --hf-token two words => --hf-token *** *** => expected one value; quote it if it has spaces
     --max-num-seqs => --max-num-seqs => expected a value after it: an integer; write --max-num-seqs=VALUE if it starts with a dash
     --ignore-patterns --enforce-eager => --ignore-patterns => expected a value after it: text; write --ignore-patterns=VALUE if it starts with a dash
-    --max_num_seqs= => --max-num-seqs= => expected an integer
     --watermark x => --watermark x => expected a number
     --watermark -0.5 => -0.5 => is a dotted key to vLLM, as it starts with a dash and has a dot; write --watermark=-0.5
     --scheduling-policy fcsf => --scheduling-policy fcsf => expected one of fcfs, priority; did you mean fcfs?
     --max-lora-rank 17 => --max-lora-rank 17 => expected one of 1, 8, 16, 32, 64, 128, 256, 320, 512
-    --compilation-config 3 => --compilation-config 3 => expected a JSON object
     --allowed-origins a => --allowed-origins a => expected JSON
-    --hf-overrides '{a}' => --hf-overrides {a} => expected text or a JSON object
     -cc.moed=3 => -cc {"moed": 3} => unknown key 'moed' in this JSON object; did you mean mode?
-    --engram-config.zzz 3 => --engram-config {"zzz": 3} => unknown key 'zzz' in this JSON object; its keys are cpu_offload, dp_shared_memory, embedding_across_dp, use_thp
     -cc.mode => -cc.mode => expected a value after it; write it as --flag.key=VALUE
     --hf-overrides.a --enforce-eager => --hf-overrides.a => expected a value after it; write it as --flag.key=VALUE
-    --tokenizer.x=1 => --tokenizer {"x": 1} => --tokenizer has no keys; its value is not JSON
     --hf-token.x=1 => --hf-token *** => --hf-token has no keys; its value is not JSON
     --lora-modules.name a => --lora-modules {"name": "a"} => expected name=path, or a JSON object with name and path
     --por=80 => --por=80 => is not taken here; set PORT instead
-    --served-model-name a b => --served-model-name a b => is not taken here; set SERVED_MODEL_NAME instead
     --model x => --model x => is not taken here; set MODEL_ID instead
     --help=all => --help=all => is not taken here; it prints vLLM's help and ends
-    -h => -h => is not taken here; it prints vLLM's help and ends
     --config=a.yaml => --config=a.yaml => expected --config and the file as two words; vLLM ignores the file otherwise
     --config a.json => --config a.json => expected a file whose name ends in .yaml or .yml
     --response-role 'a => --response-role 'a => expected words quoted as for a shell; no closing quotation
@@ -270,11 +229,11 @@ def test_what_vllm_refuses_is_said(raw: str, shown: str, sentence: str) -> None:
 
 
 def test_every_problem_of_a_command_line_is_reported() -> None:
-    raw = "--nonsense 1 --max-num-seqs x stray --enforce-eager 1 --port 80 -cc.moed 3"
-    checked = VLLM.check_extra_args(raw, key="MORE_FLAGS", reserved=RESERVED)
-    assert {problem.key for problem in checked.problems} == {"MORE_FLAGS"}
-    shown = ["--nonsense 1", "--max-num-seqs x stray", "--enforce-eager 1", "--port 80", '-cc {"moed": 3}']
-    assert [problem.value for problem in checked.problems] == shown
+    checked = VLLM.check_extra_args(
+        "--nonsense 1 --max-num-seqs x stray --port 80", key="MORE", reserved=RESERVED
+    )
+    shown = [("MORE", words) for words in ("--nonsense 1", "--max-num-seqs x stray", "--port 80")]
+    assert [(problem.key, problem.value) for problem in checked.problems] == shown
 
 
 def test_mask() -> None:
@@ -282,11 +241,9 @@ def test_mask() -> None:
         ("serve m --port 80", "serve m --port 80"),
         ("--api-key x y --port 80", "--api-key *** *** --port 80"),
         ("--api-key=x --port=80 --api-k=x", "--api-key=*** --port=80 --api-k=***"),
-        ("--api_key x", "--api_key ***"),
         ("--hf-token --port", "--hf-token --port"),
         ("--hf-token -5 '-a b' -- -", "--hf-token *** *** *** ***"),
-        ("--hf-token='x y' --hf-token.a=b", "--hf-token=*** --hf-token.a=***"),
-        ("-tp 2 -- a", "-tp 2 -- a"),
+        ("--hf-token='x y' --hf_token.a=b", "--hf-token=*** --hf_token.a=***"),
     ):
         assert " ".join(mask(shlex.split(argv))) == shown
 
@@ -300,8 +257,7 @@ def test_any_text_has_a_verdict(raw: str) -> None:
 @FEW
 @given(st.sampled_from(VLLM.flags), st.text() | st.from_regex(r"[-\[{\"' .0-9a-zA-Z:,}\]]{0,12}"))
 def test_what_the_environment_gives_is_taken_on_a_command_line(each: Flag, value: str) -> None:
-    env: Mapping[str, str] = {each.env_name: value}
-    checked = VLLM.from_environment(env, reserved={})
+    checked = VLLM.from_environment({each.env_name: value}, reserved={})
     assert all(str(problem).isprintable() for problem in checked.problems)
     assert not (checked.argv and checked.problems)
     assert VLLM.check_extra_args(shlex.join(checked.argv), reserved={}).problems == []

@@ -10,6 +10,7 @@ import pytest
 import trustme
 
 from vllm_engine.config import library_variables
+from vllm_engine.config.environment import check_key_log
 from vllm_engine.config.settings import Settings
 from vllm_engine.errors import SettingsError
 
@@ -38,11 +39,18 @@ def test_certificate_authorities(tmp_path: Path) -> None:
     assert "contains no certificate" in str(problem)
 
 
-def test_propagators() -> None:
-    for value in ("", "tracecontext, baggage", "none", "b3,None"):
+def test_propagators_and_key_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("", "tracecontext, baggage", "b3,None"):
         assert library_variables.check_propagators({"OTEL_PROPAGATORS": value}) == []
     (problem,) = library_variables.check_propagators({"OTEL_PROPAGATORS": "tracecontext, b3"})
     assert "no propagator 'b3' is installed" in str(problem)
+    # No TLS library can be imported with a key log that cannot be written.
+    check_key_log()
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
+    check_key_log()
+    monkeypatch.setenv("SSLKEYLOGFILE", "/nonexistent/keys")
+    with pytest.raises(SettingsError, match="SSLKEYLOGFILE"):
+        check_key_log()
 
 
 def test_sockets_in_a_long_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
