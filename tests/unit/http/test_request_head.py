@@ -8,10 +8,11 @@ from vllm_engine.gateway.http.request_head import HeadError, check_head, speaks_
 
 
 def test_a_whole_first_line_ends_with_a_version_of_http_1() -> None:
+    # The third is not whole yet: the parser will tell.
     for fine in (
-        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n",
         b"GET / HTTP/1.0\r\n\r\n",
-        b"GET / HT",  # not whole yet: the parser will tell
+        b"GET / HT",
         b"\r\nGET / HTTP/1.1\r\n",
     ):
         assert speaks_http(fine), fine
@@ -24,32 +25,16 @@ def test_a_whole_first_line_ends_with_a_version_of_http_1() -> None:
         assert not speaks_http(data), data
 
 
-@pytest.mark.parametrize(
-    ("method", "version", "hosts", "status"),
-    [
-        (b"GET", "1.1", [b"x"], None),
-        (b"GET", "1.1", [b"[::1]:8000"], None),
-        (b"GET", "1.1", [b"x \t"], None),
-        (b"GET", "1.0", [], None),
-        (b"GET", "1.1", [], 400),
-        (b"GET", "1.1", [b"x", b"x"], 400),
-        (b"GET", "1.0", [b"x", b"y"], 400),
-        (b"GET", "1.1", [b"a b"], 400),
-        (b"GET", "1.1", [b"x/../"], 400),
-        (b"GET", "1.1", [b"user@x"], 400),
-        (b"GET", "0.9", [], 400),
-        (b"CONNECT", "1.1", [b"x"], 405),
-    ],
-)
-def test_one_valid_host_a_known_version_and_no_tunnel(
-    method: bytes, version: str, hosts: list[bytes], status: int | None
-) -> None:
-    headers = [(b"host", host) for host in hosts]
-    if status is None:
-        check_head(method, version, headers)
-    else:
+def test_one_valid_host_a_known_version_and_no_tunnel() -> None:
+    for version, hosts in (("1.1", [b"x"]), ("1.1", [b"[::1]:8000"]), ("1.1", [b"x \t"]), ("1.0", [])):
+        check_head(b"GET", version, [(b"host", host) for host in hosts])
+    for method, version, hosts, status in (
+        (b"GET", "1.1", [], 400), (b"GET", "1.1", [b"x", b"x"], 400), (b"GET", "1.0", [b"x", b"y"], 400),
+        (b"GET", "1.1", [b"a b"], 400), (b"GET", "1.1", [b"x/../"], 400), (b"GET", "1.1", [b"user@x"], 400),
+        (b"GET", "0.9", [], 400), (b"CONNECT", "1.1", [b"x"], 405),
+    ):  # fmt: skip
         with pytest.raises(HeadError) as caught:
-            check_head(method, version, headers)
+            check_head(method, version, [(b"host", host) for host in hosts])
         assert caught.value.status == status
 
 

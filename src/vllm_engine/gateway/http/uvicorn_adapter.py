@@ -1,7 +1,6 @@
 """All that the gateway uses of uvicorn's internals: its connection protocol, its requests and its server.
 
-None of it is documented. tests/unit/http/test_uvicorn.py names every member that is used here, and
-pyproject.toml caps uvicorn's version. No other module imports uvicorn.
+None of it is documented, so pyproject.toml caps uvicorn's version. No other module imports uvicorn.
 """
 
 from __future__ import annotations
