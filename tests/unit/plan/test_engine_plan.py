@@ -31,7 +31,6 @@ LLAMA = {
 
 
 def gpus(count: int, *, bfloat16: bool = True, cores: int = 16) -> Device:
-    """Return a machine with `count` GPUs."""
     gpu = Gpu("H100", (9, 0) if bfloat16 else (7, 5), 80 * GIB)
     return Device("cuda", f"{count} x H100", bfloat16, gpus=(gpu,) * count, cores=cores)
 
@@ -43,7 +42,6 @@ def plan(
     flags: frozenset[str] = frozenset(),
     **variables: str,
 ) -> EnginePlan:
-    """Settle a plan for the given variables."""
     known = {key: value for key, value in variables.items() if not key.startswith("VLLM_")}
     words = tuple(f"--{name}" for name in flags)
     found = Preflight(
@@ -58,31 +56,27 @@ def settled(device: Device, key: str, **variables: Any) -> str:
 
 def test_auto() -> None:
     """bfloat16 where the device has it, the most GPUs that divide 12 heads, API servers for cores left over."""
+    all_gpus, rust = {"TENSOR_PARALLEL": "auto"}, {"ENGINE_FRONTEND": "rust"}
     for device, key, variables, value in (
         (CPU, "DTYPE", {}, "bfloat16"),
         (OLD_CPU, "DTYPE", {}, "float16"),
-        (gpus(1), "DTYPE", {}, "bfloat16"),
         (gpus(1, bfloat16=False), "DTYPE", {}, "float16"),
         (gpus(1, bfloat16=False), "DTYPE", {"DTYPE": "float32"}, "float32"),
-        (gpus(1), "TENSOR_PARALLEL", {"TENSOR_PARALLEL": "auto"}, "1"),
-        (gpus(5), "TENSOR_PARALLEL", {"TENSOR_PARALLEL": "auto"}, "4"),
-        (gpus(8), "TENSOR_PARALLEL", {"TENSOR_PARALLEL": "auto"}, "6"),
+        (gpus(1), "TENSOR_PARALLEL", all_gpus, "1"),
+        (gpus(5), "TENSOR_PARALLEL", all_gpus, "4"),
+        (gpus(8), "TENSOR_PARALLEL", all_gpus, "6"),
         (CPU, "API_SERVER_COUNT", {}, "1"),
         (gpus(1, cores=16), "API_SERVER_COUNT", {}, "1"),
         (gpus(1, cores=32), "API_SERVER_COUNT", {}, "3"),
         (gpus(8, cores=192), "API_SERVER_COUNT", {}, "4"),
-        (gpus(1, cores=32), "API_SERVER_COUNT", {"ENGINE_FRONTEND": "rust"}, "1"),
+        (gpus(1, cores=32), "API_SERVER_COUNT", rust, "1"),
         (CPU, "API_SERVER_COUNT", {"API_SERVER_COUNT": "2"}, "2"),
-        (CPU, "MAX_MODEL_LEN", {"MAX_MODEL_LEN": "100"}, "100"),
         (CPU, "MAX_MODEL_LEN", {"MAX_MODEL_LEN": "auto"}, "auto"),
         (CPU, "MAX_MODEL_LEN", {"MAX_MODEL_LEN": "9000", "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}, "9000"),
         (CPU, "ENFORCE_EAGER", {}, "1"),
     ):
         assert settled(device, key, **variables) == value, (key, variables)
-
-
-def test_default_length_is_cut_to_the_model() -> None:
-    """And said; a model whose configuration says nothing keeps it."""
+    # The default length is cut to the model, and that is said; a model that says nothing keeps it.
     assert plan().max_model_len.value == "4096"
     assert "MAX_MODEL_LEN=4096: the model's maximum, less than the default of 8192" in plan().notes
     assert plan(config={}).max_model_len.value == "8192"
@@ -111,24 +105,19 @@ def test_what_the_device_lacks_is_known_before_the_model() -> None:
 
 
 def test_cpu_kv_cache() -> None:
-    """On CPU the KV cache has a size of its own: several prompts, never more than a quarter of RAM."""
+    """On CPU it has a size of its own: several prompts, never more than a quarter of RAM; the user's word counts."""
     per_token = 2 * 2 * 10 * 12 * 100
     assert settled(CPU, "KV_CACHE_MEMORY_BYTES") == str(max(GIB, 8 * 4096 * per_token))
     assert plan(free=2 * GIB).choices["KV_CACHE_MEMORY_BYTES"].value == str(GIB // 2)
-
-
-def test_the_users_word_counts() -> None:
-    """Ours stands back where the user, or vLLM on a GPU, decides."""
-    sized = frozenset({"kv-cache-memory-bytes"})
+    set_by_flag = plan(flags=frozenset({"kv-cache-memory-bytes", "enforce-eager"}))
     for of_user in (
         plan(GPU_MEMORY_UTILIZATION="0.5"),
         plan(VLLM_CPU_KVCACHE_SPACE="2"),
-        plan(flags=sized),
+        set_by_flag,
         plan(gpus(1)),
     ):
         assert of_user.kv_cache_bytes is None
-    assert plan(gpus(1)).enforce_eager is None
-    assert plan(flags=frozenset({"enforce-eager"})).enforce_eager is None
+    assert (plan(gpus(1)).enforce_eager, set_by_flag.enforce_eager) == (None, None)
 
 
 def test_key_of_a_start() -> None:

@@ -49,22 +49,23 @@ def test_a_complete_model_needs_no_network(model: Model, tmp_path: Path) -> None
     assert need(model, "--generation-config=vllm", "--trust-remote-code", "--load-format=auto") is None
 
 
-@pytest.mark.parametrize(
-    ("words", "reason"),
-    [
-        (["--tokenizer", "org/other"], "TOKENIZER names another repository"),
-        (["--speculative-config", '{"model": "org/draft"}'], "SPECULATIVE_CONFIG names another repository"),
-        (["--speculative-config.model", "org/draft"], "SPECULATIVE_CONFIG names another repository"),
-        (["--enable-lora"], "ENABLE_LORA is set"),
-        (["--lora_modules", "a=org/adapter"], "LORA_MODULES is set"),
-        (["--code-revision", "x"], "CODE_REVISION is set"),
-        (["--download-dir", "/x"], "DOWNLOAD_DIR is set"),
-        (["--load-format", "dummy"], "not all files of org/model are known to be in the cache"),
-        (["--ignore-patterns", "*.x"], "not all files of org/model are known to be in the cache"),
-    ],
+NOT_KNOWN = "not all files of org/model are known to be in the cache"
+NEEDS_HUB = (
+    ("--tokenizer org/other", "TOKENIZER names another repository"),
+    ('--speculative-config {"model":"org/draft"}', "SPECULATIVE_CONFIG names another repository"),
+    ("--speculative-config.model org/draft", "SPECULATIVE_CONFIG names another repository"),
+    ("--enable-lora", "ENABLE_LORA is set"),
+    ("--lora_modules a=org/adapter", "LORA_MODULES is set"),
+    ("--code-revision x", "CODE_REVISION is set"),
+    ("--download-dir /x", "DOWNLOAD_DIR is set"),
+    ("--load-format dummy", NOT_KNOWN),
+    ("--ignore-patterns *.x", NOT_KNOWN),
 )
-def test_flags_that_need_the_hub(model: Model, words: list[str], reason: str) -> None:
-    assert need(model, *words) == reason
+
+
+def test_flags_that_need_the_hub(model: Model) -> None:
+    for words, reason in NEEDS_HUB:
+        assert need(model, *words.split()) == reason
 
 
 def test_a_model_that_needs_the_hub(model: Model, tmp_path: Path) -> None:
@@ -75,25 +76,21 @@ def test_a_model_that_needs_the_hub(model: Model, tmp_path: Path) -> None:
     assert need(model) is None
     assert need(model, "--trust-remote-code") == "its remote code is in another repository"
     (tmp_path / "model.safetensors").write_text("")
-    assert need(model) == "not all files of org/model are known to be in the cache"
+    assert need(model) == NOT_KNOWN
 
 
 def test_what_the_hub_did_not_list(model: Model, tmp_path: Path) -> None:
     """Without a list from the hub the folder itself tells; with an index, whether all of it is there."""
     unlisted = Model("org/model", "commit", {}, tmp_path)
     assert need(unlisted) is None
-    (tmp_path / "model.safetensors.index.json").write_text(
-        json.dumps({"weight_map": {"a": "model.safetensors", "b": "other.safetensors"}})
-    )
-    assert need(unlisted) == "not all files of org/model are known to be in the cache"
-    assert need(Model("org/model")) == "not all files of org/model are known to be in the cache"
+    index = {"weight_map": {"a": "model.safetensors", "b": "other.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert need(unlisted) == need(Model("org/model")) == NOT_KNOWN
 
 
-@pytest.mark.parametrize(
-    "environ", [{"MODEL_ID": "/models/x"}, {"MODEL_ID": "org/model", "HF_HUB_OFFLINE": "0"}]
-)
-def test_not_ours_to_decide(model: Model, environ: dict[str, str]) -> None:
-    assert not may_start_offline(flags(**environ), model, ModelFiles())
+def test_not_ours_to_decide(model: Model) -> None:
+    for environ in ({"MODEL_ID": "/models/x"}, {"HF_HUB_OFFLINE": "0"}):
+        assert not may_start_offline(flags(**environ), model, ModelFiles())
 
 
 async def test_only_what_vllm_loads_is_fetched(model: Model, tmp_path: Path) -> None:

@@ -98,12 +98,14 @@ async def test_plan_command_and_report(python: Path, tmp_path: Path, model: Path
     assert " ".join(command.argv).endswith("--max-num-seqs 4")
     assert list((tmp_path / "cache/engine-site").glob("vllm-*.dist-info/METADATA"))
     rows = {row.key: row for row in settings_report(preflight, plan)}
-    assert {key: (rows[key].value, rows[key].source) for key in ("PORT", "HF_TOKEN", "MAX_NUM_SEQS")} == {
-        "PORT": ("8000", "default"),
-        "HF_TOKEN": ("***", "environment"),
-        "MAX_NUM_SEQS": ("4", "environment"),
-    }
-    assert (rows["MAX_MODEL_LEN"].value, rows["SERVED_MODEL_NAME"].source) == ("2048", "MODEL_ID")
+    for key, value, source in (
+        ("PORT", "8000", "default"),
+        ("HF_TOKEN", "***", "environment"),
+        ("MAX_NUM_SEQS", "4", "environment"),
+        ("SERVED_MODEL_NAME", str(model), "MODEL_ID"),
+    ):
+        assert (rows[key].value, rows[key].source) == (value, source)
+    assert rows["MAX_MODEL_LEN"].value == "2048"
     assert all(row.known for row in rows.values())
     for is_terminal in (True, False):
         out = io.StringIO()

@@ -34,20 +34,10 @@ def test_cpu() -> None:
 
 def test_visible_gpus() -> None:
     """CUDA_VISIBLE_DEVICES narrows the list, and an index that is not there ends it."""
-    for visible, expected in (
-        (None, (A, B, C)),
-        ("", ()),
-        ("1", (B,)),
-        ("2,0", (C, A)),
-        ("0,9,1", (A,)),
-        ("-1", ()),
-        ("GPU-1234,GPU-5678", (A, B)),
-    ):
+    shown = {None: (A, B, C), "": (), "2,0": (C, A), "0,9,1": (A,), "-1": (), "GPU-1234,GPU-5678": (A, B)}
+    for visible, expected in shown.items():
         assert visible_gpus((A, B, C), visible) == expected
-
-
-def test_this_machine() -> None:
-    """The real look-up works on any machine, with or without a GPU."""
+    # The real look-up works on any machine, with or without a GPU.
     assert find_device("cpu", {}).cores >= 1
     assert find_device("cuda", {"CUDA_VISIBLE_DEVICES": ""}).gpus == ()
 
@@ -89,9 +79,7 @@ def test_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_shares_of_open_files() -> None:
     """Whatever clients do, files are left: for each request at the engine two, and some for ourselves."""
-    for files, in_flight, has_health_port in product(
-        (64, 256, 1024, 4096, 65_536, 1_048_576), (1, 64, 512, 100_000), (True, False)
-    ):
+    for files, in_flight, has_health_port in product((64, 1024, 1_048_576), (1, 512, 100_000), (True, False)):
         shares = connection_shares(
             files, max_connections=10_000_000, max_in_flight=in_flight, has_health_port=has_health_port
         )
@@ -112,5 +100,4 @@ def test_soft_limit_is_raised() -> None:
         f"resource.setrlimit(resource.RLIMIT_NOFILE, (512, {hard}));"
         "print(raise_file_limit(), *resource.getrlimit(resource.RLIMIT_NOFILE))"
     )
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert said.stdout.split() == [str(hard)] * 3
+    assert subprocess.check_output([sys.executable, "-c", program]).split() == [b"%d" % hard] * 3
