@@ -9,7 +9,6 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Awaitable, Callable, Generator
-from dataclasses import dataclass
 from math import nan
 from pathlib import Path
 
@@ -22,8 +21,7 @@ from vllm_engine.engine.control_client import ControlClient
 from vllm_engine.engine.engine_state import StatusBoard, StatusReader
 from vllm_engine.engine.startup.preparation import Preparation
 from vllm_engine.engine.startup.start_history import StartHistory, StartRecorder
-from vllm_engine.engine.supervisor import Policy, Supervisor
-from vllm_engine.engine.watchdog.watchdog import WatchdogLimits
+from vllm_engine.engine.supervisor import Supervisor
 from vllm_engine.errors import VllmEngineError
 from vllm_engine.gateway.build import build_gateway
 from vllm_engine.gateway.drain import Drain
@@ -57,7 +55,7 @@ async def serve(
         listeners: the open sockets.
         companion: runs beside the server; its failure is logged.
         lines_dropped: says how many lines the log could not write.
-        is_essential: whether its failure stops the server too, and is this call's.
+        is_essential: whether the companion's failure also stops the server and is raised.
 
     Raises:
         SettingsError: the model shows that a setting cannot work.
@@ -69,7 +67,6 @@ async def serve(
     board, activity = StatusBoard(), EngineActivity()
     explainer = Explainer(settings, preflight.device, preflight.installation.version)
     recorder = StartRecorder(board, StartHistory(settings.cache_dir / "starts.json"))
-    beside = _Beside(companion(board), is_essential) if companion is not None else None
     with _runtime_folder() as folder:
         socket = folder / "engine.sock"
         preparation = Preparation(preflight, socket, board, recorder, explainer.planned, explainer.explain)
@@ -78,7 +75,7 @@ async def serve(
             preparation,
             preparation.explain,
             socket=socket,
-            policy=_policy(settings),
+            settings=settings,
             activity=activity,
         )
         build = _build(preflight)
@@ -91,51 +88,35 @@ async def serve(
             drain = Drain(
                 front, supervisor.begin_drain, settings.lame_duck_seconds, settings.drain_timeout_seconds
             )
-            await _run_until_stopped(settings, supervisor, drain, beside)
-    if beside is not None and beside.error is not None:
-        raise VllmEngineError(f"{type(beside.error).__name__}: {beside.error}") from beside.error
+            beside = companion(board) if companion is not None else None
+            await _run_until_stopped(settings, supervisor, drain, beside, is_essential)
 
 
-@dataclass
-class _Beside:
-    """A companion at work."""
-
-    work: Awaitable[None]
-    is_essential: bool
-    error: Exception | None = None
-
-    async def run(self, stop: asyncio.Event) -> None:
-        """Do the work; sets `stop` if it fails and is essential."""
-        try:
-            await self.work
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is logged and must not end the server
-            logger.error("what runs beside the server failed: %s: %s", type(error).__name__, error)
-            if self.is_essential:
-                self.error = error
-                stop.set()
-
-
-def _policy(settings: Settings) -> Policy:
-    return Policy(
-        startup_timeout_seconds=settings.startup_timeout_seconds,
-        max_restarts=settings.max_restarts,
-        restart_window_seconds=settings.restart_window_seconds,
-        auto_fit=settings.auto_fit,
-        watchdog=WatchdogLimits(settings.hang_timeout_seconds, settings.canary_interval_seconds),
-        standby=settings.standby,
-    )
+async def _run_beside(work: Awaitable[None], stop: asyncio.Event, is_essential: bool) -> None:
+    """Do the work of a companion; sets `stop` and raises if it fails and is essential."""
+    try:
+        await work
+    except Exception as error:  # whatever it is, it is logged and must not end the server
+        message = f"{type(error).__name__}: {error}"
+        logger.error("what runs beside the server failed: %s", message)
+        if is_essential:
+            stop.set()
+            raise VllmEngineError(message) from error
 
 
 async def _run_until_stopped(
-    settings: Settings, supervisor: Supervisor, drain: Drain, beside: _Beside | None
+    settings: Settings,
+    supervisor: Supervisor,
+    drain: Drain,
+    work: Awaitable[None] | None,
+    is_essential: bool,
 ) -> None:
     """Run the engine until a signal, then drain; an engine that fails for good ends it sooner."""
     stop, hurry = asyncio.Event(), asyncio.Event()
     engine = asyncio.create_task(supervisor.run())
     stopped = asyncio.create_task(stop.wait())
-    tasks = [engine, stopped]
-    if beside is not None:
-        tasks.append(asyncio.create_task(beside.run(stop)))
+    beside = asyncio.create_task(_run_beside(work, stop, is_essential)) if work is not None else None
+    tasks = [task for task in (engine, stopped, beside) if task is not None]
     with _signals(stop, hurry):
         try:
             await asyncio.wait({engine, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -149,6 +130,8 @@ async def _run_until_stopped(
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
     logger.info("stopped")
+    if beside is not None and not beside.cancelled():
+        beside.result()
 
 
 @contextlib.contextmanager

@@ -6,23 +6,22 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import NoReturn
 
+from vllm_engine.config.settings import Settings
 from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.child_process import EngineProcess
-from vllm_engine.engine.control_client import ControlClient
+from vllm_engine.engine.control_client import ControlClient, ControlError, Health
 from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.engine.engine_output import parse_line
 from vllm_engine.engine.engine_state import EngineState, Phase, StatusBoard
 from vllm_engine.engine.restarts import RestartBudget, RestartPolicy
 from vllm_engine.engine.standby import Standby
-from vllm_engine.engine.startup.first_token import FirstToken
 from vllm_engine.engine.startup.log_progress import later
 from vllm_engine.engine.startup.preparation import Launch
 from vllm_engine.engine.watchdog.stall import StepLimit
-from vllm_engine.engine.watchdog.watchdog import Loss, LossKind, Watchdog, WatchdogLimits
+from vllm_engine.engine.watchdog.watchdog import Loss, LossKind, Watchdog
 from vllm_engine.errors import Diagnosis, EngineError, StartupError, StartupTimeoutError, VllmEngineError
 from vllm_engine.plan.engine_command import EngineCommand
 from vllm_engine.system.log import ENGINE_LOGGER
@@ -31,6 +30,8 @@ STOP_GRACE_SECONDS = 10.0
 """How long vLLM may take to end by itself after SIGTERM before its group is killed."""
 
 _START_ANSWER_SECONDS = 60.0
+_POLL_SECONDS = 0.2
+_LOG_AGAIN_SECONDS = 30.0
 _HEALTH_SECONDS = 10.0
 _LEAST_STANDBY_SECONDS = 60.0
 """How long a standby that has become the engine may take to be ready, and at least twice a cold start."""
@@ -38,27 +39,6 @@ _LAST_LINES = 25
 
 logger = logging.getLogger("gateway.supervisor")
 engine_logger = logging.getLogger(ENGINE_LOGGER)
-
-
-@dataclass(frozen=True)
-class Policy:
-    """The settings of supervision.
-
-    Attributes:
-        startup_timeout_seconds: how long a start may take until its first token.
-        max_restarts: how often a lost engine is started again within the window.
-        restart_window_seconds: the window.
-        auto_fit: whether a start that lacks memory is tried once more with values that fit.
-        watchdog: when an engine that does nothing counts as lost.
-        standby: whether a standby is kept; auto: if memory allows.
-    """
-
-    startup_timeout_seconds: float
-    max_restarts: int
-    restart_window_seconds: float
-    auto_fit: bool
-    watchdog: WatchdogLimits
-    standby: bool | Literal["auto"] = False
 
 
 class Supervisor:
@@ -69,7 +49,7 @@ class Supervisor:
         prepare: makes everything for a start, with these settings in place of the user's.
         explain: diagnoses the end of an engine.
         socket: where the engine is to listen.
-        policy: the settings.
+        settings: of supervision: timeouts, restarts, `AUTO_FIT`, `STANDBY`.
         activity: what the gateway sees of the engine's work.
     """
 
@@ -80,7 +60,7 @@ class Supervisor:
         explain: Callable[[EngineExit], Diagnosis],
         *,
         socket: Path,
-        policy: Policy,
+        settings: Settings,
         activity: EngineActivity,
         spawn: Callable[..., Awaitable[EngineProcess]] = EngineProcess.spawn,
         connect: Callable[..., ControlClient] = ControlClient,
@@ -90,21 +70,22 @@ class Supervisor:
         self._prepare = prepare
         self._explain = explain
         self._socket = socket
-        self._policy = policy
+        self._settings = settings
         self._activity = activity
         self._spawn = spawn
         self._connect = connect
         self._clock = clock
-        budget = RestartBudget(policy.max_restarts, policy.restart_window_seconds, clock=clock)
-        self._restarts = RestartPolicy(budget, auto_fit=policy.auto_fit)
+        budget = RestartBudget(settings.max_restarts, settings.restart_window_seconds, clock=clock)
+        self._restarts = RestartPolicy(budget, auto_fit=settings.auto_fit)
         self._standby = Standby(
             socket.with_name("spawned"),
-            policy.standby,
+            settings.standby,
             on_line=self._on_line,
             tell=board.standing_by,
             spawn=spawn,
         )
         self._was_standby = False
+        self._cannot_ask = False
         self._longest_start = 0.0
         self._process: EngineProcess | None = None
 
@@ -178,27 +159,47 @@ class Supervisor:
     async def _until_ready(self, process: EngineProcess, launch: Launch) -> float:
         """Wait for the first token; returns how long it took from its request."""
         async with self._client(_START_ANSWER_SECONDS) as client:
-            first = FirstToken(client, launch.served_name, self._board)
             exited = asyncio.ensure_future(process.wait())
-            ready = asyncio.ensure_future(first.seconds())
+            ready = asyncio.ensure_future(self._first_token(client, launch.served_name))
             try:
                 timeout = self._start_timeout()
                 await asyncio.wait({exited, ready}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-                while first.is_blind and not (exited.done() or ready.done()):
+                while self._cannot_ask and not (exited.done() or ready.done()):
                     # Not knowing whether it is ready is no reason to end it.
                     await asyncio.wait({exited, ready}, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
                 if ready.done() and ready.exception() is None:
                     return ready.result()
                 if exited.done():
                     raise StartupError(await self._diagnose(process))
-                raise StartupTimeoutError(self._explain(self._exit_of(process, None)))
+                phase = str(self._board.current.phase)
+                late = EngineExit(status=None, tail=process.tail, was_ready=False, phase=phase)
+                raise StartupTimeoutError(self._explain(late))
             finally:
                 for task in (exited, ready):
                     task.cancel()
                 await asyncio.gather(exited, ready, return_exceptions=True)
 
+    async def _first_token(self, client: ControlClient, served_name: str) -> float:
+        loop = asyncio.get_running_loop()
+        logged: float | None = None
+        while True:
+            health = await client.health()
+            self._cannot_ask = health is Health.NOT_ASKED
+            if health is Health.GOOD:
+                try:
+                    await client.check_models()
+                    self._board.progress(Phase.WARMING_UP)
+                    began = loop.time()
+                    await client.generate_one(served_name)
+                    return loop.time() - began
+                except ControlError as error:
+                    if logged is None or loop.time() - logged > _LOG_AGAIN_SECONDS:
+                        logged = loop.time()
+                        logger.warning("the engine is up but does not generate yet: %s", error)
+            await asyncio.sleep(_POLL_SECONDS)
+
     def _start_timeout(self) -> float:
-        timeout = self._policy.startup_timeout_seconds
+        timeout = self._settings.startup_timeout_seconds
         if not self._was_standby:
             return timeout
         return min(timeout, max(_LEAST_STANDBY_SECONDS, 2 * self._longest_start))
@@ -214,11 +215,11 @@ class Supervisor:
         self, process: EngineProcess, served_name: str, command: EngineCommand, token_seconds: float
     ) -> NoReturn:
         """Watch the engine, and keep a standby beside it, until it is lost."""
-        limits = self._policy.watchdog
-        step_limit = StepLimit(limits.hang_seconds)
+        step_limit = StepLimit(self._settings.hang_timeout_seconds)
         step_limit.completed(token_seconds)
         async with self._client(_HEALTH_SECONDS) as client:
-            watchdog = Watchdog(process, client, self._activity, served_name, limits, step_limit)
+            interval = self._settings.canary_interval_seconds
+            watchdog = Watchdog(process, client, self._activity, served_name, step_limit, interval)
             keeping = asyncio.ensure_future(self._standby.keep(command, process.pid))
             try:
                 loss = await watchdog.until_lost()
@@ -234,22 +235,21 @@ class Supervisor:
         If its first process was still running when it was lost, its status would be that of our own signal:
         only the loss counts.
         """
-        still_ran = loss is not None and loss.kind is not LossKind.EXITED
-        was_ready = self._board.current.state is not EngineState.STARTING
-        if still_ran and self._board.current.state is EngineState.READY:
+        lost = None if loss is None or loss.kind is LossKind.EXITED else loss
+        if lost is not None and self._board.current.state is EngineState.READY:
             self._board.move(EngineState.UNHEALTHY)
         status = await process.reap()
-        ended = self._exit_of(process, None if still_ran else status, was_ready, loss)
+        ended = EngineExit(
+            status=status if lost is None else None,
+            tail=process.tail,
+            was_ready=loss is not None,
+            phase=str(self._board.current.phase),
+            seen=lost.seen if lost is not None else "",
+            is_hang=lost is not None and lost.is_hang,
+        )
         for line in ended.tail[-_LAST_LINES:]:
             logger.error("engine's last lines | %s", line)
         return self._explain(ended)
-
-    def _exit_of(
-        self, process: EngineProcess, status: int | None, was_ready: bool = False, loss: Loss | None = None
-    ) -> EngineExit:
-        seen = loss.seen if loss is not None and status is None else ""
-        phase = str(self._board.current.phase)
-        return EngineExit(status, process.tail, was_ready, phase, seen, loss is not None and loss.is_hang)
 
     async def _end_process(self) -> None:
         process, self._process = self._process, None

@@ -7,20 +7,19 @@ import logging
 
 import pytest
 
-from vllm_engine.serve import _Beside
+from vllm_engine.serve import _run_beside
 
 
 @pytest.mark.parametrize(("fails", "is_essential"), [(True, True), (True, False), (False, True)])
 async def test_companion(fails: bool, is_essential: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """A failure is logged at once; only an essential one tells the server to stop, and is kept."""
+    """A failure is logged at once; only an essential one tells the server to stop, and is raised."""
 
     async def work() -> None:
         if fails:
             raise OSError(5, "Input/output error")
 
     told = asyncio.Event()
-    beside = _Beside(work(), is_essential)
     with caplog.at_level(logging.ERROR):
-        await beside.run(told)
+        [error] = await asyncio.gather(_run_beside(work(), told, is_essential), return_exceptions=True)
     assert ("OSError: [Errno 5] Input/output error" in caplog.text) == fails
-    assert told.is_set() == (beside.error is not None) == (fails and is_essential)
+    assert told.is_set() == (error is not None) == (fails and is_essential)

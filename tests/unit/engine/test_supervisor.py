@@ -6,7 +6,6 @@ import asyncio
 import errno
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,15 @@ import pytest
 
 from tests.support.virtual.engine_rig import COMMAND, Life, Rig
 from tests.support.virtual.virtual_time import in_virtual_time
+from vllm_engine.config.environment import Environment
+from vllm_engine.config.settings import load_settings
 from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.control_client import Health
 from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.engine.engine_state import Phase, StatusBoard
 from vllm_engine.engine.restarts import FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, RestartBudget
 from vllm_engine.engine.startup.preparation import Launch
-from vllm_engine.engine.supervisor import Policy, Supervisor
-from vllm_engine.engine.watchdog.watchdog import WatchdogLimits
+from vllm_engine.engine.supervisor import Supervisor
 from vllm_engine.errors import (
     Diagnosis,
     EngineError,
@@ -37,13 +37,13 @@ LASTING = Diagnosis("unknown", "no known cause")
 PASSING = Diagnosis("hub-unreachable", "the hub cannot be reached", retryable=True)
 TOO_LONG = Diagnosis("kv-cache-too-small", "no room", changes={"MAX_MODEL_LEN": "1280", "DTYPE": "float16"})
 NO_FILES = OSError(errno.EMFILE, "Too many open files")
-POLICY = Policy(600.0, 5, 600.0, auto_fit=False, watchdog=WatchdogLimits(180, 30))
+SETTINGS = load_settings(Environment({"STANDBY": "0", "STARTUP_TIMEOUT_SECONDS": "600"}, {}))
 
 
 class Case:
     """A supervisor of played engines."""
 
-    def __init__(self, folder: Path, *lives: Life, diagnosis: Diagnosis = LASTING, **policy: Any) -> None:
+    def __init__(self, folder: Path, *lives: Life, diagnosis: Diagnosis = LASTING, **changes: Any) -> None:
         self.rig, self.board, self.states = Rig(*lives), StatusBoard(), ["starting"]
         self.changes: list[Mapping[str, str]] = []
         self.exits: list[EngineExit] = []
@@ -53,8 +53,8 @@ class Case:
         """How many starts are prepared before that error."""
         self.board.watch(lambda status: self.states.append(status.state))
         self.supervisor = Supervisor(
-            self.board, self._prepare, self._explain, socket=folder / "engine.sock", policy=replace(POLICY, **policy),
-            activity=EngineActivity(), spawn=self.rig.spawn, connect=self.rig.connect,
+            self.board, self._prepare, self._explain, socket=folder / "engine.sock",
+            settings=SETTINGS.model_copy(update=changes), activity=EngineActivity(), spawn=self.rig.spawn, connect=self.rig.connect,
             clock=asyncio.get_running_loop().time,
         )  # fmt: skip
 

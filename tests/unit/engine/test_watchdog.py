@@ -16,9 +16,9 @@ from tests.support.virtual.virtual_time import in_virtual_time
 from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.control_client import ControlError, Health, NotAskedError
 from vllm_engine.engine.watchdog.child_watcher import ChildrenState, ChildWatcher, children_state
-from vllm_engine.engine.watchdog.one_token_check import OneTokenCheck
+from vllm_engine.engine.watchdog.one_token_check import stalled_seconds
 from vllm_engine.engine.watchdog.stall import LEAST_SECONDS, StallClock, StepLimit
-from vllm_engine.engine.watchdog.watchdog import Loss, LossKind, Watchdog, WatchdogLimits
+from vllm_engine.engine.watchdog.watchdog import Loss, LossKind, Watchdog
 
 HANG_SECONDS = 180.0
 STILL = ChildrenState(7.0, is_running=False, is_stopped=False)
@@ -65,8 +65,7 @@ async def lost(
 ) -> LossKind | None:  # fmt: skip
     """Watch for so long; returns how the engine was lost, if it was."""
     played: Any = engine
-    limits = WatchdogLimits(hang, check)
-    watchdog = Watchdog(played, played, activity, "m", limits, StepLimit(hang), lambda _: engine.children())
+    watchdog = Watchdog(played, played, activity, "m", StepLimit(hang), check, lambda _: engine.children())
     try:
         async with asyncio.timeout(within):
             engine.loss = await watchdog.until_lost()
@@ -78,8 +77,7 @@ async def lost(
 async def stalled(engine: Engine, limit: StepLimit | None = None) -> float | None:
     """Check once."""
     limit = limit or StepLimit(HANG_SECONDS)
-    check = OneTokenCheck(engine.generate_one, engine.counters, lambda: engine.children(), limit)
-    return await check.stalled_seconds()
+    return await stalled_seconds(engine.generate_one, engine.counters, lambda: engine.children(), limit)
 
 
 @in_virtual_time

@@ -14,66 +14,54 @@ _BUSY_SHARE = 0.05
 """Of one CPU: an idle or stuck engine core uses less, whatever its helper threads do."""
 
 
-class OneTokenCheck:
-    """Requests a token and decides when it is certain not to come.
+async def stalled_seconds(
+    generate: Callable[[], Awaitable[None]],
+    read_progress: Callable[[], Awaitable[Hashable]],
+    read_children: Callable[[], ChildrenState | None],
+    limit: StepLimit,
+) -> float | None:
+    """Request one token; returns None when it came, else how long the engine has made no progress.
 
     A step may take longer than ever. With evidence that the engine works on it the limit is
     `HANG_TIMEOUT_SECONDS`; without any it is the engine's `StepLimit`.
 
     Args:
         generate: requests one token, without a time limit of its own.
-        progress: returns a value that changes as the engine core works; raises `NotAskedError`.
-        children: returns the state of the engine's processes; None where it cannot be read.
+        read_progress: returns a value that changes as the engine core works; raises `NotAskedError`.
+        read_children: returns the state of the engine's processes; None where it cannot be read.
         limit: for one step.
+
+    Raises:
+        ControlError: the engine fails to generate.
+        NotAskedError: it could not be asked.
     """
-
-    def __init__(
-        self,
-        generate: Callable[[], Awaitable[None]],
-        progress: Callable[[], Awaitable[Hashable]],
-        children: Callable[[], ChildrenState | None],
-        limit: StepLimit,
-    ) -> None:
-        self._generate = generate
-        self._progress = progress
-        self._children = children
-        self._limit = limit
-
-    async def stalled_seconds(self) -> float | None:
-        """Request one token; returns None when it came, else how long the engine has made no progress.
-
-        Raises:
-            ControlError: the engine fails to generate.
-            NotAskedError: it could not be asked.
-        """
-        loop = asyncio.get_running_loop()
-        progress, before = await self._progress(), self._children()
-        began = moved = loop.time()
-        works = False
-        token = asyncio.ensure_future(self._generate())
-        pause = min(_LOOK_SECONDS, self._limit.seconds / 4)
-        try:
-            while not (await asyncio.wait({token}, timeout=pause))[0]:
-                try:
-                    seen = await self._progress()
-                except NotAskedError:
-                    continue
-                now = loop.time()
-                if seen != progress:
-                    progress, moved, works = seen, now, True
-                works = works or is_busy(before, self._children(), now - began)
-                limit = self._limit.most_seconds if works else self._limit.seconds
-                if now - moved > limit and not token.done():
-                    return now - moved
-            await token
-            self._limit.completed(loop.time() - began)
-            return None
-        finally:
-            token.cancel()
-            await asyncio.gather(token, return_exceptions=True)
+    loop = asyncio.get_running_loop()
+    progress, before = await read_progress(), read_children()
+    began = moved = loop.time()
+    works = False
+    token = asyncio.ensure_future(generate())
+    pause = min(_LOOK_SECONDS, limit.seconds / 4)
+    try:
+        while not (await asyncio.wait({token}, timeout=pause))[0]:
+            try:
+                seen = await read_progress()
+            except NotAskedError:
+                continue
+            now = loop.time()
+            if seen != progress:
+                progress, moved, works = seen, now, True
+            works = works or _is_busy(before, read_children(), now - began)
+            if now - moved > (limit.most_seconds if works else limit.seconds) and not token.done():
+                return now - moved
+        await token
+        limit.completed(loop.time() - began)
+        return None
+    finally:
+        token.cancel()
+        await asyncio.gather(token, return_exceptions=True)
 
 
-def is_busy(before: ChildrenState | None, now: ChildrenState | None, seconds: float) -> bool:
+def _is_busy(before: ChildrenState | None, now: ChildrenState | None, seconds: float) -> bool:
     """Whether the core has computed for the last `seconds`; True where that cannot be known."""
     if before is None or now is None:
         return True

@@ -13,7 +13,7 @@ from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.child_process import EngineProcess
 from vllm_engine.engine.control_client import ControlClient, ControlError, Health, NotAskedError
 from vllm_engine.engine.watchdog.child_watcher import ChildrenState, ChildWatcher, children_state
-from vllm_engine.engine.watchdog.one_token_check import OneTokenCheck
+from vllm_engine.engine.watchdog.one_token_check import stalled_seconds
 from vllm_engine.engine.watchdog.stall import StallClock, StepLimit
 
 _TICK_SECONDS = 0.5
@@ -51,22 +51,12 @@ class Loss:
         return self.kind in (LossKind.HUNG, LossKind.NOT_GENERATING, LossKind.UNREACHABLE)
 
 
-@dataclass(frozen=True)
-class WatchdogLimits:
-    """When an engine that does nothing counts as lost.
-
-    Attributes:
-        hang_seconds: `HANG_TIMEOUT_SECONDS`; 0: never.
-        check_interval_seconds: `CANARY_INTERVAL_SECONDS`, how long it is idle before a token is requested;
-            0: never.
-    """
-
-    hang_seconds: float
-    check_interval_seconds: float
-
-
 class Watchdog:
-    """Watches one ready engine."""
+    """Watches one ready engine.
+
+    With 0 as the step limit's upper bound it never counts as hung. `check_interval_seconds`
+    (`CANARY_INTERVAL_SECONDS`) is how long it is idle before a token is requested; 0: never.
+    """
 
     def __init__(
         self,
@@ -74,16 +64,17 @@ class Watchdog:
         client: ControlClient,
         activity: EngineActivity,
         served_name: str,
-        limits: WatchdogLimits,
         step_limit: StepLimit,
+        check_interval_seconds: float,
         children: Callable[[int], ChildrenState | None] = children_state,
     ) -> None:
         self._process = process
         self._client = client
         self._activity = activity
         self._served_name = served_name
-        self._limits = limits
         self._step_limit = step_limit
+        self._hang_seconds = step_limit.most_seconds
+        self._check_interval_seconds = check_interval_seconds
         self._children = functools.partial(children, process.pid)
         # As last read: metrics that cannot be read are not a change.
         self._counters: int | None = None
@@ -92,9 +83,9 @@ class Watchdog:
         """Wait until the engine is lost, and return how."""
         watcher = ChildWatcher(self._process.pid)
         checks = [self._exited(), self._child_exited(watcher), self._unhealthy()]
-        if self._limits.hang_seconds:
+        if self._hang_seconds:
             checks += [self._stalled(), self._stopped()]
-            if self._limits.check_interval_seconds:
+            if self._check_interval_seconds:
                 checks.append(self._idle_check_failed())
         watches = [asyncio.ensure_future(check) for check in checks]
         try:
@@ -136,7 +127,7 @@ class Watchdog:
             await asyncio.sleep(_TICK_SECONDS)
             now, is_known = loop.time(), True
             # The metrics are read once more before the verdict.
-            is_due = stalled > self._limits.hang_seconds
+            is_due = stalled > self._hang_seconds
             if self._activity.progress != progress or not self._activity.running:
                 progress, read_at = self._activity.progress, now
             elif is_due or now - read_at > _METRICS_SECONDS:
@@ -146,12 +137,12 @@ class Watchdog:
             stalled = clock.seconds(loop.time(), running, (self._activity.progress, self._counters))
             if stalled < before:
                 self._step_limit.completed(before)
-            if is_due and is_known and stalled > self._limits.hang_seconds and running:
+            if is_due and is_known and stalled > self._hang_seconds and running:
                 return Loss(LossKind.HUNG, f"{running} running request(s) and no token for {stalled:.0f} s")
 
     async def _stopped(self) -> Loss:
         """A signal has stopped a process, which does nothing until it is continued."""
-        seconds = min(_STOPPED_SECONDS, self._limits.hang_seconds)
+        seconds = min(_STOPPED_SECONDS, self._hang_seconds)
         looks = 0
         # Looks are counted, not time: a process stopped together with us may be continued a little later.
         while looks < _STOPPED_LOOKS:
@@ -162,17 +153,12 @@ class Watchdog:
 
     async def _idle_check_failed(self) -> Loss:
         """One token is requested now and then while the engine is idle: idle metrics prove nothing."""
-        check = OneTokenCheck(
-            lambda: self._client.generate_one(self._served_name),
-            self._progress,
-            self._children,
-            self._step_limit,
-        )
+        generate = functools.partial(self._client.generate_one, self._served_name)
         failures = 0
         while True:
             await self._until_idle()
             try:
-                stalled = await check.stalled_seconds()
+                stalled = await stalled_seconds(generate, self._progress, self._children, self._step_limit)
                 failures = 0
             except NotAskedError as error:
                 logger.warning("cannot check whether the engine generates: %s", error)
@@ -188,7 +174,7 @@ class Watchdog:
     async def _until_idle(self) -> None:
         """Wait until nothing has come from the engine for an interval, and no request is running."""
         loop = asyncio.get_running_loop()
-        interval = self._limits.check_interval_seconds
+        interval = self._check_interval_seconds
         progress, since = self._activity.progress, loop.time()
         while loop.time() - since < interval or self._activity.running:
             await asyncio.sleep(min(1.0, interval / 4))
