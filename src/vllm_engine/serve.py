@@ -24,8 +24,8 @@ from vllm_engine.engine.startup.start_history import StartHistory, StartRecorder
 from vllm_engine.engine.supervisor import Supervisor
 from vllm_engine.errors import VllmEngineError
 from vllm_engine.gateway.build import build_gateway
-from vllm_engine.gateway.drain import Drain
-from vllm_engine.gateway.front import open_front
+from vllm_engine.gateway.drain import drain
+from vllm_engine.gateway.front import Front, open_front
 from vllm_engine.gateway.http.listening_sockets import Listeners
 from vllm_engine.gateway.local.probes import Build
 from vllm_engine.plan.preflight import Preflight
@@ -85,11 +85,8 @@ async def serve(
             gateway = build_gateway(settings, board, build, socket, activity, control, lines_dropped, expiry)
             stack.push_async_callback(gateway.close)
             front = await stack.enter_async_context(open_front(settings, gateway, listeners, files))
-            drain = Drain(
-                front, supervisor.begin_drain, settings.lame_duck_seconds, settings.drain_timeout_seconds
-            )
             beside = companion(board) if companion is not None else None
-            await _run_until_stopped(settings, supervisor, drain, beside, is_essential)
+            await _run_until_stopped(settings, supervisor, front, beside, is_essential)
 
 
 async def _run_beside(work: Awaitable[None], stop: asyncio.Event, is_essential: bool) -> None:
@@ -107,7 +104,7 @@ async def _run_beside(work: Awaitable[None], stop: asyncio.Event, is_essential: 
 async def _run_until_stopped(
     settings: Settings,
     supervisor: Supervisor,
-    drain: Drain,
+    front: Front,
     work: Awaitable[None] | None,
     is_essential: bool,
 ) -> None:
@@ -124,7 +121,13 @@ async def _run_until_stopped(
                 _hold_or_raise(settings, engine)
                 await stopped
             else:
-                await drain.run(hurry)
+                await drain(
+                    front,
+                    supervisor.begin_drain,
+                    hurry,
+                    lame_duck_seconds=settings.lame_duck_seconds,
+                    timeout_seconds=settings.drain_timeout_seconds,
+                )
         finally:
             for task in tasks:
                 task.cancel()
@@ -177,11 +180,11 @@ def _runtime_folder() -> Generator[Path]:
 def _build(preflight: Preflight) -> Build:
     settings = preflight.settings
     return Build(
-        sha=settings.build_sha,
-        time=settings.build_time,
+        build_sha=settings.build_sha,
+        build_time=settings.build_time,
         vllm=preflight.installation.version,
         engine_python=preflight.installation.python_version,
-        model_id=settings.model_id,
+        model=settings.model_id,
         model_revision=settings.model_revision,
         frontend=settings.engine_frontend,
         device=preflight.device.name,

@@ -9,8 +9,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from vllm_engine.engine.engine_state import StatusReader
 from vllm_engine.gateway.answers import send_error, send_rejected
@@ -19,7 +20,7 @@ from vllm_engine.gateway.body.request_body import Bodies, Body
 from vllm_engine.gateway.body.token_estimate import TokenEstimate
 from vllm_engine.gateway.error_dialect import ApiError
 from vllm_engine.gateway.http.client_stream import client_stream_of
-from vllm_engine.gateway.local.local_routes import LOCAL_METHODS, LOCAL_PATHS, HealthPort, LocalRoutes
+from vllm_engine.gateway.local.local_routes import LOCAL_METHODS, LOCAL_PATHS, LocalRoutes
 from vllm_engine.gateway.observe.request_record import Outcome, RequestRecord
 from vllm_engine.gateway.observe.tracing import Tracer
 from vllm_engine.gateway.policy.admission import Admission, Claim, Slot
@@ -38,55 +39,30 @@ _SHUTTING_DOWN = "The server is shutting down"
 _NO_CREDENTIALS: frozenset[bytes] = frozenset()
 
 
+@dataclass(kw_only=True, eq=False)
 class Gateway:
-    """Takes every request through the same steps: id, key, route, body, readiness, admission, engine.
+    """Takes every request through the same steps: id, key, route, body, readiness, admission, engine."""
 
-    Args:
-        status: the engine's.
-        local: what is answered without the engine.
-        finished: called with each request's record at its end; must not raise.
-    """
+    status: StatusReader
+    local: LocalRoutes
+    keyring: Keyring
+    routes: RouteTable
+    bodies: Bodies
+    admission: Admission
+    proxy: Proxy
+    cors: Cors
+    tracer: Tracer | None
+    recovery: Recovery
+    finished: Callable[[RequestRecord], None]
+    """Called with each request's record at its end; must not raise."""
+    in_flight: int = field(default=0, init=False)
+    """How many API requests are under way, including those that are still being sent or wait."""
+    _is_lame_duck: bool = field(default=False, init=False)
+    _estimate: TokenEstimate = field(default_factory=TokenEstimate, init=False)
+    _idle: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
-    def __init__(
-        self,
-        *,
-        status: StatusReader,
-        local: LocalRoutes,
-        keyring: Keyring,
-        routes: RouteTable,
-        bodies: Bodies,
-        admission: Admission,
-        proxy: Proxy,
-        cors: Cors,
-        tracer: Tracer | None,
-        recovery: Recovery,
-        finished: Callable[[RequestRecord], None],
-    ) -> None:
-        self._status = status
-        self._local = local
-        self._keyring = keyring
-        self._routes = routes
-        self._bodies = bodies
-        self._admission = admission
-        self._proxy = proxy
-        self._cors = cors
-        self._tracer = tracer
-        self._recovery = recovery
-        self._finished = finished
-        self._is_lame_duck = False
-        self._estimate = TokenEstimate()
-        self._in_flight = 0
-        self._idle = asyncio.Event()
+    def __post_init__(self) -> None:
         self._idle.set()
-
-    @property
-    def in_flight(self) -> int:
-        """How many API requests are under way, those that are still being sent or wait included."""
-        return self._in_flight
-
-    def health_port(self) -> ASGIApp:
-        """Return the application of `HEALTH_PORT`."""
-        return HealthPort(self._local, self._finished)
 
     async def until_idle(self) -> None:
         """Wait until no API request is under way."""
@@ -94,8 +70,8 @@ class Gateway:
 
     async def close(self) -> None:
         """Send the last spans."""
-        if self._tracer is not None:
-            await asyncio.to_thread(self._tracer.close)
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.close)
 
     def begin_lame_duck(self) -> None:
         """Go on serving although readiness says no: load balancers are yet to notice."""
@@ -103,17 +79,17 @@ class Gateway:
 
     def begin_drain(self) -> None:
         """Refuse requests that are being sent, wait or come from now on; those at the engine go on."""
-        self._admission.close(_SHUTTING_DOWN)
-        self._bodies.budget.refuse_incomplete(draining(_SHUTTING_DOWN))
+        self.admission.close(_SHUTTING_DOWN)
+        self.bodies.budget.refuse_incomplete(draining(_SHUTTING_DOWN))
 
     def end_all(self) -> None:
         """End what is still under way with an error that says why."""
-        self._proxy.end_all(_SHUTTING_DOWN)
+        self.proxy.end_all(_SHUTTING_DOWN)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan."""
         if scope["type"] != "http":
-            await self._local.lifespan(scope, receive, send)
+            await self.local.lifespan(scope, receive, send)
             return
         client = client_stream_of(scope)
         if client.is_disconnected:
@@ -123,7 +99,7 @@ class Gateway:
         assert task is not None  # noqa: S101 - uvicorn makes one for each request
         # A disconnect ends the request wherever it is: reading, waiting, connecting, streaming.
         client.on_disconnect = task.cancel
-        send = self._cors.wrap(scope, send)
+        send = self.cors.wrap(scope, send)
         try:
             await self._serve(scope, receive, send, record)
         except asyncio.CancelledError:
@@ -145,31 +121,31 @@ class Gateway:
                 await send_error(send, record, defect, [(b"connection", b"close")])
         finally:
             client.on_disconnect = None
-            self._finished(record)
+            self.finished(record)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, record: RequestRecord) -> None:
         try:
-            if self._cors.is_preflight(scope) and (methods := self._methods(scope)):
+            if self.cors.is_preflight(scope) and (methods := self._methods(scope)):
                 record.status = 204
-                await self._cors.answer_preflight(scope, send, methods, record.request_id.encode())
+                await self.cors.answer_preflight(scope, send, methods, record.request_id.encode())
                 return
-            if not (record.path in self._local.public_paths or self._keyring.is_open):
-                record.key = self._keyring.check(scope["headers"])
-            route = self._routes.match(scope["raw_path"])
+            if not (record.path in self.local.public_paths or self.keyring.is_open):
+                record.key = self.keyring.check(scope["headers"])
+            route = self.routes.match(scope["raw_path"])
             if route is None:
-                await self._local.answer(scope, receive, send, record)
+                await self.local.answer(scope, receive, send, record)
                 return
             record.route, record.is_core_work = route.template, route.is_core_work
             route.check_method(record.method)
-            if self._tracer is not None:
-                record.span = self._tracer.start(scope["headers"], record)
-            self._in_flight += 1
+            if self.tracer is not None:
+                record.span = self.tracer.start(scope["headers"], record)
+            self.in_flight += 1
             self._idle.clear()
             try:
                 await self._ask_engine(scope, receive, send, record, route)
             finally:
-                self._in_flight -= 1
-                if self._in_flight == 0:
+                self.in_flight -= 1
+                if self.in_flight == 0:
                     self._idle.set()
         except Rejected as rejected:
             await send_rejected(send, record, rejected)
@@ -178,14 +154,14 @@ class Gateway:
         self, scope: Scope, receive: Receive, send: Send, record: RequestRecord, route: Route
     ) -> None:
         # Both are checked before the body too: nobody should send one for nothing.
-        self._admission.check_open()
-        if not self._recovery.is_under_way:
+        self.admission.check_open()
+        if not self.recovery.is_under_way:
             self._check_ready()
         client = client_stream_of(scope)
         is_whole = False
         try:
-            self._bodies.check_announced(scope["headers"])
-            with Body(self._bodies, record.key) as body:
+            self.bodies.check_announced(scope["headers"])
+            with Body(self.bodies, record.key) as body:
                 try:
                     await body.read(receive, is_here=client.has_whole_body)
                 finally:
@@ -197,7 +173,7 @@ class Gateway:
                 slot = await self._admitted(record, self._claim(route, fields, body))
                 body.keep()
                 try:
-                    await self._proxy.pass_on(scope, send, self._forwarded(scope, record, body))
+                    await self.proxy.pass_on(scope, send, self._forwarded(scope, record, body))
                 finally:
                     slot.leave()
                     self._charge(slot, record, fields)
@@ -210,10 +186,10 @@ class Gateway:
         came = time.monotonic()
         has_waited = True
         try:
-            if self._recovery.is_under_way:
-                await self._recovery.until_ready()
+            if self.recovery.is_under_way:
+                await self.recovery.until_ready()
             self._check_ready()
-            return await self._admission.enter(record.key, claim)
+            return await self.admission.enter(record.key, claim)
         except Rejected as rejected:
             has_waited = rejected.has_waited
             raise
@@ -222,14 +198,14 @@ class Gateway:
                 record.queue_seconds = time.monotonic() - came
 
     def _check_ready(self) -> None:
-        if not (self._status.current.is_ready or self._is_lame_duck):
-            raise not_ready(self._status.current)
+        if not (self.status.current.is_ready or self._is_lame_duck):
+            raise not_ready(self.status.current)
 
     def _claim(self, route: Route, fields: RequestFields, body: Body) -> Claim:
         requests = fields.conversations if route.is_batch else 1
         if requests is None:
             # vLLM most likely refuses it at once; if not, each conversation is one object at least.
-            requests = min(max(1, body.data.count(b"{")), self._admission.places)
+            requests = min(max(1, body.data.count(b"{")), self.admission.places)
         requests *= fields.choices
         return Claim(requests, self._estimate.prompt_tokens(fields) if route.is_core_work else 0)
 
@@ -246,12 +222,12 @@ class Gateway:
         if scope["query_string"]:
             target += b"?" + scope["query_string"]
         # With keys of ours, the client's key is not for the engine; without, it may be vLLM's own.
-        without = _NO_CREDENTIALS if self._keyring.is_open else CREDENTIAL_HEADERS
+        without = _NO_CREDENTIALS if self.keyring.is_open else CREDENTIAL_HEADERS
         return ForwardedRequest(record, target, body, without, record.span.headers if record.span else ())
 
     def _methods(self, scope: Scope) -> frozenset[str]:
         """Return the methods of the path's route; none where there is no such route."""
-        route = self._routes.match(scope["raw_path"])
+        route = self.routes.match(scope["raw_path"])
         if route is not None:
             return route.methods
         return LOCAL_METHODS if scope["path"] in LOCAL_PATHS else frozenset()

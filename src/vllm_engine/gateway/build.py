@@ -14,17 +14,14 @@ from vllm_engine.engine.engine_state import StatusReader
 from vllm_engine.gateway.app import Gateway
 from vllm_engine.gateway.body.body_budget import BodyBudget
 from vllm_engine.gateway.body.request_body import Bodies
-from vllm_engine.gateway.local.local_routes import LocalRoutes, local_routes
+from vllm_engine.gateway.local.local_routes import local_routes
 from vllm_engine.gateway.local.metric_history import Recorder
-from vllm_engine.gateway.local.page import Page
 from vllm_engine.gateway.local.probes import Build
-from vllm_engine.gateway.observe.disk_usage import Disk
 from vllm_engine.gateway.observe.gateway_metrics import GatewayMetrics
 from vllm_engine.gateway.observe.observation import Observation
 from vllm_engine.gateway.observe.tracing import make_tracer
 from vllm_engine.gateway.policy.admission import Admission
 from vllm_engine.gateway.policy.admission_limits import Limits
-from vllm_engine.gateway.policy.auth import Keyring
 from vllm_engine.gateway.policy.cors import Cors
 from vllm_engine.gateway.proxy.attempt import Engine
 from vllm_engine.gateway.proxy.engine_proxy import Proxy
@@ -59,20 +56,20 @@ def build_gateway(
     keyring = load_keyring(settings)
     routes = load_routes(settings)
     bodies = _bodies(settings)
-    admission = Admission(_limits(settings))
+    admission = Admission(Limits(**{name: getattr(settings, name) for name in Limits._fields}))
     recovery = Recovery(
         status,
         timeout_seconds=settings.replay_timeout_seconds,
         max_waiting=settings.max_in_flight + settings.max_queue,
     )
-    upstream = Upstream(socket)
-    engine = Engine(upstream, status, recovery, activity, control)
+    engine = Engine(Upstream(socket), status, recovery, activity, control)
     proxy = Proxy(engine, keep_alive_seconds=settings.keep_alive_seconds)
 
     def waiting() -> int:
         return admission.waiting + recovery.waiting
 
-    metrics = GatewayMetrics(routes.templates, keyring, _labels(build))
+    labels = {"version": __version__, "sha": build.build_sha, "vllm": build.vllm, "model": build.model}
+    metrics = GatewayMetrics(routes.templates, keyring, labels)
     metrics.follow(status)
     metrics.watch(
         in_flight=lambda: admission.in_flight,
@@ -82,11 +79,11 @@ def build_gateway(
         log_lines_dropped=lines_dropped,
         tls_certificate_expiry_timestamp_seconds=certificate_expiry,
     )
-    disk, keep_seconds = Disk(settings.cache_dir), settings.metrics_cache_seconds
-    model = settings.served_names[0]
-    observation = Observation(metrics, control.metrics, model, disk, keep_seconds=keep_seconds)
+    observation = Observation(settings, metrics, control.metrics)
     recorder = Recorder(status, observation.engine_metrics, waiting, activity.own)
-    local = _local_routes(settings, status, build, observation, recorder, keyring, proxy)
+    local = local_routes(
+        settings, status, build, observation, recorder, keyring, on_start=proxy.start, on_stop=proxy.stop
+    )
     return Gateway(
         status=status,
         local=local,
@@ -102,30 +99,6 @@ def build_gateway(
     )
 
 
-def _local_routes(
-    settings: Settings,
-    status: StatusReader,
-    build: Build,
-    observation: Observation,
-    recorder: Recorder,
-    keyring: Keyring,
-    proxy: Proxy,
-) -> LocalRoutes:
-    needs_key = not keyring.is_open
-    keep_seconds = settings.metrics_cache_seconds
-    page = Page(recorder, needs_key=needs_key, keep_seconds=keep_seconds) if settings.enable_ui else None
-    return local_routes(
-        status,
-        build,
-        observation.render,
-        page,
-        needs_key=needs_key,
-        has_public_metrics=settings.is_metrics_public,
-        on_start=proxy.start,
-        on_stop=proxy.stop,
-    )
-
-
 def _bodies(settings: Settings) -> Bodies:
     return Bodies(
         max_bytes=settings.max_body_bytes,
@@ -135,18 +108,3 @@ def _bodies(settings: Settings) -> Bodies:
             max_reading=_READING_AT_ONCE,
         ),
     )
-
-
-def _limits(settings: Settings) -> Limits:
-    return Limits(
-        max_in_flight=settings.max_in_flight,
-        max_queue=settings.max_queue,
-        queue_timeout_seconds=settings.queue_timeout_seconds,
-        key_max_in_flight=settings.key_max_in_flight,
-        key_requests_per_minute=settings.key_requests_per_minute,
-        key_tokens_per_minute=settings.key_tokens_per_minute,
-    )
-
-
-def _labels(build: Build) -> dict[str, str]:
-    return {"version": __version__, "sha": build.sha, "vllm": build.vllm, "model": build.model_id}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 from vllm_engine.gateway.front import Front
 
@@ -15,35 +14,31 @@ LAST_ANSWERS_SECONDS = 5.0
 logger = logging.getLogger("gateway")
 
 
-@dataclass(frozen=True)
-class Drain:
-    """The orderly end of service: docs/operate/lifecycle.md, section SIGTERM.
+async def drain(
+    front: Front,
+    begin: Callable[[], None],
+    hurry: asyncio.Event,
+    *,
+    lame_duck_seconds: float,
+    timeout_seconds: float,
+) -> None:
+    """Let running requests end, admit no others, and end what is left.
 
-    Attributes:
-        front: what clients reach.
-        begin: has the supervisor drain too.
+    `begin` has the supervisor drain too; `hurry` ends each wait at once. See docs/operate/lifecycle.md.
     """
-
-    front: Front
-    begin: Callable[[], None]
-    lame_duck_seconds: float
-    timeout_seconds: float
-
-    async def run(self, hurry: asyncio.Event) -> None:
-        """Let running requests end, admit no others, and end what is left; `hurry` ends each wait at once."""
-        front, gateway = self.front, self.front.gateway
-        logger.info("stopping: %d request(s) have %g s to end", gateway.in_flight, self.timeout_seconds)
-        if self.lame_duck_seconds:
-            front.begin_lame_duck()
-        self.begin()
-        if self.lame_duck_seconds:
-            await _first_of(hurry.wait(), seconds=self.lame_duck_seconds)
-        front.begin_drain()
-        await _first_of(gateway.until_idle(), hurry.wait(), seconds=self.timeout_seconds)
-        if gateway.in_flight:
-            logger.warning("ending %d request(s): DRAIN_TIMEOUT_SECONDS is over", gateway.in_flight)
-            gateway.end_all()
-            await _first_of(gateway.until_idle(), seconds=LAST_ANSWERS_SECONDS)
+    gateway = front.gateway
+    logger.info("stopping: %d request(s) have %g s to end", gateway.in_flight, timeout_seconds)
+    if lame_duck_seconds:
+        front.begin_lame_duck()
+    begin()
+    if lame_duck_seconds:
+        await _first_of(hurry.wait(), seconds=lame_duck_seconds)
+    front.begin_drain()
+    await _first_of(gateway.until_idle(), hurry.wait(), seconds=timeout_seconds)
+    if gateway.in_flight:
+        logger.warning("ending %d request(s): DRAIN_TIMEOUT_SECONDS is over", gateway.in_flight)
+        gateway.end_all()
+        await _first_of(gateway.until_idle(), seconds=LAST_ANSWERS_SECONDS)
 
 
 async def _first_of(*waits: Awaitable[object], seconds: float) -> None:

@@ -12,6 +12,7 @@ from vllm_engine.gateway.app import Gateway
 from vllm_engine.gateway.http.http_server import Server, running
 from vllm_engine.gateway.http.incoming import ConnectionLimits
 from vllm_engine.gateway.http.listening_sockets import Listeners
+from vllm_engine.gateway.local.local_routes import HealthPort
 from vllm_engine.system.file_limit import ConnectionShares, connection_shares
 
 logger = logging.getLogger("gateway")
@@ -52,7 +53,7 @@ async def open_front(
         if listeners.health:
             # The first to open and the last to close: probes are answered as long as the API is.
             health = running(
-                gateway.health_port(),
+                HealthPort(gateway.local, gateway.finished),
                 listeners.health,
                 _connection_limits(settings, shares.health),
                 keep_alive_seconds=settings.client_keep_alive_seconds,

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from tests.support.virtual.virtual_time import in_virtual_time
-from vllm_engine.gateway.drain import Drain
+from vllm_engine.gateway.drain import drain
 from vllm_engine.gateway.front import Front
 
 
@@ -64,5 +64,11 @@ async def test_drain(stop: tuple[Any, ...]) -> None:
     clients, hurry, loop = Clients(seconds, obedient=obedient), asyncio.Event(), asyncio.get_running_loop()
     if hurries_at is not None:
         loop.call_later(hurries_at, hurry.set)
-    await Drain(cast(Front, clients), lambda: clients.note("engine"), lame_duck, 25).run(hurry)
+    await drain(
+        cast(Front, clients),
+        lambda: clients.note("engine"),
+        hurry,
+        lame_duck_seconds=lame_duck,
+        timeout_seconds=25,
+    )
     assert (clients.did, loop.time() - 1000.0) == (did, over)

@@ -21,7 +21,7 @@ from vllm_engine.engine.engine_state import EngineState, StatusBoard
 from vllm_engine.gateway.app import Gateway
 from vllm_engine.gateway.build import build_gateway
 from vllm_engine.gateway.http.client_stream import CLIENT_STREAM
-from vllm_engine.gateway.local.local_routes import LOCAL_PATHS
+from vllm_engine.gateway.local.local_routes import LOCAL_PATHS, HealthPort
 from vllm_engine.gateway.local.probes import Build
 
 BUILD = Build("sha", "now", "0.32.0", "3.11", "org/model", None, "python", "a CPU")
@@ -37,7 +37,7 @@ async def gateway(
     socket = folder / "nobody"
     parts = (board or StatusBoard(), BUILD, socket, EngineActivity(), ControlClient(socket))
     made = build_gateway(Settings(CACHE_DIR=str(folder), **settings), *parts)
-    app = made.health_port() if is_health else made
+    app = HealthPort(made.local, made.finished) if is_health else made
 
     async def connected(scope: Scope, receive: Receive, send: Send) -> None:
         client = SimpleNamespace(
@@ -87,7 +87,7 @@ async def test_who_answers(tmp_path: Path) -> None:
 async def test_a_defect_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It costs one request, is answered and seen, and shows nothing of itself."""
     async with gateway(tmp_path, API_KEYS=KEY) as (client, made):
-        monkeypatch.setattr(made, "_keyring", None)
+        monkeypatch.setattr(made, "keyring", None)
         answer = await client.post(CHAT, content=b"{}")
         assert (answer.status_code, answer.json()["error"]["type"]) == (500, "internal_error")
         assert 'outcome="failed",route="unmatched",status="500"' in (await client.get("/metrics")).text

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import cache
 
 from fastapi import APIRouter, FastAPI
@@ -12,13 +13,17 @@ from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
 from vllm_engine import __version__
+from vllm_engine.config.settings import Settings
 from vllm_engine.engine.engine_state import StatusReader
 from vllm_engine.gateway.answers import identified, send_rejected
 from vllm_engine.gateway.local import probes
+from vllm_engine.gateway.local.metric_history import Recorder
 from vllm_engine.gateway.local.openapi import describe
 from vllm_engine.gateway.local.page import Page
 from vllm_engine.gateway.observe.gateway_metrics import CONTENT_TYPE
+from vllm_engine.gateway.observe.observation import Observation
 from vllm_engine.gateway.observe.request_record import RequestRecord, shown
+from vllm_engine.gateway.policy.auth import Keyring
 from vllm_engine.gateway.policy.routes import check_method
 from vllm_engine.gateway.rejection import Rejected
 
@@ -57,12 +62,12 @@ class LocalRoutes:
         await self._app({**scope, "method": "GET"}, receive, identified(send, record))
 
 
+@dataclass(frozen=True)
 class HealthPort:
     """The application of `HEALTH_PORT`: answers `LOCAL_PATHS` without a key, and nothing else."""
 
-    def __init__(self, local: LocalRoutes, finished: Callable[[RequestRecord], None]) -> None:
-        self._local = local
-        self._finished = finished
+    local: LocalRoutes
+    finished: Callable[[RequestRecord], None]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -70,37 +75,40 @@ class HealthPort:
         try:
             if record.path not in LOCAL_PATHS:
                 raise Rejected(404, "unknown_route", "Not served on HEALTH_PORT; the API is on PORT")
-            await self._local.answer(scope, receive, send, record)
+            await self.local.answer(scope, receive, send, record)
         except Rejected as rejected:
             await send_rejected(send, record, rejected)
         finally:
-            self._finished(record)
+            self.finished(record)
 
 
 def local_routes(
+    settings: Settings,
     status: StatusReader,
     build: probes.Build,
-    render_metrics: Callable[[], Awaitable[bytes]],
-    page: Page | None,
+    observation: Observation,
+    recorder: Recorder,
+    keyring: Keyring,
     *,
-    needs_key: bool,
-    has_public_metrics: bool = False,
-    on_start: Callable[[], None] = lambda: None,
-    on_stop: Callable[[], None] = lambda: None,
+    on_start: Callable[[], None],
+    on_stop: Callable[[], None],
 ) -> LocalRoutes:
-    """Return the routes: probes, `/version`, metrics, their description, and the page if there is one."""
+    """Return the routes: probes, `/version`, metrics, their description, and the page if it is enabled."""
+    needs_key, keep_seconds = not keyring.is_open, settings.metrics_cache_seconds
+    page = Page(recorder, needs_key=needs_key, keep_seconds=keep_seconds) if settings.enable_ui else None
+    public_paths = probes.PUBLIC_PATHS | (METRICS_PATHS if settings.is_metrics_public else frozenset())
+    if page is not None:
+        public_paths |= page.public_paths
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         on_start()
         if page is not None:
-            page.recorder.start()
+            recorder.start()
         yield
-        if page is not None:
-            page.recorder.stop()
+        recorder.stop()
         on_stop()
 
-    public_paths = _public_paths(page, has_public_metrics=has_public_metrics)
     app = FastAPI(title="vllm-engine", version=__version__, lifespan=lifespan, openapi_url=None)
     app.router.redirect_slashes = False
     app.state.status = status
@@ -108,7 +116,7 @@ def local_routes(
 
     async def metrics() -> Response:
         """Return vLLM's metrics unchanged, then the gateway's own."""
-        return Response(await render_metrics(), media_type=CONTENT_TYPE)
+        return Response(await observation.render(), media_type=CONTENT_TYPE)
 
     for path in sorted(METRICS_PATHS):
         in_schema = path == "/metrics"
@@ -124,8 +132,3 @@ def local_routes(
     app.add_api_route("/openapi.json", openapi, include_in_schema=False)
     routers = [probes.router] if page is None else [probes.router, page.router]
     return LocalRoutes(app, routers, public_paths)
-
-
-def _public_paths(page: Page | None, *, has_public_metrics: bool) -> frozenset[str]:
-    paths = probes.PUBLIC_PATHS | (METRICS_PATHS if has_public_metrics else frozenset())
-    return paths if page is None else paths | page.public_paths

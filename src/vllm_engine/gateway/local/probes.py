@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -30,11 +30,11 @@ PUBLIC_PATHS = frozenset(
 class Build:
     """What runs, as known before the engine starts."""
 
-    sha: str
-    time: str
+    build_sha: str
+    build_time: str
     vllm: str
     engine_python: str
-    model_id: str
+    model: str
     model_revision: str | None
     frontend: str
     device: str
@@ -140,7 +140,7 @@ def health_of(build: Build, status: EngineStatus) -> Health:
         estimate_seconds=_rounded(forecast.total_seconds if forecast else None),
         remaining_seconds=_rounded(forecast.remaining_seconds if forecast else None),
         download=_download(status),
-        model=build.model_id,
+        model=build.model,
         error=None if status.is_ready else _error(status),
     )
 
@@ -183,16 +183,5 @@ async def ping(status: Status) -> Response:
 async def version(request: Request, status: Status) -> Version:
     """Return what runs: our build, vLLM, the model, the device."""
     build: Build = request.app.state.build
-    return Version(
-        version=__version__,
-        build_sha=build.sha,
-        build_time=build.time,
-        vllm=build.vllm,
-        python=platform.python_version(),
-        engine_python=build.engine_python,
-        model=build.model_id,
-        model_revision=status.model_revision or build.model_revision,
-        dtype=status.dtype,
-        device=build.device,
-        frontend=build.frontend,
-    )
+    known = asdict(build) | {"model_revision": status.model_revision or build.model_revision}
+    return Version(version=__version__, python=platform.python_version(), dtype=status.dtype, **known)

@@ -11,17 +11,8 @@ from vllm_engine.gateway.observe.request_record import RequestRecord, shown
 
 PROBES = frozenset(
     (
-        "/livez",
-        "/healthz",
-        "/readyz",
-        "/health",
-        "/ping",
-        "/metrics",
-        "/v1/health/live",
-        "/v1/health/ready",
-        "/v1/metrics",
-        "/ui/history",
-        "/ui/state",
+        *("/livez", "/healthz", "/readyz", "/health", "/v1/health/live", "/v1/health/ready", "/ping"),
+        *("/metrics", "/v1/metrics", "/ui/history", "/ui/state"),
     )
 )
 """Asked every few seconds by machines and the page: logged at DEBUG, so that requests stay visible."""
@@ -30,12 +21,7 @@ logger = logging.getLogger("gateway.access")
 
 
 def log_access(record: RequestRecord, model: str | None = None) -> None:
-    """Log one request at its end, at INFO; probes at DEBUG.
-
-    Args:
-        record: the request, ended.
-        model: the name under which the model is served, where the request was for it.
-    """
+    """Log one ended request at INFO, probes at DEBUG; `model` is the served name if it was for the model."""
     level = logging.DEBUG if record.path in PROBES else logging.INFO
     if not logger.isEnabledFor(level):
         return

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
-from prometheus_client.metrics_core import Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, values
 
 _HELP = {
     "ttft_seconds": "Time from a request to the first byte of the engine's answer, of streamed answers.",
@@ -57,6 +56,7 @@ class Registry(CollectorRegistry):
         # PROMETHEUS_MULTIPROC_DIR is for vLLM's processes: our numbers would go into vLLM's files there, and
         # come out of its /metrics. The library looks at the variable when it is imported and not again.
         values.ValueClass = values.MutexValue
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         super().__init__()
         self.described: list[Described] = []
 
@@ -79,9 +79,3 @@ class Registry(CollectorRegistry):
         full = f"gateway_{name}_total" if kind == "counter" else f"gateway_{name}"
         self.described.append(Described(full, kind, labels, _HELP[name]))
         return full, _HELP[name]
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the metrics, as the library does."""
-        for metric in super().collect():
-            metric.samples = [one for one in metric.samples if not one.name.endswith("_created")]
-            yield metric

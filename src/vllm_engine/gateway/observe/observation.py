@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+from vllm_engine.config.settings import Settings
 from vllm_engine.gateway.observe.access_log import log_access
 from vllm_engine.gateway.observe.disk_usage import Disk
 from vllm_engine.gateway.observe.gateway_metrics import GatewayMetrics
@@ -17,28 +18,14 @@ class Observation:
     """Observes every request at its end: metrics, access log, trace."""
 
     def __init__(
-        self,
-        metrics: GatewayMetrics,
-        engine_text: Callable[[], Awaitable[bytes | None]],
-        model: str,
-        cache: Disk,
-        *,
-        keep_seconds: float,
+        self, settings: Settings, metrics: GatewayMetrics, engine_text: Callable[[], Awaitable[bytes | None]]
     ) -> None:
-        """Make the observer.
-
-        Args:
-            metrics: the gateway's own.
-            engine_text: reads vLLM's metrics; None while it does not answer.
-            model: the name under which the model is served.
-            cache: the file system of `CACHE_DIR`.
-            keep_seconds: how long one reading serves all who ask (`METRICS_CACHE_SECONDS`).
-        """
+        """Make the observer; `engine_text` reads vLLM's metrics, None while it does not answer."""
         self._metrics = metrics
-        self._model = model
-        self._cache = cache
-        self._engine_text = Shared(engine_text, keep_seconds)
-        self._rendered = Shared(self._render, keep_seconds)
+        self._model = settings.served_names[0]
+        self._cache = Disk(settings.cache_dir)
+        self._engine_text = Shared(engine_text, settings.metrics_cache_seconds)
+        self._rendered = Shared(self._render, settings.metrics_cache_seconds)
 
     def finished(self, record: RequestRecord) -> None:
         """Note the end of a request: its span ends, it is counted and logged."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import codecs
 import json
-from typing import Any, NamedTuple
+from typing import Any
 
 _TAIL_BYTES = 4096
 """Kept of an answer: `usage` and what may follow it are under 1 KiB, unless the client asked for its
@@ -25,21 +25,15 @@ _DONE = "data: [DONE]"
 _decoder = json.JSONDecoder()
 
 
-class _Stream(NamedTuple):
-    """How a stream is recognized, and how its events are counted."""
-
-    mark: str
-    lines_per_event: int
-    events_without_token: int
-
-
 _STREAMS = (
-    _Stream('"object":"chat.completion.chunk"', 2, 1),
-    _Stream('"object":"text_completion"', 2, 0),
-    _Stream("event: content_block_delta\n", 3, 2),
-    _Stream("event: response.output_text.delta\n", 3, 4),
+    ('"object":"chat.completion.chunk"', 2, 1),
+    ('"object":"text_completion"', 2, 0),
+    ("event: content_block_delta\n", 3, 2),
+    ("event: response.output_text.delta\n", 3, 4),
 )
-"""A chat stream opens with the role; a message with itself and its block; a response with four events."""
+"""What marks a stream, its lines per event, and its events without a token.
+
+A chat stream opens with the role; a message with itself and its block; a response with four events."""
 
 
 class UsageReader:
@@ -83,13 +77,13 @@ class UsageReader:
         return prompt, completion
 
     def _cut(self) -> None:
-        whole = b"".join(self._chunks)
+        whole = self.tail
         self._lines += whole.count(_LINE_FEED, 0, len(whole) - _TAIL_BYTES)
         self._chunks = [whole[-_TAIL_BYTES:]]
         self._held = _TAIL_BYTES
 
     def _tail(self) -> str:
-        raw = b"".join(self._chunks)
+        raw = self.tail
         start = 0
         while start < min(3, len(raw)) and raw[start] & 0xC0 == 0x80:
             start += 1  # the rest of a character that was cut in two
@@ -100,10 +94,10 @@ class UsageReader:
             return ""  # compressed, or no text at all
 
     def _estimate(self, tail: str) -> int | None:
-        for stream in _STREAMS:
-            if stream.mark in tail:
+        for mark, lines_per_event, without_token in _STREAMS:
+            if mark in tail:
                 lines = self._lines + tail.count("\n") - 2 * (_DONE in tail)
-                return max(0, lines // stream.lines_per_event - stream.events_without_token)
+                return max(0, lines // lines_per_event - without_token)
         return None
 
 

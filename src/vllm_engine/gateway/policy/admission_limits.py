@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from vllm_engine.gateway.rejection import Rejected
 
@@ -17,9 +17,8 @@ _LATEST = 32
 """How many of the latest requests the estimate follows."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How many requests may run and wait, in all and for each API key."""
+class Limits(NamedTuple):
+    """How many requests may run and wait, in all and for each API key; named as the settings."""
 
     max_in_flight: int
     """Requests at the engine at once; 0: no limit, and nothing ever waits."""
