@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import anthropic
@@ -28,16 +29,16 @@ CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messag
 
 def test_a_routes_dialect_is_known_by_its_path() -> None:
     """Also where there is no such route."""
-    for path in (MESSAGES, "/v1/messages/count_tokens", "/v1/messages/nothing"):
-        assert dialect_of(path) is Dialect.ANTHROPIC
-    for path in (RESPONSES, "/v1/responses/resp_1"):
-        assert dialect_of(path) is Dialect.RESPONSES
-    for path in (CHAT, "/v1/messages2", "/nowhere"):
-        assert dialect_of(path) is Dialect.OPENAI
+    for dialect, paths in (
+        (Dialect.ANTHROPIC, (MESSAGES, "/v1/messages/count_tokens", "/v1/messages/nothing")),
+        (Dialect.RESPONSES, (RESPONSES, "/v1/responses/resp_1")),
+        (Dialect.OPENAI, (CHAT, "/v1/messages2", "/nowhere")),
+    ):
+        assert {dialect_of(path) for path in paths} == {dialect}
 
 
-def test_anthropic_body() -> None:
-    """Each status has one of Anthropic's own types, and the body the request's id."""
+def test_bodies() -> None:
+    """Each status has one of Anthropic's own types, and the body the request's id; elsewhere it is OpenAI's."""
     for status, kind in {
         400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error",
         405: "invalid_request_error", 408: "invalid_request_error", 413: "request_too_large",
@@ -47,10 +48,6 @@ def test_anthropic_body() -> None:
         assert body == {"type": "error", "error": {"type": kind, "message": "why"}, "request_id": "id-1"}
         if status != 413:  # in Anthropic's reference, but not among the SDK's types
             ErrorResponse.model_validate(body)
-
-
-def test_openai_body() -> None:
-    """Everywhere else it is OpenAI's, whose code is the status."""
     for path in (CHAT, RESPONSES):
         body = json.loads(body_of(ApiError(429, "rate_limit_error", "why"), path, "id-1"))
         assert body == {"error": {"message": "why", "type": "rate_limit_error", "param": None, "code": 429}}
@@ -66,38 +63,33 @@ def test_event_of_responses() -> None:
     assert event.message == BROKEN.message
 
 
-def stream_of(path: str, before: str = "") -> httpx2.MockTransport:
-    """Return a server whose answer breaks off after some events."""
-    content = before.encode() + event_of(BROKEN, path, "id-1", before.encode())
-    headers = {"content-type": "text/event-stream"}
-    return httpx2.MockTransport(lambda _: httpx2.Response(200, headers=headers, content=content))
+def test_sdks_raise() -> None:
+    """OpenAI's and Anthropic's take half a response for a whole one unless they are made to raise."""
+    messages: Any = [{"role": "user", "content": "x"}]
 
+    def ask_openai(http: httpx2.Client) -> openai.OpenAI:
+        return openai.OpenAI(base_url="http://x/v1", api_key="none", http_client=http, max_retries=0)
 
-@pytest.mark.parametrize("path", [CHAT, RESPONSES])
-def test_openai_sdk_raises(path: str) -> None:
-    """OpenAI's SDK takes half an answer for a whole one unless it is made to raise."""
-    http = httpx2.Client(transport=stream_of(path))
-    client = openai.OpenAI(base_url="http://x/v1", api_key="none", http_client=http, max_retries=0)
-    events: Any
-    if path == CHAT:
-        events = client.chat.completions.create(
-            model="m", messages=[{"role": "user", "content": "x"}], stream=True
+    def ask_anthropic(http: httpx2.Client) -> Iterable[object]:
+        client = anthropic.Anthropic(base_url="http://x", api_key="none", http_client=http, max_retries=0)
+        return client.messages.create(model="m", max_tokens=4, messages=messages, stream=True)
+
+    asks: dict[str, Callable[[httpx2.Client], Iterable[object]]] = {
+        CHAT: lambda http: ask_openai(http).chat.completions.create(
+            model="m", messages=messages, stream=True
+        ),
+        RESPONSES: lambda http: ask_openai(http).responses.create(model="m", input="x", stream=True),
+        MESSAGES: ask_anthropic,
+    }
+    for path, ask in asks.items():
+        broken = httpx2.Response(
+            200, headers={"content-type": "text/event-stream"}, content=event_of(BROKEN, path, "id-1", b"")
         )
-    else:
-        events = client.responses.create(model="m", input="x", stream=True)
-    with pytest.raises(openai.APIError, match="broke off"):
-        list(events)
-
-
-def test_anthropic_sdk_raises() -> None:
-    """The same for Anthropic's, which passes over events without a name."""
-    http = httpx2.Client(transport=stream_of(MESSAGES))
-    client = anthropic.Anthropic(base_url="http://x", api_key="none", http_client=http, max_retries=0)
-    events = client.messages.create(
-        model="m", max_tokens=4, messages=[{"role": "user", "content": "x"}], stream=True
-    )
-    with pytest.raises(anthropic.APIStatusError, match="broke off"):
-        list(events)
+        with (
+            httpx2.Client(transport=httpx2.MockTransport(lambda _, broken=broken: broken)) as http,
+            pytest.raises((openai.APIError, anthropic.APIStatusError), match="broke off"),
+        ):
+            list(ask(http))
 
 
 def test_read_error() -> None:

@@ -12,11 +12,12 @@ from vllm_engine.gateway.proxy.failover import NOTICE_SECONDS, Recovery, Verdict
 from vllm_engine.gateway.rejection import Rejected
 
 
-def recovery(*, timeout: float = 60.0, waiting: int = 8) -> tuple[StatusBoard, Recovery]:
-    """Return the board of an engine that is ready, and who waits for it."""
+def recovery(*states: EngineState, waiting: int = 8) -> tuple[StatusBoard, Recovery]:
+    """Return the board of an engine that was ready and has moved on since, and who waits for it."""
     board = StatusBoard()
-    board.move(EngineState.READY)
-    return board, Recovery(board, timeout_seconds=timeout, max_waiting=waiting)
+    for state in (EngineState.READY, *states):
+        board.move(state)
+    return board, Recovery(board, timeout_seconds=60, max_waiting=waiting)
 
 
 def restart(board: StatusBoard) -> None:
@@ -55,12 +56,10 @@ async def test_verdicts() -> None:
         board, own = recovery()
         loop.call_later(1, board.move, end)
         assert await own.after_failure(1) is Verdict.GONE
-    board, own = recovery()
-    board.move(EngineState.BACKOFF)
+    board, own = recovery(EngineState.BACKOFF)
     loop.call_later(61, restart, board)
     assert await own.after_failure(1) is Verdict.GONE
-    board, own = recovery()
-    board.move(EngineState.BACKOFF)
+    board, own = recovery(EngineState.BACKOFF)
     with pytest.raises(Rejected, match="REPLAY_TIMEOUT_SECONDS=60") as late:
         await own.until_ready()
     assert late.value.has_waited
@@ -69,8 +68,7 @@ async def test_verdicts() -> None:
 @in_virtual_time
 async def test_no_more_wait_than_may() -> None:
     """Whoever had a place at the engine keeps it."""
-    board, own = recovery(waiting=1)
-    board.move(EngineState.BACKOFF)
+    board, own = recovery(EngineState.BACKOFF, waiting=1)
     first = asyncio.create_task(own.until_ready())
     await asyncio.sleep(0)
     with pytest.raises(Rejected, match="1 requests wait"):
@@ -80,5 +78,4 @@ async def test_no_more_wait_than_may() -> None:
     assert own.waiting == 2
     restart(board)
     await first
-    assert await lost is Verdict.RESTARTED
-    assert own.waiting == 0
+    assert (await lost, own.waiting) == (Verdict.RESTARTED, 0)

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Callable
-
-import pytest
 
 from tests.support.virtual.stand_in_client import StandInClient
 from tests.support.virtual.virtual_time import in_virtual_time
@@ -88,30 +85,22 @@ async def test_a_piece_is_not_held_beside_the_transport() -> None:
     await task
 
 
-@pytest.mark.parametrize("keep_alive", [ResponseStream.probe, ResponseStream.tick], ids=["probe", "tick"])
-@in_virtual_time
-async def test_no_comment_follows_the_end(keep_alive: Callable[[ResponseStream], None]) -> None:
-    """Behind a stream's last chunk it would stand where the next response on the connection begins."""
-    case = Case()
-    task = await case.begin(EVENT_STREAM, b"data: 1\n\n")
-    case.stream.on_data(b"data: [DONE]\n\n", is_last=True)
-    case.stream.on_end()
-    # Before the stream's task is told of the end.
-    keep_alive(case.stream)
-    keep_alive(case.stream)
-    await task
-    assert case.client.chunks == [b"data: 1\n\n", b"data: [DONE]\n\n"]
-
-
 @in_virtual_time
 async def test_comments_are_for_event_streams_between_events() -> None:
-    """Any other response of open length may pause after an empty line too: a comment would be part of it."""
+    """Behind the last chunk one would stand where the connection's next response begins, elsewhere in the body."""
+    for keep_alive in (ResponseStream.probe, ResponseStream.tick):
+        case = Case()
+        task = await case.begin(EVENT_STREAM, b"data: 1\n\n")
+        case.stream.on_data(b"data: [DONE]\n\n", is_last=True)
+        case.stream.on_end()
+        # Before the stream's task is told of the end.
+        keep_alive(case.stream)
+        keep_alive(case.stream)
+        await task
+        assert case.client.chunks == [b"data: 1\n\n", b"data: [DONE]\n\n"]
     for kind, piece, comments in (
-        (b"text/event-stream", b"1\n\n", [KEEP_ALIVE]),
-        (b"text/event-stream", b"1\n", []),
-        (b"audio/pcm", b"1\n\n", []),
-        (b"application/json", b"1\n\n", []),
-    ):
+        (b"text/event-stream", b"1\n\n", [KEEP_ALIVE]), (b"text/event-stream", b"1\n", []), (b"audio/pcm", b"1\n\n", []),
+    ):  # fmt: skip
         case = Case()
         task = await case.begin([(b"content-type", kind)], piece)
         case.stream.tick()
@@ -130,11 +119,8 @@ async def test_a_message_stream_breaks_in_its_own_dialect() -> None:
     await task
     name, data = case.client.chunks[-1].removeprefix(b"\n\n").split(b"\n", 1)
     assert name == b"event: error"
-    assert json.loads(data.removeprefix(b"data: ")) == {
-        "type": "error",
-        "error": {"type": "api_error", "message": "The engine broke off this request"},
-        "request_id": "id",
-    }
+    error = {"type": "api_error", "message": "The engine broke off this request"}
+    assert json.loads(data.removeprefix(b"data: ")) == {"type": "error", "error": error, "request_id": "id"}
 
 
 @in_virtual_time
@@ -143,7 +129,7 @@ async def test_a_stream_that_its_client_does_not_read_is_not_work() -> None:
     case = Case()
     case.attach()
     stream, seen = case.stream, [case.activity.running]
-    for step in (
+    twice = (
         stream.pause,
         stream.pause,
         stream.resume,
@@ -151,7 +137,8 @@ async def test_a_stream_that_its_client_does_not_read_is_not_work() -> None:
         stream.pause,
         stream.abort,
         stream.abort,
-    ):
+    )
+    for step in twice:
         step()
         seen.append(case.activity.running)
     assert seen == [1, 0, 0, 1, 1, 0, 0, 0]
@@ -167,7 +154,7 @@ async def test_a_stream_that_its_client_does_not_read_is_not_work() -> None:
 
 @in_virtual_time
 async def test_it_is_work_until_the_engine_is_done() -> None:
-    """And not until its client has read everything, however long that takes."""
+    """And not until its client has read everything; on a route without the core it is none, nor progress."""
     for is_broken in (False, True):
         case = Case()
         case.attach()
@@ -180,10 +167,6 @@ async def test_it_is_work_until_the_engine_is_done() -> None:
         case.stream.pause()
         case.stream.resume()
         assert case.activity.running == 0
-
-
-@in_virtual_time
-async def test_a_route_without_the_core_is_neither_work_nor_progress() -> None:
     case = Case(is_core_work=False)
     case.attach()
     running = case.activity.running
