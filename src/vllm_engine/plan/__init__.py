@@ -1,1 +1,1 @@
-"""What will run: settings, machine and model resolved into one command, and the problems found."""
+"""What will run: settings, machine and model resolved into one command, and everything wrong with it."""
