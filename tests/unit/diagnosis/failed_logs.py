@@ -31,7 +31,6 @@ class Failure:
 
 
 def failures() -> list[Failure]:
-    """Return every recorded failure."""
     return [_read(path) for path in sorted([*LOGS.glob("*-fail-*.log"), *LOGS.glob("failed/*.log")])]
 
 
@@ -41,7 +40,6 @@ def healthy_logs() -> list[Path]:
 
 
 def lines_of(path: Path) -> tuple[str, ...]:
-    """Return a log's newest lines as the supervisor keeps them, without the record's own."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     return tuple(line.rstrip() for line in lines if line.strip() and not line.startswith("# recorded"))[
         -TAIL_LINES:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
-from collections import Counter
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -72,11 +72,6 @@ def test_recorded_failure(failure: Failure) -> None:
     assert {entry.code for entry in matched if not entry.is_symptom} <= {failure.code}
 
 
-def test_every_entry_has_a_record() -> None:
-    seen = {failure.code for failure in FAILURES}
-    assert {entry.code for entry in CATALOGUE} - {entry.code for entry in OWN} == seen
-
-
 def test_a_healthy_start_matches_nothing() -> None:
     """However the engine ends after it; no line of it is taken for an error."""
     for log in healthy_logs():
@@ -100,35 +95,39 @@ LENGTH = "ValueError: User-specified max_model_len (9000) is greater than the de
 DEAD = "EngineDeadError: EngineCore encountered an issue. See stack trace (above)"
 
 
-@pytest.mark.parametrize(
-    ("lines", "was_ready", "code"),
-    [
-        ((ECHO, OOM), False, "cuda-out-of-memory-loading"),
-        ((OOM, ECHO), False, "cuda-out-of-memory-loading"),
-        ((ECHO,), False, "engine-killed"),
-        ((DISK, NCCL), False, "disk-full"),
-        ((NCCL, DISK), False, "nccl-failed"),
-        ((f"(APIServer pid=1) {ADVICE}",), False, "unknown"),
-        ((ADVICE,), False, "unknown"),
-        ((LENGTH,), False, "max-model-len-too-large"),
-        ((LENGTH,), True, "unknown"),
-        (("KeyError: 'x'", DEAD), True, "unknown"),
-        ((DEAD,), True, "engine-core-died"),
-    ],
+PRECEDENCE: tuple[tuple[tuple[str, ...], bool, str], ...] = (
+    ((ECHO, OOM), False, "cuda-out-of-memory-loading"),
+    ((OOM, ECHO), False, "cuda-out-of-memory-loading"),
+    ((ECHO,), False, "engine-killed"),
+    ((DISK, NCCL), False, "disk-full"),
+    ((NCCL, DISK), False, "nccl-failed"),
+    ((f"(APIServer pid=1) {ADVICE}",), False, "unknown"),
+    ((LENGTH,), False, "max-model-len-too-large"),
+    ((LENGTH,), True, "unknown"),
+    (("KeyError: 'x'", DEAD), True, "unknown"),
+    ((DEAD,), True, "engine-core-died"),
 )
-def test_precedence(lines: tuple[str, ...], was_ready: bool, code: str) -> None:
+
+
+def test_precedence() -> None:
     """A cause wins over symptoms and the first cause over later ones; what vLLM says below ERROR is none, nor is an
     error that can only end a start while it serves, and a core that gave its reason did not end in silence."""
-    assert code_of(*lines, was_ready=was_ready) == code
+    for lines, was_ready, code in PRECEDENCE:
+        assert code_of(*lines, was_ready=was_ready) == code, lines
 
 
 def test_unknown_carries_the_engines_own_last_error() -> None:
     told = diagnose(ended("Traceback (most recent call last):", "KeyError: 'x'"), FACTS)
     assert (told.code, told.evidence) == ("unknown", "KeyError: 'x'")
-    assert told.message == (
-        "the engine exited with status 1 before it was ready: no known cause matches; its own last error: KeyError: 'x'"
-    )
+    assert "no known cause matches; its own last error: KeyError: 'x'" in told.message
     assert "it left no error" in diagnose(ended(), FACTS).message
+    # A token in the engine's own words does not reach a body that needs no key.
+    told = diagnose(ended("KeyError: 'hf_AbCdEfGhIj'"), FACTS)
+    assert "hf_***" in told.message
+    assert "AbCdEf" not in f"{told} {told.evidence}"
+    # The cgroup's own count is certain, and the limit is told.
+    told = diagnose(ended("KeyError: 'x'", status=-9), Facts(oom_kills=1, memory_limit_bytes=2 * GIB))
+    assert (told.code, "(now 2.0 GiB)" in told.remedy) == ("host-memory-limit", True)
 
 
 KV_CACHE = """\
@@ -142,30 +141,17 @@ pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig
 """
 
 
-@pytest.mark.parametrize(
-    ("text", "cause"),
-    [
+def test_last_error() -> None:
+    """The newest error that is not an echo of another."""
+    unknown = "unrecognized arguments: --x"
+    for text, cause in (
         (KV_CACHE, "ValueError: To serve at least one request, 3 GiB is needed."),
         (PYDANTIC, "The checkpoint is of type `x`"),
-        ("vllm serve: error: unrecognized arguments: --x", "unrecognized arguments: --x"),
-        (
-            "torch.OutOfMemoryError: CUDA out of memory. Tried",
-            "torch.OutOfMemoryError: CUDA out of memory. Tried",
-        ),
+        (f"vllm serve: error: {unknown}", unknown),
+        (OOM, OOM),
         ("all is well\nnothing to see", None),
-        ("", None),
-    ],
-)
-def test_last_error(text: str, cause: str | None) -> None:
-    """The newest error that is not an echo of another."""
-    assert ended(*text.splitlines()).last_error == cause
-
-
-def test_kernels_kill_wins() -> None:
-    """The cgroup's own count is certain, and the limit is told."""
-    told = diagnose(ended("KeyError: 'x'", status=-9), Facts(oom_kills=1, memory_limit_bytes=2 * GIB))
-    assert told.code == "host-memory-limit"
-    assert "(now 2.0 GiB)" in told.remedy
+    ):
+        assert ended(*text.splitlines()).last_error == cause
 
 
 @pytest.mark.parametrize(
@@ -217,24 +203,21 @@ def test_sentence() -> None:
     assert told.docs == "docs/operate/troubleshooting.md#kv-cache-too-small"
 
 
-def test_hub_tokens_are_masked() -> None:
-    """A token in the engine's own words does not reach a body that needs no key."""
-    told = diagnose(ended("KeyError: 'hf_AbCdEfGhIj'"), FACTS)
-    assert "hf_***" in told.message
-    assert "AbCdEf" not in f"{told} {told.evidence}"
-
-
 def test_exit_in_words() -> None:
-    statuses = (0, 3, -signal.SIGKILL, -signal.SIGSEGV, -64 - 1)
-    assert [describe_exit(status) for status in statuses] == [
-        "exited with status 0", "exited with status 3", "was killed by SIGKILL", "was killed by SIGSEGV", "was killed by signal 65"
-    ]  # fmt: skip
+    words = {
+        0: "exited with status 0",
+        -signal.SIGSEGV: "was killed by SIGSEGV",
+        -65: "was killed by signal 65",
+    }
+    assert {status: describe_exit(status) for status in words} == words
 
 
 def test_entries() -> None:
-    """Codes are kebab case and unique; a remedy makes sense without a case, for the documentation."""
-    assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+|unknown", entry.code) for entry in CATALOGUE)
-    assert not [code for code, count in Counter(entry.code for entry in CATALOGUE).items() if count > 1]
+    """Codes are kebab case and unique, each has a record; a remedy makes sense without a case, for the docs."""
+    codes = [entry.code for entry in CATALOGUE]
+    assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+|unknown", code) for code in codes)
+    assert len(codes) == len(set(codes))
+    assert set(codes) - {entry.code for entry in OWN} == {failure.code for failure in FAILURES}
     for entry in CATALOGUE:
         text = entry.advise({}, Facts()).text
         assert text, entry.code
@@ -243,11 +226,8 @@ def test_entries() -> None:
 
 def test_every_error_has_a_documented_code() -> None:
     """One that was raised without a diagnosis has its class's; the sentence of any other is its diagnosis'."""
-    raised = (
-        SettingsError([Problem("A", "b", "c")]),
-        *(kind("x") for kind in (StartupError, ModelError, StartupTimeoutError, EngineError)),
-    )
-    for error in raised:
+    kinds = (StartupError, ModelError, StartupTimeoutError, EngineError)
+    for error in (SettingsError([Problem("A", "b", "c")]), *(kind("x") for kind in kinds)):
         assert error.diagnosis.code in BY_CODE
         assert error.diagnosis.message == str(error)
     assert str(StartupError(TOLD)) == "the disk is full; make room [disk-full]"
@@ -290,32 +270,22 @@ KINDS = ("gated", "token", "not_found", "revision", "offline", "unreachable", "d
 V1, V2 = "sys/fs/cgroup/memory/memory.", "sys/fs/cgroup/memory."
 
 
-@pytest.mark.parametrize(
-    ("files", "kills", "limit"),
-    [
+def test_cgroup(tmp_path: Path) -> None:
+    """With either version and without a limit; what the kernel killed before this engine started explains nothing."""
+    for number, (files, kills, limit) in enumerate((
         ({V2 + "events": "low 0\noom 3\noom_kill 2\n", V2 + "max": "1024\n"}, 2, 1024),
         ({V2 + "events": "oom_kill 0\n", V2 + "max": "max\n"}, 0, None),
         ({V1 + "oom_control": "under_oom 0\noom_kill 1\n", V1 + "limit_in_bytes": "9223372036854771712\n"}, 1, None),
         ({}, 0, None),
-    ],
-    ids=["v2", "v2 without a limit", "v1", "no cgroup"],
-)  # fmt: skip
-def test_cgroup(tmp_path: Path, files: dict[str, str], kills: int, limit: int | None) -> None:
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert (oom_kills(tmp_path), memory_limit(tmp_path)) == (kills, limit)
-
-
-def test_only_kills_of_this_run_count(tmp_path: Path) -> None:
-    """What the kernel killed before this engine started explains nothing."""
-    events = tmp_path / "sys/fs/cgroup/memory.events"
-    events.parent.mkdir(parents=True)
-    events.write_text("oom_kill 3\n")
+    )):  # fmt: skip
+        root = tmp_path / str(number)
+        for name, text in files.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text)
+        assert (oom_kills(root), memory_limit(root)) == (kills, limit)
     facts = known_facts(settings(tmp_path), Device("cpu", "a CPU", True), "0.32.0")
-    assert with_host(facts, 3, tmp_path).oom_kills == 0
-    assert with_host(facts, 2, tmp_path).oom_kills == 1
-    assert (with_host(facts, 0, tmp_path).cache_free_bytes or 0) > 0
+    assert [with_host(facts, before, tmp_path / "0").oom_kills for before in (2, 1)] == [0, 1]
+    assert (with_host(facts, 0, tmp_path / "0").cache_free_bytes or 0) > 0
 
 
 def test_facts_of_settings(tmp_path: Path) -> None:
@@ -326,16 +296,13 @@ def test_facts_of_settings(tmp_path: Path) -> None:
     assert "hf_secret" not in repr(facts)
 
 
-@pytest.mark.parametrize("token", [None, "hf_x"])
-def test_hub_errors_have_documented_codes(tmp_path: Path, token: str | None) -> None:
+def test_hub_errors_have_documented_codes(tmp_path: Path) -> None:
     """What the hub client meets before the engine starts is told with the catalogue's codes."""
-    given = settings(tmp_path, **({"HF_TOKEN": token} if token else {}))
-    for kind in KINDS:
-        told = explain_hub_error(given, ScriptError(kind, "detail"))
+    for kind, token in product(KINDS, ("", "hf_x")):
+        told = explain_hub_error(settings(tmp_path, HF_TOKEN=token), ScriptError(kind, "detail"))
         assert told.code in BY_CODE
         assert told.message.startswith('MODEL_ID="org/model": ')
 
 
 def settings(tmp_path: Path, **variables: str) -> Any:
-    """Return settings with these variables."""
     return load_settings(Environment({"MODEL_ID": "org/model", "CACHE_DIR": str(tmp_path)} | variables, {}))
