@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,21 @@ def engine_python() -> Path:
     return ENGINE_PYTHON
 
 
+@contextmanager
+def serving(folder: Path, **variables: str) -> Iterator[Program]:
+    """Our program with the real vLLM and the bundled model, as it starts."""
+    environ = {"ENGINE_PYTHON": str(ENGINE_PYTHON), "MODEL_ID": MODEL, "CACHE_DIR": str(CACHE_DIR)}
+    with running(environ | variables, folder=folder) as program:
+        yield program
+
+
+@contextmanager
+def ready(folder: Path, **variables: str) -> Iterator[Program]:
+    with serving(folder, **variables) as program:
+        program.until_ready(START_SECONDS)
+        yield program
+
+
 @pytest.fixture(scope="session")
 def served(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Our program with the real vLLM and the bundled model, ready."""
@@ -58,8 +74,7 @@ def served(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield Served(elsewhere)
         elsewhere.close()
         return
-    environ = {"ENGINE_PYTHON": str(engine_python), "MODEL_ID": MODEL, "CACHE_DIR": str(CACHE_DIR)}
-    with running(environ, folder=tmp_path_factory.mktemp("served")) as program:
+    with serving(tmp_path_factory.mktemp("served")) as program:
         until(lambda: _alive(program), "an answer from /livez")
         was_starting = (program.health() or {}).get("status") != "ready"
         program.until_ready(START_SECONDS)

@@ -17,10 +17,9 @@ import anthropic
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from tests.e2e.conftest import CACHE_DIR, MODEL, START_SECONDS, Served
+from tests.e2e.conftest import CACHE_DIR, MODEL, Served, ready
 from tests.support.client_tools import LOCKS, bin_path, node_modules, python_with, run_script
 from tests.support.doc_blocks import ROOT, Block, blocks
-from tests.support.program import running
 
 pytestmark = pytest.mark.e2e
 
@@ -30,26 +29,22 @@ PAGE_URL = "http://127.0.0.1:8000"
 
 QUESTION = "What is the capital of Japan?"
 SCHEMA: dict[str, Any] = {
-    "name": "place",
-    "schema": {
-        "type": "object",
-        "properties": {"city": {"type": "string", "enum": ["Tokyo", "Rome"]}},
-        "required": ["city"],
-        "additionalProperties": False,
-    },
-}
+    "type": "object", "additionalProperties": False, "required": ["city"],
+    "properties": {"city": {"type": "string", "enum": ["Tokyo", "Rome"]}},
+}  # fmt: skip
 """What a small model can be held to: it is too small to call tools."""
+ASK: Any = {
+    "model": MODEL,
+    "messages": [{"role": "user", "content": QUESTION}],
+    "max_tokens": 16,
+    "temperature": 0,
+}
 
 
 def test_openai_schema(client: OpenAI) -> None:
     """The OpenAI SDK gets an answer held to a schema, whole and in a stream."""
-    ask: Any = {
-        "model": MODEL,
-        "messages": [{"role": "user", "content": QUESTION}],
-        "response_format": {"type": "json_schema", "json_schema": SCHEMA},
-        "temperature": 0,
-        "max_tokens": 48,
-    }
+    held = {"type": "json_schema", "json_schema": {"name": "place", "schema": SCHEMA}}
+    ask: Any = ASK | {"response_format": held, "max_tokens": 48}
     whole = client.chat.completions.create(**ask).choices[0].message.content or ""
     assert json.loads(whole)["city"] in ("Tokyo", "Rome")
     with client.chat.completions.stream(**ask) as stream:
@@ -61,24 +56,13 @@ def test_openai_async(served: Served) -> None:
 
     async def all_of_them() -> list[str]:
         async with AsyncOpenAI(base_url=f"{served.program.url}/v1", api_key="none", max_retries=0) as client:
-            return await asyncio.gather(
-                *(one(client) for _ in range(4)), *(streamed(client) for _ in range(4))
-            )
+            return await asyncio.gather(*(ask(client) for ask in (whole, streamed) * 4))
 
-    async def one(client: AsyncOpenAI) -> str:
-        chat = await client.chat.completions.create(
-            model=MODEL, messages=[{"role": "user", "content": QUESTION}], max_tokens=16, temperature=0
-        )
-        return chat.choices[0].message.content or ""
+    async def whole(client: AsyncOpenAI) -> str:
+        return (await client.chat.completions.create(**ASK)).choices[0].message.content or ""
 
     async def streamed(client: AsyncOpenAI) -> str:
-        stream = await client.chat.completions.create(
-            model=MODEL,
-            messages=[{"role": "user", "content": QUESTION}],
-            max_tokens=16,
-            temperature=0,
-            stream=True,
-        )
+        stream = await client.chat.completions.create(**ASK, stream=True)
         return "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
 
     assert all("Tokyo" in text for text in asyncio.run(all_of_them()))
@@ -95,15 +79,10 @@ def test_openai_responses_stream(client: OpenAI) -> None:
 
 def test_anthropic(served: Served) -> None:
     """Anthropic's SDK: messages, their stream, and the count of tokens."""
+    asked: Any = {"model": MODEL, "messages": ASK["messages"]}
+    ask: Any = asked | {"max_tokens": 16, "extra_body": {"temperature": 0}}
     with anthropic.Anthropic(base_url=served.program.url, api_key="none", max_retries=0) as client:
-        ask: Any = {
-            "model": MODEL,
-            "max_tokens": 16,
-            "extra_body": {"temperature": 0},
-            "messages": [{"role": "user", "content": QUESTION}],
-        }
-        message = client.messages.create(**ask)
-        (block,) = message.content
+        (block,) = client.messages.create(**ask).content
         assert block.type == "text"
         assert "Tokyo" in block.text
         with client.messages.stream(**ask) as stream:
@@ -111,10 +90,9 @@ def test_anthropic(served: Served) -> None:
             assert stream.get_final_message().usage.output_tokens > 3
         assert "".join(pieces) == block.text
         assert len(pieces) > 3
-        del ask["max_tokens"], ask["extra_body"]
-        assert client.messages.count_tokens(**ask).input_tokens > 5
+        assert client.messages.count_tokens(**asked).input_tokens > 5
         with pytest.raises(anthropic.NotFoundError):
-            client.messages.create(model="nobody/nothing", max_tokens=1, messages=ask["messages"])
+            client.messages.create(**(asked | {"model": "nobody/nothing"}), max_tokens=1)
 
 
 JAVASCRIPT = """
@@ -145,15 +123,8 @@ def served_with_tools(engine_python: Path, tmp_path_factory: pytest.TempPathFact
     """An engine that takes requests with tools."""
     if not WITH_TOOLS:
         pytest.skip("NOT TESTED: calls of tools; TEST_TOOLS=1 starts another engine for them")
-    environ = {
-        "ENGINE_PYTHON": str(engine_python),
-        "MODEL_ID": MODEL,
-        "CACHE_DIR": str(CACHE_DIR),
-        "ENABLE_AUTO_TOOL_CHOICE": "1",
-        "TOOL_CALL_PARSER": "hermes",
-    }
-    with running(environ, folder=tmp_path_factory.mktemp("tools")) as program:
-        program.until_ready(START_SECONDS)
+    tools = {"ENABLE_AUTO_TOOL_CHOICE": "1", "TOOL_CALL_PARSER": "hermes"}
+    with ready(tmp_path_factory.mktemp("tools"), **tools) as program:
         yield Served(program)
 
 
@@ -187,10 +158,8 @@ def at_port(text: str, served: Served) -> str:
 def test_recipes_have_locks() -> None:
     """Every lock of a client that is there for the page is used by it."""
     used = {re.split("; | as | with ", recipe.said)[0] for recipe in RECIPES}
-    assert used == {"curl", "terminal", "js", *(path.stem for path in LOCKS.glob("*.txt"))} - {
-        "schemathesis",
-        "kubernetes",
-    }
+    locks = {path.stem for path in LOCKS.glob("*.txt")} - {"schemathesis", "kubernetes"}
+    assert used == {"curl", "terminal", "js"} | locks
 
 
 @pytest.mark.parametrize(
@@ -201,16 +170,9 @@ def test_curl(served: Served, version: str, stream: bool) -> None:
     curl = shutil.which("curl")
     if curl is None:
         pytest.skip("NOT TESTED: no curl on PATH")
-    body = {
-        "model": MODEL,
-        "messages": [{"role": "user", "content": QUESTION}],
-        "max_tokens": 16,
-        "temperature": 0,
-        "stream": stream,
-    }
-    url = f"{served.program.url}/v1/chat/completions"
+    url, body = f"{served.program.url}/v1/chat/completions", json.dumps(ASK | {"stream": stream})
     quiet = ("--silent", "--show-error", "--fail-with-body", "--no-buffer", "--max-time", "60")
-    command = [curl, *quiet, version, url, "--json", json.dumps(body)]
+    command = [curl, *quiet, version, url, "--json", body]
     done = subprocess.run(command, env={}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     if stream:

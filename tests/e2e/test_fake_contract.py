@@ -10,7 +10,6 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,10 @@ import pytest
 
 from tests.e2e.conftest import Served
 from tests.support.differential import Case, ask
-from tests.support.engine_cases import ANSWERED, ASKED, CHAT, CHAT_BODY, REFUSED
+from tests.support.engine_cases import ANSWERED, ASKED, CHAT, REFUSED
 from tests.support.fake.fake_engine import make_fake_engine_python
 from tests.support.program import until
-from tests.support.raw_http import Reply, post_json, request, wire
+from tests.support.raw_http import Reply, request, wire
 
 pytestmark = pytest.mark.e2e
 
@@ -55,29 +54,17 @@ def real(served: Served) -> Path:
 def fake(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The fake engine, started with the real one's own words."""
     folder = tmp_path_factory.mktemp("fake")
+    socket, log = folder / "engine.sock", folder / "log"
     python = make_fake_engine_python(folder / "engine", {"tokens": 64, "tokens_per_second": 50})
     words = psutil.Process(served.program.engine_pid()).cmdline()
-    words = words[words.index("serve") :]
-    words[words.index("--uds") + 1] = str(folder / "engine.sock")
-    log = folder / "log"
+    words = [str(python), "-P", "-m", "vllm.entrypoints.cli.main", *words[words.index("serve") :]]
+    words[words.index("--uds") + 1] = str(socket)
     with log.open("wb") as out:
-        process = subprocess.Popen(
-            [python, "-P", "-m", "vllm.entrypoints.cli.main", *words],
-            stdout=out,
-            stderr=out,
-            cwd=folder,
-            start_new_session=True,
-        )
+        process = subprocess.Popen(words, stdout=out, stderr=out, cwd=folder, start_new_session=True)
     try:
-        until(
-            lambda: (
-                process.poll() is not None
-                or ((folder / "engine.sock").exists() and listens(folder / "engine.sock"))
-            ),
-            "the fake engine",
-        )
+        until(lambda: process.poll() is not None or listens(socket), "the fake engine")
         assert process.poll() is None, log.read_text()
-        yield folder / "engine.sock"
+        yield socket
     finally:
         for child in psutil.Process(process.pid).children(recursive=True):
             child.kill()
@@ -163,25 +150,3 @@ def test_the_metrics_are_some_of_vllms(real: Path, fake: Path) -> None:
     expected, found = series(theirs.body.decode()), series(ours.body.decode())
     assert len(found) >= 6
     assert found == {name: expected[name] for name in found}
-
-
-def metric(path: Path, name: str) -> float:
-    """Return the sum of a metric's samples."""
-    text = ask(path, METRICS).body.decode()
-    return sum(map(float, re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE)))
-
-
-def runs(path: Path, count: int) -> bool:
-    return metric(path, "vllm:num_requests_running") == count
-
-
-def test_both_notice_that_a_client_left(real: Path, fake: Path) -> None:
-    """The request runs, then it does not; neither counts it as a success of any kind."""
-    body = CHAT_BODY | {"max_tokens": 1000, "ignore_eos": True, "stream": True}
-    for path in (real, fake):
-        before = metric(path, "vllm:request_success_total")
-        with wire(path) as client:
-            client.send(post_json(CHAT, body))
-            until(partial(runs, path, 1), "it runs")
-        until(partial(runs, path, 0), "it is gone")
-        assert metric(path, "vllm:request_success_total") == before

@@ -107,16 +107,11 @@ class Engine:
 def run(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
     """Run the engine's Python with nothing of ours in its environment."""
     assert ENGINE_PYTHON.exists(), f"no engine Python at {ENGINE_PYTHON}: set ENGINE_PYTHON"
+    environ = {key: os.environ[key] for key in ("PATH", "HOME")}
     return subprocess.run(
-        [str(ENGINE_PYTHON), *arguments],
-        input=text,
-        env={key: os.environ[key] for key in ("PATH", "HOME")}
-        | {"VLLM_TARGET_DEVICE": "cpu", "VLLM_PLUGINS": ""},
-        capture_output=True,
-        text=True,
-        timeout=IMPORT_SECONDS,
-        check=False,
-    )
+        [ENGINE_PYTHON, *arguments], env=environ | {"VLLM_TARGET_DEVICE": "cpu", "VLLM_PLUGINS": ""},
+        input=text, capture_output=True, text=True, timeout=IMPORT_SECONDS,
+    )  # fmt: skip
 
 
 def from_environments(catalogue: FlagCatalogue) -> list[list[str]]:

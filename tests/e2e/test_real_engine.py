@@ -64,19 +64,15 @@ def test_other_routes(client: OpenAI) -> None:
     assert (model.id, (model.model_extra or {})["max_model_len"]) == (MODEL, 8192)
 
 
-@pytest.mark.parametrize(
-    ("error", "word", "more"),
-    [
+def test_refusals_are_the_sdks_errors(client: OpenAI) -> None:
+    ask: Any = {"model": MODEL, "messages": [QUESTION]}
+    for error, word, more in (
         (openai.NotFoundError, "nobody/nothing", {"model": "nobody/nothing"}),
         (openai.BadRequestError, "temperature", {"temperature": -1}),
         (openai.BadRequestError, "8192", {"messages": [{"role": "user", "content": "word " * 9000}]}),
-    ],
-)
-def test_refusals_are_the_sdks_errors(
-    client: OpenAI, error: type[Exception], word: str, more: dict[str, Any]
-) -> None:
-    with pytest.raises(error, match=word):
-        client.chat.completions.create(**({"model": MODEL, "messages": [QUESTION]} | more))
+    ):
+        with pytest.raises(error, match=word):
+            client.chat.completions.create(**ask | more)
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])

@@ -13,8 +13,8 @@ import httpx2
 import psutil
 import pytest
 
-from tests.e2e.conftest import CACHE_DIR, MODEL, START_SECONDS
-from tests.support.program import Program, running, until
+from tests.e2e.conftest import MODEL, START_SECONDS, ready
+from tests.support.program import Program, until
 
 pytestmark = pytest.mark.e2e
 
@@ -25,16 +25,8 @@ LONG: dict[str, Any] = {"model": MODEL, "messages": STORY, "max_tokens": 400, "i
 @pytest.fixture(scope="module")
 def program(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     """Our program with the real vLLM, and short patience with a stuck one."""
-    environ = {
-        "ENGINE_PYTHON": str(engine_python),
-        "MODEL_ID": MODEL,
-        "CACHE_DIR": str(CACHE_DIR),
-        "HANG_TIMEOUT_SECONDS": "20",
-        "CANARY_INTERVAL_SECONDS": "2",
-        "STANDBY": "1",
-    }
-    with running(environ, folder=tmp_path_factory.mktemp("restart")) as started:
-        started.until_ready(START_SECONDS)
+    patience = {"HANG_TIMEOUT_SECONDS": "20", "CANARY_INTERVAL_SECONDS": "2"}
+    with ready(tmp_path_factory.mktemp("restart"), **patience, STANDBY="1") as started:
         yield started
 
 

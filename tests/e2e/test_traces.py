@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from tests.e2e.conftest import CACHE_DIR, MODEL, START_SECONDS
+from tests.e2e.conftest import MODEL, ready
 from tests.support.collector import Collector, attributes
-from tests.support.program import running, until
+from tests.support.program import until
 
 pytestmark = pytest.mark.e2e
 
@@ -19,19 +19,10 @@ pytestmark = pytest.mark.e2e
 IS_WANTED = os.environ.get("TEST_TRACES") == "1"
 
 
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    """A receiver of OTLP over HTTP on a loopback port."""
-    made = Collector()
-    yield made
-    made.close()
-
-
-def test_one_trace(engine_python: Path, collector: Collector, tmp_path: Path) -> None:
+def test_one_trace(engine_python: Path, tmp_path: Path) -> None:
     """VLLM's span is below the gateway's, which is below the client's, and both name the request's id."""
     if not IS_WANTED:
         pytest.skip("NOT TESTED: vLLM's own spans; TEST_TRACES=1 starts a second real engine for them")
-    environ = {"ENGINE_PYTHON": str(engine_python), "MODEL_ID": MODEL, "CACHE_DIR": str(CACHE_DIR)}
     trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
     headers = {"traceparent": f"00-{trace}-{parent}-01", "x-request-id": "traced-request"}
     ask = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
@@ -39,8 +30,7 @@ def test_one_trace(engine_python: Path, collector: Collector, tmp_path: Path) ->
     def spans() -> dict[str, Span]:
         return {span.name: span for span in tuple(collector.spans) if span.trace_id.hex() == trace}
 
-    with running(environ | {"OTLP_ENDPOINT": collector.endpoint}, folder=tmp_path) as program:
-        program.until_ready(START_SECONDS)
+    with closing(Collector()) as collector, ready(tmp_path, OTLP_ENDPOINT=collector.endpoint) as program:
         assert program.client.post("/v1/chat/completions", json=ask, headers=headers).status_code == 200
         until(lambda: len(spans()) == 2, "both spans", 60)
     found = spans()

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import CACHE_DIR, MODEL, START_SECONDS, Served
+from tests.e2e.conftest import Served, ready
 from tests.support.differential import ANSWER_SECONDS, Explained, ask, differences
 from tests.support.engine_cases import ANSWERED, ASKED, CHAT, CHAT_BODY, OURS, REFUSED
-from tests.support.program import running
 from tests.support.raw_http import post_json, wire
 
 pytestmark = pytest.mark.e2e
@@ -32,16 +31,10 @@ if os.environ.get("TRANSPARENCY") == "all":
 _ROUTE = "the allow-list answers for what it does not pass on, as OpenAI does; vLLM says {'detail': ...}"
 _METHOD = "the same, with the methods that there are"
 EXPLAINED = {
-    "get of a post": Explained(405, _METHOD),
-    "put": Explained(405, _METHOD),
-    "delete": Explained(405, _METHOD),
-    "head": Explained(405, _METHOD),
-    "options": Explained(405, _METHOD),
+    **dict.fromkeys(("get of a post", "put", "delete", "head", "options"), Explained(405, _METHOD)),
     "preflight": Explained(405, "which web pages may call is CORS_ALLOW_ORIGINS' business: none, unless set"),
-    "unknown route": Explained(404, _ROUTE),
-    "one model": Explained(404, _ROUTE),
+    **dict.fromkeys(("unknown route", "one model", "a leading slash too many"), Explained(404, _ROUTE)),
     "a slash too many": Explained(404, "a redirect would name the engine's address; one spelling is enough"),
-    "a leading slash too many": Explained(404, _ROUTE),
 }
 """Every difference that is meant. What is not here must be the same to the byte."""
 
@@ -59,14 +52,7 @@ def rust(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """Our program with vLLM's Rust frontend, ready."""
     if not list(engine_python.parents[1].glob("lib/python3.*/site-packages/vllm/vllm-rs")):
         pytest.skip("NOT TESTED: vLLM's Rust frontend is not installed; run `make setup FRONTEND=rust`")
-    environ = {
-        "ENGINE_PYTHON": str(engine_python),
-        "MODEL_ID": MODEL,
-        "CACHE_DIR": str(CACHE_DIR),
-        "ENGINE_FRONTEND": "rust",
-    }
-    with running(environ, folder=tmp_path_factory.mktemp("rust")) as program:
-        program.until_ready(START_SECONDS)
+    with ready(tmp_path_factory.mktemp("rust"), ENGINE_FRONTEND="rust") as program:
         yield warmed(Two(program.engine_socket(), program.port))
 
 
