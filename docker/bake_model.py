@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
 from vllm_engine.models.engine_scripts import hub_client
-from vllm_engine.models.engine_scripts.hub_files import HubFile, Listing, wanted_files
+from vllm_engine.models.engine_scripts.hub_files import wanted_files
 
 TOKEN = Path("/run/secrets/hf_token")
 LINE_SECONDS = 10.0
@@ -37,15 +37,13 @@ class Report:
 def bake(model: str, revision: str | None, folder: Path) -> None:
     """Fetch what vLLM loads of a model, and check it."""
     found = hub_client.look(model, revision, "")
-    if found["files"] is None:
+    if found["listing"] is None:
         sys.exit(f"{model}: the hub did not list the model's files; try again later")
-    files = tuple(HubFile(*file) for file in found["files"])
-    wanted = wanted_files(Listing(folder, files, found["index"]))
+    wanted = wanted_files(found["listing"])
     if not wanted.weights:
         sys.exit(f"{model}: the hub lists no weights that vLLM could load")
-    asked = [(file.path, file.size, file.blob) for file in wanted.files]
     report = Report(sum(file.size for file in wanted.files))
-    hub_client.fetch(model, found["commit"], asked, folder=str(folder), tell=report)
+    hub_client.fetch(model, found["revision"], wanted.files, folder=str(folder), tell=report)
     shutil.rmtree(folder / ".cache", ignore_errors=True)  # the hub client's notes on the download
     (folder / ".model-id").write_text(model + "\n")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from vllm_engine.models.bundled import ConvertProgress, describe_bundled, ensure_bundled
+from vllm_engine.models.bundled import describe_bundled, ensure_bundled
 from vllm_engine.models.engine_script import EnginePython
 from vllm_engine.models.engine_scripts.bundled_files import FILES, MANIFEST, SOURCES, WEIGHTS, is_intact
 
@@ -66,29 +66,30 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def folder(cache: Path, engine_python: Path) -> Path:
     """The converted model: two conversions were begun, one was stopped midway."""
-    seen: list[ConvertProgress] = []
+    seen: list[tuple[int, int]] = []
+
+    def progress(*step: int) -> None:
+        seen.append((step[0], step[1]))
 
     async def convert() -> Path:
         engine = EnginePython(engine_python, {})
         midway = asyncio.Event()
         stopped = asyncio.create_task(
             ensure_bundled(MODEL, cache_dir=cache, engine=engine,
-                           on_progress=lambda step: midway.set() if step.done else None)
+                           on_progress=lambda done, _: midway.set() if done else None)
         )  # fmt: skip
         await midway.wait()
         stopped.cancel()
         await asyncio.gather(stopped, return_exceptions=True)
         assert not (cache / "bundled" / NAME).exists()
-        two = [
-            ensure_bundled(MODEL, cache_dir=cache, engine=engine, on_progress=seen.append) for _ in range(2)
-        ]
+        two = [ensure_bundled(MODEL, cache_dir=cache, engine=engine, on_progress=progress) for _ in range(2)]
         first, second = await asyncio.gather(*two)
         assert first == second == cache / "bundled" / NAME
         return first
 
     folder = asyncio.run(convert())
-    done = [step.done for step in seen]
-    assert (done, done[-1]) == (sorted(set(done)), seen[-1].total), "one of the two did it, byte by byte"
+    done = [step for step, _ in seen]
+    assert (done, done[-1]) == (sorted(set(done)), seen[-1][1]), "one of the two did it, byte by byte"
     return folder
 
 

@@ -157,6 +157,7 @@ def test_download_fetches_checks_and_repairs(hub: Hub, engine_python: Path, tmp_
     assert not (folder / "pytorch_model.bin").exists()
     blob = tmp_path / BLOBS / hub.blob(FIRST)
     blob.write_bytes(b"x" * len(SHARDS[FIRST]))
+    (folder / "config.json").write_text("{")
     status, out, err = download(hub, engine_python, tmp_path)
     assert (status, "6 files, 75 MB (0 B fetched)" in out) == (0, True)
     assert f"{FIRST} in the cache is damaged: fetching it again" in err

@@ -9,7 +9,6 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from vllm_engine.models.bundled import ConvertProgress
 from vllm_engine.models.download_progress import Download, human_bytes
 
 _LINE_SECONDS = 10.0
@@ -44,10 +43,9 @@ class DownloadView:
         """Show how far a download is."""
         self._show("downloading", seen.bytes_done, seen.bytes_total, str(seen))
 
-    def convert(self, seen: ConvertProgress) -> None:
-        """Show how far the bundled model's conversion is."""
-        detail = f"{human_bytes(seen.done)} of {human_bytes(seen.total)}"
-        self._show("converting", seen.done, seen.total, detail)
+    def convert(self, done: int, total: int) -> None:
+        """Show how many bytes of the bundled model's weights are converted."""
+        self._show("converting", done, total, f"{human_bytes(done)} of {human_bytes(total)}")
 
     def note(self, words: str) -> None:
         """Say what happened to one file."""

@@ -111,11 +111,11 @@ async def _account(preflight: Preflight) -> HubAccount | None:
 
 
 def _missing_bytes(model: Model, wanted: WantedFiles | None) -> int | None:
-    if model.listing is None:
+    if model.listing is None or model.folder is None:
         return 0
     if wanted is None:
         return None
-    return sum(file.size for file in wanted.weights if not file.is_in(model.listing.folder))
+    return sum(file.size for file in wanted.weights if not file.is_in(model.folder))
 
 
 def _room(preflight: Preflight, plan: EnginePlan, wanted: WantedFiles | None) -> Room:

@@ -45,11 +45,11 @@ def token_check(settings: Settings, account: HubAccount | None) -> Check:
         return ok("token", "not set; public models need none")
     if account is None:
         return ok("token", "set; not checked with the hub")
-    if account.refused:
+    if account.is_refused:
         return fail(
             "token", "the hub rejects HF_TOKEN", "create a token with read access and set HF_TOKEN to it"
         )
-    return ok("token", f"of {account.name}" if account.name else "set; the hub did not name its owner")
+    return ok("token", f"of {account.account}" if account.account else "set; the hub did not name its owner")
 
 
 def memory_check(room: Room) -> Check:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,14 +15,6 @@ _PREFIX: Final = "bundled:"
 _SCRIPT: Final = "convert_gguf"
 _SILENCE_SECONDS: Final = 600.0
 """Another process may be converting the same model: that one is waited for."""
-
-
-@dataclass(frozen=True)
-class ConvertProgress:
-    """Bytes of weights written so far, and those there will be."""
-
-    done: int
-    total: int
 
 
 def bundled_names() -> tuple[str, ...]:
@@ -64,11 +55,12 @@ async def describe_bundled(model_id: str, engine: EnginePython) -> tuple[Mapping
 
 
 async def ensure_bundled(
-    model_id: str, *, cache_dir: Path, engine: EnginePython, on_progress: Callable[[ConvertProgress], None]
+    model_id: str, *, cache_dir: Path, engine: EnginePython, on_progress: Callable[[int, int], None]
 ) -> Path:
     """Return the folder of a bundled model, converting it first unless it is there intact.
 
-    Cancelling this kills the converter; what it left is removed by the next one.
+    `on_progress` gets the bytes of weights written so far, and those there will be. Cancelling this kills the
+    converter; what it left is removed by the next one.
 
     Raises:
         ModelError: there is no such model, its package is missing, or the conversion fails.
@@ -79,9 +71,9 @@ async def ensure_bundled(
 
     def progress(event: Event) -> None:
         if event["event"] == "progress":
-            on_progress(ConvertProgress(event["done"], event["total"]))
+            on_progress(event["done"], event["total"])
 
-    request = {"do": "convert", "model": path.name, "output": str(path)}
+    request = {"do": "convert", "model": path.name, "folder": str(path.parent)}
     try:
         await engine.run(_SCRIPT, request, silence_seconds=_SILENCE_SECONDS, on_event=progress)
     except ScriptError as error:

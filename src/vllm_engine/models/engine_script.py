@@ -9,7 +9,7 @@ import re
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class EnginePython:
     """The engine's Python and its environment: cache, token and endpoint are those that vLLM would use."""
 
     path: Path
-    environ: Mapping[str, str]
+    environ: Mapping[str, str] = field(repr=False)  # holds HF_TOKEN
 
     async def run(
         self,
@@ -114,7 +114,9 @@ async def _result(
             case _ if line:
                 last_line = line.decode(errors="replace").strip() or last_line
             case _:
-                raise ScriptError("crashed", f"{_how(await child.wait())}: {last_line or 'no output'}")
+                status = await child.wait()
+                how = f"killed by signal {-status}" if status < 0 else f"exited with status {status}"
+                raise ScriptError("crashed", f"{how}: {last_line or 'no output'}")
 
 
 def _event(line: bytes) -> Any:
@@ -122,10 +124,6 @@ def _event(line: bytes) -> Any:
         return json.loads(line)
     except ValueError:
         return None
-
-
-def _how(status: int) -> str:
-    return f"killed by signal {-status}" if status < 0 else f"exited with status {status}"
 
 
 async def _stop(child: asyncio.subprocess.Process) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from vllm_engine.config.settings import Settings
 from vllm_engine.errors import ModelError
-from vllm_engine.models.bundled import ConvertProgress
 from vllm_engine.models.download_progress import Download, Rate
 from vllm_engine.models.engine_script import EnginePython, Event, ScriptError
 from vllm_engine.models.engine_scripts.hub_files import HubFile
@@ -18,10 +17,10 @@ from vllm_engine.models.model_source import Model
 
 @dataclass(frozen=True)
 class Listener:
-    """Callbacks for the progress of a download, that of a conversion, and a line about each file."""
+    """Callbacks: a download's progress, a conversion's (bytes done, bytes in all), a line about a file."""
 
     downloading: Callable[[Download], None]
-    converting: Callable[[ConvertProgress], None]
+    converting: Callable[[int, int], None]
     note: Callable[[str], None] = lambda _: None
     clock: Callable[[], float] = time.monotonic
 
@@ -36,24 +35,14 @@ async def fetch_files(
     cache: str = "",
     check_all: bool = False,
 ) -> int:
-    """Fetch what the model's folder lacks of `files`, and check each file that comes.
+    """Fetch what the model's folder lacks of `files`, check it, and return how many bytes were fetched.
 
-    Cancelling this ends it at once; files that are complete stay.
-
-    Args:
-        settings: `MODEL_ID` is fetched; it fails after `STARTUP_TIMEOUT_SECONDS` without progress.
-        engine: the engine's Python.
-        model: a model from the hub, with its commit and folder.
-        files: what is wanted.
-        listener: receives the progress.
-        cache: the hub client's cache; empty for the usual one.
-        check_all: check the content of those that are there too, not only their sizes.
-
-    Returns:
-        How many bytes had to be fetched.
+    With `check_all` the content of those that are there is checked too, not only their sizes. `cache` is the
+    hub client's; empty for the usual one. Cancelling this ends it at once; files that are complete stay.
 
     Raises:
-        ModelError: they cannot be had, or are not what the hub says they are.
+        ModelError: they cannot be had, are not what the hub says they are, or nothing came for
+            `STARTUP_TIMEOUT_SECONDS`.
     """
     folder = model.folder
     missing = [file for file in files if folder is None or not file.is_in(folder)]
@@ -83,7 +72,7 @@ async def fetch_files(
         "model": settings.model_id,
         "commit": model.revision,
         "cache": cache,
-        "files": [(file.path, file.size, file.blob) for file in asked],
+        "files": asked,
     }
     try:
         await engine.run(

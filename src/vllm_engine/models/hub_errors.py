@@ -20,7 +20,7 @@ def explain_hub_error(settings: Settings, error: ScriptError) -> Diagnosis:
                   "set one that is valid, or unset it for a public model"),
         "not_found": ("model-not-found", "the hub has no such model",
                       "correct MODEL_ID; if it is private set HF_TOKEN"),
-        "revision": ("revision-not-found", f'the model has no revision "{settings.model_revision}"',
+        "revision": ("revision-not-found", f'the model has no revision "{settings.model_revision or "main"}"',
                      "correct MODEL_REVISION"),
         "offline": ("not-cached-and-offline", "not in the cache, and HF_HUB_OFFLINE forbids fetching",
                     "unset it or fill CACHE_DIR first"),

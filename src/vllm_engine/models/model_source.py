@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from vllm_engine.config.settings import Settings
 from vllm_engine.errors import Diagnosis, ModelError
 from vllm_engine.models.bundled import bundled_path, describe_bundled, is_bundled
@@ -44,13 +46,13 @@ class HubAccount:
     """What the hub says of the token, and of the model's chat template.
 
     Attributes:
-        name: whose token it is; None without one, or if the hub did not say.
-        refused: whether the hub does not accept it.
+        account: whose token it is; None without one, or if the hub did not say.
+        is_refused: whether the hub does not accept it.
         has_template: whether the model has a chat template; None where unknown.
     """
 
-    name: str | None
-    refused: bool
+    account: str | None
+    is_refused: bool
     has_template: bool | None
 
 
@@ -69,10 +71,10 @@ async def locate_model(settings: Settings, engine: EnginePython, cache: str | No
         return await _bundled_model(settings, engine)
     if settings.is_local_model:
         return _local_model(settings.model_id)
-    answer = await _ask_hub(settings, engine, {"do": "look", "cache": cache or ""})
-    folder = Path(answer["folder"]) if answer["folder"] else None
-    listing = _listing(folder, answer["files"], answer["index"])
-    return Model(settings.model_id, answer["commit"], answer["config"], folder, listing)
+    found = await _ask_hub(settings, engine, {"do": "look", "cache": cache or ""})
+    return msgspec.convert(
+        {"location": settings.model_id, **found}, Model, dec_hook=lambda kind, value: kind(value)
+    )
 
 
 async def _bundled_model(settings: Settings, engine: EnginePython) -> Model:
@@ -80,8 +82,7 @@ async def _bundled_model(settings: Settings, engine: EnginePython) -> Model:
     if folder.is_dir():
         return Model(str(folder), None, read_config(folder), folder)
     config, size = await describe_bundled(settings.model_id, engine)
-    listing = Listing(folder, (HubFile(WEIGHTS, size, ""),))
-    return Model(str(folder), None, config, folder, listing)
+    return Model(str(folder), None, config, folder, Listing((HubFile(WEIGHTS, size, ""),)))
 
 
 def _local_model(model_id: str) -> Model:
@@ -119,8 +120,7 @@ async def ask_hub_account(settings: Settings, engine: EnginePython) -> HubAccoun
     Raises:
         ModelError: the hub client does not run.
     """
-    answer = await _ask_hub(settings, engine, {"do": "account"})
-    return HubAccount(answer["account"], answer["refused"], answer["template"])
+    return HubAccount(**await _ask_hub(settings, engine, {"do": "account"}))
 
 
 async def _ask_hub(settings: Settings, engine: EnginePython, request: Mapping[str, object]) -> dict[str, Any]:
@@ -130,10 +130,3 @@ async def _ask_hub(settings: Settings, engine: EnginePython, request: Mapping[st
     except ScriptError as error:
         raise ModelError(explain_hub_error(settings, error)) from error
     return answer
-
-
-def _listing(folder: Path | None, files: list[Any] | None, index: list[str] | None) -> Listing | None:
-    if folder is None or files is None:
-        return None
-    known = tuple(HubFile(path, size, blob) for path, size, blob in files)
-    return Listing(folder, known, None if index is None else tuple(index))

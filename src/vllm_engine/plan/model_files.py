@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from vllm_engine.errors import ModelError
 from vllm_engine.models.bundled import ensure_bundled, is_bundled
+from vllm_engine.models.engine_script import EnginePython, ScriptError
 from vllm_engine.models.engine_scripts.hub_files import (
     FORMATS,
     INDEX,
@@ -16,6 +18,7 @@ from vllm_engine.models.engine_scripts.hub_files import (
     wanted_files,
 )
 from vllm_engine.models.hub_download import Listener, fetch_files
+from vllm_engine.models.hub_errors import explain_hub_error
 from vllm_engine.models.model_source import Model
 from vllm_engine.plan.engine_command import flag_value
 from vllm_engine.plan.preflight import Preflight
@@ -71,17 +74,18 @@ async def obtain_model(
     """
     settings, engine = preflight.settings, preflight.engine_python
     if is_bundled(settings.model_id):
-        folder = await ensure_bundled(
-            settings.model_id,
-            cache_dir=settings.cache_dir,
-            engine=engine,
-            on_progress=listener.converting,
+        cache_dir, progress = settings.cache_dir, listener.converting
+        return ModelFiles(
+            await ensure_bundled(settings.model_id, cache_dir=cache_dir, engine=engine, on_progress=progress)
         )
-        return ModelFiles(folder)
     if settings.is_local_model:
         return ModelFiles(model.folder)
     wanted = files_of(model, preflight)
     is_wanted = check_all or loads_files(preflight)
+    if is_wanted and model.listing is None and _is_offline(engine) and (wanted is None or wanted.lacking):
+        # vLLM would find that out only after its imports.
+        what = ", ".join(sorted(wanted.lacking)) if wanted else "its weights"
+        raise ModelError(explain_hub_error(settings, ScriptError("offline", f"not in the cache: {what}")))
     if wanted is None or model.folder is None or model.revision is None or not is_wanted:
         return ModelFiles()
     fetched = 0
@@ -93,10 +97,16 @@ async def obtain_model(
     return ModelFiles(model.folder, wanted, fetched)
 
 
+def _is_offline(engine: EnginePython) -> bool:
+    # As the hub client reads them.
+    value = engine.environ.get("HF_HUB_OFFLINE") or engine.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return value.upper() in ("1", "ON", "YES", "TRUE")
+
+
 def _local_listing(folder: Path | None) -> Listing | None:
     """Return what vLLM would find in a folder."""
     if folder is None or not folder.is_dir():
         return None
     paths = [path for path in folder.iterdir() if path.is_file()]
     files = tuple(HubFile(path.name, path.stat().st_size, path.name) for path in paths)
-    return Listing(folder, files, read_index(folder / INDEX))
+    return Listing(files, read_index(folder / INDEX))

@@ -46,7 +46,7 @@ class Hub:
                 (self.folder / path).write_bytes(bytes(size))
             on_event({"event": "progress", "bytes": 900, "checked": 0})
         files = [["config.json", 100, "c"], ["model.safetensors", 800, "m"]]
-        return {"config": {}, "commit": "abc", "folder": str(self.folder), "files": files, "index": None}
+        return {"config": {}, "revision": "abc", "folder": str(self.folder), "listing": [files, None]}
 
 
 @pytest.fixture

@@ -35,11 +35,12 @@ class FakePython(EnginePython):
 
 @dataclass
 class FakeHubClient:
-    """What its hub holds, and how often a file comes damaged."""
+    """What its hub holds, how often a file comes damaged, and the one whose connection always breaks."""
 
     folder: Path
     files: dict[str, bytes] = field(default_factory=dict)
     damages: dict[str, int] = field(default_factory=dict)
+    breaks: str = ""
 
     def hf_hub_download(self, model: str, path: str, *, revision: str, tqdm_class: Any, **_: object) -> str:
         there = self.folder / path
@@ -49,6 +50,9 @@ class FakeHubClient:
                 self.damages[path] -= 1
                 content = bytes(len(content))
             with tqdm_class(total=len(content), desc=path) as bar:
+                while path == self.breaks:
+                    bar.update(2)
+                    bar.update(-2)
                 for start in range(0, len(content), 2):
                     bar.update(len(content[start : start + 2]))
                     bar.update_transfer(2)

@@ -10,6 +10,7 @@ import pytest
 
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import load_settings
+from vllm_engine.errors import ModelError
 from vllm_engine.models.engine_scripts.hub_files import HubFile, Listing
 from vllm_engine.models.hub_download import Listener
 from vllm_engine.models.model_source import Model
@@ -34,7 +35,7 @@ def model(tmp_path: Path) -> Model:
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_text("{}")
     files = (HubFile("config.json", 2, "c"), HubFile("model.safetensors", 2, "m"), HubFile("x.onnx", 9, "x"))
-    return Model("org/model", "commit", {}, tmp_path, Listing(tmp_path, files))
+    return Model("org/model", "commit", {}, tmp_path, Listing(files))
 
 
 def need(model: Model, *words: str, **environ: str) -> str | None:
@@ -79,13 +80,35 @@ def test_a_model_that_needs_the_hub(model: Model, tmp_path: Path) -> None:
     assert need(model) == NOT_KNOWN
 
 
-def test_what_the_hub_did_not_list(model: Model, tmp_path: Path) -> None:
-    """Without a list from the hub the folder itself tells; with an index, whether all of it is there."""
+def refuse(*_: Any) -> None:
+    raise AssertionError
+
+
+LISTENER = Listener(refuse, refuse)
+
+
+async def test_what_the_hub_did_not_list(model: Model, tmp_path: Path) -> None:
+    """Without a list from the hub the folder itself tells; with an index, whether all of it is there.
+
+    With HF_HUB_OFFLINE=1 what is missing is told at once, and not by vLLM after its imports.
+    """
     unlisted = Model("org/model", "commit", {}, tmp_path)
     assert need(unlisted) is None
+    assert (await obtain_model(flags(HF_HUB_OFFLINE="1"), unlisted, LISTENER)).folder == tmp_path
     index = {"weight_map": {"a": "model.safetensors", "b": "other.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     assert need(unlisted) == need(Model("org/model")) == NOT_KNOWN
+    for missing, variable in (
+        ("other.safetensors", "HF_HUB_OFFLINE"),
+        ("its weights", "TRANSFORMERS_OFFLINE"),
+    ):
+        with pytest.raises(ModelError) as caught:
+            await obtain_model(flags(**{variable: "1"}), unlisted, LISTENER)
+        told = caught.value.diagnosis
+        assert (told.code, told.evidence) == ("not-cached-and-offline", f"not in the cache: {missing}")
+        dummy = flags("--load-format=dummy", **{variable: "1"})
+        assert await obtain_model(dummy, unlisted, LISTENER) == ModelFiles()
+        (tmp_path / "model.safetensors").unlink(missing_ok=True)
 
 
 def test_not_ours_to_decide(model: Model) -> None:
@@ -95,10 +118,5 @@ def test_not_ours_to_decide(model: Model) -> None:
 
 async def test_only_what_vllm_loads_is_fetched(model: Model, tmp_path: Path) -> None:
     """With `--load-format dummy` it loads no weights: they are not fetched before a start."""
-
-    def refuse(_: Any) -> None:
-        raise AssertionError
-
-    listener = Listener(refuse, refuse)
     (tmp_path / "model.safetensors").unlink()
-    assert await obtain_model(flags("--load-format=dummy"), model, listener) == ModelFiles()
+    assert await obtain_model(flags("--load-format=dummy"), model, LISTENER) == ModelFiles()

@@ -13,7 +13,6 @@ from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.engine.engine_state import Phase, StatusBoard
 from vllm_engine.engine.startup.start_history import StartRecorder
 from vllm_engine.errors import Diagnosis
-from vllm_engine.models.bundled import ConvertProgress
 from vllm_engine.models.hub_download import Listener
 from vllm_engine.models.model_source import Model
 from vllm_engine.plan.engine_command import EngineCommand
@@ -83,5 +82,5 @@ class Preparation:
         self.needs_hub = True
         return replace(told, remedy="vLLM is started again with access to the hub", retryable=True)
 
-    def _converting(self, progress: ConvertProgress) -> None:
-        self.board.progress(Phase.PREPARING, progress.done / max(1, progress.total))
+    def _converting(self, done: int, total: int) -> None:
+        self.board.progress(Phase.PREPARING, done / max(1, total))

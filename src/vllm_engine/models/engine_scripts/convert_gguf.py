@@ -29,7 +29,7 @@ from vllm_engine.models.engine_scripts.bundled_files import (
     is_intact,
     sha256,
 )
-from vllm_engine.models.engine_scripts.gguf_weights import Report, tensor_bytes, weights
+from vllm_engine.models.engine_scripts.gguf_weights import tensor_bytes, weights
 from vllm_engine.models.engine_scripts.script_io import emit, run
 
 _NOTICE: Final = """\
@@ -66,19 +66,17 @@ def describe(model: str) -> dict[str, Any]:
     return {"config": config, "bytes": sum(tensor_bytes(tensor) for tensor in reader.tensors)}
 
 
-def convert(name: str, output: Path, report: Report) -> None:
-    """Leave at ``output`` the intact Hugging Face folder of the bundled model ``name``.
+def convert(model: str, folder: str) -> None:
+    """Leave in ``folder`` the intact Hugging Face folder of a bundled model, under the model's name.
 
-    The folder appears whole, by a rename, or not at all. A process that finds another one converting waits
-    for it and then uses its result. What an interrupted conversion left, and a folder that is not intact,
-    are removed; so that no other folder ever is, the last part of ``output`` has to be ``name``.
+    It appears whole, by a rename, or not at all. A process that finds another one converting waits for it and
+    then uses its result. What an interrupted conversion left, and a folder that is not intact, are removed.
 
     Raises ConvertError where the model is unknown, or its package is missing or altered, and OSError where
-    ``output`` cannot be written.
+    ``folder`` cannot be written.
     """
-    source = _source(name)
-    if output.name != name:
-        raise ConvertError(f"{output} would be replaced, so it has to be named {name}")
+    name, source = model, _source(model)
+    output = Path(folder) / name
     output.parent.mkdir(parents=True, exist_ok=True)
     with _locked(output.with_name(f".{name}.lock")):
         # Whoever wrote these held the lock that we hold now, so is gone.
@@ -91,13 +89,13 @@ def convert(name: str, output: Path, report: Report) -> None:
         scratch = output.with_name(f".{name}.tmp-{os.getpid()}")
         scratch.mkdir()
         try:
-            _fill(scratch, name, source, report)
+            _fill(scratch, name, source)
             scratch.rename(output)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _fill(folder: Path, name: str, source: Source, report: Report) -> None:
+def _fill(folder: Path, name: str, source: Source) -> None:
     gguf_file, licence = _locate(source)
     import gguf
 
@@ -105,12 +103,12 @@ def _fill(folder: Path, name: str, source: Source, report: Report) -> None:
     metadata = _metadata(reader)
     chunks = {
         "LICENSE": [licence.encode()],
-        "NOTICE": [_notice(name, source).encode()],
+        "NOTICE": [_NOTICE.format(name=name, converter=CONVERTER_VERSION, **vars(source)).encode()],
         "config.json": [_json(gguf_metadata.config(metadata))],
         "generation_config.json": [_json(gguf_metadata.special_ids(metadata))],
         "tokenizer.json": [gguf_metadata.tokenizer(metadata).encode()],
         "tokenizer_config.json": [_json(gguf_metadata.tokenizer_config(metadata))],
-        WEIGHTS: weights(reader.tensors, metadata, gguf.quants.dequantize, report),
+        WEIGHTS: weights(reader.tensors, metadata, gguf.quants.dequantize, _report),
     }
     manifest = {
         "model": name,
@@ -155,15 +153,8 @@ def _missing(package: str) -> ConvertError:
     )
 
 
-def _notice(name: str, source: Source) -> str:
-    return _NOTICE.format(
-        name=name,
-        distribution=source.distribution,
-        version=source.version,
-        gguf=source.gguf,
-        sha256=source.sha256,
-        converter=CONVERTER_VERSION,
-    )
+def _report(done: int, total: int) -> None:
+    emit("progress", done=done, total=total)
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
@@ -203,10 +194,6 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _convert(model: str, output: str) -> None:
-    convert(model, Path(output), lambda done, total: emit("progress", done=done, total=total))
-
-
 def _explain(error: Exception) -> tuple[str, str]:
     if isinstance(error, ImportError):
         error = _missing(error.name or str(error))
@@ -219,4 +206,4 @@ def _explain(error: Exception) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    run({"convert": _convert, "describe": describe}, _explain)
+    run({"convert": convert, "describe": describe}, _explain)

@@ -6,30 +6,25 @@ import json
 import math
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import MappingProxyType
 from typing import Any, Final
 
 _ROWS_AT_ONCE: Final = 4096  # keeps the float32 copy of the embedding to a few MB
-_PROJECTIONS: Final = MappingProxyType(
-    {
-        "attn_norm": "input_layernorm",
-        "attn_q": "self_attn.q_proj",
-        "attn_k": "self_attn.k_proj",
-        "attn_v": "self_attn.v_proj",
-        "attn_output": "self_attn.o_proj",
-        "ffn_norm": "post_attention_layernorm",
-        "ffn_gate": "mlp.gate_proj",
-        "ffn_up": "mlp.up_proj",
-        "ffn_down": "mlp.down_proj",
-    }
-)
+_NAMES: Final = {
+    "token_embd": "embed_tokens",
+    "output_norm": "norm",
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
 
 Report = Callable[[int, int], None]
 """Called with the bytes of weights written so far and those to write in all."""
-
-
-class UnknownTensorError(Exception):
-    """The GGUF file holds a tensor that has no place in the Hugging Face model."""
 
 
 def tensor_bytes(tensor: Any) -> int:
@@ -71,14 +66,9 @@ def weights(
 
 
 def _hf_name(gguf_name: str) -> str:
-    match gguf_name.split("."):
-        case ["blk", layer, part, "weight"]:
-            return f"model.layers.{layer}.{_PROJECTIONS[part]}.weight"
-        case ["token_embd", "weight"]:
-            return "model.embed_tokens.weight"
-        case ["output_norm", "weight"]:
-            return "model.norm.weight"
-    raise UnknownTensorError(f"the GGUF file holds a tensor this converter does not know: {gguf_name}")
+    """Translate `blk.LAYER.PART.weight` or `PART.weight`; the pinned file holds no other part."""
+    *layer, part, kind = gguf_name.split(".")
+    return ".".join(["model", *(["layers", layer[1]] if layer else []), _NAMES[part], kind])
 
 
 def _hf_rows(tensor: Any, metadata: Mapping[str, Any]) -> Any:

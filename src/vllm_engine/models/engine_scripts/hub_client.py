@@ -11,14 +11,14 @@ import hashlib
 import inspect
 import json
 import re
-import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vllm_engine.models.engine_scripts.hub_files import INDEX, read_index
+from vllm_engine.models.engine_scripts.hub_files import INDEX, HubFile, Listing, read_index
 from vllm_engine.models.engine_scripts.script_io import emit, run
 
 LISTING_SECONDS = 10.0
@@ -26,6 +26,7 @@ LISTING_SECONDS = 10.0
 
 REPORT_SECONDS = 0.5
 _AT_ONCE = 8
+_MOST_RESTARTS = 5
 _PIECE = 1 << 20
 _ERRNO = {
     errno.ENOSPC: "disk_full",
@@ -36,67 +37,69 @@ _ERRNO = {
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 """How hf_xet, which is written in Rust, tells the number of an error."""
 
-File = Sequence[Any]
-"""Path, size in bytes, and name of the blob in the cache, which is the checksum of the content."""
-
 
 class DamagedError(Exception):
     """A file is not what the hub says it is, however often it is fetched."""
 
 
 def look(model: str, revision: str | None, cache: str) -> dict[str, object]:
-    """Return a model's config.json, the commit it is from, its folder in the cache, and its files.
+    """Return a model's config.json, its commit, its folder in the cache, and its files.
 
-    `cache` is empty for the hub client's own. `files` is None where the hub did not list them, as offline;
-    `index` is the weights that the safetensors index names, None without one.
+    `cache` is empty for the hub client's own; `listing` is None where the hub did not list them, as offline.
+
+    Raises:
+        DamagedError: config.json is not a JSON object, even when fetched again.
+        OSError: disk or network failed; the hub client's own errors are among these.
     """
     from huggingface_hub import constants
 
-    listing: dict[str, Any] = {"commit": None, "files": None, "index": None}
-    asking = threading.Thread(target=_list_files, args=(model, revision, cache, listing), daemon=True)
+    asking = None
     if not constants.HF_HUB_OFFLINE:
         # At the same time as the configuration: an unreachable hub is waited for once, not twice.
-        asking.start()
+        asking = ThreadPoolExecutor(1).submit(_list_files, model, revision, cache)
     config, commit = _config(model, revision, cache)
-    if asking.ident is not None:
-        asking.join(LISTING_SECONDS)
-    found = dict(listing)
-    commit = commit or found["commit"]
-    if found["commit"] != commit:  # the branch has moved between the two questions
-        found |= {"files": None, "index": None}
+    listed_commit, listing = None, None
+    if asking is not None:
+        with suppress(Exception):  # whatever is wrong here, fetching config.json has said it better
+            listed_commit, listing = asking.result(LISTING_SECONDS)
+    commit = commit or listed_commit
+    if listed_commit != commit:  # the branch has moved between the two questions
+        listing = None
     folder = Path(cache or constants.HF_HUB_CACHE) / f"models--{model.replace('/', '--')}"
     snapshot = str(folder / "snapshots" / commit) if commit else None
-    return {**found, "config": config, "commit": commit, "folder": snapshot}
+    return {"revision": commit, "config": config, "folder": snapshot, "listing": listing}
 
 
 def _config(model: str, revision: str | None, cache: str) -> tuple[dict[str, Any], str | None]:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    try:
-        path = Path(hf_hub_download(model, "config.json", revision=revision, cache_dir=cache or None))
-    except LocalEntryNotFoundError:
-        raise
-    except EntryNotFoundError:
-        return {}, None
-    # The hub's cache lays a snapshot out as .../snapshots/<commit>/config.json.
-    return json.loads(path.read_text(encoding="utf-8")), path.parent.name
+    given: dict[str, Any] = {"revision": revision, "cache_dir": cache or None}
+    for attempt in (1, 2):
+        try:
+            path = Path(hf_hub_download(model, "config.json", force_download=attempt > 1, **given))
+        except LocalEntryNotFoundError:
+            raise
+        except EntryNotFoundError:
+            return {}, None
+        with suppress(ValueError):
+            if isinstance(config := json.loads(path.read_text(encoding="utf-8")), dict):
+                # The hub's cache lays a snapshot out as .../snapshots/<commit>/config.json.
+                return config, path.parent.name
+        if constants.HF_HUB_OFFLINE:
+            break
+    raise DamagedError(f"{path} is not a JSON object")
 
 
-def _list_files(model: str, revision: str | None, cache: str, listing: dict[str, Any]) -> None:
+def _list_files(model: str, revision: str | None, cache: str) -> tuple[str, Listing]:
     from huggingface_hub import HfApi, hf_hub_download
 
-    try:
-        info = HfApi().model_info(model, revision=revision, files_metadata=True, timeout=LISTING_SECONDS)
-        files = [[file.rfilename, file.size or 0, _blob(file)] for file in info.siblings or []]
-        index = None
-        if any(path == INDEX for path, _, _ in files):
-            index = read_index(
-                Path(hf_hub_download(model, INDEX, revision=info.sha, cache_dir=cache or None))
-            )
-    except Exception:  # noqa: BLE001 - whatever is wrong here, fetching config.json says it better
-        return
-    listing.update(commit=info.sha, files=files, index=index)
+    info = HfApi().model_info(model, revision=revision, files_metadata=True, timeout=LISTING_SECONDS)
+    files = tuple(HubFile(file.rfilename, file.size or 0, _blob(file)) for file in info.siblings or [])
+    index = None
+    if any(file.path == INDEX for file in files):
+        index = read_index(Path(hf_hub_download(model, INDEX, revision=info.sha, cache_dir=cache or None)))
+    return info.sha, Listing(files, index)
 
 
 def _blob(file: Any) -> str:
@@ -108,15 +111,15 @@ def _blob(file: Any) -> str:
 def fetch(
     model: str,
     commit: str,
-    files: Iterable[File],
+    files: Iterable[HubFile],
     cache: str = "",
     folder: str = "",
     tell: Callable[..., None] = emit,
 ) -> None:
     """Fetch files into the cache, or into `folder` as plain files, and check each against its checksum.
 
-    What is there already is not fetched again, but it is checked; what is damaged is fetched once more. Tells
-    of `progress` (bytes there, bytes checked, of these files), `checked` and `damaged` (path).
+    What is there already is not fetched again, but it is checked; what is damaged is fetched once more. Emits
+    `progress` (bytes there, bytes checked, of these files), `checked` and `damaged` (path).
 
     Raises:
         DamagedError: a file's content has another checksum or size.
@@ -124,7 +127,8 @@ def fetch(
     """
     where = {"local_dir": folder} if folder else {"cache_dir": cache or None}
     # The largest first, so that none of them is left for the end alone.
-    transfers = sorted((_Transfer(*file) for file in files), key=lambda transfer: -transfer.size)
+    transfers = [_Transfer(HubFile(*file)) for file in files]
+    transfers.sort(key=lambda transfer: -transfer.file.size)
     pool = ThreadPoolExecutor(_AT_ONCE)
     pending = {pool.submit(_fetch_one, model, commit, transfer, where, tell) for transfer in transfers}
     said = None
@@ -148,9 +152,7 @@ def fetch(
 class _Transfer:
     """One file: its bytes that are there, and those that were read back to check them."""
 
-    path: str
-    size: int
-    blob: str
+    file: HubFile
     there: int = 0
     checked: int = 0
 
@@ -161,13 +163,17 @@ class _Bar:
     transfer: _Transfer
 
     def __init__(self, *_: object, total: int | None = None, **__: object) -> None:
-        self.n, self.total = 0, total
+        self.n, self.total, self.restarts = 0, total, 0
 
     def __enter__(self) -> _Bar:
         return self
 
     def update(self, count: float | None = 1) -> None:
         self.transfer.there += int(count or 0)
+        # The hub client starts over without end where connections break and the hub ignores `Range`.
+        self.restarts += (count or 0) < 0
+        if self.restarts > _MOST_RESTARTS:
+            raise ConnectionError("connections break before the file's end, and the hub does not resume it")
 
     def ignore(self, *_: object, **__: object) -> None:
         pass
@@ -181,47 +187,46 @@ def _fetch_one(
 ) -> None:
     from huggingface_hub import hf_hub_download
 
+    file = transfer.file
     if "tqdm_class" in inspect.signature(hf_hub_download).parameters:
         where = {**where, "tqdm_class": type("Bar", (_Bar,), {"transfer": transfer})}
     for attempt in (1, 2):
         transfer.there = transfer.checked = 0
-        path = Path(hf_hub_download(model, transfer.path, revision=commit, **where))
-        transfer.there = transfer.size
+        path = Path(hf_hub_download(model, file.path, revision=commit, **where))
+        transfer.there = file.size
         if _is_whole(path, transfer):
-            tell("checked", path=transfer.path)
+            tell("checked", path=file.path)
             return
-        path.resolve().unlink()
+        path.resolve().unlink(missing_ok=True)  # another program may have found it damaged, too
         path.unlink(missing_ok=True)
         if attempt == 1:
-            tell("damaged", path=transfer.path)
-    raise DamagedError(f"{transfer.path} is not what the hub says it is")
+            tell("damaged", path=file.path)
+    raise DamagedError(f"{file.path} is not what the hub says it is")
 
 
 def _is_whole(path: Path, transfer: _Transfer) -> bool:
     """Whether a file has its size and checksum: of large files SHA-256, of others git's SHA-1 of a blob."""
-    if path.stat().st_size != transfer.size:
+    _, size, blob = transfer.file
+    if path.stat().st_size != size:
         return False
-    git = hashlib.sha1(b"blob %d\0" % transfer.size, usedforsecurity=False)
-    digest = {64: hashlib.sha256(), 40: git}.get(len(transfer.blob))
+    git = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    digest = {64: hashlib.sha256(), 40: git}.get(len(blob))
     if digest is None:
         return True
     with path.open("rb") as file:
         while piece := file.read(_PIECE):
             digest.update(piece)
             transfer.checked += len(piece)
-    return digest.hexdigest() == transfer.blob
+    return digest.hexdigest() == blob
 
 
 def account(model: str, revision: str | None) -> dict[str, object]:
-    """Return whose the token is, whether the hub refuses it, and whether the model has a chat template.
-
-    What is unknown is None; nothing is raised for it.
-    """
+    """Return what `HubAccount` holds; nothing is raised for what is unknown."""
     from huggingface_hub import constants, get_token
 
     asked = not constants.HF_HUB_OFFLINE and get_token() is not None
     name, refused = _whoami() if asked else (None, False)
-    return {"account": name, "refused": refused, "template": _has_template(model, revision)}
+    return {"account": name, "is_refused": refused, "has_template": _has_template(model, revision)}
 
 
 def _whoami() -> tuple[str | None, bool]:

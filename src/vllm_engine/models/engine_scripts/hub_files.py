@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
 INDEX = "model.safetensors.index.json"
 _PATTERNS = {
@@ -40,8 +41,7 @@ _SECONDARY = (
 """Small weights that some models load beside their own, and do without if they are not there."""
 
 
-@dataclass(frozen=True)
-class HubFile:
+class HubFile(NamedTuple):
     """A file of a repository; `blob` is its checksum, and its name in the hub client's cache."""
 
     path: str
@@ -56,24 +56,16 @@ class HubFile:
             return False
 
 
-@dataclass(frozen=True)
-class Listing:
-    """What a hub repository holds.
+class Listing(NamedTuple):
+    """All files of a repository, and those that its safetensors index names; None without one."""
 
-    Attributes:
-        folder: where a commit's files are once they are fetched: its snapshot in the hub client's cache.
-        files: all its files.
-        index: the files that `model.safetensors.index.json` names; None without one.
-    """
-
-    folder: Path
     files: tuple[HubFile, ...]
-    index: tuple[str, ...] | None = None
+    indexed: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
 class WantedFiles:
-    """What vLLM loads: the weights, and the small files beside them; `lacking`: named by the index alone."""
+    """What vLLM loads: weights and the small files beside them; `lacking` are named by the index alone."""
 
     weights: tuple[HubFile, ...]
     beside: tuple[HubFile, ...] = ()
@@ -100,7 +92,7 @@ def read_index(path: Path) -> tuple[str, ...] | None:
 
 def wanted_files(listing: Listing, load_format: str = "auto") -> WantedFiles:
     """Choose the files that vLLM loads with this `--load-format`."""
-    files, index = listing.files, listing.index
+    files, index = listing
     left_out = set(_matching(files, *_NEVER_BESIDE)) - set(_matching(files, *_SECONDARY))
     beside = tuple(file for file in files if file not in left_out)
     lacking = frozenset(index or ()) - {file.path for file in files}

@@ -1,7 +1,8 @@
 """How a script talks to the gateway: one request in JSON on stdin, one JSON object a line on stdout.
 
 The last line is `{"event": "done", "result": ...}` or `{"event": "error", "kind": ..., "detail": ...}`, with
-exit status 0 and 1. Lines that are not JSON, such as a library's warnings, are for the gateway's log.
+exit status 0 and 1. Of the lines that are not JSON, such as a library's warnings, only the last is kept, to
+explain a crash.
 """
 
 from __future__ import annotations
