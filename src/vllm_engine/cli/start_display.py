@@ -17,7 +17,7 @@ from vllm_engine.cli.local_server import local_server
 from vllm_engine.client.api_client import Client, Server, ServerError
 from vllm_engine.config.settings import Settings
 from vllm_engine.engine.engine_state import EngineState, EngineStatus, Phase, StatusReader
-from vllm_engine.engine.startup.estimate import Estimate, estimate
+from vllm_engine.engine.startup.start_history import Estimate, estimate
 from vllm_engine.models.download_progress import human_seconds
 
 logger = logging.getLogger("gateway")

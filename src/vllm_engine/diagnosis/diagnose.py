@@ -11,25 +11,20 @@ from vllm_engine.diagnosis.catalogue import BY_CODE, CATALOGUE
 from vllm_engine.diagnosis.known_failure import Groups, KnownFailure
 from vllm_engine.diagnosis.run_facts import Facts, gib
 from vllm_engine.engine.engine_exit import EngineExit
+from vllm_engine.engine.engine_output import parse_line
 from vllm_engine.errors import Diagnosis
 
 MAX_EVIDENCE_CHARS = 400
 MAX_LINE_CHARS = 1500
 """Longer lines are cut, since the patterns are searched in the event loop."""
 
-_HARMLESS = re.compile(
-    r"^(?:\x1b\[[\d;]*m)*(?:\([\w-]+(?: pid=\d+)?\) )?(?:\x1b\[[\d;]*m)*(?:DEBUG|INFO|WARNING)\b"
-)
-"""vLLM's own lines below ERROR, which do not say why it ended. NCCL's and Python's warnings are kept."""
+_HARMLESS = ("DEBUG", "INFO", "WARNING")
+"""Levels of vLLM's own lines, which do not say why it ended. NCCL's and Python's warnings are kept."""
 
-_SOURCE = re.compile(r"^\s*raise \w")
+_SOURCE = re.compile(r"raise \w")
 """The source line in a traceback: the message follows, with its values filled in."""
 
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{4,}")
-_PROCESS_PREFIX = re.compile(
-    r"^(?:\x1b\[[\d;]*m)*(?:\([\w-]+(?: rank=\d+)?(?: pid=\d+)?\) ?)?(?:\x1b\[[\d;]*m)*"
-    r"(?:ERROR|CRITICAL)?:?\s*(?:\d\d-\d\d \d\d:\d\d:\d\d )?(?:\[[\w./]+:\d+\] )?"
-)
 
 
 @dataclass(frozen=True)
@@ -49,16 +44,25 @@ def diagnose(whole: EngineExit, facts: Facts) -> Diagnosis:
     and the message has the engine's own last error. Takes some hundredths of a second for the longest log.
     """
     ending = dataclasses.replace(whole, tail=tuple(line[:MAX_LINE_CHARS] for line in whole.tail))
-    finding = next(findings(ending, facts), None)
+    own, finding = "", next(findings(ending, facts), None)
     if finding is None:
-        return _unknown(ending)
-    entry, groups = finding.entry, finding.groups
-    values = _values(facts) | {"phase": ending.phase} | dict(groups)
+        cause = ending.last_error
+        own = f"; its own last error: {cause}" if cause else "; it left no error"
+        finding = Finding(BY_CODE["unknown"], {}, cause)
+    entry, groups, line = finding.entry, finding.groups, finding.line
+    values = {
+        **vars(facts),
+        "free": None if facts.cache_free_bytes is None else gib(facts.cache_free_bytes),
+        "shm": None if facts.shm_bytes is None else gib(facts.shm_bytes),
+        "heads": facts.attention_heads,
+        "startup_timeout": f"{facts.startup_timeout_seconds:g}",
+        "phase": ending.phase,
+        **groups,
+    }
     advice = entry.advise(groups, facts)
-    line = finding.line
     return Diagnosis(
         code=entry.code,
-        message=_clean(f"{ending}: {entry.sentence(values)}"),
+        message=_clean(f"{ending}: {entry.sentence(values)}{own}"),
         remedy=_clean(advice.text),
         retryable=entry.retryable or ending.was_ready,
         evidence=_clean(line)[:MAX_EVIDENCE_CHARS] if line is not None else None,
@@ -83,8 +87,9 @@ def findings(ending: EngineExit, facts: Facts) -> Iterator[Finding]:
 
 def _by_lines(entries: list[KnownFailure], ending: EngineExit) -> Iterator[Finding]:
     for raw in ending.tail:
-        line = _PROCESS_PREFIX.sub("", raw)
-        if _HARMLESS.match(raw) or _SOURCE.match(line):
+        parsed = parse_line(raw)
+        line = parsed.message.lstrip()
+        if parsed.level in _HARMLESS or _SOURCE.match(line):
             continue
         for entry in entries:
             groups = entry.match(line)
@@ -97,28 +102,6 @@ def _hints(entry: KnownFailure, ending: EngineExit) -> dict[str, str]:
         return {}
     found = next((match for line in ending.tail if (match := re.search(entry.hint, line))), None)
     return found.groupdict() if found else {}
-
-
-def _values(facts: Facts) -> dict[str, object]:
-    """Return what a sentence may name."""
-    return vars(facts) | {
-        "free": gib(facts.cache_free_bytes) if facts.cache_free_bytes is not None else None,
-        "shm": gib(facts.shm_bytes) if facts.shm_bytes is not None else None,
-        "heads": facts.attention_heads,
-    }
-
-
-def _unknown(ending: EngineExit) -> Diagnosis:
-    cause = ending.last_error
-    own = f"its own last error: {cause}" if cause else "it left no error"
-    entry = BY_CODE["unknown"]
-    return Diagnosis(
-        code=entry.code,
-        message=_clean(f"{ending}: {entry.cause}; {own}"),
-        remedy=entry.advise({}, Facts()).text,
-        retryable=entry.retryable,
-        evidence=_clean(cause)[:MAX_EVIDENCE_CHARS] if cause else None,
-    )
 
 
 def _clean(text: str) -> str:

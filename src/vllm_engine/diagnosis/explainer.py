@@ -25,7 +25,14 @@ class Explainer:
 
     def planned(self, plan: EnginePlan) -> None:
         """Record the plan with which an engine is about to be started."""
-        self._facts = with_plan(self._facts, plan)
+        length = plan.max_model_len.value
+        self._facts = dataclasses.replace(
+            self._facts,
+            dtype=plan.dtype.value,
+            max_model_len=int(length) if length.isdigit() else None,
+            tensor_parallel=int(plan.tensor_parallel.value),
+            attention_heads=attention_heads(plan.model.config),
+        )
         self._oom_kills_before = oom_kills()
 
     def explain(self, ending: EngineExit) -> Diagnosis:
@@ -50,18 +57,6 @@ def known_facts(settings: Settings, device: Device, vllm_version: str) -> Facts:
         cache_dir=str(settings.cache_dir),
         startup_timeout_seconds=settings.startup_timeout_seconds,
         vllm_version=vllm_version,
-    )
-
-
-def with_plan(facts: Facts, plan: EnginePlan) -> Facts:
-    """Add what was settled from the model and the device."""
-    length, parallel = plan.max_model_len.value, plan.tensor_parallel.value
-    return dataclasses.replace(
-        facts,
-        dtype=plan.dtype.value,
-        max_model_len=int(length) if length.isdigit() else None,
-        tensor_parallel=int(parallel),
-        attention_heads=attention_heads(plan.model.config),
     )
 
 

@@ -114,7 +114,7 @@ HOST = (
     KnownFailure(
         code="startup-timeout",
         seen="`the engine was not ready in time`.",
-        cause="STARTUP_TIMEOUT_SECONDS={startup_timeout_seconds:g} passed while it was {phase}",
+        cause="STARTUP_TIMEOUT_SECONDS={startup_timeout} passed while it was {phase}",
         remedy=_timeout,
         ended=lambda end, _facts: end.status is None and not end.was_ready,
         is_symptom=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
-import string
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -74,9 +74,9 @@ class KnownFailure:
 
     def advise(self, groups: Groups, facts: Facts) -> Advice:
         """Return the remedy of one case."""
-        return (
-            Advice(self.remedy, self.changes) if isinstance(self.remedy, str) else self.remedy(groups, facts)
-        )
+        if isinstance(self.remedy, str):
+            return Advice(self.remedy, self.changes)
+        return self.remedy(groups, facts)
 
     @cached_property
     def compiled(self) -> tuple[re.Pattern[str], ...]:
@@ -111,16 +111,5 @@ class KnownFailure:
 
     def sentence(self, values: Mapping[str, object]) -> str:
         """Return the cause with its fields filled in; an ellipsis for those that are not known."""
-        return _Lenient().vformat(self.cause, (), values)
-
-
-_UNKNOWN = "…"
-
-
-class _Lenient(string.Formatter):
-    def get_value(self, key: int | str, args: object, kwargs: Mapping[str, object]) -> object:  # noqa: ARG002 - string.Formatter's
-        value = kwargs.get(str(key))
-        return _UNKNOWN if value is None or value == "" else value
-
-    def format_field(self, value: object, format_spec: str) -> str:
-        return _UNKNOWN if value is _UNKNOWN else str(format(value, format_spec))
+        known = {name: value for name, value in values.items() if value not in (None, "")}
+        return self.cause.format_map(defaultdict(lambda: "…", known))

@@ -16,7 +16,6 @@ class Facts:
         model: `MODEL_ID`.
         max_model_len: tokens, as settled for this model; None where vLLM chooses.
         attention_heads: the model's, which `TENSOR_PARALLEL` must divide.
-        api_servers: vLLM API server processes.
         gpus: how many the engine may use.
         gpu_memory_bytes: memory of the smallest of them.
         cache_free_bytes: free space where `CACHE_DIR` is.
@@ -34,7 +33,6 @@ class Facts:
     gpu_memory_utilization: float = 0.9
     tensor_parallel: int = 1
     attention_heads: int | None = None
-    api_servers: int = 1
     device: Literal["cuda", "cpu"] = "cuda"
     gpus: int = 0
     gpu_memory_bytes: int = 0

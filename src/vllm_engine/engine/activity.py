@@ -15,9 +15,9 @@ class OwnQuestions:
     running: int = 0
     """Those that are at the engine now."""
     asked: int = 0
+    """So many tokens were generated for them, too."""
     prompt_tokens: int = 0
-    """Of all of them together, like the generated tokens."""
-    generated_tokens: int = 0
+    """Of all of them together."""
     usual_prompt: int = 1
     """Tokens of the last one's prompt; assumed of the next until its answer says otherwise."""
 
@@ -26,20 +26,16 @@ class OwnQuestions:
         self.running += 1
         self.asked += 1
         self.prompt_tokens += self.usual_prompt
-        self.generated_tokens += 1
 
     def end(self, prompt_tokens: int | None, *, has_run: bool = True) -> None:
-        """Record the end of one.
+        """Record the end of one, whose answer told its prompt's length, or did not.
 
-        Args:
-            prompt_tokens: as the engine's answer says, if it does.
-            has_run: False if it could not be sent or there is no such route: it then does not count.
+        It does not count if it has not run, since it could not be sent or there is no such route.
         """
         self.running -= 1
         if not has_run:
             self.asked -= 1
             self.prompt_tokens -= self.usual_prompt
-            self.generated_tokens -= 1
         elif isinstance(prompt_tokens, int):  # an engine may answer anything
             self.prompt_tokens += prompt_tokens - self.usual_prompt
             self.usual_prompt = prompt_tokens

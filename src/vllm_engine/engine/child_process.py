@@ -56,12 +56,8 @@ class EngineProcess:
 
         The launcher asks the kernel to end the child if this program is killed outright.
 
-        Args:
-            argv: the engine's command.
-            environ: its whole environment.
-            on_line: called with every line of its standard output and error, without line end.
-            cwd: its working directory.
-            stdin: the descriptor of its standard input; stays open here.
+        `environ` is its whole environment. `on_line` gets every line of its standard output and error,
+        without the line's end. The descriptor `stdin` stays open here.
 
         Raises:
             OSError: the command cannot be started.
@@ -111,7 +107,10 @@ class EngineProcess:
 
         Whatever is left of the group after the leader has gone is killed at once.
         """
-        self._signal_leader(signal.SIGTERM)
+        if not self._exit.done():
+            # vLLM's API process ends its own children in order; a signal to all of them at once
+            # kills the engine under requests that are still running.
+            self._popen.terminate()
         with suppress(TimeoutError):
             await asyncio.wait_for(self.wait(), grace_seconds)
         return await self.reap()
@@ -126,12 +125,6 @@ class EngineProcess:
             await asyncio.wait_for(self._pump, 2.0)
         self._transport.close()
         return status
-
-    def _signal_leader(self, number: signal.Signals) -> None:
-        # vLLM's API process ends its own children in order; a signal to all of them at once
-        # kills the engine under requests that are still running.
-        if not self._exit.done():
-            self._popen.send_signal(number)
 
     async def _pump_output(self) -> None:
         pending = b""

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _PREFIX = re.compile(
-    r"^(?:\((?P<process>[\w-]+)(?: pid=\d+)?\) )?"
-    r"(?:(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL):? +)?"
+    r"^(?:\((?P<process>[\w-]+)(?: rank=\d+)?(?: pid=\d+)?\) ?)?"
+    r"(?:(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL)\b:? *)?"
     r"(?:\d\d-\d\d \d\d:\d\d:\d\d )?(?:\[[\w./]+(?:\.py|\.rs):\d+\] )?"
 )
 
 
-@dataclass(frozen=True)
-class LogLine:
-    """A line of the engine's, taken apart."""
+class LogLine(NamedTuple):
+    """Where a line comes from and what it says; level and process are None where the line has none."""
 
-    level: str
+    level: str | None
     process: str | None
     message: str
 
 
 def parse_line(raw: str) -> LogLine:
-    """Take a line of either frontend apart; a line without a level counts as INFO."""
+    """Take a line of either frontend apart."""
     text = _ANSI.sub("", raw)
     match = _PREFIX.match(text)
-    level = match["level"] if match else None
-    process = match["process"] if match else None
-    message = text[match.end() :] if match else text
-    return LogLine(level or "INFO", process, message)
+    assert match is not None  # noqa: S101 - all of its parts are optional
+    return LogLine(match["level"], match["process"], text[match.end() :])

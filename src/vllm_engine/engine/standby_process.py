@@ -26,7 +26,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import util
 from pathlib import Path
 from typing import Any, NoReturn
@@ -117,7 +118,9 @@ def start_process(path: Any, args: Sequence[Any], descriptors: Sequence[int]) ->
     if os.fsdecode(path) == sys.executable:
         pid = _taken(argv, sorted(set(map(int, descriptors))))
     if pid is None:
-        _dismiss()
+        # This start differs from the one that those who still wait were made for.
+        while _waiting:
+            _waiting.pop().end()
         pid = int(_start_new(path, args, descriptors))
     _note(pid)
     return pid
@@ -133,12 +136,6 @@ def _taken(argv: list[str], descriptors: list[int]) -> int | None:
     return None
 
 
-def _dismiss() -> None:
-    """End those that still wait: this start differs from the one that they were made for."""
-    while _waiting:
-        _waiting.pop().end()
-
-
 def _note(pid: int) -> None:
     """Record how the environment of a process that was just started differs from our initial one."""
     path = _initial.get(RECORD)
@@ -151,10 +148,8 @@ def _note(pid: int) -> None:
         "set": {name: value for name, value in now.items() if _initial.get(name) != value},
         "unset": sorted(_initial.keys() - now.keys()),
     }
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb", 0) as record:
-            record.write(json.dumps(note).encode() + b"\n")
+    with contextlib.suppress(OSError), Path(path).open("ab", 0) as record:
+        record.write(json.dumps(note).encode() + b"\n")
 
 
 def run_vllm(arguments: Sequence[str]) -> NoReturn:
@@ -167,14 +162,13 @@ def run_vllm(arguments: Sequence[str]) -> NoReturn:
 def stand_by() -> NoReturn:
     """Import everything, say so on the socket at standard input, wait there for arguments, and run vLLM."""
     link = socket.socket(fileno=_above(os.dup(0)))
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
-    lines = _lines(link)
-    _prepare(json.loads(next(lines)), lambda: link.sendall(b"ready\n"))
-    order = json.loads(next(lines))
-    link.sendall(b"going\n")
-    link.close()
+    with Path(os.devnull).open("rb") as null:
+        os.dup2(null.fileno(), 0)
+    with link, link.makefile("rb") as orders:
+        # Without a line whoever would have told us is gone.
+        _prepare(json.loads(orders.readline() or os._exit(0)), lambda: link.sendall(b"ready\n"))
+        order = json.loads(orders.readline() or os._exit(0))
+        link.sendall(b"going\n")
     run_vllm(order["arguments"])
 
 
@@ -208,30 +202,21 @@ def wait_as_child(number: int, parent: int) -> NoReturn:
 
 def _prepare(nodes: list[dict[str, Any]], tell: Callable[[], object]) -> None:
     _waiting.extend(map(Waiting, nodes))
-    failed: list[BaseException] = []
-    importing = threading.Thread(target=_import_all, args=(failed,), name="import")
-    importing.start()
-    importing.join()
-    if failed:
-        raise failed[0]
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(_import_all).result()
     for one in _waiting:
         one.until_ready()
     tell()
 
 
-def _import_all(failed: list[BaseException]) -> None:
+def _import_all() -> None:
     # A thread's priority is its own, in Linux. That of a whole process could not be raised again without a
     # privilege that containers lack.
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY)
     worker = _WORKERS["cpu" if _environ.get("VLLM_TARGET_DEVICE") == "cpu" else "cuda"]
     for name in (*_IMPORTS, worker):
-        try:
+        with contextlib.suppress(ModuleNotFoundError):  # another version of vLLM
             importlib.import_module(name)
-        except ModuleNotFoundError:
-            continue  # another version of vLLM
-        except BaseException as error:  # noqa: BLE001 - told by the main thread, which ends with it
-            failed.append(error)
-            return
 
 
 def _placed(received: Sequence[int], wanted: Sequence[int]) -> bool:
@@ -239,7 +224,7 @@ def _placed(received: Sequence[int], wanted: Sequence[int]) -> bool:
     if len(received) != len(wanted):
         return False
     moved = [_above(number) for number in received]
-    if any(_is_open(number) for number in wanted):
+    if any(Path(f"/proc/self/fd/{number}").exists() for number in wanted):
         return False
     for number, place in zip(moved, wanted, strict=True):
         os.dup2(number, place)
@@ -252,22 +237,6 @@ def _above(number: int) -> int:
     moved = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, _FIRST_DESCRIPTOR)
     os.close(number)
     return moved
-
-
-def _is_open(number: int) -> bool:
-    try:
-        os.fstat(number)
-    except OSError:
-        return False
-    return True
-
-
-def _lines(link: socket.socket) -> Iterator[bytes]:
-    pending = b""
-    while chunk := link.recv(_MAX_MESSAGE):
-        *lines, pending = (pending + chunk).split(b"\n")
-        yield from lines
-    os._exit(0)  # whoever would have told us is gone
 
 
 if __name__ in ("__main__", "__mp_main__"):  # in the engine, and in each process that vLLM starts

@@ -131,9 +131,14 @@ class Supervisor:
         except OSError as error:
             raise StartupError(f"the engine cannot be started: {error}") from error
         self._board.describe(model_revision=launch.model_revision, dtype=launch.dtype, pid=process.pid)
-        token_seconds = await self._until_ready(process, launch)
-        self._became_ready(self._clock() - began)
-        await self._watch(process, launch.served_name, command, token_seconds)
+        token_seconds = await self._until_ready(process)
+        seconds = self._clock() - began
+        self._board.progress(Phase.READY)
+        self._board.move(EngineState.READY)
+        self._restarts.has_served = True
+        self._longest_start = max(self._longest_start, seconds)
+        logger.info("ready after %.1f s%s", seconds, ", from the standby" * self._was_standby)
+        await self._watch(process, command, token_seconds)
 
     async def _wait_for_restart(self, error: VllmEngineError) -> None:
         """Wait for the next start; raises the error instead if there must not be one."""
@@ -156,13 +161,15 @@ class Supervisor:
             return standby
         return await self._spawn(command.argv, command.environ, on_line=self._on_line, cwd=Path.cwd())
 
-    async def _until_ready(self, process: EngineProcess, launch: Launch) -> float:
+    async def _until_ready(self, process: EngineProcess) -> float:
         """Wait for the first token; returns how long it took from its request."""
         async with self._client(_START_ANSWER_SECONDS) as client:
             exited = asyncio.ensure_future(process.wait())
-            ready = asyncio.ensure_future(self._first_token(client, launch.served_name))
+            ready = asyncio.ensure_future(self._first_token(client))
             try:
-                timeout = self._start_timeout()
+                timeout = self._settings.startup_timeout_seconds
+                if self._was_standby:
+                    timeout = min(timeout, max(_LEAST_STANDBY_SECONDS, 2 * self._longest_start))
                 await asyncio.wait({exited, ready}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
                 while self._cannot_ask and not (exited.done() or ready.done()):
                     # Not knowing whether it is ready is no reason to end it.
@@ -179,7 +186,7 @@ class Supervisor:
                     task.cancel()
                 await asyncio.gather(exited, ready, return_exceptions=True)
 
-    async def _first_token(self, client: ControlClient, served_name: str) -> float:
+    async def _first_token(self, client: ControlClient) -> float:
         loop = asyncio.get_running_loop()
         logged: float | None = None
         while True:
@@ -190,7 +197,7 @@ class Supervisor:
                     await client.check_models()
                     self._board.progress(Phase.WARMING_UP)
                     began = loop.time()
-                    await client.generate_one(served_name)
+                    await client.generate_one(self._settings.served_names[0])
                     return loop.time() - began
                 except ControlError as error:
                     if logged is None or loop.time() - logged > _LOG_AGAIN_SECONDS:
@@ -198,28 +205,13 @@ class Supervisor:
                         logger.warning("the engine is up but does not generate yet: %s", error)
             await asyncio.sleep(_POLL_SECONDS)
 
-    def _start_timeout(self) -> float:
-        timeout = self._settings.startup_timeout_seconds
-        if not self._was_standby:
-            return timeout
-        return min(timeout, max(_LEAST_STANDBY_SECONDS, 2 * self._longest_start))
-
-    def _became_ready(self, seconds: float) -> None:
-        self._board.progress(Phase.READY)
-        self._board.move(EngineState.READY)
-        self._restarts.has_served = True
-        self._longest_start = max(self._longest_start, seconds)
-        logger.info("ready after %.1f s%s", seconds, ", from the standby" * self._was_standby)
-
-    async def _watch(
-        self, process: EngineProcess, served_name: str, command: EngineCommand, token_seconds: float
-    ) -> NoReturn:
+    async def _watch(self, process: EngineProcess, command: EngineCommand, token_seconds: float) -> NoReturn:
         """Watch the engine, and keep a standby beside it, until it is lost."""
         step_limit = StepLimit(self._settings.hang_timeout_seconds)
         step_limit.completed(token_seconds)
         async with self._client(_HEALTH_SECONDS) as client:
-            interval = self._settings.canary_interval_seconds
-            watchdog = Watchdog(process, client, self._activity, served_name, step_limit, interval)
+            name, interval = self._settings.served_names[0], self._settings.canary_interval_seconds
+            watchdog = Watchdog(process, client, self._activity, name, step_limit, interval)
             keeping = asyncio.ensure_future(self._standby.keep(command, process.pid))
             try:
                 loss = await watchdog.until_lost()
@@ -262,7 +254,7 @@ class Supervisor:
     def _on_line(self, raw: str) -> None:
         """Log a line of the engine's output, and note what it says about the start's progress."""
         line = parse_line(raw)
-        level = logging.getLevelNamesMapping()[line.level]
+        level = logging.getLevelNamesMapping()[line.level or "INFO"]
         # While it is stopped, vLLM may report the end of its own core as an error.
         is_stopping = self._process is None
         engine_logger.log(

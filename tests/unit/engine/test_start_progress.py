@@ -14,9 +14,14 @@ import pytest
 
 from vllm_engine.engine.engine_output import parse_line
 from vllm_engine.engine.engine_state import TRANSITIONS, EngineState, EngineStatus, Phase, StatusBoard
-from vllm_engine.engine.startup.estimate import Estimate, estimate
 from vllm_engine.engine.startup.log_progress import later
-from vllm_engine.engine.startup.start_history import MAX_CONFIGURATIONS, StartHistory, StartRecorder
+from vllm_engine.engine.startup.start_history import (
+    MAX_CONFIGURATIONS,
+    Estimate,
+    StartHistory,
+    StartRecorder,
+    estimate,
+)
 from vllm_engine.errors import Diagnosis
 from vllm_engine.models.download_progress import Download
 
@@ -137,15 +142,15 @@ RUST = (
 
 
 def test_parse_line() -> None:
-    """Lines of both frontends and of uvicorn are taken apart; anything else passes as INFO."""
+    """Lines of both frontends and of uvicorn are taken apart; anything else passes."""
     for raw, level, process, message in (
         ("(EngineCore pid=18133) INFO 11-23 09:35:26 [core.py:133] Initializing", "INFO", "EngineCore", "Initializing"),
         ("(Worker pid=1) WARNING 11-23 09:35:36 [v1/cpu_worker.py:114] lib", "WARNING", "Worker", "lib"),
         ("ERROR 11-23 09:35:36 [a.py:1] boom", "ERROR", None, "boom"),
         ("INFO:     Started server process [18014]", "INFO", None, "Started server process [18014]"),
-        ('  File "x.py", line 3', "INFO", None, '  File "x.py", line 3'),
+        ('  File "x.py", line 3', None, None, '  File "x.py", line 3'),
         (RUST, "INFO", "RustFrontend", "loaded"),
-        ("", "INFO", None, ""),
+        ("", None, None, ""),
     ):  # fmt: skip
         line = parse_line(raw)
         assert (line.level, line.process, line.message) == (level, process, message)

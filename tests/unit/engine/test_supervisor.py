@@ -62,7 +62,7 @@ class Case:
         self.changes.append(changes)
         if self.prepare_error is not None and len(self.changes) > self.prepared:
             raise self.prepare_error
-        return Launch(COMMAND, "m", None, "float16")
+        return Launch(COMMAND, None, "float16")
 
     def _explain(self, ended: EngineExit) -> Diagnosis:
         self.exits.append(ended)

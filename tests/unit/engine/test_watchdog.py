@@ -16,8 +16,7 @@ from tests.support.virtual.virtual_time import in_virtual_time
 from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.control_client import ControlError, Health, NotAskedError
 from vllm_engine.engine.watchdog.child_watcher import ChildrenState, ChildWatcher, children_state
-from vllm_engine.engine.watchdog.one_token_check import stalled_seconds
-from vllm_engine.engine.watchdog.stall import LEAST_SECONDS, StallClock, StepLimit
+from vllm_engine.engine.watchdog.stall import LEAST_SECONDS, StallClock, StepLimit, stalled_seconds
 from vllm_engine.engine.watchdog.watchdog import Loss, LossKind, Watchdog
 
 HANG_SECONDS = 180.0

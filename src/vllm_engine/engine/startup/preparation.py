@@ -30,7 +30,6 @@ class Launch:
     """Everything for one start of the engine, whose model is on this machine."""
 
     command: EngineCommand
-    served_name: str
     model_revision: str | None
     dtype: str
 
@@ -69,7 +68,6 @@ class Preparation:
         self.is_offline = not self.needs_hub and may_start_offline(preflight, model, files)
         return Launch(
             command=resolve_command(preflight, plan, self.socket, is_offline=self.is_offline),
-            served_name=preflight.settings.served_names[0],
             model_revision=model.revision,
             dtype=plan.dtype.value,
         )

@@ -1,4 +1,4 @@
-"""How long each phase of a start took: logged as it ends, and kept for the next start's estimate."""
+"""How long each phase of a start took: logged as it ends, and kept for the estimate of the next start."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_engine.engine.engine_state import EngineState, EngineStatus, Phase, StatusBoard
+from vllm_engine.models.download_progress import Download
 
 MAX_CONFIGURATIONS = 64
 """The oldest are forgotten beyond this number."""
 
 DOWNLOAD_LINE_SECONDS = 10.0
+_MOST_BEFORE_READY = 0.99
 _VERSION = 1
 
 logger = logging.getLogger("gateway.supervisor")
@@ -89,7 +92,7 @@ class StartRecorder:
         elif status.phase is not before.phase:
             self._phase_ended(before, status)
         if status.phase is Phase.DOWNLOADING and status.download is not None:
-            self._log_download(status)
+            self._log_download(status.download)
         if status.is_ready and before.state is EngineState.STARTING and self._key is not None:
             self._history.record(self._key, self._seconds)
 
@@ -100,13 +103,12 @@ class StartRecorder:
         fields = {"phase": before.phase.value, "seconds": round(took, 2), "next_phase": status.phase.value}
         logger.info("%s took %.1f s%s", before.phase, took, then, extra=fields)
 
-    def _log_download(self, status: EngineStatus) -> None:
-        download = status.download
-        if download is None or time.monotonic() - self._download_logged < DOWNLOAD_LINE_SECONDS:
+    def _log_download(self, download: Download) -> None:
+        if time.monotonic() - self._download_logged < DOWNLOAD_LINE_SECONDS:
             return
         self._download_logged = time.monotonic()
         fields = {
-            "phase": status.phase.value,
+            "phase": Phase.DOWNLOADING.value,
             "files_done": download.files_done,
             "files_total": download.files_total,
             "bytes_done": download.bytes_done,
@@ -114,3 +116,48 @@ class StartRecorder:
             "bytes_per_second": download.bytes_per_second and round(download.bytes_per_second),
         }
         logger.info("downloading: %s", download, extra=fields)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A forecast: seconds of the whole start and of what is left, and the share that is done."""
+
+    total_seconds: float
+    remaining_seconds: float
+    fraction: float
+
+
+def estimate(status: EngineStatus, now: float) -> Estimate | None:
+    """Forecast the start's end; None without an earlier start, and when nothing is being started.
+
+    A phase that takes longer than it did counts as about to end. A download counts only if there is one, at
+    its present rate.
+
+    Args:
+        status: the newest snapshot.
+        now: `time.monotonic` seconds.
+    """
+    if status.state is not EngineState.STARTING or not status.expected:
+        return None
+    spent = max(0.0, now - status.started)
+    left = _download_left(status) + sum(
+        _phase_left(status, phase, seconds, now)
+        for phase, seconds in status.expected.items()
+        if phase is not Phase.DOWNLOADING
+    )
+    whole = spent + left
+    return Estimate(whole, left, min(_MOST_BEFORE_READY, spent / whole) if whole else 0.0)
+
+
+def _phase_left(status: EngineStatus, phase: Phase, seconds: float, now: float) -> float:
+    if phase.rank < status.phase.rank:
+        return 0.0
+    return max(0.0, seconds - (now - status.phase_entered)) if phase is status.phase else seconds
+
+
+def _download_left(status: EngineStatus) -> float:
+    download = status.download
+    if download is None or status.phase.rank > Phase.DOWNLOADING.rank:
+        return 0.0
+    left = download.remaining_seconds
+    return status.expected.get(Phase.DOWNLOADING, 0.0) if left is None else left

@@ -1,13 +1,20 @@
-"""Pure: how long the engine has made no progress, and how long one of its steps may take."""
+"""How long the engine has made no progress, under load or on one token, and how long a step may take."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable
+
+from vllm_engine.engine.control_client import NotAskedError
+from vllm_engine.engine.watchdog.child_watcher import ChildrenState
 
 LEAST_SECONDS = 20.0
 """With `CANARY_INTERVAL_SECONDS=30`, an engine that stops while it is idle is noticed within a minute."""
 _FACTOR = 5.0
 """Times the longest step so far: a machine may be that much busier than it was."""
+_LOOK_SECONDS = 2.0
+_BUSY_SHARE = 0.05
+"""Of one CPU: an idle or stuck engine core uses less, whatever its helper threads do."""
 
 
 class StallClock:
@@ -47,3 +54,57 @@ class StepLimit:
     def seconds(self) -> float:
         """The present limit."""
         return min(self.most_seconds, max(LEAST_SECONDS, _FACTOR * self._longest))
+
+
+async def stalled_seconds(
+    generate: Callable[[], Awaitable[None]],
+    read_progress: Callable[[], Awaitable[Hashable]],
+    read_children: Callable[[], ChildrenState | None],
+    limit: StepLimit,
+) -> float | None:
+    """Request one token; returns None when it came, else how long the engine has made no progress.
+
+    A step may take longer than ever. With evidence that the engine works on it the limit is
+    `HANG_TIMEOUT_SECONDS`; without any it is the engine's `StepLimit`.
+
+    Args:
+        generate: requests one token, without a time limit of its own.
+        read_progress: returns a value that changes as the engine core works; raises `NotAskedError`.
+        read_children: returns the state of the engine's processes; None where it cannot be read.
+        limit: for one step.
+
+    Raises:
+        ControlError: the engine fails to generate.
+        NotAskedError: it could not be asked.
+    """
+    loop = asyncio.get_running_loop()
+    progress, before = await read_progress(), read_children()
+    began = moved = loop.time()
+    works = False
+    token = asyncio.ensure_future(generate())
+    pause = min(_LOOK_SECONDS, limit.seconds / 4)
+    try:
+        while not (await asyncio.wait({token}, timeout=pause))[0]:
+            try:
+                seen = await read_progress()
+            except NotAskedError:
+                continue
+            now = loop.time()
+            if seen != progress:
+                progress, moved, works = seen, now, True
+            works = works or _is_busy(before, read_children(), now - began)
+            if now - moved > (limit.most_seconds if works else limit.seconds) and not token.done():
+                return now - moved
+        await token
+        limit.completed(loop.time() - began)
+        return None
+    finally:
+        token.cancel()
+        await asyncio.gather(token, return_exceptions=True)
+
+
+def _is_busy(before: ChildrenState | None, now: ChildrenState | None, seconds: float) -> bool:
+    """Whether the core has computed for the last `seconds`; True where that cannot be known."""
+    if before is None or now is None:
+        return True
+    return now.is_running or now.cpu_seconds - before.cpu_seconds >= _BUSY_SHARE * seconds

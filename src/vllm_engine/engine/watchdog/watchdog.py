@@ -13,8 +13,7 @@ from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.child_process import EngineProcess
 from vllm_engine.engine.control_client import ControlClient, ControlError, Health, NotAskedError
 from vllm_engine.engine.watchdog.child_watcher import ChildrenState, ChildWatcher, children_state
-from vllm_engine.engine.watchdog.one_token_check import stalled_seconds
-from vllm_engine.engine.watchdog.stall import StallClock, StepLimit
+from vllm_engine.engine.watchdog.stall import StallClock, StepLimit, stalled_seconds
 
 _TICK_SECONDS = 0.5
 _METRICS_SECONDS = 2.0

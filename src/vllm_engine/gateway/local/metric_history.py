@@ -134,7 +134,7 @@ def _own_work(questions: OwnQuestions, *, with_running: bool) -> OwnWork:
     return OwnWork(
         questions.asked - running,
         questions.prompt_tokens - running * questions.usual_prompt,
-        questions.generated_tokens - running,
+        questions.asked - running,
     )
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from vllm_engine import __version__
 from vllm_engine.engine.engine_state import EngineState, EngineStatus, StatusReader
-from vllm_engine.engine.startup.estimate import estimate
+from vllm_engine.engine.startup.start_history import estimate
 from vllm_engine.errors import error_body
 from vllm_engine.gateway.error_dialect import ApiError
 from vllm_engine.gateway.policy.readiness import not_ready, retry_after_seconds
