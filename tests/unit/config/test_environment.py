@@ -200,16 +200,12 @@ def test_no_variable_of_another_engine_is_ignored_in_silence() -> None:
 
 
 SECRET = [
-    ("HF_TOKEN", "hf_notARealToken", "hf_notARealToken"),
-    ("AWS_SECRET_ACCESS_KEY", "abcdefghij", "abcdefghij"),
+    ("HF_TOKEN", "hf_notARealToken", "hf_notARealToken"), ("AWS_SECRET_ACCESS_KEY", "abcdefghij", "abcdefghij"),
     ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20abcdefghij,x=1", "abcdefghij"),
-    ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "api-key=abcdefghij", "abcdefghij"),
-    ("DB_PASSWORD_PROD", "abcdefghij", "abcdefghij"),
-    ("OPENAI_API_KEY_2", "sk-abcdefgh", "sk-abcdefgh"),
-    ("GITHUBTOKEN", "ghp_abcdefgh", "ghp_abcdefgh"),
-    ("HTTP_PROXY", "http://me:p@ss@word!@proxy:3128", "p@ss@word!"),
-    ("https_proxy", "http://me:p%40ssw0rd!@proxy:3128", "p@ssw0rd!"),
-]
+    ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "api-key=abcdefghij", "abcdefghij"), ("DB_PASSWORD_PROD", "abcdefghij", "abcdefghij"),
+    ("OPENAI_API_KEY_2", "sk-abcdefgh", "sk-abcdefgh"), ("GITHUBTOKEN", "ghp_abcdefgh", "ghp_abcdefgh"),
+    ("HTTP_PROXY", "http://me:p@ss@word!@proxy:3128", "p@ss@word!"), ("https_proxy", "http://me:p%40ssw0rd!@proxy:3128", "p@ssw0rd!"),
+]  # fmt: skip
 NOT_SECRET = pairs(
     """TOKENIZERS_PARALLELISM=false-and-longer MAX_NUM_BATCHED_TOKENS=8192819281 API_KEYS_FILE=/run/secrets/keys
     SECRET_NAME=hub-token-of-the-cluster AWS_ACCESS_KEY_ID=AKIAABCDEFGH HF_TOKEN_PATH=/run/secrets/token

@@ -31,14 +31,9 @@ def table(text: str) -> list[list[str]]:
 
 def test_nearest_known_version_is_loaded() -> None:
     for asked, version, exact in (
-        ("0.32.1", "0.32.0", True),
-        ("0.32.0+cpu", "0.32.0", True),
-        ("0.33.1rc2", "0.33.0", True),
-        ("0.31.0", "0.32.0", False),
-        ("1.0.0", "0.33.0", False),
-        ("dev", "0.33.0", False),
-        ("", "0.33.0", False),
-    ):
+        ("0.32.1", "0.32.0", True), ("0.32.0+cpu", "0.32.0", True), ("0.33.1rc2", "0.33.0", True),
+        ("0.31.0", "0.32.0", False), ("1.0.0", "0.33.0", False), ("dev", "0.33.0", False), ("", "0.33.0", False),
+    ):  # fmt: skip
         catalogue = FlagCatalogue.load(asked)
         assert (catalogue.version, catalogue.exact) == (version, exact), asked
 

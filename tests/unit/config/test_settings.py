@@ -131,14 +131,9 @@ def misspelt(process: dict[str, str], dotenv: dict[str, str]) -> list[str]:
 def test_misspelt_names() -> None:
     """.env is written for this program; in the process a long name counts, unless ours is set beside it."""
     for name, meant in (
-        ("MODLE_ID", "MODEL_ID"),
-        ("MODEL-ID", "MODEL_ID"),
-        ("model_id", "MODEL_ID"),
-        ("PROT", "PORT"),
-        ("APIKEYS", "API_KEYS"),
-        ("MAX_MODLE_LENN", "MAX_MODEL_LEN"),
-        ("SERVED_MODEL_NAMES", "SERVED_MODEL_NAME"),
-    ):
+        ("MODLE_ID", "MODEL_ID"), ("MODEL-ID", "MODEL_ID"), ("model_id", "MODEL_ID"), ("PROT", "PORT"),
+        ("APIKEYS", "API_KEYS"), ("MAX_MODLE_LENN", "MAX_MODEL_LEN"), ("SERVED_MODEL_NAMES", "SERVED_MODEL_NAME"),
+    ):  # fmt: skip
         said = f'{name}="***": nothing reads this name; did you mean {meant}?'
         assert misspelt({}, {name: "secret"}) == [said]
     assert "did you mean MODEL_ID" in misspelt({"MODLE_ID": "a"}, {})[0]

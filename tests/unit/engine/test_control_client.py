@@ -52,13 +52,9 @@ async def asking(
 
 
 HEALTH = (
-    (answer(200), Health.GOOD),
-    (answer(503), Health.DEAD),
-    (answer(500), Health.NO_ANSWER),
-    (b"", Health.NO_ANSWER),
-    (None, Health.HUNG_UP),
-    (b"nonsense\r\n\r\n", Health.HUNG_UP),
-)
+    (answer(200), Health.GOOD), (answer(503), Health.DEAD), (answer(500), Health.NO_ANSWER), (b"", Health.NO_ANSWER),
+    (None, Health.HUNG_UP), (b"nonsense\r\n\r\n", Health.HUNG_UP),
+)  # fmt: skip
 
 
 async def test_health(tmp_path: Path) -> None:
@@ -76,13 +72,9 @@ COUNTED: tuple[tuple[bytes, tuple[int, int] | None], ...] = (
     (answer(200, {"choices": [{}], "usage": {"prompt_tokens": 3}}), (1, 3)),
     (answer(200, {"choices": [{}]}), (1, 1)),
     # An embedding model has no such route.
-    (answer(404, {"detail": "Not Found"}), (0, 0)),
-    (answer(404, {"message": "The model `m` does not exist"}), None),
-    (answer(500, {"error": {}}), None),
-    (answer(200, {"choices": []}), None),
-    (answer(200, []), None),
-    (answer(200, b"nonsense"), None),
-)
+    (answer(404, {"detail": "Not Found"}), (0, 0)), (answer(404, {"message": "The model `m` does not exist"}), None),
+    (answer(500, {"error": {}}), None), (answer(200, {"choices": []}), None), (answer(200, []), None), (answer(200, b"nonsense"), None),
+)  # fmt: skip
 
 
 async def test_one_token(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from vllm_engine.engine.startup.start_history import (
 from vllm_engine.errors import Diagnosis
 from vllm_engine.models.download_progress import Download
 
+L, C, P = Phase.LOADING_WEIGHTS, Phase.COMPILING, Phase.PROFILING_MEMORY
+G, W = Phase.CAPTURING_GRAPHS, Phase.WARMING_UP
 S = EngineState
 WAYS = {
     S.STARTING: (), S.READY: (S.READY,), S.UNHEALTHY: (S.READY, S.UNHEALTHY), S.BACKOFF: (S.BACKOFF,),
@@ -70,11 +72,7 @@ def test_snapshots() -> None:
 def test_a_change_of_phase_or_state_forgets() -> None:
     """A fraction only grows within its phase; a diagnosis belongs to the state that it was given with."""
     board, told = StatusBoard(), Diagnosis("disk-full", "the disk is full")
-    for phase, fraction, shown in (
-        (Phase.LOADING_WEIGHTS, 0.5, 0.5),
-        (Phase.LOADING_WEIGHTS, 0.25, 0.5),
-        (Phase.COMPILING, None, None),
-    ):
+    for phase, fraction, shown in ((L, 0.5, 0.5), (L, 0.25, 0.5), (C, None, None)):
         board.progress(phase, fraction)
         assert board.current.fraction == shown
     board.move(S.BACKOFF, error=told)
@@ -84,8 +82,6 @@ def test_a_change_of_phase_or_state_forgets() -> None:
 
 
 LOGS = Path(__file__).parents[2] / "data/logs"
-L, C, P = Phase.LOADING_WEIGHTS, Phase.COMPILING, Phase.PROFILING_MEMORY
-G, W = Phase.CAPTURING_GRAPHS, Phase.WARMING_UP
 
 CPU, COMPILED, CUDA = [L, P, W], [L, C, P, W], [L, C, P, G, W]
 HEALTHY = {
@@ -156,20 +152,13 @@ def test_parse_line() -> None:
         assert (line.level, line.process, line.message) == (level, process, message)
 
 
-EXPECTED = {
-    Phase.IMPORTING: 10.0,
-    Phase.DOWNLOADING: 100.0,
-    Phase.LOADING_WEIGHTS: 4.0,
-    Phase.WARMING_UP: 6.0,
-}
+EXPECTED = {Phase.IMPORTING: 10.0, Phase.DOWNLOADING: 100.0, L: 4.0, W: 6.0}
 
 
-def left(phase: Phase, now: float, *, entered: float = 0.0, download: Download | None = None) -> Estimate:
+def left(phase: Phase, now: float, entered: float = 0.0, download: Download | None = None) -> Estimate:
     """Estimate a start that began at 0 and whose history is `EXPECTED`."""
-    status = EngineStatus(
-        phase=phase, expected=EXPECTED, started=0.0, phase_entered=entered, download=download
-    )
-    forecast = estimate(status, now)
+    status = EngineStatus(phase=phase, expected=EXPECTED, started=0.0)
+    forecast = estimate(replace(status, phase_entered=entered, download=download), now)
     assert forecast is not None
     return forecast
 
@@ -177,13 +166,10 @@ def left(phase: Phase, now: float, *, entered: float = 0.0, download: Download |
 def test_estimate() -> None:
     """What is left: the rest of this phase and those to come; no download where there is none."""
     for phase, entered, now, seconds in (
-        (Phase.PREPARING, 0.0, 1.0, 20.0),
-        (Phase.IMPORTING, 1.0, 4.0, 17.0),
-        (Phase.LOADING_WEIGHTS, 11.0, 12.0, 9.0),
-        (Phase.LOADING_WEIGHTS, 11.0, 99.0, 6.0),
-        (Phase.COMPILING, 15.0, 16.0, 6.0),
-    ):
-        forecast = left(phase, now, entered=entered)
+        (Phase.PREPARING, 0.0, 1.0, 20.0), (Phase.IMPORTING, 1.0, 4.0, 17.0),
+        (L, 11.0, 12.0, 9.0), (L, 11.0, 99.0, 6.0), (C, 15.0, 16.0, 6.0),
+    ):  # fmt: skip
+        forecast = left(phase, now, entered)
         assert forecast.remaining_seconds == pytest.approx(seconds)
         assert forecast.total_seconds == pytest.approx(now + seconds)
         assert forecast.fraction == pytest.approx(now / (now + seconds))
@@ -218,13 +204,8 @@ def test_history(tmp_path: Path) -> None:
 def test_unusable_history(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A damaged file costs the estimate and one line of the log, and is replaced at the next start."""
     path = tmp_path / "starts.json"
-    for content in (
-        "",
-        "[]",
-        '{"version":1,"starts":{"k":{"no phase":1}}}',
-        '{"version":1,"starts":{"k":3}}',
-        "\xff",
-    ):
+    starts = ('{"k":{"no phase":1}}', '{"k":3}')
+    for content in ("", "[]", "\xff", *(f'{{"version":1,"starts":{each}}}' for each in starts)):
         path.write_text(content, encoding="latin-1")
         caplog.clear()
         assert StartHistory(path).expected("k") == {}
@@ -243,19 +224,18 @@ def test_start_recorder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
     caplog.set_level(logging.INFO)
     history, board = StartHistory(tmp_path / "starts.json"), StatusBoard()
     StartRecorder(board, history).begins("k")
-    for phase in (Phase.IMPORTING, Phase.LOADING_WEIGHTS, Phase.WARMING_UP, Phase.READY):
+    for phase in (Phase.IMPORTING, L, W, Phase.READY):
         board.progress(phase)
         board.progress(phase, 0.5)
     assert history.expected("k") == {}
     board.move(EngineState.READY)
+    over = ["preparing", "importing", "loading weights", "warming up"]
+    now = [*(f"; now {phase}" for phase in over[1:]), ""]
     assert [record.getMessage() for record in caplog.records] == [
-        "preparing took 0.0 s; now importing",
-        "importing took 0.0 s; now loading weights",
-        "loading weights took 0.0 s; now warming up",
-        "warming up took 0.0 s",
+        f"{phase} took 0.0 s{more}" for phase, more in zip(over, now, strict=True)
     ]
     assert caplog.records[0].__dict__["phase"] == "preparing"
-    assert list(history.expected("k")) == ["preparing", "importing", "loading weights", "warming up"]
+    assert list(history.expected("k")) == over
 
 
 def test_download_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -265,6 +245,6 @@ def test_download_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
     StartRecorder(board, StartHistory(tmp_path / "starts.json"))
     for done in (0, 100, 200):
         board.downloading(Download(0, 1, done, 1000))
-    lines = [record for record in caplog.records if record.getMessage().startswith("downloading: ")]
-    assert [line.getMessage() for line in lines] == ["downloading: 0 of 1 files, 0 B of 1 kB"]
-    assert (lines[0].__dict__["bytes_done"], lines[0].__dict__["bytes_total"]) == (0, 1000)
+    [line] = [record for record in caplog.records if record.getMessage().startswith("downloading: ")]
+    assert line.getMessage() == "downloading: 0 of 1 files, 0 B of 1 kB"
+    assert (line.__dict__["bytes_done"], line.__dict__["bytes_total"]) == (0, 1000)

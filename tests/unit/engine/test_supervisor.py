@@ -23,14 +23,7 @@ from vllm_engine.engine.engine_state import Phase, StatusBoard
 from vllm_engine.engine.restarts import FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, RestartBudget
 from vllm_engine.engine.startup.preparation import Launch
 from vllm_engine.engine.supervisor import Supervisor
-from vllm_engine.errors import (
-    Diagnosis,
-    EngineError,
-    ModelError,
-    StartupError,
-    StartupTimeoutError,
-    VllmEngineError,
-)
+from vllm_engine.errors import Diagnosis, EngineError, StartupError, StartupTimeoutError, VllmEngineError
 from vllm_engine.system.log import ENGINE_LOGGER
 
 LASTING = Diagnosis("unknown", "no known cause")
@@ -109,16 +102,10 @@ async def test_the_engines_output(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert said[-1] == ("INFO", "the core has died")
 
 
-@pytest.mark.parametrize(
-    ("change", "seen", "is_hang"),
-    [
-        ({"status": 0}, "", False),
-        ({"status": -9}, "", False),
-        ({"token_seconds": None}, "did not generate a token within", True),
-        ({"health": Health.DEAD}, "engine core is dead", False),
-        ({"health": Health.NOT_LISTENING}, "nothing listens", True),
-    ],
-)
+@pytest.mark.parametrize(("change", "seen", "is_hang"), [
+    ({"status": 0}, "", False), ({"status": -9}, "", False), ({"token_seconds": None}, "did not generate a token within", True),
+    ({"health": Health.DEAD}, "engine core is dead", False), ({"health": Health.NOT_LISTENING}, "nothing listens", True),
+])  # fmt: skip
 @in_virtual_time
 async def test_an_engine_that_is_lost_is_started_again(
     tmp_path: Path, change: dict[str, Any], seen: str, is_hang: bool
@@ -159,7 +146,7 @@ async def test_lost_too_often(tmp_path: Path) -> None:
 async def test_what_is_not_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A start that cannot be prepared, one that fails, and a loss while draining or where no restart is allowed."""
     case = Case(tmp_path)
-    case.prepared, case.prepare_error = 0, ModelError("no such model")
+    case.prepared, case.prepare_error = 0, StartupError("no such model")
     assert await case.run() is case.prepare_error
     assert (case.path, case.rig.processes) == ("starting failed", [])
     tail = tuple(f"line {number}" for number in range(40))

