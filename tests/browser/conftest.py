@@ -12,13 +12,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests.browser.chromium import Visit, chromium
-from tests.support.fake.fake_engine import (
-    Scenario,
-    change_scenario,
-    make_fake_engine_python,
-    scenario_of,
-    write_scenario,
-)
+from tests.support.fake import fake_engine as fake
 from tests.support.model import CONFIG
 from tests.support.program import Program, running
 
@@ -35,8 +29,8 @@ class Server:
 
     def engine(self, **changes: Any) -> None:
         """Have the engine behave so from its next request on, and otherwise well."""
-        write_scenario(self._scenario, Scenario())
-        change_scenario(self._scenario, **changes)
+        fake.write_scenario(self._scenario, fake.Scenario())
+        fake.change_scenario(self._scenario, **changes)
 
 
 @contextmanager
@@ -45,10 +39,10 @@ def serving(folder: Path, scenario: dict[str, Any], **variables: str) -> Iterato
     model = folder / "model"
     model.mkdir(parents=True)
     (model / "config.json").write_text(json.dumps(CONFIG))
-    python = make_fake_engine_python(folder / "engine", scenario)
+    python = fake.make_fake_engine_python(folder / "engine", scenario)
     environ = {"ENGINE_PYTHON": str(python), "MODEL_ID": str(model), "SERVED_MODEL_NAME": MODEL} | variables
     with running(environ, folder=folder) as program:
-        yield Server(program, scenario_of(python))
+        yield Server(program, fake.scenario_of(python))
 
 
 StartServer = Callable[..., Server]
@@ -70,14 +64,21 @@ def browser() -> Iterator[Browser]:
         yield running_browser
 
 
-@pytest.fixture
-def visit(browser: Browser) -> Iterator[Visit]:
-    """Give a fresh page whose errors fail the test."""
-    one = Visit(browser, viewport={"width": 1280, "height": 800})
+@contextmanager
+def visiting(browser: Browser, **options: Any) -> Iterator[Visit]:
+    """Open a page whose errors fail the test."""
+    one = Visit(browser, viewport={"width": 1280, "height": 800}, **options)
     try:
         yield one
     finally:
         one.close()
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Visit]:
+    """Give a fresh page whose errors fail the test."""
+    with visiting(browser) as one:
+        yield one
 
 
 @pytest.fixture(scope="package")

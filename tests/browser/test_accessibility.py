@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.chromium import Visit
-from tests.browser.conftest import MODEL, Server
+from tests.browser.conftest import MODEL, Server, visiting
 from tests.browser.test_chat import ready, say, until_ready
 
 TEXT = (
@@ -29,13 +29,8 @@ STARTING = {
 @pytest.fixture(params=["light", "dark"])
 def seen(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Visit]:
     """Give a page on a system that is light, or dark."""
-    one = Visit(
-        browser, viewport={"width": 1280, "height": 800}, color_scheme=request.param, reduced_motion="reduce"
-    )
-    try:
+    with visiting(browser, color_scheme=request.param, reduced_motion="reduce") as one:
         yield one
-    finally:
-        one.close()
 
 
 def test_axe_of_the_chat(seen: Visit, server: Server) -> None:

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.browser.chromium import Visit
@@ -35,7 +34,6 @@ def ready(visit: Visit, url: str) -> Page:
 
 
 def until_ready(page: Page) -> None:
-    """Wait until messages can be sent."""
     expect(page.locator("#pill")).to_have_text("Ready")
     expect(page.locator("#chat-model")).to_have_text(MODEL)
 
@@ -97,20 +95,16 @@ def test_stop_and_regenerate(visit: Visit, server: Server) -> None:
     expect(page.locator(".assistant .markdown").last).to_have_text("Quite another answer.")
     assert [message["content"] for message in seen[0]["messages"]] == ["Talk"]
     expect(page.locator(".messages > li")).to_have_count(2)
-
-
-def test_escape_stops(visit: Visit, server: Server) -> None:
-    """Escape stops an answer from wherever the focus is."""
+    # Escape stops an answer too, from wherever the focus is.
     server.engine(text="word " * 500, tokens_per_second=20)
-    page = ready(visit, server.url)
     say(page, "Talk")
     expect(page.locator(".assistant .markdown").last).to_contain_text("word")
     page.keyboard.press("Escape")
-    expect(page.locator(".stats")).to_contain_text("stopped")
+    expect(page.locator(".stats").last).to_contain_text("stopped")
 
 
 def test_edit(visit: Visit, server: Server) -> None:
-    """An edited message replaces everything from it on; Escape leaves it as it was."""
+    """An edited message replaces everything from it on; Escape leaves it as it was; a reload shows it, a new chat forgets."""
     server.engine(text="Yes.")
     page = ready(visit, server.url)
     for text in ("first", "second"):
@@ -126,6 +120,13 @@ def test_edit(visit: Visit, server: Server) -> None:
     expect(page.locator(".messages > li")).to_have_count(2)
     expect(page.locator(".stats")).to_have_count(1)
     assert [message["content"] for message in seen[0]["messages"]] == ["changed"]
+    page.reload()
+    expect(page.locator(".user .body")).to_have_text("changed")
+    expect(page.locator(".assistant .markdown").last).to_have_text("Yes.")
+    page.get_by_role("button", name="New chat").click()
+    expect(page.locator(".messages > li")).to_have_count(0)
+    page.reload()
+    expect(page.get_by_text("What would you like to know?")).to_be_visible()
 
 
 def test_options_are_sent_and_kept(visit: Visit, server: Server) -> None:
@@ -134,13 +135,9 @@ def test_options_are_sent_and_kept(visit: Visit, server: Server) -> None:
     page = ready(visit, server.url)
     page.get_by_role("button", name="Options").click()
     for label, value in (
-        ("System prompt", "Be brief."),
-        ("Temperature", "0.5"),
-        ("Top p", "0.9"),
-        ("Max tokens", "7"),
-        ("Seed", "42"),
-        ("Stop at", "END\nstop"),
-    ):
+        ("System prompt", "Be brief."), ("Temperature", "0.5"), ("Top p", "0.9"), ("Max tokens", "7"),
+        ("Seed", "42"), ("Stop at", "END\nstop"),
+    ):  # fmt: skip
         page.get_by_label(label).fill(value)
     page.get_by_label("JSON mode").check()
     page.wait_for_function("localStorage['vllm-engine.chat /']?.includes('\"json\":true')")
@@ -150,35 +147,14 @@ def test_options_are_sent_and_kept(visit: Visit, server: Server) -> None:
     say(page, "Go")
     expect(page.locator(".stats")).to_have_count(1)
     assert seen[0] == {
-        "model": MODEL,
+        "model": MODEL, "stream": True, "stream_options": {"include_usage": True},
         "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Go"}],
-        "temperature": 0.5,
-        "top_p": 0.9,
-        "max_tokens": 7,
-        "seed": 42,
-        "stop": ["END", "stop"],
+        "temperature": 0.5, "top_p": 0.9, "max_tokens": 7, "seed": 42, "stop": ["END", "stop"],
         "response_format": {"type": "json_object"},
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
+    }  # fmt: skip
     page.get_by_role("button", name="Options").click()
     page.get_by_role("button", name="Back to defaults").click()
     page.wait_for_function("!localStorage['vllm-engine.chat /'].includes('Be brief')")
-
-
-def test_conversation_stays_in_the_browser(visit: Visit, server: Server) -> None:
-    """A reload shows the conversation again; a new chat forgets it."""
-    server.engine(text="Kept.")
-    page = ready(visit, server.url)
-    say(page, "Keep this")
-    expect(page.locator(".stats")).to_have_count(1)
-    page.reload()
-    expect(page.locator(".user .body")).to_have_text("Keep this")
-    expect(page.locator(".assistant .markdown").last).to_have_text("Kept.")
-    page.get_by_role("button", name="New chat").click()
-    expect(page.locator(".messages > li")).to_have_count(0)
-    page.reload()
-    expect(page.get_by_text("What would you like to know?")).to_be_visible()
 
 
 def test_reasoning_is_folded(visit: Visit, server: Server) -> None:
@@ -212,48 +188,28 @@ def test_old_name_of_reasoning(visit: Visit, server: Server) -> None:
     expect(page.locator(".reasoning .markdown")).to_have_text("hmm")
 
 
-def test_keep_alive_comments(visit: Visit, server: Server) -> None:
-    """A long wait for the first token is bridged by comments, which are not shown."""
-    server.engine(text="At last.", first_token_seconds=1.0)
+def test_errors(visit: Visit, server: Server) -> None:
+    """What has come stays, the error is told under it in words, with when to try again; trying again helps."""
     page = ready(visit, server.url)
-    say(page, "Hi")
-    expect(page.locator(".assistant > .markdown")).to_have_text("At last.")
-
-
-@pytest.mark.parametrize(
-    ("scenario", "told"),
-    [
-        ({"error_after_n_chunks": 3}, ["The server answered with an error (500)", "Internal server error"]),
-        ({"cut_after_n_chunks": 3}, ["The", "engine"]),
-    ],
-    ids=["event", "cut"],
-)
-def test_error_in_mid_stream(visit: Visit, server: Server, scenario: dict[str, Any], told: list[str]) -> None:
-    """What has come stays, the error is told under it, and trying again helps."""
-    server.engine(**scenario)
-    page = ready(visit, server.url)
-    say(page, "Hi")
-    for text in told:
-        expect(page.locator(".failure")).to_contain_text(text)
-    expect(page.locator(".assistant > .markdown")).to_contain_text("The quick")
-    server.engine(text="Better.")
-    page.get_by_role("button", name="Try again").click()
-    expect(page.locator(".assistant > .markdown")).to_have_text("Better.")
-    expect(page.locator(".failure")).to_have_count(0)
-
-
-@pytest.mark.parametrize(
-    ("status", "title"),
-    [(429, "Too many requests just now"), (503, "The engine cannot answer just now")],
-)
-def test_overload_in_words(visit: Visit, server: Server, status: int, title: str) -> None:
-    """429 and 503 are told in words, with the time after which to try again."""
-    server.engine(error_status=status, error_headers={"Retry-After": "7"})
-    page = ready(visit, server.url)
-    say(page, "Hi")
-    expect(page.locator(".failure")).to_contain_text(title)
-    expect(page.locator(".failure")).to_contain_text("Try again in 7 seconds.")
-    visit.forgive(f"status of {status}")
+    overload: dict[str, Any] = {"error_headers": {"Retry-After": "7"}}
+    for scenario, kept, *told in (
+        ({"error_after_n_chunks": 3}, "The quick", "The server answered with an error (500)", "Internal server error"),
+        ({"cut_after_n_chunks": 3}, "The quick", "The", "engine"),
+        (overload | {"error_status": 429}, "", "Too many requests just now", "Try again in 7 seconds."),
+        (overload | {"error_status": 503}, "", "The engine cannot answer just now", "Try again in 7 seconds."),
+    ):  # fmt: skip
+        server.engine(**scenario)
+        say(page, "Hi")
+        for text in told:
+            expect(page.locator(".failure")).to_contain_text(text)
+        expect(page.locator(".assistant > .markdown")).to_contain_text(kept)
+        server.engine(text="Better.")
+        page.get_by_role("button", name="Try again").click()
+        expect(page.locator(".assistant > .markdown")).to_have_text("Better.")
+        expect(page.locator(".failure")).to_have_count(0)
+        page.get_by_role("button", name="New chat").click()
+    visit.forgive("status of 429")
+    visit.forgive("status of 503")
 
 
 def test_code_can_be_run(visit: Visit, server: Server, tmp_path: Path) -> None:
@@ -272,27 +228,20 @@ def test_code_can_be_run(visit: Visit, server: Server, tmp_path: Path) -> None:
         expect(page.locator("#code-copy")).to_have_text("Copied")
         codes[name] = page.evaluate("navigator.clipboard.readText()")
         expect(page.locator("#code-copy")).to_have_text("Copy")
-    (tmp_path / "ask.sh").write_text(codes["curl"])
-    (tmp_path / "ask.py").write_text(codes["Python"])
-    (tmp_path / "ask.mjs").write_text(codes["JavaScript"])
-    commands = [["bash", "ask.sh"], [sys.executable, "ask.py"]]
-    if shutil.which("node"):
-        commands.append(["node", "ask.mjs"])
+    programs = {"curl": "bash", "Python": sys.executable, "JavaScript": shutil.which("node")}
     environ = {"PATH": os.environ["PATH"], "NO_PROXY": "*"}
-    started = [
-        subprocess.Popen(
-            one, cwd=tmp_path, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for one in commands
-    ]
-    for process in started:
-        out, err = process.communicate(timeout=60)
-        assert (process.returncode, "Run." in out) == (0, True), err
+    for name, program in programs.items():
+        (tmp_path / "ask.mjs").write_text(codes[name])
+        if program:
+            done = subprocess.run(
+                [program, "ask.mjs"], cwd=tmp_path, env=environ, capture_output=True, timeout=60
+            )
+            assert (done.returncode, b"Run." in done.stdout) == (0, True), done.stderr
 
 
 def test_empty_and_multiline(visit: Visit, server: Server) -> None:
-    """Nothing is sent without text; Shift+Enter makes a line."""
-    server.engine(text="Ok.")
+    """Nothing is sent without text; Shift+Enter makes a line; a long wait is bridged by comments, which are not shown."""
+    server.engine(text="At last.", first_token_seconds=1.0)
     page = ready(visit, server.url)
     seen = bodies(page)
     field = page.get_by_label("Message", exact=True)
@@ -302,4 +251,5 @@ def test_empty_and_multiline(visit: Visit, server: Server) -> None:
     field.press_sequentially("two")
     field.press("Enter")
     expect(page.locator(".stats")).to_have_count(1)
+    expect(page.locator(".assistant > .markdown")).to_have_text("At last.")
     assert [body["messages"] for body in seen] == [[{"role": "user", "content": "one\ntwo"}]]

@@ -15,7 +15,7 @@ CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
 
 
 def test_progress_of_a_start(start: StartServer, visit: Visit) -> None:
-    """While the model loads the page shows phase and time, and then goes on to ready by itself."""
+    """While the model loads the page shows phase and time, and goes on to ready by itself; offline when the server goes."""
     server = start({"startup_seconds": 10})
     server.program.until_listening()
     page = visit.open(server.url)
@@ -32,6 +32,12 @@ def test_progress_of_a_start(start: StartServer, visit: Visit) -> None:
     expect(page.locator("#send")).to_be_enabled()
     page.get_by_role("link", name="Status").click()
     expect(page.locator("#state .steps")).to_be_hidden()
+    server.program.close()
+    # As if its reader had come back to it: the page asks at once, and not within five seconds.
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(page.locator("#pill")).to_have_text("Offline")
+    expect(page.locator("#state .big")).to_have_text("The server cannot be reached")
+    visit.forgive("Failed to load resource")
 
 
 def test_download_and_estimate(visit: Visit, server: Server) -> None:
@@ -58,11 +64,8 @@ def test_download_and_estimate(visit: Visit, server: Server) -> None:
 
 def test_failure_with_remedy(start: StartServer, visit: Visit) -> None:
     """A failed start says what happened and what to do, and the chat says that it cannot go on."""
-    server = start(
-        {"startup_log": "cpu-0.32-fail-max-model-len.log", "die_at_start": 1},
-        ON_FATAL="hold",
-        MAX_MODEL_LEN="8192",
-    )
+    scenario = {"startup_log": "cpu-0.32-fail-max-model-len.log", "die_at_start": 1}
+    server = start(scenario, ON_FATAL="hold", MAX_MODEL_LEN="8192")
     server.program.until_listening()
     page = visit.open(server.url)
     expect(page.locator("#pill")).to_have_text("Failed")
@@ -137,15 +140,11 @@ def test_key_is_asked_for(start: StartServer, visit: Visit) -> None:
     page.keyboard.press("Enter")
     expect(page.locator(".assistant > .markdown")).to_have_text("Hello.")
     assert page.evaluate("sessionStorage['vllm-engine.key']") == "sk-the-right-one"
-    assert "sk-the-right-one" not in page.evaluate(
-        "JSON.stringify(localStorage) + document.cookie + location.href"
-    )
+    elsewhere = page.evaluate("JSON.stringify(localStorage) + document.cookie + location.href")
+    assert "sk-the-right-one" not in elsewhere
     page.get_by_role("button", name="Copy as code").click()
-    for name, read in (
-        ("curl", "$API_KEY"),
-        ("Python", 'os.environ["API_KEY"]'),
-        ("JavaScript", "process.env.API_KEY"),
-    ):
+    reads = {"curl": "$API_KEY", "Python": 'os.environ["API_KEY"]', "JavaScript": "process.env.API_KEY"}
+    for name, read in reads.items():
         page.get_by_role("button", name=name, exact=True).click()
         expect(page.locator("#code")).to_contain_text(read)
         assert "sk-the-right-one" not in page.locator("#code").inner_text()
@@ -154,17 +153,3 @@ def test_key_is_asked_for(start: StartServer, visit: Visit) -> None:
     page.get_by_role("button", name="Forget it").click()
     assert page.evaluate("sessionStorage.length") == 0
     expect(page.locator("#notice")).to_contain_text("This server asks for an API key.")
-
-
-def test_server_goes_away(start: StartServer, visit: Visit) -> None:
-    """A server that stops is said to be out of reach."""
-    server = start()
-    server.program.until_ready()
-    page = visit.open(f"{server.url}/#status")
-    expect(page.locator("#pill")).to_have_text("Ready")
-    server.program.close()
-    # As if its reader had come back to it: the page asks at once, and not within five seconds.
-    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
-    expect(page.locator("#pill")).to_have_text("Offline")
-    expect(page.locator("#state .big")).to_have_text("The server cannot be reached")
-    visit.forgive("Failed to load resource")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
@@ -14,6 +16,7 @@ from tests.support.program import DEADLINE, metric_in, until
 
 CONTAINER_SECONDS = 60.0
 """What a container of the fake engine may take for anything, on a slow and busy machine."""
+STREAMS = 16
 
 
 class Docker:
@@ -21,6 +24,8 @@ class Docker:
 
     def __init__(self, client: str) -> None:
         self.client = client
+        self.environ = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/root"), "DOCKER": client}
+        """Variables for a script that calls the client."""
 
     def __call__(self, *argv: str, check: bool = True, seconds: float = 120) -> str:
         """Run one command; returns what it printed, both streams together."""
@@ -34,11 +39,6 @@ class Docker:
         """Return what Docker knows of an image or a container."""
         found: list[dict[str, Any]] = json.loads(self("inspect", thing))
         return found[0]
-
-    @property
-    def environ(self) -> dict[str, str]:
-        """Variables for a script that calls the client."""
-        return {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/root"), "DOCKER": self.client}
 
 
 class Box:
@@ -55,12 +55,10 @@ class Box:
 
     @property
     def url(self) -> str:
-        """Where it serves."""
         return f"http://127.0.0.1:{self.port(self._port)}"
 
     @property
     def state(self) -> dict[str, Any]:
-        """Docker's state of it."""
         state: dict[str, Any] = self.docker.inspect(self.name)["State"]
         return state
 
@@ -76,35 +74,32 @@ class Box:
         """Wait until the engine generates."""
         until(lambda: self._runs() and self.health().get("status") == "ready", "readiness", seconds)
 
-    def stop(self) -> None:
-        """Stop it as an orchestrator does, with all the time that a busy machine may take."""
+    def stop(self) -> int:
+        """Stop it as an orchestrator does, with all the time that a busy machine may take; returns the exit status."""
         self.docker("stop", "--time", "90", self.name)
+        return int(self.state["ExitCode"])
 
     def wait(self, seconds: float = CONTAINER_SECONDS) -> int:
         """Wait for its end; returns the exit status."""
         return int(self.docker("wait", self.name, seconds=seconds))
 
     def logs(self) -> str:
-        """Return everything it has printed."""
         return self.docker("logs", self.name)
 
     def until_logged(self, text: str, seconds: float = DEADLINE) -> None:
-        """Wait until it has printed this."""
         until(lambda: text in self.logs(), f"{text!r} in the log", seconds)
 
-    def run(self, *argv: str, check: bool = True, user: str = "") -> str:
+    def run(self, *argv: str, user: str = "") -> str:
         """Run a command in it."""
-        who = ("--user", user) if user else ()
-        return self.docker("exec", *who, self.name, *argv, check=check)
+        return self.docker("exec", *(("--user", user) if user else ()), self.name, *argv)
 
-    def python(self, code: str, user: str = "") -> str:
+    def python(self, code: str) -> str:
         """Run Python in it: an image without procps has nothing else to look at processes with."""
-        return self.run("/opt/gateway/bin/python", "-IS", "-c", code, user=user)
+        return self.run("/opt/gateway/bin/python", "-IS", "-c", code)
 
     def processes(self) -> dict[int, dict[str, Any]]:
         """Return its processes by pid: parent, state, real uid and gid, and command line."""
-        found = json.loads(self.python(_PROCESSES))
-        return {int(pid): process for pid, process in found.items()}
+        return {int(pid): process for pid, process in json.loads(self.python(_PROCESSES)).items()}
 
     def named(self, words: str) -> dict[int, dict[str, Any]]:
         """Return the processes with these words in their command line."""
@@ -134,21 +129,44 @@ print(json.dumps(found))
 """
 
 
-def stream_of(url: str, model: str, max_tokens: int, timeout: float) -> tuple[int, str]:
-    """Ask for a stream; returns the status and all that came."""
-    body = {
-        "model": model,
-        "stream": True,
-        "max_tokens": max_tokens,
-        "messages": [{"role": "user", "content": "Count."}],
-    }
+def truncated(url: str, model: str, max_tokens: int, timeout: float) -> str:
+    """Ask for a stream; returns the end of what came, or nothing if it came to its end without an error."""
+    messages = [{"role": "user", "content": "Count."}]
+    body = {"model": model, "stream": True, "max_tokens": max_tokens, "messages": messages}
     answer = httpx2.post(f"{url}/v1/chat/completions", json=body, timeout=timeout)
-    return answer.status_code, answer.text
+    text = answer.text
+    is_whole = text.rstrip().endswith("data: [DONE]") and '"error"' not in text and "finish_reason" in text
+    return "" if answer.status_code == 200 and is_whole else f"{answer.status_code}: {text[-300:]}"
 
 
-def is_whole(text: str) -> bool:
-    """Say whether a stream came to its end without an error."""
-    return text.rstrip().endswith("data: [DONE]") and '"error"' not in text and "finish_reason" in text
+def stop_under_streams(
+    box: Box, model: str, max_tokens: int, timeout: float, look: Callable[[Box], object] = id
+) -> list[str]:
+    """Stop it while sixteen streams run, after a look at it; returns the ends of those that were cut."""
+    url = box.url
+
+    def running() -> float:
+        return metric_in(httpx2.get(f"{url}/metrics", timeout=30).text, "gateway_in_flight")
+
+    with ThreadPoolExecutor(STREAMS) as pool:
+        streams = [pool.submit(truncated, url, model, max_tokens, timeout) for _ in range(STREAMS)]
+        until(lambda: running() == STREAMS, "sixteen streams", CONTAINER_SECONDS)
+        look(box)
+        began = time.monotonic()
+        assert box.stop() == 0, box.logs()
+        print(f"MEASURED stop under {STREAMS} streams: {time.monotonic() - began:.1f} s")
+        return [end for stream in streams if (end := stream.result())]
+
+
+def recovers(box: Box, seconds: float) -> None:
+    """Kill the engine's leader: it comes back, and nothing of the first is left, no zombie either."""
+    (core,) = box.named("VLLM::EngineCore")
+    engine = kill_engine(box)
+    box.until_logged("the engine is started again", CONTAINER_SECONDS)
+    box.until_ready(seconds)
+    assert {engine, core}.isdisjoint(box.processes())
+    assert len(box.named("VLLM::EngineCore")) == 1
+    until(lambda: not [each for each in box.processes().values() if each["state"] == "Z"], "no zombies")
 
 
 def options(*words: str, **variables: str) -> Sequence[str]:
@@ -156,13 +174,8 @@ def options(*words: str, **variables: str) -> Sequence[str]:
     return [*words, *(word for name, value in variables.items() for word in ("--env", f"{name}={value}"))]
 
 
-def in_flight(url: str) -> float:
-    """Return how many requests the gateway has in flight."""
-    return metric_in(httpx2.get(f"{url}/metrics", timeout=30).text, "gateway_in_flight")
-
-
 def kill_engine(box: Box) -> int:
     """Kill the engine's leader; returns its pid."""
     (pid,) = box.named("--served-model-name")
-    box.run("/opt/gateway/bin/python", "-c", f"import os; os.kill({pid}, 9)")
+    box.python(f"import os; os.kill({pid}, 9)")
     return pid

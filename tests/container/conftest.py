@@ -6,6 +6,7 @@ import os
 import secrets
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,19 @@ from tests.container.box import Box, Docker, options
 from tests.container.docker_engine import NoDocker, find_client, running_engine
 
 ROOT = Path(__file__).parents[2]
-FAKE_IMAGE = "vllm-engine:fake"
 BUILD_SECRET = "hf_this_is_in_no_image"
+APP_UID = 10001
 
 StartBox = Callable[..., Box]
+
+
+def build(docker: Docker, base_image: str, checkout: Path = ROOT, /, **variables: str) -> str:
+    """Build an image with the script that users build with; returns what it said."""
+    environ = docker.environ | {"BASE_IMAGE": base_image} | variables
+    script = checkout / "scripts/build_image.sh"
+    done = subprocess.run([script], env=environ, capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="session")
@@ -45,25 +55,21 @@ def base_image(docker: Docker) -> str:
 
 @pytest.fixture(scope="session")
 def fake_image(docker: Docker, base_image: str) -> str:
-    """The image `fake`, built by the script that users build with."""
-    environ = docker.environ | {"TARGET": "fake", "BASE_IMAGE": base_image, "HF_TOKEN": BUILD_SECRET}
-    done = subprocess.run(
-        [ROOT / "scripts/build_image.sh"], env=environ, capture_output=True, text=True, timeout=900
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return FAKE_IMAGE
+    """The image `fake`."""
+    build(docker, base_image, TARGET="fake", HF_TOKEN=BUILD_SECRET)
+    return "vllm-engine:fake"
 
 
-@pytest.fixture
-def start(docker: Docker, fake_image: str) -> Iterator[StartBox]:
-    """Start a container of the image `fake` with these options and variables; it is removed after the test."""
+@contextmanager
+def starting(docker: Docker, image: str, *always: str) -> Iterator[StartBox]:
+    """Start containers of an image with these and other options and variables; they are removed afterwards."""
     boxes: list[Box] = []
 
     def start_box(*words: str, command: tuple[str, ...] = (), **variables: str) -> Box:
         name = f"vllm-engine-test-{secrets.token_hex(4)}"
-        fixed = ("run", "--detach", "--name", name, "--publish", "127.0.0.1::8000")
+        fixed = ("run", "--detach", "--name", name, "--publish", "127.0.0.1::8000", *always)
         boxes.append(Box(docker, name))
-        docker(*fixed, *options(*words, **variables), fake_image, *command)
+        docker(*fixed, *options(*words, **variables), image, *command)
         return boxes[-1]
 
     yield start_box
@@ -74,9 +80,21 @@ def start(docker: Docker, fake_image: str) -> Iterator[StartBox]:
 
 
 @pytest.fixture
-def volume(docker: Docker) -> Iterator[str]:
-    """An empty volume."""
+def start(docker: Docker, fake_image: str) -> Iterator[StartBox]:
+    with starting(docker, fake_image) as start_box:
+        yield start_box
+
+
+@contextmanager
+def new_volume(docker: Docker) -> Iterator[str]:
     name = f"vllm-engine-test-{secrets.token_hex(4)}"
     docker("volume", "create", name)
     yield name
     docker("volume", "rm", "--force", name, check=False)
+
+
+@pytest.fixture
+def volume(docker: Docker) -> Iterator[str]:
+    """An empty volume."""
+    with new_volume(docker) as name:
+        yield name

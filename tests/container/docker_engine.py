@@ -27,13 +27,9 @@ def find_client() -> str:
     Raises:
         NoDocker: there is none.
     """
-    for name in ("docker", "/usr/bin/docker"):
-        client = shutil.which(name)
-        if client is None:
-            continue
-        if _run([client, "buildx", "version"]).returncode == 0:
-            return client
-        if " version 20." in _run([client, "--version"]).stdout:
+    for client in filter(None, map(shutil.which, ("docker", "/usr/bin/docker"))):
+        has_buildx = _run([client, "buildx", "version"]).returncode == 0
+        if has_buildx or " version 20." in _run([client, "--version"]).stdout:
             return client
     raise NoDocker("no docker client with buildx")
 
@@ -55,15 +51,12 @@ def running_engine(client: str) -> Iterator[None]:
         if daemon is None or os.getuid() != 0:
             raise NoDocker("no Docker engine answers, and to start one takes root and dockerd")
         folder = Path(tempfile.mkdtemp(prefix="vllm-engine-docker-"))
+        # A folder and a pid file of its own: what an engine that was killed left behind is no obstacle.
+        argv: list[str | Path] = [daemon, "--exec-root", folder / "run", "--pidfile", folder / "pid"]
+        environ = {"PATH": PATH, "HOME": "/root"}
         with (folder / "log").open("wb") as log:
-            # A folder and a pid file of its own: what an engine that was killed left behind is no obstacle.
             process = subprocess.Popen(
-                [daemon, "--exec-root", folder / "run", "--pidfile", folder / "pid"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={"PATH": PATH, "HOME": "/root"},
-                start_new_session=True,
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ, start_new_session=True
             )
         try:
             until(lambda: process.poll() is not None or _answers(client), "Docker's engine", ENGINE_SECONDS)

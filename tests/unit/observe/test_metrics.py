@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import shutil
 import threading
@@ -18,6 +19,7 @@ from vllm_engine.errors import Diagnosis
 from vllm_engine.gateway.observe.disk_usage import Disk
 from vllm_engine.gateway.observe.gateway_metrics import CONTENT_TYPE, HUNG, GatewayMetrics
 from vllm_engine.gateway.observe.request_record import Outcome, RequestRecord
+from vllm_engine.gateway.observe.shared_answer import Shared
 
 CHAT = "/v1/chat/completions"
 BUILD = {"version": "1.2.3", "sha": "dev", "vllm": "0.32.0"}
@@ -185,3 +187,28 @@ async def test_a_dead_mount(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setattr("vllm_engine.gateway.observe.disk_usage._SECONDS", 20)
     space = await disk.space()
     assert space is not None and space.size == usage.total
+
+
+async def test_one_answer_for_all_who_ask() -> None:
+    """All who ask while it is made, and until it is stale, get the same object; one that leaves stops nobody."""
+    made, now, may_end = [0], [0.0], asyncio.Event()
+
+    async def make() -> list[int]:
+        made[0] += 1
+        await may_end.wait()
+        return list(made)
+
+    shared = Shared(make, 1.0, lambda: now[0])
+    first, *others = [asyncio.create_task(shared.get()) for _ in range(1000)]
+    await asyncio.sleep(0)
+    first.cancel()
+    now[0] = 5.0
+    may_end.set()
+    answer, *same = await asyncio.gather(*others)
+    assert answer == [1] and all(one is answer for one in same)
+    now[0] = 5.9
+    assert await shared.get() is answer
+    now[0] = 6.0
+    assert await shared.get() == [2]
+    kept_for_nobody = Shared(make, 0.0)
+    assert [await kept_for_nobody.get() for _ in range(2)] == [[3], [4]]

@@ -26,32 +26,25 @@ class Client:
 
     def __init__(self, bodies: Bodies, key: str | None = None, at_once: bytes | None = None) -> None:
         self._pieces: asyncio.Queue[Message] = asyncio.Queue()
-        self._bodies = bodies
-        self._key = key
-        self._is_here = at_once is not None
         if at_once is not None:
             self.send(at_once, more=False)
-        self._at_engine, self._begun, self._done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._step = asyncio.Semaphore(0)
         self.came: bytes | bytearray | None = None
-        self.task = asyncio.create_task(self._serve())
+        self.task = asyncio.create_task(self._serve(Body(bodies, key), at_once is not None))
         # Not every test looks at every refusal.
         self.task.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     def send(self, piece: bytes, *, more: bool = True) -> None:
         self._pieces.put_nowait({"type": "http.request", "body": piece, "more_body": more})
 
-    async def start(self) -> None:
-        self._at_engine.set()
-        await settle()
-
-    async def begin(self) -> None:
-        await self.start()
-        self._begun.set()
+    async def advance(self, steps: int = 1) -> None:
+        """Go on: to the engine, then to the answer's beginning, then to its end."""
+        for _ in range(steps):
+            self._step.release()
         await settle()
 
     async def end(self) -> None:
-        await self.begin()
-        self._done.set()
+        await self.advance(3)
         await self.task
 
     @property
@@ -60,15 +53,15 @@ class Client:
         assert isinstance(error, Rejected)
         return error
 
-    async def _serve(self) -> None:
-        with Body(self._bodies, self._key) as body:
-            await body.read(self._pieces.get, is_here=self._is_here)
+    async def _serve(self, body: Body, is_here: bool) -> None:
+        with body:
+            await body.read(self._pieces.get, is_here=is_here)
             self.came = body.data
-            await self._at_engine.wait()
+            await self._step.acquire()
             body.keep()
-            await self._begun.wait()
+            await self._step.acquire()
             body.drop()
-            await self._done.wait()
+            await self._step.acquire()
 
 
 async def clients(own: Bodies, key: str | None, count: int, size: int, *, more: bool = True) -> list[Client]:
@@ -98,7 +91,7 @@ async def test_whole() -> None:
     await settle()
     assert (one.came, many.came) == (b"abc", b"abc")
     assert (own.budget.reading, own.budget.held_bytes) == (0, 6)
-    await one.begin()
+    await one.advance(2)
     assert own.budget.held_bytes == 3
     await one.end()
     await many.end()
@@ -206,11 +199,11 @@ async def test_bodies_at_the_engine_never_yield() -> None:
     own = bodies(total=100)
     running = await clients(own, "a", 10, 10, more=False)
     for client in running:
-        await client.start()
+        await client.advance()
     other, large = await clients(own, "b", 1, 10, more=False), await clients(own, "c", 1, 13)
     (more,) = await clients(own, "a", 1, 10)
     # What came at once with its head is judged alike, where nobody is left to yield.
-    await other[0].start()
+    await other[0].advance()
     more_at_once, other_at_once = Client(own, "a", b"x" * 10), Client(own, "d", b"x" * 5)
     await settle()
     assert alive([*running, *other, other_at_once]) == [True] * 12
@@ -226,7 +219,7 @@ async def test_drain() -> None:
     own = bodies()
     sending = await clients(own, "a", 2, 10) + await clients(own, "b", 2, 10)
     whole = await clients(own, "a", 2, 10, more=False)
-    await whole[0].start()
+    await whole[0].advance()
     own.budget.refuse_incomplete(draining("The server is shutting down"))
     await settle()
     assert [client.refusal.reason for client in sending] == ["draining"] * 4
@@ -263,14 +256,15 @@ async def test_nothing_leaks() -> None:
             client, act = dice.choice(open_), dice.randrange(6)
             if act < 3:
                 client.send(b"x" * dice.randrange(150), more=dice.random() < 0.7)
-            elif act == 5:
+            elif act == 3:
                 client.task.cancel()
             else:
-                await (client.start() if act == 3 else client.begin())
+                await client.advance()
         if dice.random() < 0.05:
             await asyncio.sleep(dice.random() * 20)
         await settle()
-        refusals |= {c.refusal.reason for c in open_ if c.task.done() and not c.task.cancelled()}
+        ended = [client.task for client in open_ if client.task.done() and not client.task.cancelled()]
+        refusals |= {error.reason for task in ended if isinstance(error := task.exception(), Rejected)}
         open_ = [client for client in open_ if not client.task.done()]
         assert own.budget.held_bytes <= 1000 * 1.25
         assert own.budget.reading == sum(client.came is None for client in open_) <= 12

@@ -25,6 +25,12 @@ from vllm_engine.gateway.local.local_routes import LOCAL_PATHS, HealthPort
 from vllm_engine.gateway.local.probes import Build
 
 BUILD = Build("sha", "now", "0.32.0", "3.11", "org/model", None, "python", "a CPU")
+POLICY = (
+    "default-src 'none'",
+    "script-src 'self'",
+    "frame-ancestors 'none'",
+    "require-trusted-types-for 'script'",
+)
 PATHS = (*LOCAL_PATHS, "/ui/state", "/ui/history", "/openapi.json", "/")
 CHAT, KEY, PAGE = "/v1/chat/completions", "a-key-of-ours", "https://app.example.com"
 
@@ -137,7 +143,10 @@ async def test_the_pages_files(tmp_path: Path) -> None:
         ):  # fmt: skip
             answer = await client.get(path)
             assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, kind)
-            assert "default-src 'none'" in answer.headers["content-security-policy"]
+            policy = answer.headers["content-security-policy"]
+            assert "unsafe" not in policy and not [part for part in POLICY if part not in policy.split("; ")]
+            others = ("x-content-type-options", "referrer-policy")
+            assert [answer.headers[name] for name in others] == ["nosniff", "no-referrer"]
             same = await client.get(path, headers={"If-None-Match": answer.headers["etag"]})
             assert (same.status_code, same.content) == (304, b"")
         moved = await client.get("/ui/")
