@@ -43,12 +43,6 @@ def looks_local(model_id: str) -> bool:
     return model_id.startswith(("/", "./", "../", "~")) or Path(model_id).is_dir()
 
 
-def _or_auto(value: object) -> object:
-    if isinstance(value, str) and value.strip().lower() == "auto":
-        return "auto"
-    return value
-
-
 def _lower(value: object) -> object:
     return value.strip().lower() if isinstance(value, str) else value
 
@@ -80,10 +74,8 @@ Words = Annotated[
 Count = Annotated[int, Field(ge=1), Legal("a whole number from 1")]
 CountOrZero = Annotated[int, Field(ge=0), Legal("a whole number from 0")]
 Limit = Annotated[int, Field(ge=0), Legal("a whole number, 0 for no limit")]
-CountOrAuto = Annotated[
-    Count | Literal["auto"], BeforeValidator(_or_auto), Legal("a whole number from 1, or auto")
-]
-BoolOrAuto = Annotated[bool | Literal["auto"], BeforeValidator(_or_auto), Legal("1, 0 or auto")]
+CountOrAuto = Annotated[Count | Literal["auto"], Lower, Legal("a whole number from 1, or auto")]
+BoolOrAuto = Annotated[bool | Literal["auto"], Lower, Legal("1, 0 or auto")]
 Fraction = Annotated[float, Field(gt=0, le=1), Legal("a fraction above 0 and up to 1")]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), Legal("seconds above 0")]
 SecondsOrZero = Annotated[float, Field(ge=0, allow_inf_nan=False), Legal("seconds from 0")]

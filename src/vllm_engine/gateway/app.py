@@ -27,7 +27,7 @@ from vllm_engine.gateway.policy.admission import Admission, Claim, Slot
 from vllm_engine.gateway.policy.auth import CREDENTIAL_HEADERS, Keyring
 from vllm_engine.gateway.policy.cors import Cors
 from vllm_engine.gateway.policy.readiness import not_ready
-from vllm_engine.gateway.policy.routes import Route, RouteTable
+from vllm_engine.gateway.policy.routes import Route, RouteTable, check_method
 from vllm_engine.gateway.proxy.engine_proxy import ForwardedRequest, Proxy
 from vllm_engine.gateway.proxy.failover import Recovery
 from vllm_engine.gateway.proxy.upstream_connection import UpstreamError
@@ -136,7 +136,7 @@ class Gateway:
                 await self.local.answer(scope, receive, send, record)
                 return
             record.route, record.is_core_work = route.template, route.is_core_work
-            route.check_method(record.method)
+            check_method(record.method, route.methods)
             if self.tracer is not None:
                 record.span = self.tracer.start(scope["headers"], record)
             self.in_flight += 1

@@ -8,7 +8,7 @@ from vllm_engine.config.settings import Settings
 from vllm_engine.errors import Problem, SettingsError
 from vllm_engine.gateway.http.listening_sockets import load_tls, resolve
 from vllm_engine.gateway.policy.auth import Keyring, KeysError
-from vllm_engine.gateway.policy.routes import ExtraRouteError, RouteTable, parse_extra_routes
+from vllm_engine.gateway.policy.routes import RouteTable, parse_extra_routes
 from vllm_engine.system.log import add_secrets
 
 
@@ -49,7 +49,4 @@ def load_routes(settings: Settings) -> RouteTable:
     Raises:
         SettingsError: `EXTRA_ROUTES` does not name routes.
     """
-    try:
-        return RouteTable(parse_extra_routes(settings.extra_routes))
-    except ExtraRouteError as error:
-        raise SettingsError([Problem("EXTRA_ROUTES", error.entry, f"expected {error.expected}")]) from error
+    return RouteTable(parse_extra_routes(settings.extra_routes))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pydantic import SecretStr
 from rich.console import Console
@@ -41,24 +41,18 @@ def settings_report(preflight: Preflight, plan: EnginePlan, *, is_model_seen: bo
             environment.source("ENGINE_PYTHON") or f"found; vLLM {preflight.installation.version}",
         ),
     }
-    rows = []
-    for name in Settings.model_fields:
-        key = name.upper()
-        choice = resolved.pop(key, None) or Choice(
-            _shown(getattr(settings, name)), environment.source(key) or "default"
-        )
-        rows.append(Row(key, choice.value, choice.source))
-    rows += [Row(key, choice.value, choice.source) for key, choice in resolved.items()]
+    choices = {
+        name.upper(): Choice(_shown(getattr(settings, name)), environment.source(name.upper()) or "default")
+        for name in Settings.model_fields
+    } | resolved
     for key in preflight.flag_variables:
-        value = masked(key, environment.merged[key])
-        rows.append(Row(key, value, environment.source(key) or ""))
-    return rows if is_model_seen else list(map(_unseen, rows))
-
-
-def _unseen(row: Row) -> Row:
-    if row.key not in _OF_THE_MODEL:
-        return row
-    return replace(row, source=f"{row.source}; NOT KNOWN until the model can be read", known=False)
+        choices[key] = Choice(masked(key, environment.merged[key]), environment.source(key) or "")
+    unknown = frozenset() if is_model_seen else _OF_THE_MODEL
+    note = "; NOT KNOWN until the model can be read"
+    return [
+        Row(key, choice.value, choice.source + (note if key in unknown else ""), key not in unknown)
+        for key, choice in choices.items()
+    ]
 
 
 def _shown(value: object) -> str:

@@ -63,16 +63,14 @@ def build_command(
     environ: Mapping[str, str],
     flags: Sequence[str] = (),
 ) -> EngineCommand:
-    """Build the engine's command.
+    """Build the engine's command, which listens on the Unix socket `socket`.
 
-    Args:
-        settings: the loaded settings.
-        installation: which vLLM runs.
-        plan: the resolved settings.
-        socket: the Unix socket for the engine to listen on.
-        environ: the merged environment of this program.
-        flags: the user's checked vLLM flags, which come last and so win.
+    `environ` is the merged environment of this program, `flags` the user's checked vLLM flags, which come
+    last and so win.
     """
+    traces: list[str] = []
+    if settings.traces_url is not None and not tracing_gap(settings, installation):
+        traces = ["--otlp-traces-endpoint", settings.traces_url]
     argv = [
         str(installation.python),
         # Not from the working folder: a stray torch.py there must not become the engine.
@@ -82,7 +80,7 @@ def build_command(
         "serve",
         plan.model.location,
         *_options(settings, plan),
-        *_trace_options(settings, installation),
+        *traces,
         "--uds",
         str(socket),
         *flags,
@@ -117,22 +115,6 @@ def tracing_gap(settings: Settings, installation: Installation) -> str | None:
     if installation.tracing_lacks:  # vllm/tracing/otel.py, 0.32
         return f"its environment lacks {', '.join(installation.tracing_lacks)}"
     return None
-
-
-def _trace_options(settings: Settings, installation: Installation) -> list[str]:
-    if settings.traces_url is None or tracing_gap(settings, installation):
-        return []
-    return ["--otlp-traces-endpoint", settings.traces_url]
-
-
-def _trace_environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
-    """vLLM's default is gRPC, and its service is not the gateway."""
-    if settings.traces_url is None:
-        return {}
-    return {
-        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
-        "OTEL_SERVICE_NAME": f"{environ.get('OTEL_SERVICE_NAME') or _SERVICE_NAME}.vllm",
-    }
 
 
 def engine_environment(
@@ -173,7 +155,10 @@ def engine_environment(
     result["PATH"] = f"{installation.python.parent}:{environ.get('PATH', '/usr/local/bin:/usr/bin:/bin')}"
     if installation.distribution != "vllm" or installation.needs_shims:
         result["PYTHONPATH"] = ":".join(filter(None, (str(site_folder(cache)), environ.get("PYTHONPATH"))))
-    result |= _trace_environment(settings, environ)
+    if settings.traces_url is not None:
+        # vLLM's default is gRPC, and its service is not the gateway.
+        result["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = "http/protobuf"
+        result["OTEL_SERVICE_NAME"] = f"{environ.get('OTEL_SERVICE_NAME') or _SERVICE_NAME}.vllm"
     if settings.hf_token is not None:
         result["HF_TOKEN"] = settings.hf_token.get_secret_value()
     for name in _KEPT_FROM_THE_ENGINE:

@@ -60,11 +60,8 @@ def run_preflight(
 ) -> Preflight:
     """Check settings against this machine and the installed vLLM, in well under a second.
 
-    Args:
-        settings: the loaded settings.
-        environment: what they were loaded from.
-        prefix: `sys.prefix` of the gateway's own environment.
-        others: problems found elsewhere, to be reported together.
+    `prefix` is `sys.prefix` of the gateway's own environment; `others` are problems found elsewhere, to be
+    reported together.
 
     Raises:
         SettingsError: one or more settings cannot work here; all are listed.

@@ -14,13 +14,8 @@ ENV_NAMES_NOT_TAKEN = frozenset(
         *("API_KEY", "HF_TOKEN"),  # secrets do not belong on a command line, which every process can read
         *("HOST", "PORT", "GRPC_PORT"),  # set by login shells, hosting platforms, and Kubernetes for Services
         *("MASTER_ADDR", "MASTER_PORT", "NNODES", "NODE_RANK"),  # torchrun's and Slurm's, for their own job
-        *(
-            "CONFIG",
-            "REVISION",
-            "RUNNER",
-            "HEADLESS",
-            "BLOCK_SIZE",
-        ),  # build and CI systems, browsers, coreutils
+        # build and CI systems, browsers, coreutils
+        *("CONFIG", "REVISION", "RUNNER", "HEADLESS", "BLOCK_SIZE"),
         *("MODEL", "SEED", "TOKENIZER"),  # training scripts
         "LOG_LEVEL",  # most programs' verbosity, in lower case, which vLLM refuses
     }

@@ -69,10 +69,8 @@ class Recorder:
         *,
         interval_seconds: float = INTERVAL_SECONDS,
     ) -> None:
-        self._status = status
-        self._engine_metrics = engine_metrics
-        self._queued = queued
-        self._questions = questions
+        self._status, self._questions = status, questions
+        self._engine_metrics, self._queued = engine_metrics, queued
         self._interval = interval_seconds
         self._points: deque[Point] = deque(maxlen=round(WINDOW_SECONDS / interval_seconds))
         self._before: Reading | None = None

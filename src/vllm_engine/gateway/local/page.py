@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +25,6 @@ _TYPES: Final = {
     ".svg": "image/svg+xml",
 }
 _INDEX = "index.html"
-_INDEX_PATHS = ("/", "/ui")
 
 CONTENT_SECURITY_POLICY: Final = "; ".join(
     (
@@ -55,15 +53,6 @@ _HEADERS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class PageFile:
-    """One file, and its ETag (RFC 9110, section 8.8.3)."""
-
-    content: bytes
-    media_type: str
-    tag: str
-
-
 class State(BaseModel):
     """Answer of `/ui/state`: what `/healthz` says, and whether everything else needs a key.
 
@@ -74,50 +63,43 @@ class State(BaseModel):
     health: Health
 
 
-def load_files() -> dict[str, PageFile]:
-    """Read the page's files from the package, by their path below `web/`."""
-    found = {}
+Answer = Callable[[Request], Awaitable[Response]]
+
+
+def load_files() -> dict[str, Answer]:
+    """Read the page's files from the package: an answer for each, by its path below `web/`."""
     web = Path(__file__).parent / "web"
-    for file in sorted(web.rglob("*")):
-        media_type = _TYPES.get(file.suffix)
-        if media_type is not None:
-            content = file.read_bytes()
-            tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
-            found[file.relative_to(web).as_posix()] = PageFile(content, media_type, tag)
-    return found
+    return {
+        file.relative_to(web).as_posix(): _answer(file.read_bytes(), _TYPES[file.suffix])
+        for file in sorted(web.rglob("*"))
+        if file.suffix in _TYPES
+    }
 
 
 class Page:
     """The page's routes: `/` and `/ui`, its files below `/ui/`, and the history.
 
-    Args:
-        recorder: of the history.
-        needs_key: whether other routes need a key.
-        keep_seconds: how long one rendered history serves all who ask.
+    One rendered history serves all who ask within `keep_seconds`.
     """
 
     def __init__(self, recorder: Recorder, *, needs_key: bool, keep_seconds: float) -> None:
-        self.recorder = recorder
+        self._recorder = recorder
         self._needs_key = needs_key
         self._history = Shared(self._render_history, keep_seconds)
         self.router = APIRouter()
         loaded = load_files()
-        self._paths = dict.fromkeys(_INDEX_PATHS, loaded.pop(_INDEX)) | {
-            f"/ui/{name}": file for name, file in loaded.items()
-        }
-        for path, file in self._paths.items():
-            self._add(path, _answer(file))
+        index = loaded.pop(_INDEX)
+        answers = {"/": index, "/ui": index} | {f"/ui/{name}": answer for name, answer in loaded.items()}
+        self.public_paths = frozenset((*answers, "/ui/", STATE_PATH))
+        """What needs no key: the package's files, and what `/healthz` says anyway."""
+        for path, answer in answers.items():
+            self._add(path, answer)
         # Relative, as all of the page's addresses are: the page may stand behind a path prefix.
         self._add("/ui/", _redirect)
         self.router.add_api_route(STATE_PATH, self._state)
         self.router.add_api_route(HISTORY_PATH, self._answer_history, response_model=History)
 
-    @property
-    def public_paths(self) -> frozenset[str]:
-        """What needs no key: the package's files, and what `/healthz` says anyway."""
-        return frozenset((*self._paths, "/ui/", STATE_PATH))
-
-    def _add(self, path: str, answer: Callable[[Request], Awaitable[Response]]) -> None:
+    def _add(self, path: str, answer: Answer) -> None:
         self.router.add_api_route(path, answer, include_in_schema=False)
 
     async def _state(self, request: Request, status: Status) -> State:
@@ -129,16 +111,17 @@ class Page:
         return Response(await self._history.get(), media_type="application/json")
 
     async def _render_history(self) -> bytes:
-        return self.recorder.history().model_dump_json().encode()
+        return self._recorder.history().model_dump_json().encode()
 
 
-def _answer(file: PageFile) -> Callable[[Request], Awaitable[Response]]:
-    headers = _HEADERS | {"ETag": file.tag}
+def _answer(content: bytes, media_type: str) -> Answer:
+    tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'  # RFC 9110, section 8.8.3
+    headers = _HEADERS | {"ETag": tag}
 
     async def answer(request: Request) -> Response:
-        if file.tag in request.headers.get("if-none-match", ""):
+        if tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
-        return Response(file.content, headers=headers, media_type=file.media_type)
+        return Response(content, headers=headers, media_type=media_type)
 
     return answer
 

@@ -24,13 +24,10 @@ _NAMES = re.compile(rb"[\w!#$%&'*+.^`|~, -]{1,2048}", re.ASCII)
 
 
 class Cors:
-    """Answers preflight requests of allowed pages, and lets those read answers.
-
-    Args:
-        origins: the allowed ones; `*` alone allows all.
-    """
+    """Answers preflight requests of allowed pages, and lets those read answers."""
 
     def __init__(self, origins: tuple[str, ...]) -> None:
+        """Take the allowed origins; `*` alone allows all."""
         self._any = origins == ("*",)
         self._origins = frozenset(origin.encode() for origin in origins)
 
@@ -44,14 +41,7 @@ class Cors:
     async def answer_preflight(
         self, scope: Scope, send: Send, methods: frozenset[str], identity: bytes
     ) -> None:
-        """Allow the route's methods and the headers that were asked for.
-
-        Args:
-            scope: the request's.
-            send: as `wrap` returned it.
-            methods: those of the route.
-            identity: the request's id.
-        """
+        """Allow the route's methods and the headers that were asked for; `send` is as `wrap` returned it."""
         headers = [
             (b"access-control-allow-methods", ", ".join(sorted(methods)).encode()),
             (b"access-control-max-age", b"%d" % _MAX_AGE_SECONDS),

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from vllm_engine.errors import Problem, SettingsError
 from vllm_engine.gateway.rejection import Rejected
 
 _ID = "{id}"
@@ -49,23 +50,6 @@ class Route:
     """Whether vLLM answers with an event stream if the body asks for one."""
     is_batch: bool = False
     """Whether one request has many conversations, and counts as that many for admission."""
-
-    def check_method(self, method: str) -> None:
-        """Let the route's methods pass.
-
-        Raises:
-            Rejected: it is another one (405).
-        """
-        check_method(method, self.methods)
-
-
-class ExtraRouteError(ValueError):
-    """An entry of `EXTRA_ROUTES` is not a route; has the entry and what was expected."""
-
-    def __init__(self, entry: str, expected: str) -> None:
-        self.entry = entry
-        self.expected = expected
-        super().__init__(f"{entry!r}: expected {expected}")
 
 
 ROUTES = (
@@ -124,13 +108,9 @@ class RouteTable:
         self._patterns = tuple((_pattern(route), route) for route in routes if _ID in route.template)
 
     def match(self, raw_path: bytes) -> Route | None:
-        """Return the route that `raw_path` names byte for byte, or None.
+        """Return the route that ASGI's `raw_path` names byte for byte, or None.
 
         The caller checks the method, and forwards `raw_path` itself.
-
-        Args:
-            raw_path: the request target's path as it came, undecoded, without the query
-                (ASGI's `raw_path`).
         """
         route = self._exact.get(raw_path)
         if route is not None:
@@ -147,7 +127,7 @@ def parse_extra_routes(text: str) -> tuple[Route, ...]:
     Paths are literal: a placeholder could let through a route that nobody named.
 
     Raises:
-        ExtraRouteError: an entry has no path, an unknown method, or a path that is more than
+        SettingsError: an entry has no path, an unknown method, or a path that is more than
             plain segments.
     """
     routes: list[Route] = []
@@ -160,17 +140,21 @@ def parse_extra_routes(text: str) -> tuple[Route, ...]:
                 path = next(words, "")
                 entry = f"{word} {path}".strip()
                 if word.upper() not in _METHODS:
-                    raise ExtraRouteError(entry, _EXPECTED_METHOD)
+                    raise _not_a_route(entry, _EXPECTED_METHOD)
                 routes.append(_extra(entry, path, frozenset({word.upper()})))
     return _merged(routes)
 
 
 def _extra(entry: str, path: str, methods: frozenset[str]) -> Route:
     if not path.startswith("/"):
-        raise ExtraRouteError(entry, _EXPECTED_METHOD)
+        raise _not_a_route(entry, _EXPECTED_METHOD)
     if not _PATH.fullmatch(path) or {".", ".."} & set(path.split("/")):
-        raise ExtraRouteError(entry, _EXPECTED_PATH)
+        raise _not_a_route(entry, _EXPECTED_PATH)
     return Route(path, methods)
+
+
+def _not_a_route(entry: str, expected: str) -> SettingsError:
+    return SettingsError([Problem("EXTRA_ROUTES", entry, f"expected {expected}")])
 
 
 def _merged(routes: Iterable[Route]) -> tuple[Route, ...]:
