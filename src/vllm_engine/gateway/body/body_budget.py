@@ -46,11 +46,8 @@ class BodyBudget:
     Whichever bound is reached, the key with the most makes room: of its bodies the one that has been read for
     longest is evicted, so a new request that sends what it has always gets in, however many are slow. Bodies
     that wait for their turn are evicted for another key only, those at the engine never; where these fill
-    everything, a key that has little is lent up to a quarter of the bound beyond it.
-
-    Args:
-        max_bytes: of all bodies, complete or not.
-        max_reading: how many may be incomplete.
+    everything, a key that has little is lent up to a quarter of the bound beyond it. `max_bytes` bounds all
+    bodies together, `max_reading` the number of incomplete ones.
     """
 
     def __init__(self, *, max_bytes: int, max_reading: int) -> None:

@@ -16,13 +16,10 @@ too (mod_reqtimeout: `body=20,MinRate=500`)."""
 
 
 class Bodies:
-    """The bounds on all bodies.
+    """The bounds on all bodies: `max_bytes` of each, and the budget of all together.
 
-    Args:
-        max_bytes: of one body.
-        idle_timeout_seconds: how long a client may send nothing; for all of its body it has as long, and a
-            second more for each 16 KiB.
-        budget: what all may take together.
+    A client may send nothing for `idle_timeout_seconds`; for all of its body it has as long, and a second
+    more for each 16 KiB.
     """
 
     def __init__(self, *, max_bytes: int, idle_timeout_seconds: float, budget: BodyBudget) -> None:

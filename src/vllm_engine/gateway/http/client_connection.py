@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 
+from vllm_engine.gateway.error_dialect import ApiError, body_of
 from vllm_engine.gateway.http.client_clocks import LingeringClose, PeerWatch, SendTimer
 from vllm_engine.gateway.http.client_stream import CLIENT_STREAM, ClientStream
 from vllm_engine.gateway.http.incoming import Incoming
 from vllm_engine.gateway.http.peer_socket import forget_unsent
-from vllm_engine.gateway.http.refusal import refusal
+from vllm_engine.gateway.http.request_id import REQUEST_ID, request_id
 
 _MAX_UNSENT_BYTES = 65_536
 """What may wait in a connection for a client that does not read, before its stream is paused."""
@@ -34,7 +36,7 @@ class ClientConnection(Incoming):
         self._peer = PeerWatch(self.loop, transport, self._probe_client, self._cut)
         if self._server.count_of_connections > self._limits.max_connections:
             message = f"Too many connections; MAX_CONNECTIONS={self._limits.max_connections}"
-            transport.write(refusal(503, message, retry_after_seconds=1))
+            transport.write(_refusal(503, message, retry_after_seconds=1))
             self.stream.set_disconnected()
             self._is_finished = True
             # Nothing lingers here: that would be one connection more than there may be.
@@ -154,7 +156,7 @@ class ClientConnection(Incoming):
             return
         self._stop_head_timer()
         self._drop_incomplete_request()
-        answer = refusal(status, message, self.url)
+        answer = _refusal(status, message, self.url)
         if self._has_response_under_way:
             self._refusal = answer
         else:
@@ -177,3 +179,22 @@ class ClientConnection(Incoming):
         else:
             # Nothing has come, or the rest of a body whose response was sent long ago does not.
             self.transport.close()
+
+
+def _refusal(
+    status: int, message: str, target: bytes = b"", *, retry_after_seconds: int | None = None
+) -> bytes:
+    """Return a response to what never becomes a request; `target` as far as it is known."""
+    identity = request_id(())
+    path = target.partition(b"?")[0].decode("latin-1")
+    body = body_of(ApiError.of(status, message), path, identity.decode())
+    lines = [
+        b"HTTP/1.1 %d %b" % (status, HTTPStatus(status).phrase.encode()),
+        b"content-type: application/json",
+        b"content-length: %d" % len(body),
+        REQUEST_ID + b": " + identity,
+        b"connection: close",
+    ]
+    if retry_after_seconds is not None:
+        lines.append(b"retry-after: %d" % retry_after_seconds)
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body

@@ -35,14 +35,9 @@ class ClientStream:
     """The application's view of one connection, whose requests are answered one after another."""
 
     __slots__ = (
-        "_connection",
-        "_has_slow_client",
-        "_is_chunked",
-        "_producer",
-        "_transport",
-        "is_disconnected",
-        "on_disconnect",
-    )
+        "_connection", "_has_slow_client", "_is_chunked", "_producer", "_transport",
+        "is_disconnected", "on_disconnect",
+    )  # fmt: skip
 
     def __init__(self, connection: UvicornConnection, transport: asyncio.Transport) -> None:
         self.is_disconnected = False

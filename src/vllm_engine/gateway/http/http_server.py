@@ -90,13 +90,8 @@ async def running(
     At the end responses that are under way get a few seconds, and the sockets are closed. A connection may
     wait `keep_alive_seconds` for its next request.
     """
-    server = Server(
-        app,
-        limits,
-        keep_alive_seconds=keep_alive_seconds,
-        tls=tls.context if tls else None,
-        lifespan=lifespan,
-    )
+    context = tls.context if tls else None
+    server = Server(app, limits, keep_alive_seconds=keep_alive_seconds, tls=context, lifespan=lifespan)
     task = asyncio.create_task(server.serve(sockets=list(listeners)))
     watching = asyncio.create_task(tls.watch_expiry()) if tls else None
     try:

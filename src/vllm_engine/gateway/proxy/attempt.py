@@ -107,8 +107,9 @@ class Attempt:
     async def _ask(self, request: EngineRequest) -> UpstreamError | None:
         stream = self._stream
         for number in range(_CONNECTIONS):
+            if stream.failure is not None:
+                return stream.failure
             try:
-                stream.check()
                 connection = await self._engine.upstream.connect(fresh=number > 0)
                 stream.attach(connection)
             except UpstreamError as error:

@@ -26,13 +26,9 @@ class Verdict(StrEnum):
 
 
 class Recovery:
-    """Lets requests wait for an engine that is being restarted.
+    """Lets requests wait for an engine that is being restarted, each for `timeout_seconds` (0: none does).
 
-    Args:
-        status: the engine's.
-        timeout_seconds: how long each may wait; 0: none does.
-        max_waiting: how many may wait, including those that had a place at the engine, which always may: they
-            keep their places.
+    Of those `max_waiting` that may wait, the ones that had a place at the engine always may.
     """
 
     def __init__(self, status: StatusReader, *, timeout_seconds: float, max_waiting: int) -> None:
@@ -76,27 +72,15 @@ class Recovery:
 
     async def is_lost(self, start: int) -> bool:
         """Find out whether the engine of this start is lost; waits a little until that is noticed."""
-
-        def noticed(now: EngineStatus) -> bool:
-            return now.starts != start or not now.is_ready
-
-        return await self._until(noticed, NOTICE_SECONDS)
+        return await self._until(lambda now: now.starts != start or not now.is_ready, NOTICE_SECONDS)
 
     async def after_failure(self, start: int) -> Verdict:
-        """Find out whether the engine was lost while it had a request, and wait until it is back.
-
-        Args:
-            start: the number of the engine's start when it was given the request.
-        """
+        """Find out whether the engine of this start was lost, and wait until it is back."""
         if not await self.is_lost(start):
             return Verdict.LIVES
         if not self._timeout:
             return Verdict.GONE
-
-        def settled(now: EngineStatus) -> bool:
-            return now.state in _ENDED or (now.is_ready and now.starts != start)
-
-        await self._until(settled)
+        await self._until(lambda now: now.state in _ENDED or (now.is_ready and now.starts != start))
         return Verdict.RESTARTED if self._status.current.is_ready else Verdict.GONE
 
     async def _until(self, met: Callable[[EngineStatus], bool], seconds: float | None = None) -> bool:

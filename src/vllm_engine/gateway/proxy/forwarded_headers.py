@@ -8,19 +8,10 @@ from vllm_engine.gateway.http.request_id import REQUEST_ID
 
 Headers = list[tuple[bytes, bytes]]
 
-_HOP_BY_HOP = frozenset(
-    (
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    )
-)
+_HOP_BY_HOP = frozenset((
+    b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection",
+    b"te", b"trailer", b"transfer-encoding", b"upgrade",
+))  # fmt: skip
 """RFC 9110, section 7.6.1: these speak of one connection and are not passed on."""
 
 _REWRITTEN = frozenset((b"host", b"content-length", b"expect", REQUEST_ID))
@@ -46,19 +37,10 @@ def request_head(
     without: frozenset[bytes] = frozenset(),
     extra: Iterable[tuple[bytes, bytes]] = (),
 ) -> bytes:
-    """Write a request's line and headers for the engine.
+    """Write a request's line and headers for the engine: the client's, but for those `without` and `extra`.
 
     The length is our own count of the body that was read, so that the engine can never see another
     request than the gateway did (RFC 9112, section 11.2: request smuggling).
-
-    Args:
-        method: as the client sent it.
-        target: path and query, as they were matched.
-        headers: the client's, names in lower case.
-        identity: the request's id.
-        body_bytes: length of the body that follows.
-        without: names to leave out, such as the client's key.
-        extra: headers that replace the client's.
     """
     added = list(extra)
     dropped = _REWRITTEN | without | {name for name, _ in added}

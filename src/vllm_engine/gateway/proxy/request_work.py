@@ -18,15 +18,9 @@ class EngineWork:
     """
 
     __slots__ = (
-        "_activity",
-        "_is_at_engine",
-        "_is_counted",
-        "_is_event_stream",
-        "_is_first",
-        "_is_paused",
-        "_is_refused",
-        "_shows_work",
-    )
+        "_activity", "_is_at_engine", "_is_counted", "_is_event_stream",
+        "_is_first", "_is_paused", "_is_refused", "_shows_work",
+    )  # fmt: skip
 
     def __init__(self, activity: EngineActivity | None) -> None:
         """Take the engine's activity; None for a request that the engine core has no part in."""

@@ -79,15 +79,6 @@ class ResponseStream:
             return self.status is not None
         return self.is_event_stream and self._held[:1] != [] and self._held[0].startswith(_ERROR_EVENTS)
 
-    def check(self) -> None:
-        """Go on only if the gateway has not ended it.
-
-        Raises:
-            UpstreamError: it has.
-        """
-        if self.failure is not None:
-            raise self.failure
-
     def attach(self, connection: UpstreamConnection) -> None:
         """Take the response from this connection.
 

@@ -21,7 +21,7 @@ class Upstream:
 
     def __init__(self, socket: Path) -> None:
         self._socket = str(socket)
-        self._idle: list[UpstreamConnection] = []
+        self._idle: dict[UpstreamConnection, asyncio.TimerHandle] = {}
 
     async def connect(self, *, fresh: bool = False) -> UpstreamConnection:
         """Return an idle connection, or a new one where there is none or a fresh one is asked for.
@@ -30,9 +30,8 @@ class Upstream:
             UpstreamError: the engine does not accept connections, or we cannot make one.
         """
         while self._idle and not fresh:
-            connection = self._idle.pop()
-            if connection.expiry is not None:
-                connection.expiry.cancel()
+            connection, expiry = self._idle.popitem()
+            expiry.cancel()
             if connection.is_quiet:
                 connection.reused = True
                 return connection
@@ -56,23 +55,17 @@ class Upstream:
         if len(self._idle) >= MAX_IDLE:
             connection.abort()
             return
-        self._idle.append(connection)
         loop = asyncio.get_running_loop()
-        connection.expiry = loop.call_later(POOL_KEEP_ALIVE_SECONDS, self._expire, connection)
+        self._idle[connection] = loop.call_later(POOL_KEEP_ALIVE_SECONDS, connection.abort)
 
     def forget(self, connection: UpstreamConnection) -> None:
         """Drop a connection that has been closed."""
-        if connection in self._idle:
-            self._idle.remove(connection)
+        if (expiry := self._idle.pop(connection, None)) is not None:
+            expiry.cancel()
 
     def close(self) -> None:
         """Close every idle connection."""
         while self._idle:
-            connection = self._idle.pop()
-            if connection.expiry is not None:
-                connection.expiry.cancel()
+            connection, expiry = self._idle.popitem()
+            expiry.cancel()
             connection.abort()
-
-    def _expire(self, connection: UpstreamConnection) -> None:
-        self.forget(connection)
-        connection.abort()

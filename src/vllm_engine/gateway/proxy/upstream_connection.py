@@ -107,7 +107,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._may_be_kept = False
         self.reused = False
         self.closed = False
-        self.expiry: asyncio.TimerHandle | None = None
 
     def start(
         self, head: bytes, body: bytes | bytearray, sink: ResponseSink, *, is_head_request: bool = False
@@ -295,8 +294,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _finish(self) -> None:
         sink, self._sink = self._sink, None
         self._read_socket_copy()
-        reusable = not (self._is_head_request or self._is_tainted or self.closed)
-        reusable = reusable and self._may_be_kept
+        reusable = self._may_be_kept and not (self._is_head_request or self._is_tainted or self.closed)
         self._complete = False
         self._ends_with_connection = False
         self._may_be_kept = False
