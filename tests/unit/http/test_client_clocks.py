@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support.virtual.client_transport import CLOSED, FINISHED, ClientTransport
+from tests.support.virtual.client_transport import ClientTransport
 from tests.support.virtual.virtual_time import in_virtual_time
 from vllm_engine.gateway.http.client_clocks import (
     IDLE_SECONDS,
@@ -15,7 +15,6 @@ from vllm_engine.gateway.http.client_clocks import (
     SLOWEST_BYTES_PER_SECOND,
     TOTAL_SECONDS,
     LingeringClose,
-    PeerWatch,
     SendTimer,
 )
 
@@ -95,32 +94,3 @@ async def test_lingering_close(tls: bool) -> None:
         await asyncio.sleep(1)
     await asyncio.sleep(0.1)
     assert trickling.is_cut
-
-
-def watched(state: int, probes: list[float], *, can_probe: bool = True) -> ClientTransport:
-    """Return a client that is watched, and probed where that may be done."""
-    loop, client = asyncio.get_running_loop(), ClientTransport()
-    client.client.state = state
-
-    def probe() -> bool:
-        probes.append(loop.time())
-        return can_probe
-
-    PeerWatch(loop, client, probe, client.abort).start(0.25)
-    return client
-
-
-@in_virtual_time
-async def test_a_half_closed_client_is_probed_after_a_while_then_seldom() -> None:
-    """One that still reads is kept; one that answers with a reset is gone, as is one that cannot be probed."""
-    probes, others, none = list[float](), list[float](), list[float]()
-    client, other = watched(FINISHED, probes), watched(FINISHED, others, can_probe=False)
-    whole = watched(0, none)
-    await asyncio.sleep(0.2)
-    assert probes == []
-    await asyncio.sleep(60)
-    assert (len(probes), len(others), none) == (4, 1, [])
-    assert (client.is_cut, other.is_cut, whole.is_cut) == (False, True, False)
-    client.client.state = CLOSED
-    await asyncio.sleep(0.2)
-    assert client.is_cut

@@ -165,26 +165,6 @@ async def test_a_client_that_disconnects_ends_the_engines_work(tmp_path: Path) -
 
 
 @in_virtual_time
-async def test_what_the_drain_has_ended_is_not_sent_again(tmp_path: Path) -> None:
-    """503 at once, whether the engine has it, on a reused connection too, or not yet."""
-    ended = UpstreamError("ended", "The server is shutting down", own_reason="draining")
-    for is_sent in (True, False):
-        async with engine_that_says(tmp_path, OK, SILENT) as case:
-            await case.run()
-            case.new_client()
-            if not is_sent:
-                case.stream.fail(ended)
-            running = asyncio.create_task(case.run())
-            await asyncio.sleep(1)
-            case.stream.fail(ended)
-            client = await running
-            assert (client.status, client.headers[b"retry-after"]) == (503, b"5")
-            assert b"shutting down" in client.body
-            assert len(case.played.asked) == 1 + is_sent
-            assert (case.record.outcome, case.record.reason) == (Outcome.REJECTED, "draining")
-
-
-@in_virtual_time
 async def test_a_shortage_of_our_own_proves_nothing_about_the_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,14 +265,21 @@ async def test_a_silent_stream_gets_a_comment_twice_in_its_time(tmp_path: Path) 
 
 @in_virtual_time
 async def test_all_that_is_under_way_and_all_that_begins_is_ended(tmp_path: Path) -> None:
-    async with engine_that_says(tmp_path, EVENTS + event("1")) as case:
+    """A request that the engine has, on a reused connection too, is not sent again."""
+    async with engine_that_says(tmp_path, OK, SILENT, EVENTS + event("1")) as case:
         proxy = started(case)
-        asking = asyncio.create_task(ask(proxy))
-        await asyncio.sleep(1)
+        await ask(proxy)
+        asking = list[asyncio.Task[tuple[StandInClient, RequestRecord]]]()
+        for _ in range(2):
+            asking.append(asyncio.create_task(ask(proxy)))
+            await asyncio.sleep(1)
         proxy.end_all("The server is shutting down")
-        client, _ = await asking
-        assert (client.chunks[0], b"shutting down" in client.chunks[-1]) == (b"data: 1\n\n", True)
-        case.played.answers[:] = [OK]
-        client, record = await ask(proxy)
-        assert (client.status, record.reason, record.has_run) == (503, "draining", False)
+        waiting, (streaming, _) = await asyncio.gather(*asking)
+        assert (streaming.chunks[0], b"shutting down" in streaming.chunks[-1]) == (b"data: 1\n\n", True)
+        late = await ask(proxy)
+        for client, record in (waiting, late):
+            assert (client.status, client.headers[b"retry-after"]) == (503, b"5")
+            assert b"shutting down" in client.body
+            assert (record.outcome, record.reason) == (Outcome.REJECTED, "draining")
+        assert (len(case.played.asked), late[1].has_run) == (3, False)
         proxy.stop()
