@@ -129,16 +129,7 @@ async def test_a_stream_that_its_client_does_not_read_is_not_work() -> None:
     case = Case()
     case.attach()
     stream, seen = case.stream, [case.activity.running]
-    twice = (
-        stream.pause,
-        stream.pause,
-        stream.resume,
-        stream.resume,
-        stream.pause,
-        stream.abort,
-        stream.abort,
-    )
-    for step in twice:
+    for step in (stream.pause, stream.pause, stream.resume, stream.resume, stream.pause, stream.abort, stream.abort):  # fmt: skip
         step()
         seen.append(case.activity.running)
     assert seen == [1, 0, 0, 1, 1, 0, 0, 0]
