@@ -1,4 +1,4 @@
-"""Shims on the real classes: a Qwen2 tokenizer, vLLM's silent progress bar, the hub client's call."""
+"""Shims on the real classes: a Qwen2 tokenizer, and vLLM's own progress bar, which needs none."""
 
 from __future__ import annotations
 
@@ -15,26 +15,6 @@ from tokenizers import Tokenizer
 from transformers import Qwen2Tokenizer
 tokenizer = Qwen2Tokenizer(vocab={"a": 0, "<|endoftext|>": 1}, merges=[])
 print(tokenizer.all_special_tokens_extended == tokenizer.all_special_tokens, len(tokenizer.all_special_tokens) > 0)
-"""
-BAR = """
-import ast, inspect, sys
-from importlib import util
-from tqdm.auto import tqdm
-# The class of vLLM before 0.11.1, in a module of that name: importing the real one takes torch.
-import types
-source = "class DisabledTqdm(tqdm):\\n    def __init__(self, *args, **kwargs):\\n        super().__init__(*args, **kwargs, disable=True)"
-module = types.ModuleType("weight_utils")
-module.tqdm = tqdm
-exec(source, module.__dict__)
-patcher = sys.modules.get("sitecustomize")
-if getattr(patcher, "patch_progress_bar", None):
-    patcher.patch_progress_bar(module)
-from huggingface_hub.utils.tqdm import _get_progress_bar_context, tqdm as hub_tqdm
-# As the client calls a bar of its own kind, which older clients did with every bar.
-bar = module.DisabledTqdm(disable=None, name="huggingface_hub.x", unit="B", unit_scale=True, total=5, initial=0, desc="x")
-with bar: bar.update(1)
-with _get_progress_bar_context(desc="x", log_level=20, total=5, tqdm_class=module.DisabledTqdm) as bar: bar.update(5)
-print(bar.disable)
 """
 REAL_BAR = """
 from vllm.model_executor.model_loader.weight_utils import DisabledTqdm
@@ -67,15 +47,6 @@ def test_qwen2_tokenizer(engine_python: Path, shims: Path) -> None:
     without = run(engine_python, TOKENIZER, None)
     assert "has no attribute all_special_tokens_extended" in without.stderr
     assert run(engine_python, TOKENIZER, shims).stdout.split() == ["True", "True"]
-
-
-@pytest.mark.e2e
-def test_progress_bar_of_an_old_vllm(engine_python: Path, shims: Path) -> None:
-    """The old bar on the real tqdm fails at the hub client's call, and with the shim it is silent."""
-    without = run(engine_python, BAR, None)
-    assert "multiple values for keyword argument 'disable'" in without.stderr
-    patched = run(engine_python, BAR, shims)
-    assert (patched.stdout, patched.stderr) == ("True\n", "")
 
 
 @pytest.mark.e2e

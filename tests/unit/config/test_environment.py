@@ -64,15 +64,7 @@ def test_dotenv(tmp_path: Path) -> None:
     for content, expected in DOTENV:
         (tmp_path / ".env").write_bytes(content)
         assert read_environment().dotenv == expected, content
-    (tmp_path / ".env").unlink()
-    (tmp_path / ".env").mkdir()
-    assert read_environment().dotenv == {}
-    with pytest.raises(SettingsError, match="cannot be read"):
-        read_environment(Path(__file__) / ".env")
-
-
-def test_dotenv_that_cannot_be_read(tmp_path: Path) -> None:
-    """It stops the start, for it may hold the keys. Nothing of it is shown."""
+    # One that cannot be read stops the start, for it may hold the keys. Nothing of it is shown.
     for content, told in (
         ("PORT=1\n".encode("utf-16"), r"UTF-16.*save it as UTF-8"),
         ("PORT=1\n".encode("utf-16-be"), r"UTF-16.*save it as UTF-8"),
@@ -83,6 +75,11 @@ def test_dotenv_that_cannot_be_read(tmp_path: Path) -> None:
         with pytest.raises(SettingsError, match=told) as caught:
             read_environment()
         assert "abcdefgh" not in str(caught.value)
+    (tmp_path / ".env").unlink()
+    (tmp_path / ".env").mkdir()
+    assert read_environment().dotenv == {}
+    with pytest.raises(SettingsError, match="cannot be read"):
+        read_environment(Path(__file__) / ".env")
 
 
 def test_one_rule_for_the_value_of_every_setting() -> None:
@@ -105,14 +102,10 @@ def test_one_rule_for_the_value_of_every_setting() -> None:
 
 def test_the_wrong_character_is_shown() -> None:
     for key, value, shown in (
-        ("CACHE_DIR", '/data"', '(")'),
-        ("CACHE_DIR", "/data # the volume", '"#"'),
-        ("CACHE_DIR", "/da\rta", r"(\r)"),
-        ("SERVED_MODEL_NAME", '"a","b"', '(")'),
-        ("SERVED_MODEL_NAME", "“a”", "(“)"),
-        ("API_KEYS", 'team:"sk-abcdefgh"', '(")'),
-        ("VLLM_EXTRA_ARGS", '"--max-num-seqs 4"', '(")'),
-    ):
+        ("CACHE_DIR", '/data"', '(")'), ("CACHE_DIR", "/data # the volume", '"#"'), ("CACHE_DIR", "/da\rta", r"(\r)"),
+        ("SERVED_MODEL_NAME", '"a","b"', '(")'), ("SERVED_MODEL_NAME", "“a”", "(“)"),
+        ("API_KEYS", 'team:"sk-abcdefgh"', '(")'), ("VLLM_EXTRA_ARGS", '"--max-num-seqs 4"', '(")'),
+    ):  # fmt: skip
         assert shown in refusal(**{key: value}).replace(value, "")
 
 

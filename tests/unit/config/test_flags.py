@@ -83,6 +83,9 @@ def test_upper_case_names_are_flags() -> None:
     for env, argv in TAKEN_FROM_ENVIRONMENT:
         checked = VLLM.from_environment(env, reserved={})
         assert (checked.argv, checked.problems, checked.warnings) == (argv, [], []), env
+    for name in ("--max-num-seqs", "max_num_seqs"):
+        checked = VLLM.from_environment({"MAX_NUM_SEQS": "junk"}, reserved={name: "MAX_NUM_SEQS"})
+        assert (checked.argv, checked.problems) == ([], [])
     checked = NEXT_VLLM.from_environment({"DISABLE_PREFIX_CACHING": "1"}, reserved={})
     assert (checked.argv, checked.problems) == (["--no-enable-prefix-caching"], [])
 
@@ -118,12 +121,6 @@ def test_every_problem_is_reported_beside_what_is_right() -> None:
     env = {"GPU_MEMORY_UTILIZATION": ".5", "DEVICE_MEMORY_UTILIZATION": ".6"}
     (problem,) = VLLM.from_environment(env, reserved={}).problems
     assert "expected one of GPU_MEMORY_UTILIZATION and DEVICE_MEMORY_UTILIZATION, not both" in problem.cause
-
-
-def test_flags_of_our_own_settings_are_left_out() -> None:
-    for name in ("--max-num-seqs", "max_num_seqs"):
-        checked = VLLM.from_environment({"MAX_NUM_SEQS": "junk"}, reserved={name: "MAX_NUM_SEQS"})
-        assert (checked.argv, checked.problems) == ([], [])
 
 
 def test_of_an_unknown_version_a_list_decides_nothing() -> None:

@@ -86,9 +86,7 @@ def test_every_error_at_once_on_a_line_of_its_own() -> None:
     lines = str(error).splitlines()
     assert len(lines) == 3
     assert all(line.isprintable() and len(line) < 400 for line in lines)
-
-
-def test_secrets_are_never_shown() -> None:
+    # Secrets are never shown.
     settings = load(HF_TOKEN="hf_verysecret")
     assert settings.hf_token is not None
     assert settings.hf_token.get_secret_value() == "hf_verysecret"

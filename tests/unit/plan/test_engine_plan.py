@@ -79,24 +79,19 @@ def test_auto() -> None:
     assert plan(config={}).max_model_len.value == "8192"
 
 
-def test_what_does_not_fit_the_model_is_refused() -> None:
+def test_what_does_not_fit_is_refused() -> None:
     """What the user chose is never changed: all problems are told at once, with what would fit."""
     with pytest.raises(SettingsError) as caught:
         plan(gpus(8), TENSOR_PARALLEL="5", MAX_MODEL_LEN="8192")
     lines = sorted(str(caught.value).splitlines())
     assert lines[0].startswith('MAX_MODEL_LEN="8192": the model holds at most 4096 tokens')
     assert "12 attention heads; valid values: 1, 2, 3, 4, 6 or auto" in lines[1]
-
-
-def test_what_the_device_lacks_is_known_before_the_model() -> None:
+    # What the device lacks is known before the model.
+    three, bfloat16 = {"TENSOR_PARALLEL": "3"}, {"DTYPE": "bfloat16"}
     for device, variables, keys in (
-        (CPU, {"TENSOR_PARALLEL": "3"}, ["TENSOR_PARALLEL"]),
-        (gpus(2), {"TENSOR_PARALLEL": "3"}, ["TENSOR_PARALLEL"]),
-        (gpus(2), {"TENSOR_PARALLEL": "2"}, []),
-        (gpus(1, bfloat16=False), {"DTYPE": "bfloat16"}, ["DTYPE"]),
-        (OLD_CPU, {"DTYPE": "bfloat16"}, []),
-        (CPU, {}, []),
-    ):
+        (CPU, three, ["TENSOR_PARALLEL"]), (gpus(2), three, ["TENSOR_PARALLEL"]), (gpus(3), three, []),
+        (gpus(1, bfloat16=False), bfloat16, ["DTYPE"]), (OLD_CPU, bfloat16, []), (CPU, {}, []),
+    ):  # fmt: skip
         found = check_device(load_settings(Environment(variables, {})), device)
         assert [problem.key for problem in found] == keys
 
