@@ -66,10 +66,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def folder(cache: Path, engine_python: Path) -> Path:
     """The converted model: two conversions were begun, one was stopped midway."""
-    seen: list[tuple[int, int]] = []
-
-    def progress(*step: int) -> None:
-        seen.append((step[0], step[1]))
+    seen: list[tuple[int, ...]] = []
 
     async def convert() -> Path:
         engine = EnginePython(engine_python, {})
@@ -82,13 +79,16 @@ def folder(cache: Path, engine_python: Path) -> Path:
         stopped.cancel()
         await asyncio.gather(stopped, return_exceptions=True)
         assert not (cache / "bundled" / NAME).exists()
-        two = [ensure_bundled(MODEL, cache_dir=cache, engine=engine, on_progress=progress) for _ in range(2)]
+        two = [
+            ensure_bundled(MODEL, cache_dir=cache, engine=engine, on_progress=lambda *step: seen.append(step))
+            for _ in range(2)
+        ]
         first, second = await asyncio.gather(*two)
         assert first == second == cache / "bundled" / NAME
         return first
 
     folder = asyncio.run(convert())
-    done = [step for step, _ in seen]
+    done = [step[0] for step in seen]
     assert (done, done[-1]) == (sorted(set(done)), seen[-1][1]), "one of the two did it, byte by byte"
     return folder
 
@@ -102,11 +102,8 @@ def test_folder(folder: Path, engine_python: Path) -> None:
     assert SOURCES[NAME].sha256 in (folder / "NOTICE").read_text()
     config = json.loads((folder / "config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLM"]
-    assert (config["rms_norm_eps"], config["rope_theta"], config["max_position_embeddings"]) == (
-        1e-05,
-        100000,
-        8192,
-    )
+    exact = {"rms_norm_eps": 1e-05, "rope_theta": 100000, "max_position_embeddings": 8192}
+    assert config | exact == config
     told, size = asyncio.run(describe_bundled(MODEL, EnginePython(engine_python, {})))
     header = int.from_bytes((folder / WEIGHTS).read_bytes()[:8], "little") + 8
     assert (told, size + header) == (config, (folder / WEIGHTS).stat().st_size)
@@ -115,13 +112,7 @@ def test_folder(folder: Path, engine_python: Path) -> None:
 @pytest.fixture(scope="module")
 def loaded(folder: Path, engine_python: Path) -> dict[str, Any]:
     """What Transformers makes of the folder."""
-    texts = [
-        *TOKEN_IDS,
-        "  spaces, tabs\tand\r\nlines\n\n",
-        "don't — naïve Ωμέγα привет 日本語 العربية",
-        "👩‍👩‍👧🏽 🇫🇷 ✅",
-        "def f(x):\n    return x ** 2",
-    ]
+    texts = [*TOKEN_IDS, "  spaces, tabs\tand\r\nlines\n\n", "don't — Ωμέγα привет العربية", "👩‍👩‍👧🏽 🇫🇷 ✅"]
     result = subprocess.run(
         [engine_python, "-I", "-c", ASK, folder, json.dumps(texts)], stdout=subprocess.PIPE, check=True
     )
@@ -138,16 +129,10 @@ def test_tokenizer(loaded: dict[str, Any]) -> None:
 
 
 def test_chat_template(loaded: dict[str, Any]) -> None:
-    assert loaded["prompt"] == (
-        "<|im_start|>system\n"
-        "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
-        "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n"
-        "<|im_start|>assistant\n"
-    )
-    assert loaded["own_system"] == (
-        "<|im_start|>system\nBe brief.<|im_end|>\n"
-        "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n"
-    )
+    system = "<|im_start|>system\n{}<|im_end|>\n<|im_start|>user\nWhat is the capital of France?<|im_end|>\n"
+    name = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    assert loaded["prompt"] == system.format(name) + "<|im_start|>assistant\n"
+    assert loaded["own_system"] == system.format("Be brief.")
 
 
 def test_answers(loaded: dict[str, Any]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import psutil
 import pytest
@@ -21,55 +22,50 @@ def emit(event, **fields): print(json.dumps({"event": event, **fields}), flush=T
 request = json.load(sys.stdin)
 """
 
+Run = Callable[..., Coroutine[Any, Any, object]]
+
 
 @pytest.fixture
-def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return where a test's own script goes; it knows `request` and `emit`."""
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a test's own script, which knows `request` and `emit`."""
     (tmp_path / "scripts").mkdir()
     monkeypatch.setattr(engine_script, "_ROOT", tmp_path)
     monkeypatch.setattr(engine_script, "_SCRIPTS", "scripts")
-    return tmp_path / "scripts/own.py"
-
-
-def write(script: Path, body: str) -> None:
-    script.write_text(PRELUDE + dedent(body))
-
-
-def run(script: Path, body: str, seen: list[Event] | None = None, silence: float = 20) -> Awaitable[object]:
-    write(script, body)
     python = EnginePython(Path(sys.executable), {"HF_TOKEN": "hf_abcdef"})
-    heard = [] if seen is None else seen
-    return python.run("own", {"x": 1}, silence_seconds=silence, on_event=heard.append)
+
+    def run(body: str, on_event: Any = lambda _: None, silence: float = 20) -> Coroutine[Any, Any, object]:
+        (tmp_path / "scripts/own.py").write_text(PRELUDE + dedent(body))
+        return python.run("own", {"x": 1}, silence_seconds=silence, on_event=on_event)
+
+    return run
 
 
-async def test_events_and_result(script: Path) -> None:
+async def test_events_and_result(run: Run) -> None:
+    """The token comes in the environment, not in the arguments."""
     seen: list[Event] = []
     body = """
         print("a library's chatter", file=sys.stderr, flush=True)
         emit("progress", done=request["x"])
         emit("done", result=[os.environ["HF_TOKEN"], len(sys.argv)])
     """
-    assert await run(script, body, seen) == ["hf_abcdef", 3]
+    assert await run(body, seen.append) == ["hf_abcdef", 3]
     assert seen == [{"event": "progress", "done": 1}]
+    assert "hf_" not in repr(EnginePython(Path("python"), {"HF_TOKEN": "hf_abcdef"}))
 
 
 @pytest.mark.parametrize(
     ("body", "kind", "detail"),
     [
-        (
-            "emit('error', kind='gated', detail='not for hf_abcdef'); print('noise')",
-            "gated",
-            "not for hf_***",
-        ),
+        ("emit('error', kind='gated', detail='not for hf_abcdef'); print()", "gated", "not for hf_***"),
         ("raise KeyError('x')", "crashed", "exited with status 1: KeyError: 'x'"),
         ("sys.exit(3)", "crashed", "exited with status 3: no output"),
         ("os.kill(os.getpid(), signal.SIGKILL)", "crashed", "killed by signal 9: no output"),
         ("time.sleep(60)", "silent", "no answer in 1 s"),
     ],
 )
-async def test_failures(script: Path, body: str, kind: str, detail: str) -> None:
+async def test_failures(run: Run, body: str, kind: str, detail: str) -> None:
     with pytest.raises(ScriptError) as caught:
-        await run(script, body, silence=1 if kind == "silent" else 20)
+        await run(body, silence=1 if kind == "silent" else 20)
     assert (caught.value.kind, caught.value.detail) == (kind, detail)
 
 
@@ -78,16 +74,14 @@ async def test_no_python(tmp_path: Path) -> None:
         await EnginePython(tmp_path / "none", {}).run("hub_client", {}, silence_seconds=1)
 
 
-async def test_cancelling_ends_the_whole_group(script: Path) -> None:
+async def test_cancelling_ends_the_whole_group(run: Run) -> None:
     started = asyncio.get_running_loop().create_future()
     body = """
         grandchild = subprocess.Popen(["sleep", "60"])
         emit("pids", own=os.getpid(), grandchild=grandchild.pid)
         time.sleep(60)
     """
-    write(script, body)
-    python = EnginePython(Path(sys.executable), {})
-    task = asyncio.create_task(python.run("own", {}, silence_seconds=20, on_event=started.set_result))
+    task = asyncio.create_task(run(body, started.set_result))
     pids = await started
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

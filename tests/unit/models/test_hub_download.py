@@ -110,17 +110,11 @@ class Case:
         return [path for path, *_ in self.request["files"]]
 
 
-def progress(count: int) -> Event:
-    return {"event": "progress", "bytes": count, "checked": 0}
-
-
 async def test_what_is_missing_is_fetched_and_shown(tmp_path: Path) -> None:
     """A file at another size than the hub's is missing; totals are of all that vLLM loads."""
-    case = Case(
-        tmp_path,
-        *(progress(0), progress(300), {"event": "damaged", "path": A}),
-        *({"event": "checked", "path": A}, progress(1000)),
-    )
+    steps = [{"event": "progress", "bytes": count} for count in (0, 300, 1000)]
+    steps[2:2] = [{"event": "damaged", "path": A}, {"event": "checked", "path": A}]
+    case = Case(tmp_path, *steps)
     assert await case.fetch() == 1000
     assert case.asked == [A, B]
     assert case.shown == [
@@ -132,7 +126,7 @@ async def test_what_is_missing_is_fetched_and_shown(tmp_path: Path) -> None:
 
 
 async def test_nothing_runs_where_all_is_there(tmp_path: Path) -> None:
-    case = Case(tmp_path, progress(1050))
+    case = Case(tmp_path, {"event": "progress", "bytes": 1050})
     for name, size in ((A, 600), (B, 400)):
         (tmp_path / name).write_bytes(b"x" * size)
     assert (await case.fetch(), case.request) == (0, {})

@@ -5,7 +5,6 @@ A missing package is a one-line message instead of a traceback: what the engine 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import hashlib
@@ -14,7 +13,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,11 +55,11 @@ class ConvertError(Exception):
 def describe(model: str) -> dict[str, Any]:
     """Return the config.json of a bundled model and the bytes of its weights, and write nothing.
 
-    Raises ConvertError where the model is unknown, or its package is missing or altered.
+    Raises ConvertError where its package is missing or altered.
     """
     import gguf
 
-    gguf_file, _ = _locate(_source(model))
+    gguf_file, _ = _locate(SOURCES[model])
     reader = gguf.GGUFReader(gguf_file)
     config = gguf_metadata.config(_metadata(reader))
     return {"config": config, "bytes": sum(tensor_bytes(tensor) for tensor in reader.tensors)}
@@ -72,24 +71,24 @@ def convert(model: str, folder: str) -> None:
     It appears whole, by a rename, or not at all. A process that finds another one converting waits for it and
     then uses its result. What an interrupted conversion left, and a folder that is not intact, are removed.
 
-    Raises ConvertError where the model is unknown, or its package is missing or altered, and OSError where
-    ``folder`` cannot be written.
+    Raises ConvertError where its package is missing or altered, OSError where ``folder`` cannot be written.
     """
-    name, source = model, _source(model)
-    output = Path(folder) / name
+    output = Path(folder) / model
     output.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(output.with_name(f".{name}.lock")):
+    # The lock's file stays: removing it would let two processes each lock a file of that name.
+    with output.with_name(f".{model}.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         # Whoever wrote these held the lock that we hold now, so is gone.
-        for leftover in output.parent.glob(f".{name}.tmp-*"):
+        for leftover in output.parent.glob(f".{model}.tmp-*"):
             _remove(leftover)
         if is_intact(output):
             return
         # Before the conversion, not after: a disk may have room for one copy only.
         _remove(output)
-        scratch = output.with_name(f".{name}.tmp-{os.getpid()}")
+        scratch = output.with_name(f".{model}.tmp-{os.getpid()}")
         scratch.mkdir()
         try:
-            _fill(scratch, name, source)
+            _fill(scratch, model, SOURCES[model])
             scratch.rename(output)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -117,12 +116,6 @@ def _fill(folder: Path, name: str, source: Source) -> None:
         "files": {file: _write(folder / file, chunks[file]) for file in FILES},
     }
     _write(folder / MANIFEST, [_json(manifest)])
-
-
-def _source(name: str) -> Source:
-    if name not in SOURCES:
-        raise ConvertError(f"no bundled model {name!r}; there is: {', '.join(SOURCES)}")
-    return SOURCES[name]
 
 
 def _metadata(reader: Any) -> dict[str, Any]:
@@ -181,17 +174,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock; the kernel frees it however the process ends.
-
-    The file stays: removing it would let two processes each lock a file of that name.
-    """
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _explain(error: Exception) -> tuple[str, str]:
