@@ -34,44 +34,24 @@ ENVIRONMENTS: list[dict[str, str]] = [
 ]
 
 # Command lines, taken and refused. The few of which we refuse more than the parser are left out.
-COMMAND_LINES = """
-    --max_num_seqs=64 --no_enforce_eager
-    -tp 2 -q awq -n2 -r=0 -ep -O2
-    -tp4
-    --gpu-mem .9 --no-enable-pre -t 2
-    --enforce --trust
-    -qawq -ep --hf-token --ignore-patterns a b --middleware a --middleware b
-    --chat-template=--x --response-role 'two words'
-    --response-role two words
-    --served-model-name a b --lora-modules a=/a '{"name": "b", "path": "/b"}'
-    --collect-detailed-traces all None --max-lora-rank ' 16'
-    --max-num-s 4
-    -cc.mode=3 --compilation-config.cudagraph_capture_sizes+ 1,2
-    -cc.moed=3
-    -cc.mode
-    --compilation-config 3
-    --lora-modules.name a --lora-modules.path /a
-    --lora-modules.name a
-    --seed -1 --ignore-patterns a -1
-    --seed -1e5
-    --watermark -0.5
-    --watermark=-0.5
-    --chat-template '-a b' --hf-token
-    --max-num-seqs 8k
-    --max-num-batched-tokens 1.5K
-    --scheduling-policy fcsf
-    --max-log-len ''
-    --max-num-seqs ''
-    --enforce-eager=true
-    --enforce-eager true
-    --max-num-seqs
-    --max-num-sequences 4
-    --model other
-    stray
-    --enforce-eager --
-    --help
-    -O
-""".strip().splitlines()
+COMMAND_LINES = [
+    line.strip()
+    for line in """
+    --max_num_seqs=64 --no_enforce_eager | -tp 2 -q awq -n2 -r=0 -ep -O2 | -tp4 |
+    --gpu-mem .9 --no-enable-pre -t 2 | --enforce --trust |
+    -qawq -ep --hf-token --ignore-patterns a b --middleware a --middleware b |
+    --chat-template=--x --response-role 'two words' | --response-role two words |
+    --served-model-name a b --lora-modules a=/a '{"name": "b", "path": "/b"}' |
+    --collect-detailed-traces all None --max-lora-rank ' 16' | --max-num-s 4 |
+    -cc.mode=3 --compilation-config.cudagraph_capture_sizes+ 1,2 | -cc.moed=3 | -cc.mode |
+    --compilation-config 3 | --lora-modules.name a --lora-modules.path /a | --lora-modules.name a |
+    --seed -1 --ignore-patterns a -1 | --seed -1e5 | --watermark -0.5 | --watermark=-0.5 |
+    --chat-template '-a b' --hf-token | --max-num-seqs 8k | --max-num-batched-tokens 1.5K |
+    --scheduling-policy fcsf | --max-log-len '' | --max-num-seqs '' | --enforce-eager=true |
+    --enforce-eager true | --max-num-seqs | --max-num-sequences 4 | --model other | stray |
+    --enforce-eager -- | --help | -O
+""".split("|")
+]
 
 CHILD = """
 import contextlib, io, json, sys
