@@ -34,9 +34,7 @@ ENVIRONMENTS: list[dict[str, str]] = [
 ]
 
 # Command lines, taken and refused. The few of which we refuse more than the parser are left out.
-COMMAND_LINES = [
-    line.strip()
-    for line in """
+LINES = """
     --max_num_seqs=64 --no_enforce_eager | -tp 2 -q awq -n2 -r=0 -ep -O2 | -tp4 |
     --gpu-mem .9 --no-enable-pre -t 2 | --enforce --trust |
     -qawq -ep --hf-token --ignore-patterns a b --middleware a --middleware b |
@@ -50,8 +48,8 @@ COMMAND_LINES = [
     --scheduling-policy fcsf | --max-log-len '' | --max-num-seqs '' | --enforce-eager=true |
     --enforce-eager true | --max-num-seqs | --max-num-sequences 4 | --model other | stray |
     --enforce-eager -- | --help | -O
-""".split("|")
-]
+"""
+COMMAND_LINES = [line.strip() for line in LINES.split("|")]
 
 CHILD = """
 import contextlib, io, json, sys
