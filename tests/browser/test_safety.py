@@ -8,12 +8,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 import vllm_engine.gateway.local
 from tests.browser.chromium import Visit
 from tests.browser.conftest import Server
-from tests.browser.prefix_proxy import prefixed
 from tests.browser.test_chat import CHAT, ready, say, until_ready
 
 WEB = Path(vllm_engine.gateway.local.__file__).parent / "web"
@@ -150,11 +149,15 @@ def test_size_and_origin(visit: Visit, server: Server) -> None:
 def test_behind_a_path_prefix(visit: Visit, server: Server) -> None:
     """Under a prefix that a proxy takes off, everything works and nothing is asked for elsewhere."""
     server.engine(text="From behind.")
-    with prefixed(server.url, "/some/prefix") as address:
-        for answers, path in enumerate(("/", "/ui/"), 1):
-            page = visit.open(f"{address}/some/prefix{path}#chat")
-            until_ready(page)
-            say(page, "Hi")
-            expect(page.locator(".assistant > .markdown")).to_have_text(["From behind."] * answers)
-        assert all(urlsplit(url).path.startswith("/some/prefix/") for url in visit.requests), visit.requests
-        page.goto("about:blank")
+
+    def take_off(route: Route) -> None:
+        route.fulfill(response=route.fetch(url=route.request.url.replace("/some/prefix", "", 1)))
+
+    visit.page.route(f"{server.url}/some/prefix/**", take_off)
+    for answers, path in enumerate(("/", "/ui"), 1):
+        page = visit.open(f"{server.url}/some/prefix{path}#chat")
+        until_ready(page)
+        say(page, "Hi")
+        expect(page.locator(".assistant > .markdown")).to_have_text(["From behind."] * answers)
+    assert all(urlsplit(url).path.startswith("/some/prefix/") for url in visit.requests), visit.requests
+    visit.page.unroute_all(behavior="ignoreErrors")
