@@ -18,19 +18,14 @@ _NAMED = 8
 
 @dataclass(frozen=True)
 class Environment:
-    """The variables this program was given, and where each came from.
-
-    Attributes:
-        process: the process environment.
-        dotenv: the variables of `.env`.
-        defaults: what holds where neither says anything.
-        notes: messages about variables that were read under another name, or left out.
-    """
+    """The variables this program was given, by the process or in `.env`."""
 
     process: Mapping[str, str]
     dotenv: Mapping[str, str]
     defaults: Mapping[str, str] = field(default_factory=dict)
+    """What holds where neither says anything."""
     notes: tuple[str, ...] = ()
+    """Messages about variables that were read under another name, or left out."""
 
     @property
     def merged(self) -> dict[str, str]:

@@ -74,11 +74,9 @@ _AMBIGUOUS = frozenset({"MODEL"})
 
 
 def adopt(environ: Mapping[str, str], *, is_set: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Return variables with others' names replaced by ours, and a message for each that was found.
+    """Return one source's variables with others' names replaced by ours, and a message for each found.
 
-    Args:
-        environ: the variables of one source, the process or `.env`.
-        is_set: the variables of every source: one of ours that is set wins.
+    `is_set` has the variables of every source: one of ours that is set wins.
     """
     result = dict(environ)
     notes = []

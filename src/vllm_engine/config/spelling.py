@@ -42,13 +42,7 @@ def misspelt(
 
     `.env` is written for this program, so a long name there need only be similar. The process's
     environment is everybody's: only long names count there, one letter but the first off a setting which is
-    not set.
-
-    Args:
-        process: the process environment.
-        dotenv: the variables of `.env`.
-        ours: the settings' names.
-        known: names that mean something of their own, such as vLLM's flags.
+    not set. `ours` are the settings' names; `known` those that mean something else, such as vLLM's flags.
     """
     passed_over = {*ours, *known, *_ORDINARY}
     found: dict[str, str] = {}

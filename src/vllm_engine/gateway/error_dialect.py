@@ -87,13 +87,8 @@ def event_of(error: ApiError, path: str, request_id: str, tail: bytes = b"") -> 
     """Return an error as the last event of a stream (HTML, section 9.2: server-sent events).
 
     Anthropic's SDKs ignore it without the name `error`; OpenAI's raise if the data has the key `error`, so
-    the Responses API's event has that beside the fields of its reference.
-
-    Args:
-        error: what went wrong.
-        path: the request's.
-        request_id: the request's.
-        tail: the last bytes of the stream before it, for the number that this event gets.
+    the Responses API's event has that beside the fields of its reference, and a number that follows the last
+    one in `tail`, the end of the stream before it.
     """
     dialect = dialect_of(path)
     body = _body(error, dialect, request_id)

@@ -40,14 +40,7 @@ class Front:
 async def open_front(
     settings: Settings, gateway: Gateway, listeners: Listeners, files: int
 ) -> AsyncIterator[Front]:
-    """Serve the application on its sockets.
-
-    Args:
-        settings: the loaded settings.
-        gateway: the application.
-        listeners: its sockets; closed at the end.
-        files: how many may be open.
-    """
+    """Serve the application on its sockets, which are closed at the end; `files` may be open at once."""
     shares = _connection_shares(settings, files)
     async with contextlib.AsyncExitStack() as servers:
         if listeners.health:

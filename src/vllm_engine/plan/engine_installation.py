@@ -34,33 +34,27 @@ print(json.dumps({"distribution": found[0], "version": found[1], "python": platf
 
 @dataclass(frozen=True)
 class Installation:
-    """The vLLM that will run.
-
-    Attributes:
-        version: vLLM's.
-        distribution: the package it came as.
-        tracing_lacks: packages without which vLLM refuses to trace (`vllm/tracing/otel.py`).
-        cuda: the version of its CUDA runtime.
-        needs_shims: whether it is too old for the libraries beside it, see `engine_site.py`.
-    """
+    """The vLLM that will run."""
 
     python: Path
     python_version: str
     distribution: str
+    """The package that vLLM came as."""
     version: str
     kind: Literal["cuda", "cpu"]
     rust_frontend: Path | None
     tracing_lacks: tuple[str, ...] = ()
+    """Packages without which vLLM refuses to trace (`vllm/tracing/otel.py`)."""
     cuda: str | None = None
+    """The version of its CUDA runtime."""
     needs_shims: bool = False
+    """Whether it is too old for the libraries beside it, see `engine_site.py`."""
 
 
 def find_engine_python(settings: Settings, prefix: Path) -> Path:
     """Return the engine environment's Python: `ENGINE_PYTHON`, the image's, or the checkout's.
 
-    Args:
-        settings: the loaded settings.
-        prefix: `sys.prefix` of the gateway's own environment.
+    `prefix` is `sys.prefix` of the gateway's own environment.
 
     Raises:
         SettingsError: there is none, or it cannot be run.

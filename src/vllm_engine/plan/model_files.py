@@ -26,16 +26,12 @@ from vllm_engine.plan.preflight import Preflight
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The files of a model that vLLM loads.
-
-    Attributes:
-        folder: where they are; None if vLLM has to fetch them itself.
-        wanted: which they are; None for a folder of the user's.
-        bytes_fetched: how much of it had to be fetched.
-    """
+    """The files of a model that vLLM loads."""
 
     folder: Path | None = None
+    """Where they are; None if vLLM has to fetch them itself."""
     wanted: WantedFiles | None = None
+    """Which they are; None for a folder of the user's."""
     bytes_fetched: int = 0
 
     @property

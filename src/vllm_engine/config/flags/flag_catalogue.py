@@ -41,15 +41,11 @@ class CheckedFlags:
 
 @dataclass(frozen=True)
 class FlagCatalogue:
-    """Every flag of `vllm serve` of one version.
-
-    Attributes:
-        version: the version of vLLM whose parser was written down, such as `0.32.0`.
-        exact: whether that is the version asked for; if not, what only the catalogue says is a warning.
-    """
+    """Every flag of `vllm serve` of one version of vLLM, as its parser has them."""
 
     version: str
     exact: bool
+    """Whether that is the version asked for; if not, what only the catalogue says is a warning."""
     flags: tuple[Flag, ...]
 
     @classmethod

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import json
+from collections.abc import AsyncIterator, Callable, Container, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
+from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import PlainTextResponse, Response
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
 from vllm_engine import __version__
@@ -18,7 +21,6 @@ from vllm_engine.engine.engine_state import StatusReader
 from vllm_engine.gateway.answers import identified, send_rejected
 from vllm_engine.gateway.local import probes
 from vllm_engine.gateway.local.metric_history import Recorder
-from vllm_engine.gateway.local.openapi import describe
 from vllm_engine.gateway.local.page import Page
 from vllm_engine.gateway.observe.gateway_metrics import CONTENT_TYPE
 from vllm_engine.gateway.observe.observation import Observation
@@ -33,6 +35,27 @@ LOCAL_METHODS = frozenset(("GET", "HEAD"))
 
 LOCAL_PATHS = probes.PUBLIC_PATHS | METRICS_PATHS | {"/version"}
 """Those that `HEALTH_PORT` and other origins' pages may ask for too: all but the page's."""
+
+_SCHEMES: Final[dict[str, Any]] = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+}
+"""OpenAPI 3.1, section 4.8.27; either one is enough."""
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong, in OpenAI's form."""
+
+    message: str
+    type: str
+    param: str | None
+    code: int | str
+
+
+class ErrorBody(BaseModel):
+    """The body of an error."""
+
+    error: ErrorDetail
 
 
 class LocalRoutes:
@@ -124,7 +147,7 @@ def local_routes(
 
     @cache
     def schema() -> bytes:
-        return describe(app, public_paths, needs_key=needs_key)
+        return _describe(app, public_paths, needs_key=needs_key)
 
     async def openapi() -> Response:
         return Response(schema(), media_type="application/json")
@@ -132,3 +155,24 @@ def local_routes(
     app.add_api_route("/openapi.json", openapi, include_in_schema=False)
     routers = [probes.router] if page is None else [probes.router, page.router]
     return LocalRoutes(app, routers, public_paths)
+
+
+def _describe(app: FastAPI, public_paths: Container[str], *, needs_key: bool) -> bytes:
+    """Return `/openapi.json`: the routes, of which all but public ones need a key, if `needs_key`."""
+    schema = app.openapi()
+    if needs_key:
+        components = schema.setdefault("components", {})
+        components["securitySchemes"] = _SCHEMES
+        body = ErrorBody.model_json_schema(ref_template="#/components/schemas/{model}")
+        components.setdefault("schemas", {}).update(body.pop("$defs"))
+        refused = {
+            "description": "No valid API key was given.",
+            "headers": {"WWW-Authenticate": {"schema": {"type": "string"}}},
+            "content": {"application/json": {"schema": body}},
+        }
+        for path, operations in schema["paths"].items():
+            if path not in public_paths:
+                for operation in operations.values():
+                    operation["security"] = [{name: []} for name in _SCHEMES]
+                    operation["responses"]["401"] = refused
+    return json.dumps(schema).encode()

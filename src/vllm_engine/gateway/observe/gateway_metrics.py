@@ -56,13 +56,7 @@ class GatewayMetrics:
     """Counts requests and renders `/metrics`; has a registry of its own and nothing global."""
 
     def __init__(self, routes: Iterable[str], key_names: Container[str], build: Mapping[str, str]) -> None:
-        """Make all metrics.
-
-        Args:
-            routes: the allow-list's templates, the only values of `route` beside `unmatched`.
-            key_names: the names of the configured keys; may change while in use.
-            build: labels of `gateway_build_info`, such as version and sha.
-        """
+        """Take the allow-list's templates, the keys' names (which may change), and the build's labels."""
         self._routes = frozenset(routes)
         self._key_names = key_names
         self._registry = own = Registry()
@@ -162,9 +156,8 @@ class GatewayMetrics:
     def render(self, engine_text: bytes | None, cache: Space | None = None) -> bytes:
         """Return the engine's metrics, byte for byte, and ours after them.
 
-        Args:
-            engine_text: what the engine's `/metrics` answered, uncompressed; None if it did not.
-            cache: the disk space where CACHE_DIR is, as far as known.
+        `engine_text` is the engine's answer, uncompressed; `cache` the disk space where CACHE_DIR is. Each is
+        None where it is not known.
         """
         self._up.set(engine_text is not None)
         self._cache_free.set(cache.free if cache else nan)

@@ -13,10 +13,7 @@ _T = TypeVar("_T")
 class Shared(Generic[_T]):
     """Makes an answer once at a time and keeps it for a while; all callers get the same object.
 
-    Args:
-        make: makes an answer.
-        keep_seconds: how long it is fresh enough; 0: one is made for each caller.
-        clock: monotonic seconds.
+    It is fresh enough for `keep_seconds` of the monotonic clock; with 0 one is made for each caller.
     """
 
     def __init__(

@@ -44,9 +44,7 @@ _OPERATIONS = {
 def make_tracer(endpoint: str | None, service_version: str) -> Tracer | None:
     """Return the tracer that `OTLP_ENDPOINT` asks for; None for no tracing.
 
-    Args:
-        endpoint: where spans are sent, with its path; None or empty for none.
-        service_version: our own version.
+    Spans are sent to `endpoint`, an URL with its path.
 
     Raises:
         SettingsError: tracing is asked for, and its packages are not installed, or a variable that they read

@@ -69,11 +69,7 @@ class Admission:
     A key's own limits are checked first, then whether there is a place. A request counts towards its key's
     requests and tokens per minute only if it runs. One that needs more places than are free waits for them
     at the head of the queue, with the others behind it. `enter` alone is awaited, and suspends only where a
-    request has to wait. All calls must come from one event loop.
-
-    Args:
-        limits: how much to take on.
-        clock: monotonic seconds.
+    request has to wait. All calls must come from one event loop. `clock` tells monotonic seconds.
     """
 
     def __init__(self, limits: Limits, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -82,17 +78,13 @@ class Admission:
         self.places = limits.max_in_flight or sys.maxsize
         """How many requests may be at the engine at once."""
         # Whenever a request waits, fewer places are free than the first in turn needs.
-        self._in_flight = 0
+        self.in_flight = 0
+        """How many requests hold a place."""
         self._queue: FairQueue[_Waiter] = FairQueue()
         self._keys: dict[str | None, KeyState] = {}
         self._sweep_at = KEYS_BEFORE_SWEEP
         self._pace = Pace(clock())
         self._closed: str | None = None
-
-    @property
-    def in_flight(self) -> int:
-        """How many requests hold a place."""
-        return self._in_flight
 
     @property
     def waiting(self) -> int:
@@ -104,10 +96,7 @@ class Admission:
 
         Await this in the task that will `leave`: cancelling that task while it waits gives up its place in
         the queue, and the slot if that was being handed over at that moment.
-
-        Args:
-            key: the API key's name; None for all clients without one together.
-            claim: what the request counts for.
+        `key` is the API key's name, None for all clients without one together.
 
         Raises:
             Rejected: a limit is reached, the wait took too long, or the gateway is draining.
@@ -116,12 +105,12 @@ class Admission:
         state = self._keys.get(key) or self._new_key(key, now)
         places = min(claim.requests, self.places)
         self._check(state, places, now)
-        if self._queue or self._in_flight + places > self.places:
+        if self._queue or self.in_flight + places > self.places:
             return await self._wait(state, places, claim, now)
         state.take(claim.requests, claim.tokens, now)
         state.in_flight += places
-        self._in_flight += places
-        if self._in_flight == self.places:
+        self.in_flight += places
+        if self.in_flight == self.places:
             self._pace.quiet_since = now
         return Slot(self, state, places, claim.tokens, now)
 
@@ -153,7 +142,7 @@ class Admission:
 
     async def _wait(self, key: KeyState, places: int, claim: Claim, arrived: float) -> Slot:
         self._find_room(key.name, arrived)
-        if not self._queue and self._in_flight < self.places:
+        if not self._queue and self.in_flight < self.places:
             self._pace.quiet_since = arrived
         loop = asyncio.get_running_loop()
         waiter = _Waiter(key, places, loop.create_future())
@@ -196,7 +185,7 @@ class Admission:
         # The client left after the slot was handed over and before this task ran again.
         if waiter.has_place:
             waiter.key.in_flight -= waiter.places
-            self._in_flight -= waiter.places
+            self.in_flight -= waiter.places
         elif waiter.answered.cancelled():
             waiter.key.waiting -= waiter.places
         self._pass_on()
@@ -205,23 +194,23 @@ class Admission:
         now = self._clock()
         self._pace.ended(now - started, now)
         key.in_flight -= places
-        self._in_flight -= places
+        self.in_flight -= places
         self._pass_on()
 
     def _pass_on(self) -> None:
         """Hand free places to the first in turn."""
         while self._queue:
             waiter = self._queue.first()
-            if self._in_flight + waiter.places > self.places:
+            if self.in_flight + waiter.places > self.places:
                 return
             self._queue.popleft()
             if waiter.answer(None):
                 waiter.key.in_flight += waiter.places
-                self._in_flight += waiter.places
+                self.in_flight += waiter.places
 
     def _until_free(self, now: float) -> float:
         """Estimate when all that wait have been served and one more place is free; all are taken now."""
-        return self._pace.seconds_until(len(self._queue) + 1, self._in_flight, now)
+        return self._pace.seconds_until(len(self._queue) + 1, self.in_flight, now)
 
     def _charge(self, name: str | None, tokens: int) -> None:
         if not (self._limits.key_tokens_per_minute and tokens):

@@ -100,11 +100,8 @@ def secrets_in(entries: Iterable[str]) -> list[str]:
 class Keyring(Container[str]):
     """The keys that are valid now, a container of their names; follows its file when that changes.
 
-    Args:
-        text: `API_KEYS`.
-        file: `API_KEYS_FILE`, whose keys are valid too. A file without keys denies everybody.
-        clock: monotonic seconds.
-        hide: told what the logs must not show.
+    `text` is `API_KEYS`; `file` is `API_KEYS_FILE`, whose keys are valid too: one without keys denies
+    everybody. `hide` is told what the logs must not show.
 
     Raises:
         KeysError: see `parse_keys`; or the file cannot be read.
@@ -144,15 +141,12 @@ class Keyring(Container[str]):
         return any(key.name == name for key in self._keys)
 
     def check(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
-        """Return the name of the key that a request carries.
+        """Return the name of the key that a request's ASGI headers carry.
 
         A key comes as `Authorization: Bearer KEY` (RFC 6750, section 2.1; the scheme in any case, RFC 9110,
         section 11.1) or as `x-api-key: KEY` (Anthropic's clients). A request that repeats one of these, uses
         another scheme, or has a different key in each is refused: a proxy on the way may have taken the other
         one for the client's.
-
-        Args:
-            headers: as ASGI gives them, the names in lower case.
 
         Raises:
             Rejected: it carries no valid key (401).
