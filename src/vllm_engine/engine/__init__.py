@@ -1,1 +1,1 @@
-"""The vLLM child: its command, its process, its states and the policy over them."""
+"""The vLLM process: starting it, watching it, restarting it, and the state that others may read."""

@@ -7,30 +7,31 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class OwnQuestions:
-    """The supervisor's own requests for one token, which are no client's.
+    """Counts the one-token checks that the supervisor sends, so that plots can leave them out.
 
     Each is counted before it is sent, so that these counts are never behind vLLM's.
     """
 
     running: int = 0
-    """Those that are at the engine now."""
+    """Checks that the engine is working on now."""
     asked: int = 0
-    """So many tokens were generated for them, too."""
+    """Checks sent so far; each generates one token, so this counts generated tokens as well."""
     prompt_tokens: int = 0
-    """Of all of them together."""
+    """Prompt tokens of all checks sent so far."""
     usual_prompt: int = 1
-    """Tokens of the last one's prompt; assumed of the next until its answer says otherwise."""
+    """Prompt tokens of the latest check; the estimate for the next until its response reports them."""
 
     def begin(self) -> None:
-        """Count one that is about to be sent."""
+        """Count a check that is about to be sent."""
         self.running += 1
         self.asked += 1
         self.prompt_tokens += self.usual_prompt
 
     def end(self, prompt_tokens: int | None, *, has_run: bool = True) -> None:
-        """Record the end of one, whose answer told its prompt's length, or did not.
+        """Record the end of a check.
 
-        It does not count if it has not run, since it could not be sent or there is no such route.
+        `prompt_tokens` is what its response reported, None if it did not. Without `has_run` it is taken back:
+        it could not be sent, or vLLM has no such route.
         """
         self.running -= 1
         if not has_run:

@@ -57,7 +57,7 @@ class ControlClient:
     def __init__(
         self, socket: Path, *, timeout_seconds: float = 10.0, own: OwnQuestions | None = None
     ) -> None:
-        """Take the engine's socket, the time limit of other answers than tokens, and what counts these."""
+        """Take the engine's socket, the default timeout, and the counter of one-token checks."""
         self._own = own or OwnQuestions()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.UnixConnector(path=str(socket), force_close=True),

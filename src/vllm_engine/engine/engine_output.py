@@ -1,4 +1,4 @@
-"""Pure: a line of the engine's output, taken apart."""
+"""Pure: parses a line of the engine's output into level, process and message."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class LogLine(NamedTuple):
 
 
 def parse_line(raw: str) -> LogLine:
-    """Take a line of either frontend apart."""
+    """Parse a line of either frontend."""
     text = _ANSI.sub("", raw)
     match = _PREFIX.match(text)
     assert match is not None  # noqa: S101 - all of its parts are optional

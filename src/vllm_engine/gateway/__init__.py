@@ -1,1 +1,1 @@
-"""The HTTP side: probes, version and the transparent way to the engine."""
+"""The HTTP side: a transparent proxy to the engine, and the routes that the gateway answers itself."""

@@ -1,4 +1,4 @@
-"""Whole answers of the gateway's own, sent without a framework: they stand on the data path."""
+"""Sends the gateway's own error responses through plain ASGI: on the data path a framework costs too much."""
 
 from __future__ import annotations
 

@@ -79,7 +79,9 @@ async def ensure_bundled(
     except ScriptError as error:
         raise _model_error(model_id, error) from error
     if not await asyncio.to_thread(is_intact, path):
-        raise ModelError(f"{path} is damaged though just written: check the disk and its free space")
+        raise ModelError(
+            f"{path} is damaged although it has just been written; check the disk and its free space"
+        )
     return path
 
 

@@ -1,4 +1,4 @@
-"""What the hub client met, as a diagnosis: the codes are those of the catalogue in `diagnosis`."""
+"""Turns errors of the hub client into diagnoses, with the codes of the catalogue in `diagnosis`."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def test_converts_only_what_is_not_intact(folder: Path, tmp_path: Path) -> None:
     assert ensure(tmp_path, repair, lambda *step: seen.append(step)) == folder
     assert seen == [(3, 7)]
     os.truncate(folder / WEIGHTS, 1)
-    with pytest.raises(ModelError, match="damaged though just written"):
+    with pytest.raises(ModelError, match="damaged although it has just been written"):
         ensure(tmp_path, lambda *_: None)
 
 

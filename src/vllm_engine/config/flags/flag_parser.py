@@ -137,7 +137,7 @@ def _arguments(flag: Flag, reserved: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _misused(flag: Flag, option: str, extra: list[str], *, is_nested: bool) -> Iterator[Refusal]:
-    """Refuse what argparse takes and is not meant."""
+    """Refuse what argparse accepts although it is surely a mistake."""
     if is_nested and not flag.dotted:
         yield Refusal(f"--{flag.name} has no keys", "its value is not JSON")
     if flag.name == "config" and option != "--config":

@@ -75,7 +75,7 @@ class Watchdog:
         self._hang_seconds = step_limit.most_seconds
         self._check_interval_seconds = check_interval_seconds
         self._children = functools.partial(children, process.pid)
-        # As last read: metrics that cannot be read are not a change.
+        # The last value read; kept while metrics cannot be read: a failed reading is not progress.
         self._counters: int | None = None
 
     async def until_lost(self) -> Loss:
@@ -112,7 +112,7 @@ class Watchdog:
                 return Loss(LossKind.REPORTED, "vLLM's /health reports that its engine core is dead")
             if health is not Health.NOT_ASKED:
                 refused = refused + 1 if health is Health.NOT_LISTENING else 0
-            # Once may be an accident.
+            # One refused connection may be transient.
             if refused == 2:
                 return Loss(LossKind.UNREACHABLE, "nothing listens on its socket any more")
             await asyncio.sleep(_TICK_SECONDS)
@@ -143,7 +143,8 @@ class Watchdog:
         """A signal has stopped a process, which does nothing until it is continued."""
         seconds = min(_STOPPED_SECONDS, self._hang_seconds)
         looks = 0
-        # Looks are counted, not time: a process stopped together with us may be continued a little later.
+        # Observations are counted, not time: if this process was stopped too, the clock ran on, and the
+        # engine may be continued a little later.
         while looks < _STOPPED_LOOKS:
             await asyncio.sleep(seconds / _STOPPED_LOOKS)
             children = self._children()

@@ -8,7 +8,7 @@ from typing import Protocol
 from vllm_engine.gateway.rejection import RETRY_AFTER_SECONDS, Rejected
 
 _RESERVE = 4
-"""One part in so many is lent beyond the bound to a key that has little, while others fill all of it."""
+"""A key may hold its equal share of 1/`_RESERVE` of `max_bytes` even while others' bodies fill all of it."""
 
 
 class Holder(Protocol):
@@ -141,8 +141,8 @@ class BodyBudget:
 
     def _too_many(self) -> Rejected:
         message = (
-            f"{self._max_reading} requests are being received, as many as may be at once; this one took "
-            "longest and made room for another: send it faster"
+            f"{self._max_reading} request bodies are being received, which is the limit; this one had "
+            "been arriving the longest and was dropped in favour of a newer request: send it faster"
         )
         return Rejected(503, "bodies", message, retry_after_seconds=RETRY_AFTER_SECONDS)
 

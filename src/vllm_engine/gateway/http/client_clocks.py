@@ -58,7 +58,7 @@ class SendTimer(_Clock):
         seconds: float,
         cut: Callable[[], None],
     ) -> None:
-        """Take what cuts the connection, and for how long its client may read nothing."""
+        """Take how long the client may read nothing, and `cut`, which closes the connection."""
         super().__init__(loop, transport)
         self._seconds = seconds
         self._cut = cut
@@ -101,7 +101,11 @@ class PeerWatch(_Clock):
         probe: Callable[[], bool],
         disconnected: Callable[[], None],
     ) -> None:
-        """Take what writes something without meaning, or says that it cannot, and whom to tell once."""
+        """Take the callbacks.
+
+        `probe` writes something that clients ignore, and returns False where nothing may be written;
+        `disconnected` is called once.
+        """
         super().__init__(loop, transport)
         self._probe = probe
         self._disconnected = disconnected

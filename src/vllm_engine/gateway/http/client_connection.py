@@ -93,7 +93,7 @@ class ClientConnection(Incoming):
         self.stream.resume_producer()
 
     def on_response_complete(self) -> None:
-        """Go on with what has come meanwhile."""
+        """Go on with what was pipelined during the response."""
         super().on_response_complete()
         self.stream.set_producer(None)
         if self.transport.get_write_buffer_size():

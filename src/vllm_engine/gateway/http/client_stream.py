@@ -28,7 +28,7 @@ class Producer(Protocol):
         """Go on."""
 
     def probe(self) -> None:
-        """Write something without meaning, where that is possible, to see whether the client takes it."""
+        """Write something that clients ignore, where that is possible, to see whether the client is there."""
 
 
 class ClientStream:

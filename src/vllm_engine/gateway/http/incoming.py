@@ -44,7 +44,7 @@ class Incoming(UvicornConnection):
         self._received_at = 0.0
         self._held = b""
         self._refusal = b""
-        """To be sent after the response that is under way, to what came behind its request."""
+        """The error response to a malformed pipelined request; sent once the current response is complete."""
         self._is_finished = False
 
     def _refuse(self, status: int, message: str) -> None:
@@ -54,7 +54,7 @@ class Incoming(UvicornConnection):
         raise NotImplementedError
 
     def _has_to_wait(self) -> bool:
-        """Whether what comes now stands behind a whole request that is being answered."""
+        """Whether what arrives now is pipelined behind a complete request that is still being answered."""
         if self._refusal:
             return True
         return self._is_in_head and (self._is_answering or self._has_queued_request)
@@ -114,7 +114,7 @@ class Incoming(UvicornConnection):
             self._stop_head_timer()
 
     def on_body(self, body: bytes) -> None:
-        """Allow for so much more framing."""
+        """Credit the body's bytes against the limit on chunk framing."""
         self._body_left -= len(body)
         self._framing_bytes = max(0, self._framing_bytes - (1 + _FRAMING_PER_BYTE) * len(body))
         super().on_body(body)

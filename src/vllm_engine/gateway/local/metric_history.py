@@ -101,7 +101,7 @@ class Recorder:
             logger.debug("the engine's metrics cannot be read: %s", error)
             self._before = None
             return
-        # A first reading surely has what was answered before it; later ones may have what still runs too.
+        # The first reading counts only our checks that were answered; later ones may include one that runs.
         goes_on = self._before is not None and self._before.is_before(reading)
         reading.own = _own_work(self._questions, with_running=True) if goes_on else answered
         reading.running = max(0.0, reading.running - self._questions.running)

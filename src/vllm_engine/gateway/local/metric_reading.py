@@ -139,12 +139,13 @@ def point(now: Reading, before: Reading | None, queued: int) -> Point:
     seconds = now.at - before.at
     ttft, itl = now.ttft.since(before.ttft), now.itl.since(before.itl)
     generated, prompt = now.generated - before.generated, now.prompt - before.prompt
-    # The engine may have yet to count some of it: of no number more than came is left out.
+    # vLLM may not have counted all of our own work yet: never subtract more than a counter has grown by.
     came = (ttft.count, prompt, generated)
     own = OwnWork(*(min(new, now_ - was) for new, now_, was in zip(came, now.own, before.own, strict=True)))
     now.own = OwnWork(*(was + more for was, more in zip(before.own, own, strict=True)))
     if ttft.count == own.asked:
-        # Beside others' first tokens ours, which is one of many then, is left in.
+        # Only our own checks were observed: no latency is shown. A histogram does not say which of its
+        # observations are ours, so among clients' they are left in.
         ttft = Latency()
     return Point(
         at=now.at,

@@ -96,7 +96,7 @@ class GatewayMetrics:
         return tuple(self._registry.described)
 
     def watch(self, *, log_lines_dropped: Callable[[], int], **gauges: Callable[[], float]) -> None:
-        """Take these from where they are known, asked at each `render` and never on the data path."""
+        """Register callbacks that return these values; called at each `render`, never on the data path."""
         self._count_log_lines_dropped = log_lines_dropped
         for name, read in gauges.items():
             self._watched[name].set_function(read)

@@ -33,7 +33,8 @@ _STREAMS = (
 )
 """What marks a stream, its lines per event, and its events without a token.
 
-A chat stream opens with the role; a message with itself and its block; a response with four events."""
+A chat stream opens with the role; a Messages stream with `message_start` and `content_block_start`; a
+Responses stream with four events."""
 
 
 class UsageReader:

@@ -23,7 +23,7 @@ class Claim(NamedTuple):
     """What a request asks for."""
 
     requests: int = 1
-    """How many it counts for; it takes as many places, but never more than there are."""
+    """How many requests it counts for: the places it takes, at most as many as there are."""
     tokens: int = 0
     """The estimated tokens of its prompt; corrected when the usage is known."""
 

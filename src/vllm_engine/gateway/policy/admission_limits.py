@@ -127,4 +127,4 @@ def whole_seconds(seconds: float) -> int:
 
 
 def _who(key: str | None) -> str:
-    return "Clients without an API key have together" if key is None else "This API key has"
+    return "Clients without an API key together have" if key is None else "This API key has"

@@ -72,7 +72,7 @@ class Attempt:
         """Pass the request and its response on.
 
         Raises:
-            UpstreamError: the engine broke off a response that cannot say so any more.
+            UpstreamError: the engine broke off a response that has begun and cannot carry an error event.
         """
         lost = 0
         while True:

@@ -62,7 +62,7 @@ class Proxy:
         Being cancelled, because the client has disconnected, ends the engine's work on it too.
 
         Raises:
-            UpstreamError: the engine broke off a response that cannot say so any more.
+            UpstreamError: the engine broke off a response that has begun and cannot carry an error event.
         """
         record, body = request.record, request.body
         stream = ResponseStream(client_stream_of(scope), send, record, self._engine.activity)

@@ -186,7 +186,7 @@ class ResponseStream:
         """Send the response: its status, these headers, and its body as it comes.
 
         Raises:
-            UpstreamError: the engine broke off a body that cannot say so.
+            UpstreamError: the engine broke off a body that cannot carry an error event.
         """
         assert self.status is not None  # noqa: S101 - until_begun has returned
         self._record.status = self.status

@@ -54,7 +54,7 @@ class UpstreamError(Exception):
 
 
 def own_shortage(error: BaseException | None) -> UpstreamError:
-    """Return what an error of ours means for the request: a lack of files, memory or connections."""
+    """Return the error for a request that failed because this process lacks files, memory or connections."""
     message = f"the gateway is short of files, memory or connections ({error!r})"
     client_message = "The gateway is short of files, memory or connections; try again later"
     return UpstreamError(message, client_message, own_reason="shortage")
