@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import shutil
 import signal
 import tempfile
 from collections.abc import Awaitable, Callable, Generator
@@ -50,12 +49,8 @@ async def serve(
 ) -> None:
     """Run the gateway and the engine until a signal; returns after a clean stop.
 
-    Args:
-        preflight: the settings, and what was found before the start.
-        listeners: the open sockets.
-        companion: runs beside the server; its failure is logged.
-        lines_dropped: says how many lines the log could not write.
-        is_essential: whether the companion's failure also stops the server and is raised.
+    The failure of the companion, which runs beside the server, is logged; where it is essential it also stops
+    the server and is raised. `lines_dropped` says how many lines the log could not write.
 
     Raises:
         SettingsError: the model shows that a setting cannot work.
@@ -67,16 +62,12 @@ async def serve(
     board, activity = StatusBoard(), EngineActivity()
     explainer = Explainer(settings, preflight.device, preflight.installation.version)
     recorder = StartRecorder(board, StartHistory(settings.cache_dir / "starts.json"))
-    with _runtime_folder() as folder:
-        socket = folder / "engine.sock"
+    folder = tempfile.TemporaryDirectory(prefix="vllm-engine-", dir=socket_root(), ignore_cleanup_errors=True)
+    with folder as path:
+        socket = Path(path) / "engine.sock"
         preparation = Preparation(preflight, socket, board, recorder, explainer.planned, explainer.explain)
         supervisor = Supervisor(
-            board,
-            preparation,
-            preparation.explain,
-            socket=socket,
-            settings=settings,
-            activity=activity,
+            board, preparation, preparation.explain, socket=socket, settings=settings, activity=activity
         )
         build = _build(preflight)
         expiry = listeners.tls.expiry if listeners.tls else lambda: nan
@@ -166,15 +157,6 @@ def _hold_or_raise(settings: Settings, engine: asyncio.Task[None]) -> None:
     logger.error("%s", error)
     logger.error("ON_FATAL=hold: staying up, not ready, until stopped")
     write_termination_log(settings.termination_log, str(error))
-
-
-@contextlib.contextmanager
-def _runtime_folder() -> Generator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="vllm-engine-", dir=socket_root()))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _build(preflight: Preflight) -> Build:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vllm_engine.diagnosis.known_failure import Advice, Groups, KnownFailure, Stage
+from vllm_engine.diagnosis.known_failure import Advice, Groups, KnownFailure, Stage, setting
 from vllm_engine.diagnosis.run_facts import Facts
 
 
@@ -90,8 +90,7 @@ GPU = (
         code="dtype-not-supported",
         seen="`Bfloat16 is only supported on GPUs with compute capability of at least 8.0`.",
         cause="DTYPE={dtype} is not supported by this GPU ({gpu} has compute capability {capability})",
-        remedy="set DTYPE=float16, or auto",
-        changes={"DTYPE": "float16"},
+        remedy=setting("DTYPE", "float16", ", or auto"),
         patterns=(
             r"Bfloat16 is only supported on GPUs with compute capability of at least 8\.0\."
             r"(?: Your (?P<gpu>.+?) GPU has compute capability (?P<capability>[\d.]+))?",
@@ -102,9 +101,7 @@ GPU = (
         seen="`torch.bfloat16 is not supported for quantization method awq. Supported dtypes: "
         "[torch.float16]`.",
         cause="DTYPE={given} is not supported with the model's quantisation {method}",
-        remedy=lambda groups, _facts: Advice(
-            f"set DTYPE={groups.get('wanted', 'float16')}", {"DTYPE": groups.get("wanted", "float16")}
-        ),
+        remedy=lambda groups, _facts: setting("DTYPE", groups.get("wanted", "float16")),
         patterns=(
             r"torch\.(?P<given>\w+) is not supported for quantization method (?P<method>[\w-]+)\."
             r"(?: Supported dtypes: \[torch\.(?P<wanted>\w+))?",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from signal import SIGABRT, SIGBUS, SIGFPE, SIGHUP, SIGILL, SIGINT, SIGKILL, SIGSEGV, SIGTERM
 
-from vllm_engine.diagnosis.known_failure import Advice, Groups, KnownFailure, Stage
+from vllm_engine.diagnosis.known_failure import Advice, Groups, KnownFailure, Stage, setting
 from vllm_engine.diagnosis.run_facts import Facts
 
 
@@ -65,8 +65,7 @@ HOST = (
         code="compiler-missing",
         seen="`InvalidCxxCompiler: No working C++ compiler found`; `Failed to find C compiler`.",
         cause="torch.compile needs a C++ compiler, and none was found in the engine's PATH",
-        remedy="set ENFORCE_EAGER=1, which needs no compiler, or install gcc and g++",
-        changes={"ENFORCE_EAGER": "1"},
+        remedy=setting("ENFORCE_EAGER", 1, ", which needs no compiler, or install gcc and g++"),
         patterns=(
             r"No working C\+\+ compiler found|InvalidCxxCompiler",
             r"Failed to find C compiler",
@@ -78,8 +77,9 @@ HOST = (
         code="python-headers-missing",
         seen="`fatal error: Python.h: No such file or directory`.",
         cause="Triton needs Python's headers to compile, and they are not installed",
-        remedy="install python3-dev for the engine's Python, or set ENFORCE_EAGER=1",
-        changes={"ENFORCE_EAGER": "1"},
+        remedy=Advice(
+            "install python3-dev for the engine's Python, or set ENFORCE_EAGER=1", {"ENFORCE_EAGER": "1"}
+        ),
         patterns=(r"fatal error: Python\.h: No such file",),
         stage=Stage.ANY,
     ),

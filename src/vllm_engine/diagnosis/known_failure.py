@@ -22,7 +22,12 @@ class Advice:
     """A remedy, and the settings with which a start may succeed."""
 
     text: str
-    changes: Mapping[str, str] = field(default_factory=dict)
+    changes: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+def setting(name: str, value: object, rest: str = "") -> Advice:
+    """Return the advice to give a setting this value; `rest` follows it in the sentence."""
+    return Advice(f"set {name}={value}{rest}", {name: str(value)})
 
 
 class Stage(Enum):
@@ -43,7 +48,6 @@ class KnownFailure:
         cause: the sentence; `{name}` is a group of the pattern's or a fact.
         remedy: what to do; a function if it depends on the case: without groups and facts it returns the
             general remedy.
-        changes: settings with which a start may succeed, where the remedy is a text.
         patterns: regular expressions; one has to be found in one line.
         also: has to be found in any line.
         unless: must not be found in any line.
@@ -59,8 +63,7 @@ class KnownFailure:
     code: str
     seen: str
     cause: str
-    remedy: str | Callable[[Groups, Facts], Advice]
-    changes: Mapping[str, str] = field(default_factory=dict, hash=False)
+    remedy: str | Advice | Callable[[Groups, Facts], Advice]
     patterns: tuple[str, ...] = ()
     also: str | None = None
     unless: str | None = None
@@ -75,8 +78,8 @@ class KnownFailure:
     def advise(self, groups: Groups, facts: Facts) -> Advice:
         """Return the remedy of one case."""
         if isinstance(self.remedy, str):
-            return Advice(self.remedy, self.changes)
-        return self.remedy(groups, facts)
+            return Advice(self.remedy)
+        return self.remedy if isinstance(self.remedy, Advice) else self.remedy(groups, facts)
 
     @cached_property
     def compiled(self) -> tuple[re.Pattern[str], ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import signal
 
-from vllm_engine.diagnosis.known_failure import Advice, Groups, KnownFailure, Stage
+from vllm_engine.diagnosis.known_failure import Advice, Groups, KnownFailure, Stage, setting
 from vllm_engine.diagnosis.run_facts import GIB, Facts, gib
 
 _CUDA_OOM = (
@@ -17,7 +17,7 @@ _CUDA_OOM = (
     r"(?: Tried to allocate (?P<tried>[\d.]+ [KMG]iB))?"
     r"(?:.*? has a total capacity of (?P<total>[\d.]+ GiB) of which (?P<free>[\d.]+ [KMG]iB) is free)?"
 )
-_CUDA_FAILURE = r"CUDA error: out of memory|Cuda failure \W?out of memory"
+_OUT_OF_MEMORY = (_CUDA_OOM, r"CUDA error: out of memory|Cuda failure \W?out of memory")
 _PROFILING = r"in (?:profile_run|determine_available_memory|determine_num_available_blocks|profile_cudagraph)"
 _SAMPLING = r"in _dummy_(?:sampler|pooler)_run|out of memory occurred when warming up"
 _WARMING_UP = (
@@ -48,10 +48,7 @@ def _loading(_groups: Groups, facts: Facts) -> Advice:
 
 def _profiling(_groups: Groups, facts: Facts) -> Advice:
     half = max(512, (facts.max_model_len or 8192) // 4)
-    return Advice(
-        f"set MAX_NUM_BATCHED_TOKENS={half}, which shrinks the largest batch{_split(facts)}",
-        {"MAX_NUM_BATCHED_TOKENS": str(half)},
-    )
+    return setting("MAX_NUM_BATCHED_TOKENS", half, f", which shrinks the largest batch{_split(facts)}")
 
 
 def _warming_up(groups: Groups, facts: Facts) -> Advice:
@@ -67,12 +64,11 @@ def _warming_up(groups: Groups, facts: Facts) -> Advice:
 
 
 def _serving(_groups: Groups, facts: Facts) -> Advice:
-    lower = _lower(facts)
-    return Advice(
-        f"set GPU_MEMORY_UTILIZATION={lower:g}, which leaves more memory beside the KV cache; long prompts "
-        "need less with a smaller MAX_NUM_BATCHED_TOKENS",
-        {"GPU_MEMORY_UTILIZATION": f"{lower:g}"},
+    rest = (
+        ", which leaves more memory beside the KV cache; long prompts need less with a smaller "
+        "MAX_NUM_BATCHED_TOKENS"
     )
+    return setting("GPU_MEMORY_UTILIZATION", _lower(facts), rest)
 
 
 def _kv_cache(groups: Groups, facts: Facts) -> Advice:
@@ -97,13 +93,10 @@ def _more_utilization(facts: Facts, missing_gib: float) -> str:
 
 def _no_kv_memory(_groups: Groups, facts: Facts) -> Advice:
     if facts.device == "cpu":
-        return Advice(f"set KV_CACHE_MEMORY_BYTES={GIB} or more", {"KV_CACHE_MEMORY_BYTES": str(GIB)})
+        return setting("KV_CACHE_MEMORY_BYTES", GIB, " or more")
     more = min(0.95, round(facts.gpu_memory_utilization + STEP, 2))
     if more > facts.gpu_memory_utilization:
-        setting = {"GPU_MEMORY_UTILIZATION": f"{more:g}"}
-        return Advice(
-            f"set GPU_MEMORY_UTILIZATION={more:g}, or serve a smaller model{_split(facts)}", setting
-        )
+        return setting("GPU_MEMORY_UTILIZATION", more, f", or serve a smaller model{_split(facts)}")
     return Advice(f"serve a smaller or quantised model{_split(facts)}")
 
 
@@ -113,19 +106,14 @@ def _share_that_is_free(groups: Groups, _facts: Facts) -> Advice:
     share = math.floor(float(groups["free"]) / float(groups["total"]) * 100) / 100
     if share < 0.1:
         return Advice("end the program that uses the memory, or choose another GPU with CUDA_VISIBLE_DEVICES")
-    return Advice(
-        f"set GPU_MEMORY_UTILIZATION={share:g}, or end what uses the memory",
-        {"GPU_MEMORY_UTILIZATION": f"{share:g}"},
-    )
+    return setting("GPU_MEMORY_UTILIZATION", share, ", or end what uses the memory")
 
 
 def _kv_that_is_free(groups: Groups, _facts: Facts) -> Advice:
     if "free" not in groups:
         return Advice("set a smaller KV_CACHE_MEMORY_BYTES, or end what uses the memory")
     half = int(float(groups["free"]) * GIB / 2) >> 20 << 20
-    return Advice(
-        f"set KV_CACHE_MEMORY_BYTES={half}, or end what uses the memory", {"KV_CACHE_MEMORY_BYTES": str(half)}
-    )
+    return setting("KV_CACHE_MEMORY_BYTES", half, ", or end what uses the memory")
 
 
 def _host(_groups: Groups, facts: Facts) -> Advice:
@@ -152,7 +140,7 @@ MEMORY = (
         seen="`torch.OutOfMemoryError: CUDA out of memory` while requests run.",
         cause="the GPU ran out of memory while requests were running ({tried} more were needed, {free} free)",
         remedy=_serving,
-        patterns=(_CUDA_OOM, _CUDA_FAILURE),
+        patterns=_OUT_OF_MEMORY,
         stage=Stage.SERVING,
     ),
     KnownFailure(
@@ -161,7 +149,7 @@ MEMORY = (
         cause="the weights fit, but the largest batch does not: the GPU ran out of memory while vLLM "
         "profiled it ({tried} more were needed, {free} of {total} free)",
         remedy=_profiling,
-        patterns=(_CUDA_OOM, _CUDA_FAILURE),
+        patterns=_OUT_OF_MEMORY,
         also=_PROFILING,
         unless=_SAMPLING,
     ),
@@ -172,8 +160,7 @@ MEMORY = (
         remedy=_warming_up,
         patterns=(
             r"CUDA out of memory occurred when warming up \w+ with (?P<requests>\d+) dummy",
-            _CUDA_OOM,
-            _CUDA_FAILURE,
+            *_OUT_OF_MEMORY,
         ),
         also=_WARMING_UP,
     ),
@@ -183,11 +170,7 @@ MEMORY = (
         cause="the model's weights do not fit into the GPU's memory ({tried} more were needed, {free} of "
         "{total} free)",
         remedy=_loading,
-        patterns=(
-            _CUDA_OOM,
-            _CUDA_FAILURE,
-            r"Failed to create unquantized linear weights: CUDA out of memory",
-        ),
+        patterns=(*_OUT_OF_MEMORY, r"Failed to create unquantized linear weights: CUDA out of memory"),
         unless=rf"{_PROFILING}|{_WARMING_UP}",
     ),
     KnownFailure(

@@ -5,7 +5,7 @@ Texts of vLLM (`config/model.py`, `model_executor`, `renderers`, `tokenizers`), 
 
 from __future__ import annotations
 
-from vllm_engine.diagnosis.known_failure import Advice, Groups, KnownFailure
+from vllm_engine.diagnosis.known_failure import Advice, Groups, KnownFailure, setting
 from vllm_engine.diagnosis.run_facts import Facts
 
 
@@ -36,7 +36,7 @@ def _length(groups: Groups, _facts: Facts) -> Advice:
     most = groups.get("most")
     if most is None:
         return Advice("set MAX_MODEL_LEN to the model's maximum or less, or auto")
-    return Advice(f"set MAX_MODEL_LEN={most} or less, or auto", {"MAX_MODEL_LEN": most})
+    return setting("MAX_MODEL_LEN", most, " or less, or auto")
 
 
 MODEL = (

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 
 from vllm_engine.engine.engine_output import parse_line
 
-_EXCEPTION = re.compile(r"^\s*(?:[\w.]+\.)?(?:\w*(?:Error|Exception|Interrupt)|SystemExit): (?P<text>.+)")
-_PYDANTIC = re.compile(r"^\s*(?:Value|Assertion) error, (?P<text>.+?)(?: \[type=.*)?$")
-_ARGPARSE = re.compile(r"^(?:vllm serve|api_server\.py|main\.py|vllm|usage)?:? ?error: (?P<text>.+)")
+_ERRORS = (
+    re.compile(r"^\s*(?P<text>(?:[\w.]+\.)?(?:\w*(?:Error|Exception|Interrupt)|SystemExit): .+)"),
+    re.compile(r"^\s*(?:Value|Assertion) error, (?P<text>.+?)(?: \[type=.*)?$"),
+    re.compile(r"^(?:vllm serve|api_server\.py|main\.py|vllm|usage)?:? ?error: (?P<text>.+)"),
+)
+"""As Python, pydantic and argparse report them."""
 _ECHOES = ("root cause above", "See stack trace", "Engine core initialization failed", "Failed core proc")
 """Errors by which vLLM's other processes repeat that one of them has failed."""
 
@@ -47,14 +50,12 @@ class EngineExit:
     @property
     def last_error(self) -> str | None:
         """The newest error in its output that is a cause and not the echo of one; None without any."""
-        found: str | None = None
-        for raw in self.tail:
+        for raw in reversed(self.tail):
             line = parse_line(raw).message
-            for pattern in (_EXCEPTION, _PYDANTIC, _ARGPARSE):
-                match = pattern.match(line)
-                if match and not any(echo in line for echo in _ECHOES):
-                    found = line.strip() if pattern is _EXCEPTION else match["text"].strip()
-        return found
+            match = next(filter(None, (pattern.match(line) for pattern in _ERRORS)), None)
+            if match and not any(echo in line for echo in _ECHOES):
+                return match["text"].strip()
+        return None
 
 
 def describe_exit(status: int) -> str:

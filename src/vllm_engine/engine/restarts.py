@@ -82,11 +82,7 @@ class RestartPolicy:
         """Settings that the next start uses in place of the user's (`AUTO_FIT`)."""
 
     def after(self, error: VllmEngineError, *, was_standby: bool) -> Restart:
-        """Return the restart that follows.
-
-        Args:
-            error: how the engine failed or was lost.
-            was_standby: whether it was started from a standby: its failed start is then no verdict.
+        """Return the restart that follows a failure; the failed start of a standby is no verdict.
 
         Raises:
             VllmEngineError: it must not be started again.

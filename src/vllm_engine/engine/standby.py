@@ -125,18 +125,17 @@ class Standby:
 
     async def keep(self, command: EngineCommand, leader: int) -> None:
         """Keep a standby for the ready engine with the process id `leader`; never returns: cancel it."""
-        attempts = 0
-        is_given_up = not self._mode
-        while attempts < _MOST_ATTEMPTS and not is_given_up:
-            await asyncio.sleep(_SETTLED_SECONDS * 4**attempts)
+        for attempt in range(_MOST_ATTEMPTS if self._mode else 0):
+            await asyncio.sleep(_SETTLED_SECONDS * 4**attempt)
             nodes = spawned(self._record, leader)
-            is_given_up = not self._has_memory(_count(nodes))
-            if not is_given_up:
-                attempts += 1
-                with suppress(OSError, TimeoutError):
-                    await self._start_one(command, nodes)
-                    is_given_up = await self._until_it_ends()
-                await self.close()
+            if not self._has_memory(_count(nodes)):
+                break
+            has_memory = True
+            with suppress(OSError, TimeoutError):
+                has_memory = await self._until_it_ends(await self._start_one(command, nodes))
+            await self.close()
+            if not has_memory:
+                break
         await asyncio.Event().wait()
 
     async def close(self) -> None:
@@ -146,7 +145,7 @@ class Standby:
             self._tell(None)
             await waiting.end()
 
-    async def _start_one(self, command: EngineCommand, nodes: Sequence[Any]) -> None:
+    async def _start_one(self, command: EngineCommand, nodes: Sequence[Any]) -> EngineProcess:
         waiting = await self._spawn(command)
         try:
             await waiting.until_ready(nodes)
@@ -158,6 +157,7 @@ class Standby:
         size = await asyncio.to_thread(session_bytes, waiting.process.pid)
         self._tell(size)
         logger.info("a standby is ready: %d process(es), %.0f MB", _count(nodes), size / 1e6)
+        return waiting.process
 
     async def _spawn(self, command: EngineCommand) -> _Waiting:
         ours, theirs = socket.socketpair()
@@ -182,17 +182,16 @@ class Standby:
         started.append(_Waiting(command, process, reader, writer))
         return started[0]
 
-    async def _until_it_ends(self) -> bool:
-        """Wait until the standby ends by itself; True if it was ended since memory has become short."""
-        assert self._current is not None  # noqa: S101 - called with one
-        exited = asyncio.ensure_future(self._current.process.wait())
+    async def _until_it_ends(self, process: EngineProcess) -> bool:
+        """Wait until the standby ends by itself; False once memory has become short, as it is then to end."""
+        exited = asyncio.ensure_future(process.wait())
         try:
             while not (await asyncio.wait({exited}, timeout=_MEMORY_CHECK_SECONDS))[0]:
                 if self._mode == "auto" and self._free_memory() < BYTES_LEFT // 4:
                     logger.warning("the standby is ended: memory has become short")
-                    return True
+                    return False
             logger.warning("the standby ended by itself")
-            return False
+            return True
         finally:
             exited.cancel()
 

@@ -44,13 +44,8 @@ engine_logger = logging.getLogger(ENGINE_LOGGER)
 class Supervisor:
     """Runs one engine, start after start; the only writer of its status.
 
-    Args:
-        board: takes the status.
-        prepare: makes everything for a start, with these settings in place of the user's.
-        explain: diagnoses the end of an engine.
-        socket: where the engine is to listen.
-        settings: of supervision: timeouts, restarts, `AUTO_FIT`, `STANDBY`.
-        activity: what the gateway sees of the engine's work.
+    `prepare` makes everything for a start, with the settings that it is called with in place of the user's.
+    `explain` diagnoses the end of an engine. The engine is to listen on `socket`.
     """
 
     def __init__(

@@ -27,10 +27,6 @@ def later(reached: Phase, line: str) -> tuple[Phase, float | None] | None:
     """Return the phase and its done fraction that `line` proves, if that is news after `reached`.
 
     A start only goes forward: a line of an earlier phase, such as a worker's late one, is no news.
-
-    Args:
-        reached: the phase so far.
-        line: a line of the engine's log.
     """
     phase = next((phase for pattern, phase in SIGNS if pattern.search(line)), None)
     if phase is None:

@@ -131,11 +131,7 @@ def estimate(status: EngineStatus, now: float) -> Estimate | None:
     """Forecast the start's end; None without an earlier start, and when nothing is being started.
 
     A phase that takes longer than it did counts as about to end. A download counts only if there is one, at
-    its present rate.
-
-    Args:
-        status: the newest snapshot.
-        now: `time.monotonic` seconds.
+    its present rate. `now` is in `time.monotonic` seconds.
     """
     if status.state is not EngineState.STARTING or not status.expected:
         return None

@@ -67,11 +67,7 @@ async def stalled_seconds(
     A step may take longer than ever. With evidence that the engine works on it the limit is
     `HANG_TIMEOUT_SECONDS`; without any it is the engine's `StepLimit`.
 
-    Args:
-        generate: requests one token, without a time limit of its own.
-        read_progress: returns a value that changes as the engine core works; raises `NotAskedError`.
-        read_children: returns the state of the engine's processes; None where it cannot be read.
-        limit: for one step.
+    `generate` has no time limit of its own; what `read_progress` returns changes as the engine core works.
 
     Raises:
         ControlError: the engine fails to generate.
