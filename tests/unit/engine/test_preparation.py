@@ -77,6 +77,7 @@ async def test_downloads_once_and_starts_offline(hub: Hub, tmp_path: Path) -> No
     assert seen[-1].download is not None
     assert (seen[-1].download.bytes_done, seen[-1].fraction) == (900, 1.0)
     assert await prepare({}) == first
+    assert "--max-model-len 1280" in " ".join((await prepare({"MAX_MODEL_LEN": "1280"})).command.argv)
     assert hub.asked == ["look", "fetch"]
 
 
