@@ -49,7 +49,7 @@ def token_check(settings: Settings, account: HubAccount | None) -> Check:
         return fail(
             "token", "the hub rejects HF_TOKEN", "create a token with read access and set HF_TOKEN to it"
         )
-    return ok("token", f"of {account.account}" if account.account else "set; the hub did not name its owner")
+    return ok("token", f"of {account.owner}" if account.owner else "set; the hub did not name its owner")
 
 
 def memory_check(room: Room) -> Check:

@@ -46,12 +46,12 @@ class HubAccount:
     """What the hub says of the token, and of the model's chat template.
 
     Attributes:
-        account: whose token it is; None without one, or if the hub did not say.
+        owner: whose token it is; None without one, or if the hub did not say.
         is_refused: whether the hub does not accept it.
         has_template: whether the model has a chat template; None where unknown.
     """
 
-    account: str | None
+    owner: str | None
     is_refused: bool
     has_template: bool | None
 

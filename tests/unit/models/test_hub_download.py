@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -155,27 +156,28 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHubClie
         yield hub
 
 
-def fetch(hub: FakeHubClient, seen: list[tuple[str, Any]]) -> None:
+def fetch(hub: FakeHubClient) -> None:
     files = [HubFile(path, len(it), hashlib.sha256(it).hexdigest()) for path, it in hub.files.items()]
-    hub_client.fetch("org/model", COMMIT, files, tell=lambda event, **said: seen.append((event, said)))
+    hub_client.fetch("org/model", COMMIT, files)
 
 
-def test_script_counts_and_checks_bytes(hub: FakeHubClient) -> None:
-    seen: list[tuple[str, Any]] = []
-    fetch(hub, seen)
-    assert sorted(said["path"] for event, said in seen if event == "checked") == [A, "config.json"]
-    assert seen[-1] == ("progress", {"bytes": 9, "checked": 9})
+def test_script_counts_and_checks_bytes(hub: FakeHubClient, capsys: pytest.CaptureFixture[str]) -> None:
+    fetch(hub)
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert sorted(event["path"] for event in events if event["event"] == "checked") == [A, "config.json"]
+    assert events[-1] == {"event": "progress", "bytes": 9, "checked": 9}
 
 
-def test_script_fetches_a_damaged_file_once_more(hub: FakeHubClient) -> None:
-    seen: list[tuple[str, Any]] = []
+def test_script_fetches_a_damaged_file_once_more(
+    hub: FakeHubClient, capsys: pytest.CaptureFixture[str]
+) -> None:
     hub.damages[A] = 1
-    fetch(hub, seen)
+    fetch(hub)
     (hub.folder / A).unlink()
     hub.damages[A] = 2
     with pytest.raises(hub_client.DamagedError, match="is not what the hub says it is"):
-        fetch(hub, seen)
-    assert [event for event, _ in seen].count("damaged") == 2
+        fetch(hub)
+    assert capsys.readouterr().out.count('"damaged"') == 2
     assert not (hub.folder / A).exists()
 
 
@@ -183,4 +185,4 @@ def test_script_gives_up_on_a_hub_that_never_sends_the_whole_file(hub: FakeHubCl
     """The hub client itself would start over for ever: it counts retries from the last byte that came."""
     hub.breaks = A
     with pytest.raises(ConnectionError, match="the hub does not resume"):
-        fetch(hub, [])
+        fetch(hub)

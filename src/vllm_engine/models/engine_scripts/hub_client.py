@@ -226,7 +226,7 @@ def account(model: str, revision: str | None) -> dict[str, object]:
 
     asked = not constants.HF_HUB_OFFLINE and get_token() is not None
     name, refused = _whoami() if asked else (None, False)
-    return {"account": name, "is_refused": refused, "has_template": _has_template(model, revision)}
+    return {"owner": name, "is_refused": refused, "has_template": _has_template(model, revision)}
 
 
 def _whoami() -> tuple[str | None, bool]:
