@@ -55,7 +55,7 @@ def test_refused(
     parts: tuple[str, ...],
 ) -> None:
     """Each fault is one line, all of them are told at once, with the right exit status."""
-    done = run_cli(never_started | variables, "serve", cwd=tmp_path)
+    done = run_cli(never_started | {"PORT": str(free_port())} | variables, "serve", cwd=tmp_path)
     assert done.returncode == status
     assert "Traceback" not in done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("vllm-engine: ")]
