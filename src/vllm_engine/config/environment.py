@@ -23,7 +23,7 @@ class Environment:
     process: Mapping[str, str]
     dotenv: Mapping[str, str]
     defaults: Mapping[str, str] = field(default_factory=dict)
-    """What holds where neither says anything."""
+    """The values of variables that neither sets."""
     notes: tuple[str, ...] = ()
     """Messages about variables that were read under another name, or left out."""
 

@@ -13,7 +13,7 @@ _ORDINARY = frozenset(
     {"API_KEY", "APP_KEYS", "CCACHE_DIR", "HTTP_PORT", "MODEL_DIR", "SSH_HOST", "SSL_CERT_FILE", "SSL_PORT"}
     | {"COST", "GHOST", "HOSTS", "LOST", "MOST", "PART", "PORTS", "POST", "SORT", "SPORT", "TYPE"}
 )
-"""Names that are near to ours by chance: other programs', and words."""
+"""Names that only happen to resemble ours: other programs' variables, and ordinary words."""
 
 _OF_BUILDS = frozenset({"BUILD_SHA", "BUILD_TIME"})
 

@@ -32,7 +32,7 @@ from vllm_engine.gateway.settings_check import load_keyring, load_routes
 _BODIES_AT_ONCE = 16
 """How many bodies of the largest size may be held in memory together."""
 _MIN_BODY_BYTES = 256 << 20
-"""And at least this much: with small bodies, as many as may run and wait."""
+"""The least memory for all bodies together, where `MAX_BODY_BYTES` is small."""
 _READING_AT_ONCE = 1024
 """How many bodies may be incomplete. One that comes in one piece with its head, as most do, does not
 count."""

@@ -35,7 +35,7 @@ class Preflight:
     flag_variables: tuple[str, ...] = ()
     """The upper-case names by which some of them were given."""
     warnings: tuple[str, ...] = ()
-    """What is allowed and yet may not be meant, for the log."""
+    """For the log: settings that are legal but perhaps not intended."""
 
     @property
     def flag_names(self) -> frozenset[str]:
@@ -125,7 +125,7 @@ def inspect(
 
 
 def warnings_about(settings: Settings, installation: Installation) -> list[str]:
-    """Return what is allowed and yet may not be meant, for the log."""
+    """Return warnings for the log about settings that are legal but perhaps not intended."""
     found = []
     if settings.engine_frontend == "rust":
         found.append("ENGINE_FRONTEND=rust is experimental: no n > 1, no /v1/responses, no /v1/messages")

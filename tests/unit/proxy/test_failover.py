@@ -71,7 +71,7 @@ async def test_no_more_wait_than_may() -> None:
     board, own = recovery(EngineState.BACKOFF, waiting=1)
     first = asyncio.create_task(own.until_ready())
     await asyncio.sleep(0)
-    with pytest.raises(Rejected, match="1 requests wait"):
+    with pytest.raises(Rejected, match="1 requests already wait"):
         await own.until_ready()
     lost = asyncio.create_task(own.after_failure(1))
     await asyncio.sleep(0)

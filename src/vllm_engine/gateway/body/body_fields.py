@@ -17,15 +17,15 @@ from msgspec import Meta, Raw
 
 _NONE: Final = Raw(b"")
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What the decoders raise; the bytes of strings that were left raw have not been checked before."""
+"""What the decoders raise. UnicodeDecodeError comes late: strings left raw have not been checked as UTF-8."""
 _SMALL_BYTES: Final = 4096
 """Up to this size text and media are not told apart: so small an image does not spoil an estimate."""
 _LARGEST_OTHER_BYTES: Final = 262_144
-"""What only Python's `json` can read is read up to here, as that builds all of it, in some milliseconds."""
+"""Largest body that is tried again with Python's `json`, which builds all of it: some milliseconds."""
 _MAX_OBJECTS: Final = 20_000
-"""With more objects than this in it, a prompt is not taken apart: that would cost memory and time."""
+"""A prompt with more objects than this counts as text whole: parsing its parts would cost memory and time."""
 _DEEPEST: Final = 3
-"""A result of a tool is a part that holds parts."""
+"""How deep parts may be nested: a message holds parts, and a tool's result among them holds parts again."""
 
 _TRUE: Final = frozenset(("1", "on", "t", "true", "y", "yes"))
 """Strings that pydantic's lax mode, and so vLLM, takes as true, in any case."""

@@ -59,7 +59,7 @@ class ClientConnection(Incoming):
         self.stream.end_request()
 
     def data_received(self, data: bytes) -> None:
-        """Take, hold or discard what has come."""
+        """Parse, buffer or discard the data."""
         if self._lingering is not None:
             self._lingering.discard(len(data))
         elif self._is_finished:

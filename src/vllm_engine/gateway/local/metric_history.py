@@ -56,7 +56,7 @@ class Recorder:
         status: the engine's.
         engine_metrics: reads vLLM's metrics; None while it does not answer.
         queued: how many requests wait in the gateway.
-        questions: what the server asks itself, which is not shown as work.
+        questions: counts our own one-token checks, which are not shown as work.
         interval_seconds: between two readings.
     """
 

@@ -53,7 +53,7 @@ class Latency:
 
 
 class OwnWork(NamedTuple):
-    """What the server's own questions had the engine do, all together."""
+    """The engine's work for our own one-token checks, in total, as vLLM's counters count it."""
 
     asked: float = 0.0
     prompt: float = 0.0

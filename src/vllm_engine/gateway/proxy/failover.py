@@ -56,15 +56,16 @@ class Recovery:
             raise Rejected(
                 503,
                 "saturated",
-                f"The engine restarts and {self.waiting} requests wait for it, as many as may run and wait "
-                "(MAX_IN_FLIGHT and MAX_QUEUE)",
+                f"The engine is restarting and {self.waiting} requests already wait for it, which is "
+                "the limit (MAX_IN_FLIGHT plus MAX_QUEUE)",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )
         if not await self._until(lambda now: now.is_ready or now.state in _ENDED):
             late = Rejected(
                 503,
                 "restart_timeout",
-                f"The engine restarts and was not ready within REPLAY_TIMEOUT_SECONDS={self._timeout:g}",
+                "The engine is restarting and did not become ready within "
+                f"REPLAY_TIMEOUT_SECONDS={self._timeout:g}",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )
             late.has_waited = True

@@ -60,7 +60,7 @@ def look(model: str, revision: str | None, cache: str) -> dict[str, object]:
     config, commit = _config(model, revision, cache)
     listed_commit, listing = None, None
     if asking is not None:
-        with suppress(Exception):  # whatever is wrong here, fetching config.json has said it better
+        with suppress(Exception):  # fetching config.json has raised what is wrong with the hub
             listed_commit, listing = asking.result(LISTING_SECONDS)
     commit = commit or listed_commit
     if listed_commit != commit:  # the branch has moved between the two questions
@@ -252,7 +252,7 @@ def _has_template(model: str, revision: str | None) -> bool | None:
             return None
         except EntryNotFoundError:
             continue
-        except Exception:  # noqa: BLE001 - whatever is wrong, the check of the model says it better
+        except Exception:  # noqa: BLE001 - the check of the model reports what is wrong with the hub
             return None
         if name != "tokenizer_config.json":
             return True
