@@ -23,7 +23,15 @@ from vllm_engine.engine.engine_state import Phase, StatusBoard
 from vllm_engine.engine.restarts import FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, RestartBudget
 from vllm_engine.engine.startup.preparation import Launch
 from vllm_engine.engine.supervisor import Supervisor
-from vllm_engine.errors import Diagnosis, EngineError, StartupError, StartupTimeoutError, VllmEngineError
+from vllm_engine.errors import (
+    Diagnosis,
+    EngineError,
+    Problem,
+    SettingsError,
+    StartupError,
+    StartupTimeoutError,
+    VllmEngineError,
+)
 from vllm_engine.system.log import ENGINE_LOGGER
 
 LASTING = Diagnosis("unknown", "no known cause")
@@ -144,9 +152,9 @@ async def test_lost_too_often(tmp_path: Path) -> None:
 
 @in_virtual_time
 async def test_what_is_not_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A start that cannot be prepared, one that fails, and a loss while draining or where no restart is allowed."""
+    """A start whose settings do not fit, one that fails, and a loss while draining or where no restart is allowed."""
     case = Case(tmp_path)
-    case.prepared, case.prepare_error = 0, StartupError("no such model")
+    case.prepared, case.prepare_error = 0, SettingsError([Problem("MAX_MODEL_LEN", "9", "expected less")])
     assert await case.run() is case.prepare_error
     assert (case.path, case.rig.processes) == ("starting failed", [])
     tail = tuple(f"line {number}" for number in range(40))
