@@ -194,7 +194,7 @@ def test_standby_is_the_next_engine(start: StartProgram) -> None:
         kill_leader(program)
     program.until_ready()
     assert engine(program).pid == first.pid == program.starts()[-1]
-    assert "from the standby" in program.log()
+    until(lambda: "from the standby" in program.log(), "the log line, which a thread writes")
     second = standby(program, 2)
     program.change(
         die_at_start=1, dies_times=len(program.starts()) + 1, last_lines=("ValueError: no such thing",)
@@ -203,7 +203,8 @@ def test_standby_is_the_next_engine(start: StartProgram) -> None:
         kill_leader(program)
     program.until_ready()
     assert engine(program).pid != second.pid
-    assert "that was the standby: the engine is started anew" in program.log()
+    failed = "the standby failed to become the engine: starting a new process"
+    until(lambda: failed in program.log(), "the log line, which a thread writes")
     everybody = program.processes()
     program.send(signal.SIGTERM)
     assert program.wait() == 0

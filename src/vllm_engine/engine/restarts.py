@@ -88,10 +88,12 @@ class RestartPolicy:
             VllmEngineError: it must not be started again.
         """
         if was_standby and isinstance(error, StartupError):
-            return Restart(0.0, "that was the standby: the engine is started anew")
+            return Restart(0.0, "the standby failed to become the engine: starting a new process")
         if self._fit(error):
             chosen = " ".join(f"{key}={value}" for key, value in self.changes.items())
-            return Restart(0.0, f"AUTO_FIT=1: NOT AS SET, the engine is started once more with {chosen}")
+            return Restart(
+                0.0, f"AUTO_FIT=1 overrides your settings: starting the engine once more with {chosen}"
+            )
         if is_own_shortage(error):
             delay, reason = SHORTAGE_SECONDS, "not counted: this program is out of files or memory"
         else:

@@ -183,14 +183,14 @@ class Standby:
         return started[0]
 
     async def _until_it_ends(self, process: EngineProcess) -> bool:
-        """Wait until the standby ends by itself; False once memory has become short, as it is then to end."""
+        """Wait until the standby exits by itself; False if memory runs short first: the caller stops it."""
         exited = asyncio.ensure_future(process.wait())
         try:
             while not (await asyncio.wait({exited}, timeout=_MEMORY_CHECK_SECONDS))[0]:
                 if self._mode == "auto" and self._free_memory() < BYTES_LEFT // 4:
-                    logger.warning("the standby is ended: memory has become short")
+                    logger.warning("stopping the standby: too little memory is available")
                     return False
-            logger.warning("the standby ended by itself")
+            logger.warning("the standby exited unexpectedly")
             return True
         finally:
             exited.cancel()
@@ -200,8 +200,8 @@ class Standby:
         if self._mode is True or free >= processes * BYTES_EACH + BYTES_LEFT:
             return True
         logger.info(
-            "no standby: with its %d process(es) less than %.1f GB of the %.1f GB free memory would remain; "
-            "set STANDBY=1 to have one all the same",
+            "no standby: its %d process(es) would leave less than %.1f GB of the %.1f GB available memory; "
+            "set STANDBY=1 to keep one anyway",
             processes,
             BYTES_LEFT / 1e9,
             free / 1e9,

@@ -18,7 +18,7 @@ from vllm_engine.engine.engine_output import parse_line
 from vllm_engine.engine.engine_state import EngineState, Phase, StatusBoard
 from vllm_engine.engine.restarts import RestartBudget, RestartPolicy
 from vllm_engine.engine.standby import Standby
-from vllm_engine.engine.startup.log_progress import later
+from vllm_engine.engine.startup.log_progress import progress_in
 from vllm_engine.engine.startup.preparation import Launch
 from vllm_engine.engine.watchdog.stall import StepLimit
 from vllm_engine.engine.watchdog.watchdog import Loss, LossKind, Watchdog
@@ -260,6 +260,6 @@ class Supervisor:
         )
         status = self._board.current
         if status.state is EngineState.STARTING:
-            news = later(status.phase, raw)
+            news = progress_in(status.phase, raw)
             if news is not None:
                 self._board.progress(*news)

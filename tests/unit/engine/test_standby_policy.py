@@ -106,7 +106,7 @@ async def test_memory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     await case.keep(1000)
     assert case.told == [0, None]
     assert [process.ended for process in case.rig.processes] == [["stop 1"]]
-    assert "memory has become short" in caplog.text
+    assert "too little memory is available" in caplog.text
 
 
 @in_virtual_time

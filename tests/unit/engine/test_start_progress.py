@@ -14,7 +14,7 @@ import pytest
 
 from vllm_engine.engine.engine_output import parse_line
 from vllm_engine.engine.engine_state import TRANSITIONS, EngineState, EngineStatus, Phase, StatusBoard
-from vllm_engine.engine.startup.log_progress import later
+from vllm_engine.engine.startup.log_progress import progress_in
 from vllm_engine.engine.startup.start_history import (
     MAX_CONFIGURATIONS,
     Estimate,
@@ -96,7 +96,7 @@ def steps(text: str) -> list[tuple[Phase, float | None]]:
     """Return all news of a log, as the supervisor gets its lines."""
     reached, seen = Phase.IMPORTING, []
     for line in re.split(r"[\r\n]", text):
-        news = later(reached, line)
+        news = progress_in(reached, line)
         if news:
             reached = news[0]
             seen.append(news)
@@ -128,7 +128,7 @@ def test_news() -> None:
         (L, "Loading safetensors checkpoint shards:  50% Completed | 1/2 [00:01<00:01,  1.2s/it]", (L, 0.5)),
         (W, "Starting to load model x", None),
     ):
-        assert later(reached, line) == news
+        assert progress_in(reached, line) == news
 
 
 RUST = (

@@ -209,11 +209,14 @@ async def test_ready_means_that_it_generates(tmp_path: Path, caplog: pytest.LogC
 async def test_auto_fit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A start that lacks memory is tried once more, at once, with the size that fits and nothing else changed."""
     for is_on, changes in ((False, [{}]), (True, [{}, {"MAX_MODEL_LEN": "1280"}])):
-        assert "NOT AS SET" not in caplog.text
+        assert "overrides your settings" not in caplog.text
         case = Case(tmp_path, Life(exits_after=3), diagnosis=TOO_LONG, auto_fit=is_on)
         assert isinstance(await case.run(), StartupError)
         assert case.changes == changes
-    assert "NOT AS SET, the engine is started once more with MAX_MODEL_LEN=1280" in caplog.text
+    assert (
+        "AUTO_FIT=1 overrides your settings: starting the engine once more with MAX_MODEL_LEN=1280"
+        in caplog.text
+    )
 
 
 @in_virtual_time

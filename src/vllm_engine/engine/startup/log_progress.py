@@ -23,10 +23,10 @@ SIGNS: tuple[tuple[re.Pattern[str], Phase], ...] = tuple(
 """Lines of vLLM 0.26 to 0.33, both frontends, on CUDA and CPU, and the phase that each proves."""
 
 
-def later(reached: Phase, line: str) -> tuple[Phase, float | None] | None:
-    """Return the phase and its done fraction that `line` proves, if that is news after `reached`.
+def progress_in(reached: Phase, line: str) -> tuple[Phase, float | None] | None:
+    """Return the phase, and the fraction of it that is done, if `line` proves more than has been `reached`.
 
-    A start only goes forward: a line of an earlier phase, such as a worker's late one, is no news.
+    A start only goes forward: a late line of an earlier phase, such as a slow worker's, is ignored.
     """
     phase = next((phase for pattern, phase in SIGNS if pattern.search(line)), None)
     if phase is None:
