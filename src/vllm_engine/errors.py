@@ -32,20 +32,25 @@ class ExitCode(IntEnum):
 class Problem:
     """One invalid setting: its name, its value and why; what to do may follow after a semicolon.
 
-    A `message` that begins with "expected" names the legal values, from which the remedy is made.
+    A `message` that begins with "expected" names the legal values, from which the remedy is made. None as the
+    `value` is a setting that is not set.
     """
 
     key: str
-    value: str
+    value: str | None
     message: str
 
     def __str__(self) -> str:
-        return f"{self.key}={_quoted(self.value)}: {self.message}"
+        return f"{self._assignment}: {self.message}"
+
+    @property
+    def _assignment(self) -> str:
+        return f"{self.key} is not set" if self.value is None else f"{self.key}={_quoted(self.value)}"
 
     @property
     def cause(self) -> str:
         """What is wrong, without the remedy."""
-        return f"{self.key}={_quoted(self.value)}: {self.message.partition('; ')[0]}"
+        return f"{self._assignment}: {self.message.partition('; ')[0]}"
 
     @property
     def remedy(self) -> str:

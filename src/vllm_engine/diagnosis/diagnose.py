@@ -80,9 +80,9 @@ def findings(ending: EngineExit, facts: Facts) -> Iterator[Finding]:
             if entry.is_symptom is wants_symptom and entry.applies(ending) and (silent or not entry.is_silent)
         ]
         # An end that needs no line is certain; one that is also reported in lines may have a cause in them.
-        yield from (Finding(e, {}, None) for e in entries if not e.compiled and e.has_ended(ending, facts))
+        yield from (Finding(e, {}, None) for e in entries if not e.compiled and e.matches_exit(ending, facts))
         yield from _by_lines(entries, ending)
-        yield from (Finding(e, {}, None) for e in entries if e.compiled and e.has_ended(ending, facts))
+        yield from (Finding(e, {}, None) for e in entries if e.compiled and e.matches_exit(ending, facts))
 
 
 def _by_lines(entries: list[KnownFailure], ending: EngineExit) -> Iterator[Finding]:

@@ -92,7 +92,7 @@ class KnownFailure:
         )
         return tuple(re.compile(it) for it in self.patterns + (of_children if numbers else ()))
 
-    def has_ended(self, end: EngineExit, facts: Facts) -> bool:
+    def matches_exit(self, end: EngineExit, facts: Facts) -> bool:
         """Whether the way in which the engine ended is enough to recognise it."""
         by_signal = end.status is not None and -end.status in self.signals
         return by_signal or (self.ended is not None and self.ended(end, facts))

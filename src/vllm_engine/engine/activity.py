@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
-class OwnQuestions:
+class OneTokenChecks:
     """Counts the one-token checks that the supervisor sends, so that plots can leave them out.
 
     Each is counted before it is sent, so that these counts are never behind vLLM's.
@@ -50,5 +50,5 @@ class EngineActivity:
     """Requests that the engine core is working on; without those whose clients do not read their streams."""
     progress: int = 0
     """Grows with every piece of an answer that only the engine core can have made."""
-    own: OwnQuestions = field(default_factory=OwnQuestions)
+    own: OneTokenChecks = field(default_factory=OneTokenChecks)
     """Counted by the supervisor alone."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 
-from vllm_engine.engine.activity import OwnQuestions
+from vllm_engine.engine.activity import OneTokenChecks
 from vllm_engine.system.shortage import is_own_shortage
 
 _BASE = "http://engine"
@@ -55,10 +55,10 @@ class ControlClient:
     """The client of one engine; a context manager that owns its connections."""
 
     def __init__(
-        self, socket: Path, *, timeout_seconds: float = 10.0, own: OwnQuestions | None = None
+        self, socket: Path, *, timeout_seconds: float = 10.0, own: OneTokenChecks | None = None
     ) -> None:
         """Take the engine's socket, the default timeout, and the counter of one-token checks."""
-        self._own = own or OwnQuestions()
+        self._own = own or OneTokenChecks()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.UnixConnector(path=str(socket), force_close=True),
             timeout=aiohttp.ClientTimeout(total=timeout_seconds),

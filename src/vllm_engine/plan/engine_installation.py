@@ -69,8 +69,8 @@ def find_engine_python(settings: Settings, prefix: Path) -> Path:
             return candidate
         if _is_there(candidate):
             raise SettingsError([_cannot_run(candidate)])
-    remedy = "no engine environment found; run `make setup`, or name the Python that has vLLM installed"
-    raise SettingsError([Problem("ENGINE_PYTHON", "", remedy)])
+    remedy = "run `make setup`, or set it to the Python that has vLLM installed"
+    raise SettingsError([Problem("ENGINE_PYTHON", None, f"no engine environment found; {remedy}")])
 
 
 def _is_there(path: Path) -> bool:

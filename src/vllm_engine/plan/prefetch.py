@@ -57,7 +57,7 @@ async def prefetch(settings: Settings, environment: Environment, prefix: Path, l
     """
     began = time.monotonic()
     preflight, problems = inspect(settings, environment, prefix)
-    if bad := list(filter(_is_in_the_way, problems)):
+    if bad := list(filter(_blocks_download, problems)):
         raise SettingsError(bad)
     model = await find_model(preflight)
     if model.listing is None and not (settings.is_local_model or is_bundled(settings.model_id)):
@@ -74,6 +74,6 @@ async def prefetch(settings: Settings, environment: Environment, prefix: Path, l
     )
 
 
-def _is_in_the_way(problem: Problem) -> bool:
+def _blocks_download(problem: Problem) -> bool:
     # A misspelt name may be the model's, and what the hub's client reads itself decides where files go.
     return problem.key in _NEEDED or problem.key.startswith("HF_") or isinstance(problem, Misspelt)

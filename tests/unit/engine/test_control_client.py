@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from vllm_engine.engine import control_client
-from vllm_engine.engine.activity import OwnQuestions
+from vllm_engine.engine.activity import OneTokenChecks
 from vllm_engine.engine.control_client import ControlClient, ControlError, Health, NotAskedError
 
 
@@ -27,7 +27,7 @@ def answer(status: int, body: object = "") -> bytes:
 
 @asynccontextmanager
 async def asking(
-    path: Path, reply: bytes | None, own: OwnQuestions | None = None
+    path: Path, reply: bytes | None, own: OneTokenChecks | None = None
 ) -> AsyncIterator[ControlClient]:
     """Ask an engine that replies with these bytes to everything; None: it hangs up."""
 
@@ -80,7 +80,7 @@ COUNTED: tuple[tuple[bytes, tuple[int, int] | None], ...] = (
 async def test_one_token(tmp_path: Path) -> None:
     """It is counted as the engine counts it, and not at all where the engine had nothing to do."""
     for reply, counted in COUNTED:
-        own = OwnQuestions()
+        own = OneTokenChecks()
         async with asking(tmp_path / "socket", reply, own) as client:
             with nullcontext() if counted else pytest.raises(ControlError):
                 await client.generate_one("m")
@@ -119,7 +119,7 @@ async def test_for_want_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     async def fail(*_: object, **__: object) -> None:
         raise OSError(errno.EMFILE, "no more")
 
-    own = OwnQuestions()
+    own = OneTokenChecks()
     async with ControlClient(tmp_path / "socket", own=own) as client:
         monkeypatch.setattr(asyncio.get_running_loop(), "create_unix_connection", fail)
         assert await client.health() is Health.NOT_ASKED

@@ -6,7 +6,7 @@ from unittest.mock import AsyncMock
 
 import pytest
 
-from vllm_engine.engine.activity import OwnQuestions
+from vllm_engine.engine.activity import OneTokenChecks
 from vllm_engine.engine.engine_state import EngineState, StatusBoard
 from vllm_engine.gateway.local.metric_history import Recorder
 from vllm_engine.gateway.local.metric_reading import Latency, Reading, point, read_metrics
@@ -82,7 +82,7 @@ async def test_own_questions_are_no_work(board: StatusBoard) -> None:
         for name in counted:
             counted[name] += prompt if "prompt" in name else "running" not in name
 
-    questions = OwnQuestions()
+    questions = OneTokenChecks()
     recorder = Recorder(board, metrics, lambda: 0, questions)
     for running in (0, None, 1):  # seen while it runs, not seen, and seen as running
         questions.begin()
@@ -108,7 +108,7 @@ async def test_gaps() -> None:
     """An engine that is not ready is not asked; that, and metrics that cannot be had or read, are gaps."""
     board, text = StatusBoard(), TEXT.encode()
     metrics = AsyncMock(side_effect=[None, text, text, b'vllm:num_requests_running{x="1" oops'])
-    recorder = Recorder(board, metrics, lambda: 0, OwnQuestions())
+    recorder = Recorder(board, metrics, lambda: 0, OneTokenChecks())
     await recorder.look()
     metrics.assert_not_called()
     board.move(EngineState.READY)
@@ -122,7 +122,7 @@ async def test_gaps() -> None:
 async def test_bounded(board: StatusBoard, monkeypatch: pytest.MonkeyPatch) -> None:
     """No more is kept than fits the window, however long it runs."""
     metrics = AsyncMock(return_value=TEXT.encode())
-    recorder = Recorder(board, metrics, lambda: 0, OwnQuestions(), interval_seconds=90)
+    recorder = Recorder(board, metrics, lambda: 0, OneTokenChecks(), interval_seconds=90)
     for _ in range(25):
         await recorder.look()
     assert len(recorder.history().running) == 10

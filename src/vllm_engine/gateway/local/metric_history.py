@@ -11,7 +11,7 @@ from dataclasses import fields
 
 from pydantic import BaseModel
 
-from vllm_engine.engine.activity import OwnQuestions
+from vllm_engine.engine.activity import OneTokenChecks
 from vllm_engine.engine.engine_state import StatusReader
 from vllm_engine.gateway.local.metric_reading import OwnWork, Point, Reading, point, read_metrics
 
@@ -65,7 +65,7 @@ class Recorder:
         status: StatusReader,
         engine_metrics: Callable[[], Awaitable[bytes | None]],
         queued: Callable[[], int],
-        questions: OwnQuestions,
+        questions: OneTokenChecks,
         *,
         interval_seconds: float = INTERVAL_SECONDS,
     ) -> None:
@@ -127,7 +127,7 @@ class Recorder:
             await asyncio.sleep(self._interval)
 
 
-def _own_work(questions: OwnQuestions, *, with_running: bool) -> OwnWork:
+def _own_work(questions: OneTokenChecks, *, with_running: bool) -> OwnWork:
     running = 0 if with_running else questions.running
     return OwnWork(
         questions.asked - running,

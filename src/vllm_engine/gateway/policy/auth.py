@@ -93,7 +93,7 @@ def secrets_in(entries: Iterable[str]) -> list[str]:
 
     What is too short to be a key is left out: hiding it would hide half of the log.
     """
-    found = (_halves(entry)[1].removeprefix(_HASH_PREFIX) for entry in entries)
+    found = (_split_entry(entry)[1].removeprefix(_HASH_PREFIX) for entry in entries)
     return [secret for secret in found if len(secret) >= MIN_KEY_LENGTH]
 
 
@@ -220,7 +220,7 @@ def _distinct(entries: Iterable[_Entry], before: tuple[Key, ...] = ()) -> tuple[
     return tuple(keys)
 
 
-def _halves(text: str) -> tuple[str | None, str]:
+def _split_entry(text: str) -> tuple[str | None, str]:
     if text.startswith(_HASH_PREFIX) or ":" not in text:
         return None, text
     name, secret = text.split(":", 1)
@@ -228,7 +228,7 @@ def _halves(text: str) -> tuple[str | None, str]:
 
 
 def _key(entry: _Entry, default_name: str) -> Key:
-    given, secret = _halves(entry.text)
+    given, secret = _split_entry(entry.text)
     name = default_name if given is None else given
     if not _NAME.fullmatch(name):
         raise entry.wrong("expected a name of up to 64 letters, digits, '.', '_' or '-' before the first ':'")
