@@ -87,7 +87,10 @@ def cli_help() -> str:
     pages = []
     for name, command in [("", cli), *sorted(cli.commands.items())]:
         title = f"vllm-engine {name}".strip()
-        with click.Context(command, info_name=title, max_content_width=100) as context:
+        names = cli.context_settings["help_option_names"]
+        with click.Context(
+            command, info_name=title, max_content_width=100, help_option_names=names
+        ) as context:
             pages.append(f"## {title}\n\n```text\n{command.get_help(context)}\n```")
     return "\n\n".join(pages)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dotenv import dotenv_values
-from dotenv.parser import parse_stream
+from dotenv.parser import Binding, parse_stream
 
 from vllm_engine.errors import Problem, SettingsError
 
@@ -46,11 +46,17 @@ def parse_env(content: bytes, name: str = ".env") -> dict[str, str]:
     problems = [
         Problem(name, "***", f"line {binding.original.line} is not NAME=value; is a closing quote missing?")
         for binding in parse_stream(io.StringIO(text))
-        if binding.error
+        if binding.error or _is_bare(binding)
     ]
     if problems:
         raise SettingsError(problems)
     return {key: value for key, value in dotenv_values(stream=io.StringIO(text)).items() if value is not None}
+
+
+def _is_bare(binding: Binding) -> bool:
+    """Whether it is a name alone, whose `=` was forgotten; `export NAME`, as in a shell's file, is none."""
+    is_exported = binding.original.string.split(maxsplit=1)[:1] == ["export"]
+    return binding.key is not None and binding.value is None and not is_exported
 
 
 def assignments(variables: Mapping[str, str]) -> str:
