@@ -100,7 +100,7 @@ def test_serve_downloads_first_and_then_starts_offline(hub: Hub, half_fake: Path
     unreachable = environ(hub, half_fake) | {"HF_ENDPOINT": f"http://127.0.0.1:{free_port()}"}
     with running(unreachable, folder=tmp_path) as program:
         seen += watched(program)
-        assert "vLLM starts offline" in program.log()
+        program.until_logged("vLLM starts offline")
     assert not [body for body in seen if body["download"] or body["phase"] == "downloading"]
 
 
@@ -121,7 +121,7 @@ def test_sizes_not_told(hub: Hub, half_fake: Path, tmp_path: Path) -> None:
     hub.tells_sizes = False
     with running(environ(hub, half_fake), folder=tmp_path) as program:
         assert not [body for body in watched(program) if body["download"]]
-        assert "vLLM starts online: not all files of org/model are known to be in the cache" in program.log()
+        program.until_logged("vLLM starts online: not all files of org/model are known to be in the cache")
 
 
 def test_real_engine_starts_offline(engine_python: Path, tmp_path: Path) -> None:

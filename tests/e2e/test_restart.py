@@ -56,7 +56,7 @@ def test_core_killed(program: Program) -> None:
     assert answers[0].json()["usage"]["completion_tokens"] == 400
     assert engine_core(program).ppid() != before
     assert not psutil.pid_exists(before)
-    assert "from the standby" in program.log()
+    program.until_logged("from the standby")
 
 
 def test_core_stopped_under_a_stream(program: Program) -> None:
@@ -70,6 +70,6 @@ def test_core_stopped_under_a_stream(program: Program) -> None:
     assert "error" in json.loads(last.removeprefix("data: "))
     program.until_ready(START_SECONDS)
     assert engine_core(program).ppid() != before
-    assert "[engine-hung]" in program.log()
+    program.until_logged("[engine-hung]")
     answer = program.client.post("/v1/chat/completions", json=LONG | {"max_tokens": 4})
     assert answer.status_code == 200

@@ -76,7 +76,7 @@ def test_client_leaves_in_the_middle_of_its_body(gateway: Watched) -> None:
     until(lambda: gateway.program.metric("gateway_bodies_incomplete") == 0, "the end of its request")
     assert gateway.program.chat().status_code == 200
     until(lambda: "POST /v1/_upload" in gateway.logged(), "its line in the log")
-    assert "client_gone" in gateway.logged()
+    until(lambda: "client_gone" in gateway.logged(), "how it ended")
 
 
 def test_many_streams(gateway: Watched) -> None:

@@ -108,7 +108,7 @@ def test_clean_stop(start: StartProgram, tmp_path: Path) -> None:
     program = start({"complain_at_stop": True}, TERMINATION_LOG=str(words))
     program.send(signal.SIGTERM)
     assert program.wait() == 0
-    assert "output_handler failed" in program.log()
+    program.until_logged("output_handler failed")
     assert " ERROR " not in program.log()
     assert words.read_text() == ""
     assert not list(tmp_path.glob("vllm-engine-*"))
@@ -185,7 +185,7 @@ def test_failed_start(launch: StartProgram, tmp_path: Path) -> None:
     assert last.startswith("vllm-engine: the engine exited with status 1 before it was ready: no known cause")
     assert f"its own last error: {CAUSE}; " in last
     assert last.endswith("[unknown]")
-    assert f"engine's last lines | {CAUSE}" in program.log()
+    program.until_logged(f"engine's last lines | {CAUSE}")
     assert words.read_text() == last.removeprefix("vllm-engine: ")
     until_gone(everybody)
 
@@ -210,7 +210,7 @@ def test_second_start_knows_its_time(launch: StartProgram, tmp_path: Path) -> No
     starts.write_text("{")
     program = launch()
     program.until_ready()
-    assert "gateway.history: " in program.log() or "starts.json" in program.log()
+    program.until_logged("starts.json")
     until(lambda: starts.read_text() != "{", "the record of the start")
     program.close()
     kept = json.loads(starts.read_text())

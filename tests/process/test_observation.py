@@ -48,6 +48,7 @@ def access_lines(gateway: Watched, count: int) -> list[dict[str, Any]]:
 
 def test_log(gateway: Watched) -> None:
     """Every line of the log is JSON as its schema says; each phase of the start has one."""
+    gateway.program.until_logged(PHASES[-1] + " took")
     records = [json.loads(line) for line in gateway.program.log().splitlines()]
     for record in records:
         SCHEMA.validate(record)

@@ -156,7 +156,7 @@ def test_crash_shows_no_secret(start: StartProgram, tmp_path: Path) -> None:
     answer = program.client.post("/v1/chat/completions", json=STREAM, headers=headers)
     assert '"error"' in answer.text
     program.wait()
-    assert "/v1/***" in program.log()
+    program.until_logged("/v1/***")
     assert_secret(answer.text, program.log())
 
 
@@ -268,8 +268,8 @@ def test_tls(launch: StartProgram, files: Certificate) -> None:
     program.url = f"https://127.0.0.1:{program.port}"
     program.client = httpx2.Client(base_url=program.url, verify=trusting(files), timeout=DEADLINE)
     until(lambda: f"Serving at {program.url}" in program.log(), "the first question's answer")
-    assert "First token after" in program.log()
-    assert "Clients must trust the certificate in TLS_CERT_FILE" in program.log()
+    program.until_logged("First token after")
+    program.until_logged("Clients must trust the certificate in TLS_CERT_FILE")
     assert program.chat(max_tokens=5).json()["usage"]["completion_tokens"] == 5
     expiry = datetime(datetime.now(UTC).year + 2, 1, 1, tzinfo=UTC).timestamp()
     assert program.metric("gateway_tls_certificate_expiry_timestamp_seconds") == expiry

@@ -170,7 +170,7 @@ KV_TOO_SMALL = (
 def test_auto_fit(start: StartProgram) -> None:
     """With AUTO_FIT=1 a start that lacks memory is tried once with the length that fits, and says so."""
     program = start({"die_at_start": 1, "dies_times": 1, "last_lines": [KV_TOO_SMALL]}, AUTO_FIT="1")
-    assert "MAX_MODEL_LEN=1280" in program.log()
+    program.until_logged("MAX_MODEL_LEN=1280")
     command = program.engine_command()
     assert command[command.index("--max-model-len") + 1] == "1280"
 

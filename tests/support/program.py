@@ -140,6 +140,10 @@ class Program:
         """Return everything it has printed."""
         return self._log.read_text(errors="replace")
 
+    def until_logged(self, text: str) -> None:
+        """Wait until it has printed this: a thread writes the lines, some time later."""
+        until(lambda: text in self.log(), f"{text!r} in the log")
+
     def health(self) -> dict[str, Any] | None:
         """Return the body of /healthz; None while nothing listens."""
         try:
