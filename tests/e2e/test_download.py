@@ -76,7 +76,7 @@ def watched(program: Program, seconds: float = 60) -> list[dict[str, Any]]:
 
 def test_serve_downloads_first_and_then_starts_offline(hub: Hub, half_fake: Path, tmp_path: Path) -> None:
     """Every byte is counted; what is there is not fetched again, and then no hub is needed at all."""
-    hub.bytes_per_second = 6 * MEGABYTE
+    hub.bytes_per_second = 3 * MEGABYTE
     with running(environ(hub, half_fake, MODEL_REVISION=COMMIT), folder=tmp_path) as program:
         seen = watched(program)
         log = program.log()
@@ -87,7 +87,7 @@ def test_serve_downloads_first_and_then_starts_offline(hub: Hub, half_fake: Path
     whole = sum(map(len, FILES.values()))
     assert {(each["files_total"], each["bytes_total"]) for each in during} == {(len(FILES), whole)}
     done = [each["bytes_done"] for each in during]
-    assert (done == sorted(done), len(set(done)) > 3, done[-1] <= whole) == (True, True, True)
+    assert (done == sorted(done), len(set(done)) > 1, done[-1] <= whole) == (True, True, True)
     assert any(each["bytes_per_second"] and each["remaining_seconds"] for each in during)
     assert seen[-1]["download"] is None
     assert "gateway.supervisor: downloading: " in log
