@@ -13,7 +13,7 @@ import pytest
 
 from tests.process.conftest import StartProgram
 from tests.support.fake.fake_engine import scenario_of, start_pids
-from tests.support.program import free_port, run_cli, until
+from tests.support.program import free_port, run_cli
 
 MACHINE = ["device", "dtype", "driver", "gpu_memory", "shm", "files", "port", "cache"]
 CHECKS = [*MACHINE, "token", "model", "space", "memory", "template"]
@@ -155,7 +155,7 @@ ODD = {
 def test_odd_environment(launch: StartProgram, tmp_path: Path) -> None:
     """What machines leave in an environment breaks nothing: the program starts, and says what it dropped."""
     program = launch({"tokens": 5}, "--ask", "Well?", **ODD)
-    until(lambda: "until Ctrl-C" in program.log(), "the answer")
+    program.until_logged("until Ctrl-C")
     log = program.log()
     assert "A: " in log
     assert "\x1b" not in log

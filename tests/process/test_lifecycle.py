@@ -164,7 +164,7 @@ def test_drain_does_not_last(start: StartProgram, timeout: str) -> None:
     with program.client.stream("POST", "/v1/chat/completions", json=STREAM | {"max_tokens": 8000}):
         program.send(signal.SIGTERM)
         if timeout == "600":
-            until(lambda: "stopping" in program.log(), "the first signal's notice")
+            program.until_logged("stopping")
             program.send(signal.SIGTERM)
         assert program.wait() == 0
 

@@ -106,7 +106,7 @@ def test_traces(start: StartProgram) -> None:
     program.change(stall_after_n_chunks=2)
     with program.client.stream("POST", "/v1/messages", json=STREAM | {"max_tokens": 9}) as stream:
         next(stream.iter_lines())
-    until(lambda: "client_gone" in program.log(), "the client's leaving")
+    program.until_logged("client_gone")
     command = program.engine_command()
     program.close()
     collector.close()

@@ -267,7 +267,7 @@ def test_tls(launch: StartProgram, files: Certificate) -> None:
     program.client.close()
     program.url = f"https://127.0.0.1:{program.port}"
     program.client = httpx2.Client(base_url=program.url, verify=trusting(files), timeout=DEADLINE)
-    until(lambda: f"Serving at {program.url}" in program.log(), "the first question's answer")
+    program.until_logged(f"Serving at {program.url}")
     program.until_logged("First token after")
     program.until_logged("Clients must trust the certificate in TLS_CERT_FILE")
     assert program.chat(max_tokens=5).json()["usage"]["completion_tokens"] == 5
@@ -280,7 +280,7 @@ def test_tls(launch: StartProgram, files: Certificate) -> None:
         files.renew()
         until(lambda: serial(program, files) != before, "the new certificate")
         assert sum(1 for _, line in zip(range(40), lines, strict=False) if line) == 20
-    until(lambda: "client_gone" in program.log(), "the client's leaving")
+    program.until_logged("client_gone")
     new = serial(program, files)
     files.key.write_text("junk")
     until(lambda: serial(program, files) and "stays in use" in program.log(), "the refusal of a broken one")
@@ -291,5 +291,5 @@ def test_tls(launch: StartProgram, files: Certificate) -> None:
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(f"{program.url}/livez")
     assert program.client.get("/v1/nothing-more").status_code == 404
-    until(lambda: "/v1/nothing-more" in program.log(), "the last request's line")
+    program.until_logged("/v1/nothing-more")
     assert "Traceback" not in program.log()

@@ -194,7 +194,7 @@ def test_standby_is_the_next_engine(start: StartProgram) -> None:
         kill_leader(program)
     program.until_ready()
     assert engine(program).pid == first.pid == program.starts()[-1]
-    until(lambda: "from the standby" in program.log(), "the log line, which a thread writes")
+    program.until_logged("from the standby")
     second = standby(program, 2)
     program.change(
         die_at_start=1, dies_times=len(program.starts()) + 1, last_lines=("ValueError: no such thing",)
