@@ -52,7 +52,7 @@ def diagnose(whole: EngineExit, facts: Facts) -> Diagnosis:
     entry, groups, line = finding.entry, finding.groups, finding.line
     values = {
         **vars(facts),
-        "free": None if facts.cache_free_bytes is None else gib(facts.cache_free_bytes),
+        "disk_free": None if facts.cache_free_bytes is None else gib(facts.cache_free_bytes),
         "shm": None if facts.shm_bytes is None else gib(facts.shm_bytes),
         "heads": facts.attention_heads,
         "startup_timeout": f"{facts.startup_timeout_seconds:g}",

@@ -138,7 +138,7 @@ HUB = (
     KnownFailure(
         code="disk-full",
         seen="`No space left on device (os error 28)`; `Not enough free disk space to download the file`.",
-        cause="the disk of CACHE_DIR={cache_dir} is full ({free} left)",
+        cause="the disk of CACHE_DIR={cache_dir} is full ({disk_free} left)",
         remedy=_disk,
         patterns=(r"\[Errno 28\]|No space left on device|os error 28|Disk quota exceeded",),
         hint=r"expected file size is: (?P<needed>[\d.]+ \wB)",

@@ -15,7 +15,8 @@ from vllm_engine.diagnosis.run_facts import GIB, Facts, gib
 _CUDA_OOM = (
     r"(?:torch\.(?:cuda\.)?)?OutOfMemoryError\W.*?(?:CUDA|HIP) out of memory\."
     r"(?: Tried to allocate (?P<tried>[\d.]+ [KMG]iB))?"
-    r"(?:.*? has a total capacity of (?P<total>[\d.]+ GiB) of which (?P<free>[\d.]+ [KMG]iB) is free)?"
+    r"(?:.*? has a total capacity of (?P<total>[\d.]+ GiB) of which "
+    r"(?P<free>[\d.]+ (?:[KMG]iB|bytes)) is free)?"
 )
 _OUT_OF_MEMORY = (_CUDA_OOM, r"CUDA error: out of memory|Cuda failure \W?out of memory")
 _PROFILING = r"in (?:profile_run|determine_available_memory|determine_num_available_blocks|profile_cudagraph)"

@@ -140,6 +140,17 @@ pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig
 """
 
 
+def test_free_memory_is_the_gpus() -> None:
+    """torch says bytes where nothing is free; where it says nothing, the disk's free space is not told instead."""
+    full = f"{OOM} GPU 0 has a total capacity of 79.18 GiB of which 0 bytes is free. Including non-PyTorch memory, x."
+    for line, told in (
+        (full, "2.00 GiB more were needed, 0 bytes of 79.18 GiB free"),
+        (OOM, "needed, … of … free"),
+    ):
+        assert told in diagnose(ended(line), FACTS).message
+    assert "(50 MiB left)" in diagnose(recorded("disk-full").ending, FACTS).message
+
+
 def test_last_error() -> None:
     """The newest error that is not an echo of another."""
     unknown = "unrecognized arguments: --x"

@@ -1,0 +1,1 @@
+"""Measurements and recordings on a machine with a GPU."""

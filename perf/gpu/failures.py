@@ -1,0 +1,340 @@
+"""Provoke the CUDA failures of the catalogue with the real vLLM, record them, and see what we make of them.
+
+    python -m perf.gpu.failures --engine-python P --model FOLDER --out FOLDER [--only NAME …]
+
+`vllm serve` and, where it makes sense, `vllm-engine serve` are started with settings that cannot work; each has to end by
+itself. All import at the same time, which takes most of a start. Cases that neither need much memory nor mind others
+go on at once (stage 0): what they ask for is larger than any GPU, so it fails at once and is never held. The others
+are stopped by SIGSTOP before they touch the GPU, and go on stage by stage, when those before them have ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perf.gpu.failure_cases import Case, cases, explain, facts_of, our_environ, vllm_command, write_model
+from vllm_engine.diagnosis.run_facts import GIB, Facts
+
+ROOT = Path(__file__).parents[2]
+HELD_AT = "Initializing a V1 LLM engine"
+"""The engine's last line before it creates a CUDA context (0.26)."""
+MEASURED_AT = ("Loading model from scratch", "Starting to load model")
+"""The first lines after vLLM has measured the free memory (model runner V2, V1)."""
+START_SHARE = 0.6
+"""Of all the time: for imports, and what follows in stage 0."""
+STAGE_SHARE = 1 / 6
+"""Of all the time: for a later case, from when it goes on."""
+STOP_SECONDS = 5.0
+"""For our program, whose engine is not of its group, to end it when it is told to."""
+SETTLE_SECONDS = 0.5
+"""From the end of a stage to the next, for the driver to take back memory."""
+HOG_SHARE = 0.25
+HOG = "import sys, time, torch; x = torch.zeros(int(sys.argv[1]), dtype=torch.uint8, device='cuda'); " \
+    "torch.cuda.synchronize(); print('held', flush=True); time.sleep(600)"  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """How a case ended, and what our diagnosis says of it (of our program: what it printed)."""
+
+    name: str
+    program: str
+    log: str
+    expected: str
+    diagnosed: str
+    message: str
+    exit_status: int | None
+    ended_itself: bool
+    seconds: float
+    seconds_on_gpu: float
+    gpu_peak_gib: float | None
+
+    @property
+    def is_right(self) -> bool:
+        return self.ended_itself and self.diagnosed == self.expected
+
+
+class Gpu:
+    """The memory of the first GPU, as the driver counts it; nothing without one."""
+
+    def __init__(self) -> None:
+        self._nvml: Any = None
+        with contextlib.suppress(Exception):
+            import pynvml
+
+            pynvml.nvmlInit()
+            self._handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+            self._nvml = pynvml
+
+    def memory(self) -> tuple[int, int] | None:
+        """Return total and free bytes."""
+        if self._nvml is None:
+            return None
+        found = self._nvml.nvmlDeviceGetMemoryInfo(self._handle)
+        return int(found.total), int(found.free)
+
+    def unused(self, seconds: float = 5.0) -> tuple[int, int] | None:
+        """Wait until next to nothing is used, if it comes to that; returns the memory then."""
+        end = time.monotonic() + seconds
+        while (found := self.memory()) and found[0] - found[1] > GIB and time.monotonic() < end:
+            time.sleep(0.1)
+        return found
+
+
+class Run:
+    """A case that runs."""
+
+    def __init__(self, case: Case, command: Sequence[str], environ: Mapping[str, str], out: Path) -> None:
+        self.case = case
+        self._path = out / case.log
+        with self._path.open("wb") as log:
+            self._process = subprocess.Popen(
+                command,
+                env=dict(environ),
+                cwd=out,  # no .env there
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._began = time.monotonic()
+        self._goes_on: float | None = self._began if case.stage == 0 else None
+        self._is_held = self._was_killed = False
+        self.seconds = 0.0
+        self.peak = 0
+        self.status: int | None = None
+
+    @property
+    def text(self) -> str:
+        return self._path.read_text(encoding="utf-8", errors="replace")
+
+    @property
+    def ended_itself(self) -> bool:
+        return self.status is not None and not self._was_killed
+
+    @property
+    def has_gone_on(self) -> bool:
+        return self._goes_on is not None
+
+    @property
+    def seconds_on_gpu(self) -> float:
+        return max(0.0, self.seconds - ((self._goes_on or self._began) - self._began))
+
+    def has_said(self, *texts: str) -> bool:
+        text = self.text
+        return any(one in text for one in texts)
+
+    def step(self, may_go_on: bool, began: float, seconds: float) -> bool:
+        """Hold it, let it go on, or end it; returns whether it has ended.
+
+        `began` and `seconds` are those of all cases.
+        """
+        now = time.monotonic()
+        if self._goes_on is None and may_go_on:
+            self._goes_on = now
+            if self._is_held:
+                self._signal(signal.SIGCONT)
+        elif self._goes_on is None and not self._is_held and self.has_said(HELD_AT):
+            self._is_held = True
+            self._signal(signal.SIGSTOP)
+        due = began + seconds
+        if self._goes_on is not None:
+            due = min(due, max(began + START_SHARE * seconds, self._goes_on + STAGE_SHARE * seconds))
+        self.status = self._process.poll()
+        if self.status is None and now < due:
+            return False
+        self._was_killed = self.status is None
+        self.end()
+        return True
+
+    def end(self) -> None:
+        """Kill what is left of it."""
+        if self.case.program == "ours" and self._process.poll() is None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(STOP_SECONDS)
+        self._signal(signal.SIGKILL)
+        self.status = self._process.wait()
+        self.seconds = self.seconds or time.monotonic() - self._began
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+
+@contextlib.contextmanager
+def holding(
+    python: Path, environ: Mapping[str, str], out: Path, size: int
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process that holds that much of the GPU's memory."""
+    with (out / "hog.log").open("wb") as log:
+        process = subprocess.Popen(
+            [str(python), "-c", HOG, str(size)],
+            env=dict(environ),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def follow(runs: Sequence[Run], hog: subprocess.Popen[bytes], gpu: Gpu, seconds: float) -> None:
+    """Let the runs go on, stage by stage, until all have ended."""
+    began = time.monotonic()
+    active, stage, since = list(runs), 0, 0.0
+    try:
+        while active:
+            lowest = min(run.case.stage for run in active)
+            if lowest != stage:
+                stage, since = lowest, time.monotonic() + SETTLE_SECONDS
+            memory = gpu.memory()
+            for run in active:
+                if memory and run.has_gone_on:
+                    run.peak = max(run.peak, memory[0] - memory[1])
+                if run.case.hog == "releases" and run.has_gone_on and run.has_said(*MEASURED_AT):
+                    hog.kill()
+            now = time.monotonic()
+            active = [
+                run for run in active
+                if not run.step(run.case.stage <= stage and now >= since + run.case.delay, began, seconds)
+            ]  # fmt: skip
+            if not any(run.case.hog for run in active):
+                hog.kill()
+            time.sleep(0.03)
+    finally:
+        for run in active:
+            run.end()
+
+
+def run_cases(
+    engine_python: Path,
+    model: Path,
+    environ: Mapping[str, str],
+    out: Path,
+    common_flags: Sequence[str],
+    *,
+    only: Sequence[str] = (),
+    own_environ: Mapping[str, str] | None = None,
+    seconds: float = 90.0,
+) -> list[CaseResult]:
+    """Run the cases (`only`: names, or names of logs without `.log`), and write logs and `failures.json` to `out`.
+
+    `environ` is the whole environment of vLLM, `own_environ` of our program (default: the same). Nothing else may
+    use the GPU. After so many seconds whatever still runs is killed.
+    """
+    out, model, engine_python = out.absolute(), model.absolute(), engine_python.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    gpu = Gpu()
+    total, free = gpu.unused() or (80 * GIB, 79 * GIB)
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    chosen = [
+        case for case in cases(config, total, free)
+        if not only or case.name in only or case.log.removesuffix(".log") in only
+    ]  # fmt: skip
+    environ = {"VLLM_WORKER_MULTIPROC_METHOD": "fork", "PYTHONUNBUFFERED": "1", **environ}
+    ours = dict(own_environ if own_environ is not None else environ)
+    if Path(sys.modules["vllm_engine"].__file__ or "").is_relative_to(ROOT / "src"):
+        ours["PYTHONPATH"] = ":".join(filter(None, (str(ROOT / "src"), ours.get("PYTHONPATH"))))
+    cache = Path(ours.get("CACHE_DIR") or out / "cache")
+    runs: list[Run] = []
+    with holding(engine_python, environ, out, int(HOG_SHARE * total)) as hog, contextlib.ExitStack() as stack:
+        for case in chosen:
+            folder = write_model(model, out / "models" / case.log.removesuffix(".log"), case.config)
+            port = _free_port()
+            if case.program == "vllm":
+                command = vllm_command(engine_python, folder, case, port, common_flags)
+                run = Run(case, command, environ, out)
+            else:
+                command = [sys.executable, "-m", "vllm_engine.cli", "serve"]
+                run = Run(
+                    case,
+                    command,
+                    ours | our_environ(engine_python, folder, case, port, common_flags, cache),
+                    out,
+                )
+            stack.callback(run.end)
+            runs.append(run)
+        follow(runs, hog, gpu, seconds)
+    results = [_result(run, facts_of(run.case, config, total)) for run in runs]
+    rows = [dataclasses.asdict(one) for one in results]
+    (out / "failures.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    return results
+
+
+def _result(run: Run, facts: Facts) -> CaseResult:
+    told = explain(run.text, run.status if run.ended_itself else None, run.case, facts)
+    return CaseResult(
+        name=run.case.name,
+        program=run.case.program,
+        log=run.case.log,
+        expected=run.case.expected,
+        diagnosed=told.code,
+        message=str(told) if run.case.program == "vllm" else told.message,
+        exit_status=run.status,
+        ended_itself=run.ended_itself,
+        seconds=round(run.seconds, 1),
+        seconds_on_gpu=round(run.seconds_on_gpu, 1),
+        gpu_peak_gib=round(run.peak / GIB, 2) if run.peak else None,
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def table(results: Sequence[CaseResult]) -> str:
+    """Return a line for each case."""
+    return "\n".join(
+        f"{'ok   ' if one.is_right else 'WRONG'} {one.log:34} {one.diagnosed:32} status {one.exit_status} after "
+        f"{one.seconds:.1f} s ({one.seconds_on_gpu:.1f} s), GPU {one.gpu_peak_gib or '-'} GiB"
+        + (
+            ""
+            if one.is_right
+            else f"; expected {one.expected}, {'ended' if one.ended_itself else 'was killed'}"
+        )
+        for one in results
+    )
+
+
+def main() -> None:
+    """Run the cases, and print a line for each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--engine-python", type=Path, required=True)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--seconds", type=float, default=90.0)
+    parser.add_argument("--flag", action="append", default=[], help="for every start, such as --flag=--no-x")
+    given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started too
+    quiet = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    began = time.monotonic()
+    results = run_cases(
+        given.engine_python, given.model, {**quiet, **os.environ}, given.out, given.flag,
+        only=given.only, seconds=given.seconds,
+    )  # fmt: skip
+    print(table(results))
+    print(f"{time.monotonic() - began:.1f} s in all")
+
+
+if __name__ == "__main__":
+    main()
