@@ -25,7 +25,7 @@ def usage(pid: int, without: Collection[int] = ()) -> Usage:
     cpu, rss, count = 0.0, 0, 0
     for each in tree(pid, without):
         try:
-            cpu += _cpu_seconds(each)
+            cpu += cpu_seconds(each)
             rss += int(Path(f"/proc/{each}/statm").read_text().split()[1]) * _PAGE_BYTES
             count += 1
         except OSError:
@@ -47,7 +47,12 @@ def tree(pid: int, without: Collection[int] = ()) -> Iterator[int]:
             yield from tree(int(child), without)
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time of one process so far.
+
+    Raises:
+        OSError: it has ended.
+    """
     # stat has ticks of 10 ms, rounded down; schedstat has nanoseconds, but not of threads that have ended.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     ticks = (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND

@@ -47,7 +47,10 @@ def await_quiet(cores: float, seconds: float) -> None:
 
 def _commit() -> str:
     def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent)
+        try:
+            done = subprocess.run(["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent)
+        except FileNotFoundError:
+            return ""
         return done.stdout.strip()
 
     changed = " with changes" if git("status", "--porcelain", "--", "../src") else ""

@@ -31,6 +31,7 @@ class Plan:
     arrivals: Arrivals = "poisson"
     max_tokens: int = 128
     ignore_eos: bool = True
+    temperature: float = 0.0
     prompt_words: int = 64
     seed: int = 0
     timeout_seconds: float = 600.0
@@ -62,7 +63,7 @@ def request_bytes(plan: Plan, number: int) -> bytes:
             "messages": [{"role": "user", "content": prompt(plan, number)}],
             "max_tokens": plan.max_tokens,
             "ignore_eos": plan.ignore_eos,
-            "temperature": 0.0,
+            "temperature": plan.temperature,
             "stream": True,
             "stream_options": {"include_usage": True},
         }

@@ -19,8 +19,10 @@ from vllm_engine.client.bench.bench_plan import METRICS, Metric, Plan, arrival_s
 from vllm_engine.client.bench.bench_report import Row, Summary, count_gaps, render, summarise, write_rows
 from vllm_engine.errors import Problem, SettingsError
 
-_LEAD_SECONDS = 0.5
-"""Between the start of the processes and the first request, so that all begin at once."""
+_START_SECONDS = 0.5
+"""Each new process of a pool is kept busy for so long, so that every one has started."""
+_LEAD_SECONDS = 0.2
+"""Between the order to the processes and the first request, so that all begin at once."""
 
 
 def run_bench(plan: Plan, rows_path: Path | None = None) -> tuple[Summary, str]:
@@ -71,16 +73,23 @@ async def _first_model(plan: Plan) -> str:
         return await client.first_model()
 
 
-def run_load(plan: Plan) -> list[Row]:
-    """Run a plan to its end; returns rows in the order of their requests."""
+def run_load(plan: Plan, pool: ProcessPoolExecutor | None = None) -> list[Row]:
+    """Run a plan to its end, in a pool's processes if it wants several; rows in order of their requests."""
     if plan.processes == 1:
         return uvloop.run(_run_share(plan, 0))
-    with ProcessPoolExecutor(plan.processes, mp_context=get_context("spawn")) as pool:
-        list(pool.map(time.sleep, [_LEAD_SECONDS] * plan.processes))
-        begin = time.perf_counter() + _LEAD_SECONDS
-        shares = [pool.submit(_run_share_in_process, plan, share, begin) for share in range(plan.processes)]
-        rows = [row for share in shares for row in share.result()]
-    return sorted(rows, key=lambda row: row.number)
+    if pool is None:
+        with load_pool(plan.processes) as own:
+            return run_load(plan, own)
+    begin = time.perf_counter() + _LEAD_SECONDS
+    shares = [pool.submit(_run_share_in_process, plan, share, begin) for share in range(plan.processes)]
+    return sorted((row for share in shares for row in share.result()), key=lambda row: row.number)
+
+
+def load_pool(processes: int) -> ProcessPoolExecutor:
+    """Return a pool whose processes have all started."""
+    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
+    list(pool.map(time.sleep, [_START_SECONDS] * processes))
+    return pool
 
 
 def _run_share_in_process(plan: Plan, share: int, begin: float) -> list[Row]:

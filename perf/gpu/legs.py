@@ -1,0 +1,131 @@
+"""One leg: so many streams at one server, with the processor time of each kind of process meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import active_children
+from pathlib import Path
+from typing import Any
+
+from perf.bench.cpu_usage import cpu_seconds, tree
+from perf.gpu.servers import MODEL, Server, title
+from vllm_engine.client.bench.bench_plan import Plan
+from vllm_engine.client.bench.bench_report import summarise, write_rows
+from vllm_engine.client.bench.bench_run import run_load
+
+
+@dataclass(frozen=True)
+class Load:
+    """How many streams at once, how many requests in all, and their lengths in tokens and words."""
+
+    streams: int
+    requests: int
+    max_tokens: int
+    prompt_words: int = 24
+
+
+@dataclass(frozen=True)
+class Leg:
+    """What one server did in one round; times in milliseconds, processor time in µs for each token."""
+
+    target: str
+    streams: int
+    round: int
+    requests: int
+    tokens: int
+    events: int
+    seconds: float
+    tokens_per_second: float
+    ttft_p50: float
+    ttft_p99: float
+    itl_p50: float
+    itl_p99: float
+    e2el_p50: float
+    cpu_us: Mapping[str, float]
+    """Per token: `gateway`, `proxy`, `frontend`, `engine`, and the `generator`'s own."""
+    errors: int
+    first_error: str | None
+
+
+class Generator:
+    """Sends loads from several processes, which live as long as it."""
+
+    def __init__(self, pool: ProcessPoolExecutor, processes: int, rows: Path) -> None:
+        self._pool, self._processes, self._rows = pool, processes, rows
+
+    def leg(self, server: Server, load: Load, round_number: int, behind: Server | None) -> Leg:
+        """Send a load to a server; `behind` is the one that it forwards to, if it was started by itself."""
+        processes = min(self._processes, load.streams)
+        plan = Plan(
+            server.url,
+            MODEL,
+            requests=load.requests,
+            concurrency=load.streams,
+            max_tokens=load.max_tokens,
+            prompt_words=load.prompt_words,
+            # No other leg has had these prompts: a prefix cache helps nobody.
+            seed=time.time_ns(),
+            # Weights that are noise would else repeat one token.
+            temperature=1.0,
+            timeout_seconds=90.0,
+            processes=processes,
+        )
+        before = self._cpu(server, behind)
+        rows = run_load(plan, self._pool if processes > 1 else None)
+        after = self._cpu(server, behind)
+        write_rows(self._rows, rows, target=server.name, streams=load.streams, round=round_number)
+        found = summarise(rows)
+        tokens = max(1, found.total_output_tokens)
+        return Leg(
+            target=server.name,
+            streams=load.streams,
+            round=round_number,
+            requests=len(rows),
+            tokens=tokens,
+            events=found.events,
+            seconds=found.duration_s,
+            tokens_per_second=tokens / found.duration_s,
+            ttft_p50=found.latencies_ms["ttft"].median,
+            ttft_p99=found.latencies_ms["ttft"].p99,
+            itl_p50=found.latencies_ms["itl"].median,
+            itl_p99=found.latencies_ms["itl"].p99,
+            e2el_p50=found.latencies_ms["e2el"].median,
+            cpu_us={kind: (after[kind] - before[kind]) * 1e6 / tokens for kind in after},
+            errors=found.failed,
+            first_error=next(iter(found.errors), None),
+        )
+
+    def _cpu(self, server: Server, behind: Server | None) -> dict[str, float]:
+        used = cpu_by_kind(server) | (cpu_by_kind(behind) if behind else {})
+        used["generator"] = 0.0
+        for process in active_children():
+            used["generator"] += cpu_seconds(process.pid or 0)
+        return used
+
+
+def cpu_by_kind(server: Server) -> dict[str, float]:
+    """Return the processor time in seconds that a server's processes have used, by what they are."""
+    used: defaultdict[str, float] = defaultdict(float)
+    for pid in tree(server.pid):
+        try:
+            used[_kind(server, pid)] += cpu_seconds(pid)
+        except OSError:
+            continue  # it has ended
+    return used
+
+
+def _kind(server: Server, pid: int) -> str:
+    if server.kind == "nginx":
+        return "proxy"
+    if server.kind == "ours" and pid == server.pid:
+        return "gateway"
+    return "engine" if title(pid).startswith(("VLLM::EngineCor", "VLLM::Worker")) else "frontend"
+
+
+def row(leg: Leg) -> dict[str, Any]:
+    """Return a leg as a JSON-able row."""
+    return {"what": "leg", **asdict(leg)}

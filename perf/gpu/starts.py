@@ -1,0 +1,84 @@
+"""Times starts from nothing, with caches, and after the loss of EngineCore."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from perf.bench.cpu_usage import tree
+from perf.gpu.memory import snapshot
+from perf.gpu.servers import Failed, Server, engine_core, title
+
+_PHASE = re.compile(r"(?P<phase>[\w ]+) took (?P<seconds>[\d.]+) s")
+
+
+def started(what: str, server: Server, seconds: float) -> dict[str, Any]:
+    """Wait for a server's first token; returns a row.
+
+    Raises:
+        Failed: it does not come.
+    """
+    took = server.until_generates(seconds)
+    row = {"what": what, "server": server.name, "seconds": round(took, 2), "memory": snapshot()}
+    return {**row, "phases": list(phases(server))} if server.kind == "ours" else row
+
+
+def phases(server: Server) -> Iterator[tuple[str, float]]:
+    """Yield the phases of our server's starts, and their seconds, as it has logged them."""
+    for line in server.text.splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if "phase" in entry and "seconds" in entry:
+            yield entry["phase"], entry["seconds"]
+
+
+def until_standby(server: Server, seconds: float, *, number: int) -> dict[str, Any]:
+    """Wait until our server has kept a standby for the `number`-th time; returns a row with the GPU's memory.
+
+    Raises:
+        Failed: it keeps none in time.
+    """
+    before, began = snapshot(), time.time()
+    while server.text.count("a standby is ready") < number:
+        if not server.is_running() or time.time() > began + seconds:
+            raise Failed(f"{server.name} has kept no standby in {time.time() - began:.0f} s")
+        time.sleep(0.2)
+    processes = {pid: title(pid)[:80] for pid in tree(server.pid)}
+    return {
+        "what": "standby",
+        "server": server.name,
+        "before": before,
+        "after": snapshot(),
+        "tree": processes,
+    }
+
+
+def recovered(what: str, server: Server, seconds: float) -> dict[str, Any]:
+    """Kill EngineCore, and wait in a request for the next engine's first token; returns a row.
+
+    Raises:
+        Failed: it does not come.
+    """
+    core = engine_core(server)
+    if core is None:
+        raise Failed(f"{server.name} has no EngineCore")
+    before = snapshot()
+    began = time.monotonic()
+    os.kill(core, signal.SIGKILL)
+    while engine_core(server) == core:
+        time.sleep(0.01)
+    # It waits in the gateway until there is an engine again.
+    while (answer := server.generate(seconds))[0] != 200:
+        if not server.is_running() or time.monotonic() > began + seconds:
+            raise Failed(f"{server.name} after the loss of its engine: {answer}")
+        time.sleep(0.1)
+    took = time.monotonic() - began
+    row = {"what": what, "server": server.name, "seconds": round(took, 2), "phases": list(phases(server))}
+    return {**row, "before": before, "after": snapshot()}
