@@ -21,7 +21,7 @@ scripts/uv.sh pip install "${for_the_machine[@]}" --require-hashes --only-binary
 # uv would take a wheel of this checkout as it was.
 scripts/uv.sh pip install "${for_the_machine[@]}" --refresh-package vllm-engine .
 # Its entry says which folder it was built in.
-find "$site" -name direct_url.json -delete
+find "$site" \( -name direct_url.json -o -name "*.pyi" \) -delete
 # What is carried should be small: no debugging symbols, no sources of what was compiled.
 find "$site" -name '*.so' -exec strip --strip-debug {} +
 find "$site" \( -name '*.pyx' -o -name '*.pxd' -o -name '*.c' -o -name '*.h' \) -delete
