@@ -1,27 +1,50 @@
-"""The tables of a run, from its rows."""
+"""The tables of a run, from its rows.
+
+    python -m perf.gpu.tables ROWS.jsonl
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any
 
-Rows = Sequence[Mapping[str, Any]]
-_CPU = ("gateway", "proxy", "frontend", "engine", "generator")
+Row = Mapping[str, Any]
+Rows = Sequence[Row]
+
+PLAIN = "vllm"
+STARTS = ("cold start", "warm start", "recovery")
+"""What is timed with nothing beside it."""
+_BEHIND = {
+    "ours": "vllm",
+    "ours-4": "vllm-4",
+    "ours-rust": "rust",
+    "nginx-vllm": "vllm",
+    "nginx-rust": "rust",
+}
+"""The server that has the same frontend, asked directly."""
+
+
+def read(path: Path) -> list[Row]:
+    """Return the rows of a file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def markdown(rows: Rows) -> str:
     """Return all tables."""
     legs = [row for row in rows if row["what"] == "leg"]
     streams = sorted({row["streams"] for row in legs})
-    tables = [_starts(rows), *(_load([row for row in legs if row["streams"] == count]) for count in streams)]
-    return "\n\n".join(filter(None, tables))
+    loads = [_load([row for row in legs if row["streams"] == count]) for count in streams]
+    return "\n\n".join(filter(None, [_starts(rows), *loads, _failures(rows)]))
 
 
 def _starts(rows: Rows) -> str:
-    timed = [row for row in rows if row["what"] != "leg" and "seconds" in row]
-    base = [row["seconds"] for row in timed if row["what"] == "warm start" and row["server"] == "vllm"]
-    lines = ["| what | server | seconds to a token | x plain warm start |", "| --- | --- | ---: | ---: |"]
+    timed = [row for row in rows if row["what"] in STARTS]
+    base = [row["seconds"] for row in timed if row["what"] == "warm start" and row["server"] == PLAIN]
+    lines = [f"| what | server | seconds to a token | x {PLAIN}'s warm start |", "| --- | --- | ---: | ---: |"]
     for row in timed:
         ratio = f"{row['seconds'] / base[0]:.2f}" if base else "-"
         lines.append(f"| {row['what']} | {row['server']} | {row['seconds']:.1f} | {ratio} |")
@@ -29,31 +52,55 @@ def _starts(rows: Rows) -> str:
 
 
 def _load(legs: Rows) -> str:
-    rounds = len({row["round"] for row in legs})
-    head = "| target | rounds | tokens/s | x vllm | TTFT p50 ms | p99 | ITL p50 ms | p99 | " + " | ".join(
-        _CPU
-    )
+    head = ["target", "rounds", "tokens/s", f"x {PLAIN}", "x direct", "TTFT p50 ms", "p99", "ITL p50 ms", "p99"]
+    head += ["in front", "frontend", "engine", "errors"]
+    streams = legs[0]["streams"]
     lines = [
-        f"{legs[0]['streams']} streams, medians of at most {rounds} round(s); CPU in µs a token",
+        f"### {streams} stream{'s' if streams > 1 else ''}",
         "",
-        f"{head} | errors |",
-        "| --- |" + " ---: |" * (8 + len(_CPU)),
+        f"| {' | '.join(head)} |",
+        "| --- |" + " ---: |" * (len(head) - 1),
     ]
-    targets = dict.fromkeys(row["target"] for row in legs)
+    targets = sorted({row["target"] for row in legs}, key=lambda name: (_BEHIND.get(name, name), name))
     return "\n".join([*lines, *("| " + " | ".join(_cells(target, legs)) + " |" for target in targets)])
 
 
 def _cells(target: str, legs: Rows) -> Iterator[str]:
     mine = [row for row in legs if row["target"] == target]
-    plain = {row["round"]: row["tokens_per_second"] for row in legs if row["target"] == "vllm"}
-    ratios = [row["tokens_per_second"] / plain[row["round"]] for row in mine if row["round"] in plain]
     yield target
     yield str(len(mine))
     yield f"{median(row['tokens_per_second'] for row in mine):,.0f}"
-    yield f"{median(ratios):.2f}" if ratios else "-"
+    yield _ratio(mine, legs, PLAIN)
+    yield _ratio(mine, legs, _BEHIND.get(target, ""))
     for name in ("ttft_p50", "ttft_p99", "itl_p50", "itl_p99"):
         yield f"{median(row[name] for row in mine):.4g}"
-    for kind in _CPU:
-        used = [row["cpu_us"][kind] for row in mine if kind in row["cpu_us"]]
+    for kinds in (("gateway", "proxy"), ("frontend",), ("engine",)):
+        used = [row["cpu_us"][kind] for row in mine for kind in kinds if kind in row["cpu_us"]]
         yield f"{median(used):.1f}" if used else "-"
     yield str(sum(row["errors"] for row in mine))
+
+
+def _ratio(mine: Rows, legs: Rows, other: str) -> str:
+    """Return the median over the rounds of the ratio to another target's leg of the same round."""
+    base = {row["round"]: row["tokens_per_second"] for row in legs if row["target"] == other}
+    ratios = [row["tokens_per_second"] / base[row["round"]] for row in mine if row["round"] in base]
+    return f"{median(ratios):.2f}" if ratios else "-"
+
+
+def _failures(rows: Rows) -> str:
+    lines = [
+        "### Failures",
+        "",
+        "| case | program | diagnosis | as expected | exit status | seconds | GPU peak GiB |",
+        "| --- | --- | --- | --- | ---: | ---: | ---: |",
+    ]
+    cases = [row for row in rows if row["what"] == "failure"]
+    for row in cases:
+        cells = (row["name"], row["program"], f"`{row['diagnosed']}`", "yes" if row["is_right"] else "no")
+        numbers = (f"{row['exit_status']}", f"{row['seconds']:.1f}", f"{row['gpu_peak_gib'] or 0:.1f}")
+        lines.append(f"| {' | '.join((*cells, *numbers))} |")
+    return "\n".join(lines) if cases else ""
+
+
+if __name__ == "__main__":
+    print(markdown(read(Path(sys.argv[1]))))

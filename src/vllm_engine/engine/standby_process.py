@@ -26,7 +26,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import util
 from pathlib import Path
@@ -48,6 +48,9 @@ _IMPORTS = (
 )
 """What every start imports, as far as this vLLM has it. None of these creates a CUDA context."""
 _WORKERS = {"cpu": "vllm.v1.worker.cpu_worker", "cuda": "vllm.v1.worker.gpu_worker"}
+
+_OF_ONE_START = ("PROMETHEUS_MULTIPROC_DIR",)
+"""What vLLM sets anew at each start with several API servers. Its imports only look whether it is set."""
 
 _PR_SET_PDEATHSIG = 1
 _LOW_PRIORITY = 19
@@ -88,7 +91,9 @@ class Waiting:
     def take(self, argv: Sequence[str], descriptors: Sequence[int]) -> bool:
         """Have it run `argv` with these descriptors; False if it cannot."""
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        order = {"argv": argv, "descriptors": descriptors, "files": limits, "cwd": str(Path.cwd())}
+        changed = {name: _environ[name] for name in _OF_ONE_START if name in _environ}
+        place = {"cwd": str(Path.cwd()), "set": changed, "files": limits}
+        order = {"argv": argv, "descriptors": descriptors, **place}
         self._link.settimeout(_ANSWER_SECONDS)
         try:
             socket.send_fds(self._link, [json.dumps(order).encode()], list(descriptors))
@@ -127,13 +132,17 @@ def start_process(path: Any, args: Sequence[Any], descriptors: Sequence[int]) ->
 
 
 def _taken(argv: list[str], descriptors: list[int]) -> int | None:
-    environ = dict(_environ)
-    for one in [one for one in _waiting if one.environ == environ]:
+    environ = _lasting(_environ)
+    for one in [one for one in _waiting if _lasting(one.environ) == environ]:
         _waiting.remove(one)
         if one.take(argv, descriptors):
             return one.pid
         one.end()
     return None
+
+
+def _lasting(environ: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environ.items() if name not in _OF_ONE_START}
 
 
 def _note(pid: int) -> None:
@@ -191,6 +200,8 @@ def wait_as_child(number: int, parent: int) -> NoReturn:
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, tuple(order["files"]))
     os.chdir(order["cwd"])
+    _environ.update(order["set"])
+    _initial.update(order["set"])
     link.send(b"taken")
     link.close()
     argv: list[str] = order["argv"]

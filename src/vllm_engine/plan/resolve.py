@@ -17,8 +17,13 @@ from vllm_engine.plan.preflight import Preflight
 from vllm_engine.system.device import free_memory_bytes
 
 MAX_AUTO_API_SERVERS = 4
-CORES_PER_API_SERVER = 8
-"""vLLM's Python API server is one busy process at some 11,000 tokens/s; more of them need cores."""
+CORES_PER_API_SERVER = 3
+"""vLLM's Python API server is one busy process at some 14,000 tokens/s on an H100, and four of them bring 1.6
+times the tokens (docs/measured/gpu.md). Each takes a core, and leaves two to the engine and the gateway."""
+_ONE_API_SERVER = ("enable-elastic-ep", "enable-fault-tolerance", "headless")
+"""Flags with which vLLM refuses several API servers, or takes one (0.32, `entrypoints/cli/serve.py`)."""
+_LORA_UPDATES = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
+"""A variable of vLLM's that does the same."""
 
 _GIB = 1 << 30
 _CPU_KV_SEQUENCES = 8
@@ -156,6 +161,11 @@ class Planner:
             return Choice("1", "auto: the Rust frontend is one process with many threads")
         if self._device.kind == "cpu":
             return Choice("1", "auto: on CPU the cores belong to the model")
+        alone = [f"--{flag}" for flag in _ONE_API_SERVER if flag in self._flags]
+        if self._environ.get(_LORA_UPDATES, "").strip().lower() in ("1", "true"):
+            alone.append(_LORA_UPDATES)
+        if alone:
+            return Choice("1", f"auto: {alone[0]} allows one")
         spare = (self._device.cores - 2 * len(self._device.gpus)) // CORES_PER_API_SERVER
         count = min(MAX_AUTO_API_SERVERS, max(1, spare))
         return Choice(str(count), f"auto: {self._device.cores} cores, {len(self._device.gpus)} GPU(s)")

@@ -63,8 +63,12 @@ def test_auto() -> None:
         (gpus(5), "TENSOR_PARALLEL", all_gpus, "4"),
         (gpus(8), "TENSOR_PARALLEL", all_gpus, "6"),
         (CPU, "API_SERVER_COUNT", {}, "1"),
-        (gpus(1, cores=16), "API_SERVER_COUNT", {}, "1"),
-        (gpus(1, cores=32), "API_SERVER_COUNT", {}, "3"),
+        (gpus(1, cores=4), "API_SERVER_COUNT", {}, "1"),
+        (gpus(1, cores=8), "API_SERVER_COUNT", {}, "2"),
+        (gpus(1, cores=16), "API_SERVER_COUNT", {}, "4"),
+        (gpus(4, cores=8), "API_SERVER_COUNT", {}, "1"),
+        (gpus(1, cores=16), "API_SERVER_COUNT", {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}, "1"),
+        (gpus(1, cores=16), "API_SERVER_COUNT", {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "0"}, "4"),
         (gpus(8, cores=192), "API_SERVER_COUNT", {}, "4"),
         (gpus(1, cores=32), "API_SERVER_COUNT", rust, "1"),
         (CPU, "API_SERVER_COUNT", {"API_SERVER_COUNT": "2"}, "2"),
@@ -73,6 +77,9 @@ def test_auto() -> None:
         (CPU, "ENFORCE_EAGER", {}, "1"),
     ):
         assert settled(device, key, **variables) == value, (key, variables)
+    for flag in ("enable-fault-tolerance", "enable-elastic-ep", "headless"):
+        alone = plan(gpus(1, cores=16), flags=frozenset({flag})).api_server_count
+        assert (alone.value, alone.source) == ("1", f"auto: --{flag} allows one")
     # The default length is cut to the model, and that is said; a model that says nothing keeps it.
     assert plan().max_model_len.value == "4096"
     assert "MAX_MODEL_LEN=4096: the model's maximum, less than the default of 8192" in plan().notes

@@ -67,6 +67,18 @@ async def test_an_idle_connection_serves_the_next_request_and_holds_nothing_of_t
         assert len(case.played.connections) == 3
 
 
+@in_virtual_time
+async def test_connections_that_ended_together_are_not_taken_together(tmp_path: Path) -> None:
+    """With several API servers those of one end together: taken in that order, one would have all the work."""
+    async with engine_that_says(tmp_path, OK) as case:
+        connections = [await case.upstream.connect(fresh=True) for _ in range(128)]
+        for connection in connections:  # the first 64 are of one server, the others of another
+            case.upstream.keep(connection)
+        taken = {await case.upstream.connect() for _ in range(64)}
+        assert taken - set(connections[:64])
+        assert taken - set(connections[64:])
+
+
 @pytest.mark.parametrize("unasked", [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno", b""])
 async def test_what_came_unasked_is_found_before_reuse(tmp_path: Path, unasked: bytes) -> None:
     """An unasked response, or an end, that the event loop has not read yet taints a connection already."""
