@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from perf.gpu.campaign import STEPS, Campaign
+from perf.gpu.steps import STEPS, Steps
 from perf.gpu.memory import MemoryLog
 from perf.gpu.results import Results
 from perf.gpu.servers import Rig
@@ -33,13 +33,13 @@ def main() -> None:
     engine_python, model = arguments.engine_python.absolute(), str(arguments.model.absolute())
     flags, plain_flags = shlex.split(arguments.flags), shlex.split(arguments.plain_flags)
     rig = Rig(engine_python, model, flags, plain_flags, work, arguments.nginx)
-    campaign = Campaign(rig, results, arguments)
+    steps = Steps(rig, results, arguments)
     with MemoryLog(results.folder / "memory.jsonl"):
         try:
             for step in arguments.steps.split(","):
-                campaign.run(step)
+                steps.run(step)
         finally:
-            campaign.close()
+            steps.close()
             results.close()
     print(results.table())
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from perf.gpu import tables
+from perf.gpu import result_tables
 
 
 class Results:
@@ -53,7 +53,7 @@ class Results:
 
     def table(self) -> str:
         """Return the tables of this run."""
-        return tables.markdown(self._rows)
+        return result_tables.markdown(self._rows)
 
     def close(self) -> None:
         """Write everything that is not yet written."""

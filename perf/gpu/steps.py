@@ -29,7 +29,7 @@ _NO_AUTOTUNE = ("--no-enable-flashinfer-autotune",)
 _FORK = {"VLLM_WORKER_MULTIPROC_METHOD": "fork"}
 
 
-class Campaign:
+class Steps:
     """Runs steps; one that fails is recorded, and the others go on."""
 
     def __init__(self, rig: Rig, results: Results, arguments: argparse.Namespace) -> None:

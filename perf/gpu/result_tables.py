@@ -1,6 +1,7 @@
 """The tables of a run, from its rows.
 
-    python -m perf.gpu.tables ROWS.jsonl
+    python -m perf.gpu.result_tables [ROWS.jsonl]       # print them
+    python -m perf.gpu.result_tables --write            # put those of the run that is kept here into docs/measured/gpu.md
 """
 
 from __future__ import annotations
@@ -11,6 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from perf.bench.tables import write_into
+
+HERE = Path(__file__).parent
+KEPT = HERE / "results/h100-2026-11-26.jsonl"
+DOCUMENT = HERE.parents[1] / "docs/measured/gpu.md"
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
@@ -103,4 +110,7 @@ def _failures(rows: Rows) -> str:
 
 
 if __name__ == "__main__":
-    print(markdown(read(Path(sys.argv[1]))))
+    if sys.argv[1:] == ["--write"]:
+        write_into(DOCUMENT, markdown(read(KEPT)), "gpu")
+    else:
+        print(markdown(read(Path(*sys.argv[1:]) if sys.argv[1:] else KEPT)))
