@@ -17,10 +17,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from perf.gpu.steps import STEPS, Steps
 from perf.gpu.memory import MemoryLog
 from perf.gpu.results import Results
 from perf.gpu.servers import Rig
+from perf.gpu.steps import STEPS, Steps
 
 
 def main() -> None:

@@ -100,7 +100,7 @@ def cases(config: Mapping[str, Any], total: int, free: int) -> list[Case]:
         ),
         Case(
             "oom-kv-cache",
-            "cuda-out-of-memory-warming-up",
+            "cuda-out-of-memory-kv-cache",
             {**eager, "KV_CACHE_MEMORY_BYTES": str(over)},
             one_layer,
         ),
@@ -207,7 +207,16 @@ def facts_of(case: Case, config: Mapping[str, Any], total: int) -> Facts:
         attention_heads=config["num_attention_heads"],
         gpus=1,
         gpu_memory_bytes=total,
+        weight_bytes=weight_bytes({**config, **case.config}),
+        kv_cache_memory_bytes=_given(case, "KV_CACHE_MEMORY_BYTES"),
+        max_num_seqs=_given(case, "MAX_NUM_SEQS"),
+        max_num_batched_tokens=_given(case, "MAX_NUM_BATCHED_TOKENS"),
+        enforce_eager="ENFORCE_EAGER" in given,
     )
+
+
+def _given(case: Case, name: str) -> int | None:
+    return int(case.settings[name]) if name in case.settings else None
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The tables of a run, from its rows.
 
-    python -m perf.gpu.result_tables [ROWS.jsonl]       # print them
-    python -m perf.gpu.result_tables --write            # put those of the run that is kept here into docs/measured/gpu.md
+python -m perf.gpu.result_tables [ROWS.jsonl]       # print them
+python -m perf.gpu.result_tables --write            # put those of the run that is kept here into docs/measured/gpu.md
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ def markdown(rows: Rows) -> str:
 def _starts(rows: Rows) -> str:
     timed = [row for row in rows if row["what"] in STARTS]
     base = [row["seconds"] for row in timed if row["what"] == "warm start" and row["server"] == PLAIN]
-    lines = [f"| what | server | seconds to a token | x {PLAIN}'s warm start |", "| --- | --- | ---: | ---: |"]
+    lines = [
+        f"| what | server | seconds to a token | x {PLAIN}'s warm start |",
+        "| --- | --- | ---: | ---: |",
+    ]
     for row in timed:
         ratio = f"{row['seconds'] / base[0]:.2f}" if base else "-"
         lines.append(f"| {row['what']} | {row['server']} | {row['seconds']:.1f} | {ratio} |")
@@ -59,7 +62,17 @@ def _starts(rows: Rows) -> str:
 
 
 def _load(legs: Rows) -> str:
-    head = ["target", "rounds", "tokens/s", f"x {PLAIN}", "x direct", "TTFT p50 ms", "p99", "ITL p50 ms", "p99"]
+    head = [
+        "target",
+        "rounds",
+        "tokens/s",
+        f"x {PLAIN}",
+        "x direct",
+        "TTFT p50 ms",
+        "p99",
+        "ITL p50 ms",
+        "p99",
+    ]
     head += ["in front", "frontend", "engine", "errors"]
     streams = legs[0]["streams"]
     lines = [

@@ -60,7 +60,7 @@ async def serve(
     settings = preflight.settings
     files = raise_file_limit()
     board, activity = StatusBoard(), EngineActivity()
-    explainer = Explainer(settings, preflight.device, preflight.installation.version)
+    explainer = Explainer(preflight)
     recorder = StartRecorder(board, StartHistory(settings.cache_dir / "starts.json"))
     folder = tempfile.TemporaryDirectory(prefix="vllm-engine-", dir=socket_root(), ignore_cleanup_errors=True)
     with folder as path:

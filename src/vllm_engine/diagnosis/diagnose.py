@@ -98,10 +98,11 @@ def _by_lines(entries: list[KnownFailure], ending: EngineExit) -> Iterator[Findi
 
 
 def _hints(entry: KnownFailure, ending: EngineExit) -> dict[str, str]:
-    if entry.hint is None:
-        return {}
-    found = next((match for line in ending.tail if (match := re.search(entry.hint, line))), None)
-    return found.groupdict() if found else {}
+    groups: dict[str, str] = {}
+    for hint in entry.hints:
+        found = next((match for line in ending.tail if (match := re.search(hint, line))), None)
+        groups |= found.groupdict() if found else {}
+    return groups
 
 
 def _clean(text: str) -> str:

@@ -4,34 +4,47 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+from vllm_engine.config.flags.flag_values import human_int
 from vllm_engine.config.settings import Settings
 from vllm_engine.diagnosis.diagnose import diagnose
 from vllm_engine.diagnosis.run_facts import Facts
 from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.errors import Diagnosis
-from vllm_engine.models.model_config import attention_heads
+from vllm_engine.models.model_config import attention_heads, loaded_bytes
+from vllm_engine.plan.engine_command import flag_value
 from vllm_engine.plan.engine_plan import EnginePlan
+from vllm_engine.plan.model_files import files_of
+from vllm_engine.plan.preflight import Preflight
 from vllm_engine.system.device import Device
 
 
 class Explainer:
     """Holds what is known of this run; `explain` reads the rest from the machine."""
 
-    def __init__(self, settings: Settings, device: Device, vllm_version: str) -> None:
-        self._facts = known_facts(settings, device, vllm_version)
+    def __init__(self, preflight: Preflight) -> None:
+        self._facts = _facts_of(preflight)
         self._oom_kills_before = oom_kills()
 
-    def planned(self, plan: EnginePlan) -> None:
-        """Record the plan with which an engine is about to be started."""
-        length = plan.max_model_len.value
+    def planned(self, preflight: Preflight, plan: EnginePlan) -> None:
+        """Record the settings and the plan with which an engine is about to be started."""
+        length, facts = plan.max_model_len.value, _facts_of(preflight)
+        wanted = files_of(plan.model, preflight)
         self._facts = dataclasses.replace(
-            self._facts,
+            facts,
             dtype=plan.dtype.value,
             max_model_len=int(length) if length.isdigit() else None,
             tensor_parallel=int(plan.tensor_parallel.value),
             attention_heads=attention_heads(plan.model.config),
+            weight_bytes=loaded_bytes(wanted.weight_bytes, plan.model.config, plan.dtype.value)
+            if wanted
+            else None,
+            kv_cache_memory_bytes=int(plan.kv_cache_bytes.value)
+            if plan.kv_cache_bytes
+            else facts.kv_cache_memory_bytes,
+            enforce_eager=facts.enforce_eager or plan.enforce_eager is not None,
         )
         self._oom_kills_before = oom_kills()
 
@@ -40,8 +53,12 @@ class Explainer:
         return diagnose(ending, with_host(self._facts, self._oom_kills_before))
 
 
-def known_facts(settings: Settings, device: Device, vllm_version: str) -> Facts:
-    """Return what is known before the model has been read."""
+def _facts_of(preflight: Preflight) -> Facts:
+    return known_facts(preflight.settings, preflight.device, preflight.installation.version, preflight.flags)
+
+
+def known_facts(settings: Settings, device: Device, vllm_version: str, flags: Sequence[str] = ()) -> Facts:
+    """Return what is known before the model has been read; `flags` are the user's for vLLM."""
     return Facts(
         model=settings.model_id,
         is_local=settings.is_local_model,
@@ -54,6 +71,10 @@ def known_facts(settings: Settings, device: Device, vllm_version: str) -> Facts:
         device=device.kind,
         gpus=len(device.gpus),
         gpu_memory_bytes=min((gpu.memory_bytes for gpu in device.gpus), default=0),
+        kv_cache_memory_bytes=_number(flags, "kv-cache-memory-bytes"),
+        max_num_seqs=_number(flags, "max-num-seqs"),
+        max_num_batched_tokens=_number(flags, "max-num-batched-tokens"),
+        enforce_eager=any(flag.replace("_", "-") == "--enforce-eager" for flag in flags),
         cache_dir=str(settings.cache_dir),
         startup_timeout_seconds=settings.startup_timeout_seconds,
         vllm_version=vllm_version,
@@ -89,6 +110,14 @@ def memory_limit(root: Path = Path("/")) -> int | None:
         if text.isdigit() and int(text) < 1 << 60:
             return int(text)
     return None
+
+
+def _number(flags: Sequence[str], name: str) -> int | None:
+    """Return the value of a flag of vLLM's that is a number such as 8k; None where it is not given as one."""
+    try:
+        return human_int(flag_value(flags, name) or "")
+    except ValueError:
+        return None
 
 
 def _disk(path: Path, *, free: bool) -> int | None:

@@ -25,7 +25,7 @@ def _tensor_parallel(groups: Groups, facts: Facts) -> Advice:
     heads = told.get("heads", facts.attention_heads)
     legal = replace(facts, attention_heads=heads, gpus=told.get("gpus", facts.gpus)).legal_tensor_parallel
     listed = ", ".join(map(str, legal))
-    return Advice(f"set TENSOR_PARALLEL to one of {listed}, or to auto", {"TENSOR_PARALLEL": str(legal[-1])})
+    return Advice(f"set TENSOR_PARALLEL to {listed} or auto", {"TENSOR_PARALLEL": str(legal[-1])})
 
 
 def _nccl(_groups: Groups, facts: Facts) -> Advice:

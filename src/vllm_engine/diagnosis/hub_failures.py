@@ -141,7 +141,7 @@ HUB = (
         cause="the disk of CACHE_DIR={cache_dir} is full ({disk_free} left)",
         remedy=_disk,
         patterns=(r"\[Errno 28\]|No space left on device|os error 28|Disk quota exceeded",),
-        hint=r"expected file size is: (?P<needed>[\d.]+ \wB)",
+        hints=(r"expected file size is: (?P<needed>[\d.]+ \wB)",),
         unless=r"/dev/shm|shared memory segment",
         stage=Stage.ANY,
     ),

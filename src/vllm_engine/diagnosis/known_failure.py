@@ -51,7 +51,7 @@ class KnownFailure:
         patterns: regular expressions; one has to be found in one line.
         also: has to be found in any line.
         unless: must not be found in any line.
-        hint: finds further groups in any line; may be absent.
+        hints: each finds further groups in the first line that has them; may be absent.
         signals: the engine's process or one of its children was ended by one of these.
         ended: recognises it from how the engine ended, without a line.
         stage: when it may match.
@@ -67,7 +67,7 @@ class KnownFailure:
     patterns: tuple[str, ...] = ()
     also: str | None = None
     unless: str | None = None
-    hint: str | None = None
+    hints: tuple[str, ...] = ()
     signals: tuple[signal.Signals, ...] = ()
     ended: Callable[[EngineExit, Facts], bool] | None = None
     stage: Stage = Stage.STARTING

@@ -18,6 +18,9 @@ class Facts:
         attention_heads: the model's, which `TENSOR_PARALLEL` must divide.
         gpus: how many the engine may use.
         gpu_memory_bytes: memory of the smallest of them.
+        weight_bytes: of the whole model once loaded.
+        kv_cache_memory_bytes: on each device, where it is set; `GPU_MEMORY_UTILIZATION` has no effect then.
+        max_num_seqs: where it is set, like the next.
         cache_free_bytes: free space where `CACHE_DIR` is.
         shm_bytes: size of /dev/shm.
         memory_limit_bytes: the container's memory limit.
@@ -36,6 +39,11 @@ class Facts:
     device: Literal["cuda", "cpu"] = "cuda"
     gpus: int = 0
     gpu_memory_bytes: int = 0
+    weight_bytes: int | None = None
+    kv_cache_memory_bytes: int | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    enforce_eager: bool = False
     cache_dir: str = "/cache"
     cache_free_bytes: int | None = None
     shm_bytes: int | None = None

@@ -9,7 +9,7 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _PREFIX = re.compile(
     r"^(?:\((?P<process>[\w-]+)(?: rank=\d+)?(?: pid=\d+)?\) ?)?"
     r"(?:(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL)\b:? *)?"
-    r"(?:\d\d-\d\d \d\d:\d\d:\d\d )?(?:\[[\w./]+(?:\.py|\.rs):\d+\] )?"
+    r"(?:\d\d-\d\d \d\d:\d\d:\d\d )?(?:\[[\w./]+(?:\.py|\.rs):\d+\](?: |$))?"
 )
 
 

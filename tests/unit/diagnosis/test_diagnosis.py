@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import load_settings
 from vllm_engine.diagnosis.catalogue import BY_CODE, CATALOGUE, OWN
 from vllm_engine.diagnosis.diagnose import diagnose, findings
-from vllm_engine.diagnosis.explainer import known_facts, memory_limit, oom_kills, with_host
+from vllm_engine.diagnosis.explainer import Explainer, known_facts, memory_limit, oom_kills, with_host
 from vllm_engine.diagnosis.run_facts import GIB, Facts
 from vllm_engine.diagnosis.termination import MAX_BYTES, write_termination_log
 from vllm_engine.engine.engine_exit import EngineExit, describe_exit
@@ -35,6 +36,10 @@ from vllm_engine.gateway.local.probes import Build, healthz
 from vllm_engine.gateway.policy.readiness import not_ready
 from vllm_engine.models.engine_script import ScriptError
 from vllm_engine.models.hub_errors import explain_hub_error
+from vllm_engine.models.model_source import Model
+from vllm_engine.plan.engine_installation import Installation
+from vllm_engine.plan.engine_plan import Choice, EnginePlan
+from vllm_engine.plan.preflight import Preflight
 from vllm_engine.system.device import Device, Gpu
 
 FACTS = Facts(
@@ -144,8 +149,8 @@ def test_free_memory_is_the_gpus() -> None:
     """torch says bytes where nothing is free; where it says nothing, the disk's free space is not told instead."""
     full = f"{OOM} GPU 0 has a total capacity of 79.18 GiB of which 0 bytes is free. Including non-PyTorch memory, x."
     for line, told in (
-        (full, "2.00 GiB more were needed, 0 bytes of 79.18 GiB free"),
-        (OOM, "needed, … of … free"),
+        (full, "needs 2.00 GiB, but only 0 bytes of 79.18 GiB are free"),
+        (OOM, "but only … of … are free"),
     ):
         assert told in diagnose(ended(line), FACTS).message
     assert "(50 MiB left)" in diagnose(recorded("disk-full").ending, FACTS).message
@@ -167,22 +172,11 @@ def test_last_error() -> None:
 @pytest.mark.parametrize(
     ("name", "facts", "changes", "part"),
     [
-        ("cpu-0.32-fail-kv-cache", FACTS, {"MAX_MODEL_LEN": "1280"}, "GPU_MEMORY_UTILIZATION=0.91"),
-        ("cpu-0.32-fail-kv-cache", Facts(device="cpu"), None, "KV_CACHE_MEMORY_BYTES=268435456"),
         ("cpu-0.32-fail-max-model-len", FACTS, {"MAX_MODEL_LEN": "8192"}, "MAX_MODEL_LEN=8192 or less"),
-        ("gpu-memory-in-use", FACTS, {"GPU_MEMORY_UTILIZATION": "0.66"}, "GPU_MEMORY_UTILIZATION=0.66"),
-        ("ram-below-utilization", FACTS, {"GPU_MEMORY_UTILIZATION": "0.49"}, "0.49"),
-        ("ram-below-kv-cache", FACTS, {"KV_CACHE_MEMORY_BYTES": "2044723200"}, "end what uses the memory"),
-        ("no-kv-memory", FACTS, {"GPU_MEMORY_UTILIZATION": "0.95"}, "GPU_MEMORY_UTILIZATION=0.95"),
-        ("no-kv-memory", Facts(gpu_memory_utilization=0.97), {}, "smaller or quantised"),
-        ("cuda-oom-loading", FACTS, {"TENSOR_PARALLEL": "2"}, "24.0 GiB"),
-        ("cuda-oom-loading", Facts(gpus=1), {}, "smaller or quantised"),
-        ("cuda-oom-profiling", FACTS, {"MAX_NUM_BATCHED_TOKENS": "2048"}, "TENSOR_PARALLEL=2"),
-        ("cuda-oom-warming-up", FACTS, {"GPU_MEMORY_UTILIZATION": "0.85", "MAX_NUM_SEQS": "128"}, "MAX_NUM_SEQS=128"),
-        ("cuda-oom-serving", FACTS, {"GPU_MEMORY_UTILIZATION": "0.85"}, "GPU_MEMORY_UTILIZATION=0.85"),
         ("dtype-not-supported", FACTS, {"DTYPE": "float16"}, "DTYPE=float16"),
-        ("tensor-parallel-heads", Facts(gpus=2), {"TENSOR_PARALLEL": "1"}, "one of 1, or to auto"),
-        ("world-size", FACTS, {"TENSOR_PARALLEL": "2"}, "one of 1, 2"),
+        ("tensor-parallel-heads", Facts(gpus=2), {"TENSOR_PARALLEL": "1"}, "TENSOR_PARALLEL to 1 or auto"),
+        ("tensor-parallel-heads", Facts(gpus=3), {"TENSOR_PARALLEL": "3"}, "TENSOR_PARALLEL to 1, 3 or auto"),
+        ("world-size", FACTS, {"TENSOR_PARALLEL": "1"}, "TENSOR_PARALLEL to 1 or auto"),
         ("shm-small-tp2", FACTS, {}, "--shm-size=8g"),
         ("driver-too-old", FACTS, {}, "CUDA 12.8"),
         ("disk-full", FACTS, {}, "269.06 MB that one file needs where CACHE_DIR=/cache is (now 50 MiB)"),
@@ -296,6 +290,35 @@ def test_facts_of_settings(tmp_path: Path) -> None:
     facts = known_facts(settings(tmp_path, HF_TOKEN="hf_secret", MAX_MODEL_LEN="4096"), device, "0.32.0")
     assert (facts.max_model_len, facts.gpus, facts.gpu_memory_bytes, facts.has_token) == (4096, 2, 40, True)
     assert "hf_secret" not in repr(facts)
+    flags = (
+        "--kv_cache_memory_bytes=40G",
+        "--max-num-seqs",
+        "64",
+        "--enforce-eager",
+        "--max-num-batched-tokens",
+        "8k",
+    )
+    facts = known_facts(settings(tmp_path), device, "0.32.0", flags)
+    assert (facts.kv_cache_memory_bytes, facts.max_num_seqs, facts.max_num_batched_tokens) == (
+        40 * GIB,
+        64,
+        8000,
+    )
+    assert facts.enforce_eager
+
+
+def test_facts_of_a_plan(tmp_path: Path) -> None:
+    """A start with settings of AUTO_FIT's is explained with these, not with the user's."""
+    environment = Environment({"MODEL_ID": str(tmp_path), "CACHE_DIR": str(tmp_path)}, {})
+    changed = Environment({**environment.process, "GPU_MEMORY_UTILIZATION": "0.85"}, {})
+    installation = Installation(Path("python"), "3.12", "vllm", "0.32.0", "cuda", None)
+    first = Preflight(load_settings(environment), environment, installation, Device("cuda", "X", True))
+    explainer = Explainer(first)
+    choice = Choice("1", "default")
+    plan = EnginePlan(Model(str(tmp_path)), choice, choice, choice, choice, None, None)
+    explainer.planned(replace(first, settings=load_settings(changed), environment=changed), plan)
+    told = explainer.explain(recorded("cuda-oom-serving").ending)
+    assert told.changes == {"GPU_MEMORY_UTILIZATION": "0.8"}
 
 
 def test_hub_errors_have_documented_codes(tmp_path: Path) -> None:

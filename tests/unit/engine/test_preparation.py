@@ -63,7 +63,7 @@ def preparation(folder: Path, **variables: str) -> Preparation:
     return Preparation(
         Preflight(load_settings(environment), environment, INSTALLATION, device),
         folder / "engine.sock", board, StartRecorder(board, StartHistory(folder / "starts.json")),
-        lambda plan: None, lambda end: MISSING,
+        lambda preflight, plan: None, lambda end: MISSING,
     )  # fmt: skip
 
 

@@ -126,6 +126,11 @@ def test_news() -> None:
         (P, "Capturing CUDA graphs (mixed prefill-decode, PIECEWISE):  50%|# | 3/6 [00:00<00:00]", (G, 0.25)),
         (G, "Capturing CUDA graphs (decode, FULL):  50%|# | 3/6 [00:00<00:00]", (G, 0.75)),
         (L, "Loading safetensors checkpoint shards:  50% Completed | 1/2 [00:01<00:01,  1.2s/it]", (L, 0.5)),
+        (
+            G,
+            "(EngineCore pid=1) INFO 11-26 18:08:19 [model_runner.py:747] Graph capturing finished in 2 secs",
+            (W, None),
+        ),
         (W, "Starting to load model x", None),
     ):
         assert progress_in(reached, line) == news
@@ -142,6 +147,7 @@ def test_parse_line() -> None:
     for raw, level, process, message in (
         ("(EngineCore pid=18133) INFO 11-23 09:35:26 [core.py:133] Initializing", "INFO", "EngineCore", "Initializing"),
         ("(Worker pid=1) WARNING 11-23 09:35:36 [v1/cpu_worker.py:114] lib", "WARNING", "Worker", "lib"),
+        ("(APIServer pid=1) INFO 11-23 09:35:26 [api_utils.py:345]", "INFO", "APIServer", ""),
         ("ERROR 11-23 09:35:36 [a.py:1] boom", "ERROR", None, "boom"),
         ("INFO:     Started server process [18014]", "INFO", None, "Started server process [18014]"),
         ('  File "x.py", line 3', None, None, '  File "x.py", line 3'),

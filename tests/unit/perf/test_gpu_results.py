@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from perf.gpu.result_tables import DOCUMENT, KEPT, markdown, read
 from perf.gpu.results import Results
 from perf.gpu.servers import Failed, Rig, Server, keep, kept
 from perf.gpu.starts import phases, until_standby
@@ -22,18 +23,39 @@ def a_server(log: Path, pid: int) -> Server:
     return Server("ours", "ours", pid, 1, str(log), 0.0)
 
 
+def cells(results: Results, target: str) -> list[str]:
+    (row,) = [line for line in results.table().splitlines() if line.startswith(f"| {target} |")]
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
 def test_a_ratio_compares_legs_of_the_same_round(tmp_path: Path) -> None:
+    """Each target with plain vLLM, and with what is behind it; a round in which that was not asked counts for neither."""
     results = Results(tmp_path / "results", tmp_path)
-    for number, (plain, ours) in enumerate([(100.0, 200.0), (1000.0, 1500.0), (10.0, 30.0)]):
+    for number, (plain, rust, ours) in enumerate(
+        [(100.0, 160.0, 200.0), (1000.0, 3000.0, 1500.0), (10.0, 30.0, 30.0)]
+    ):
         results.add(a_leg("vllm", number, plain))
-        results.add(a_leg("ours", number, ours, cpu_us={"gateway": 7.25}))
+        results.add(a_leg("rust", number, rust))
+        results.add(a_leg("ours-rust", number, ours, cpu_us={"gateway": 7.25}))
+    results.add(a_leg("ours-rust", 3, 200.0, cpu_us={"gateway": 7.25}))
 
-    (row,) = [line for line in results.table().splitlines() if line.startswith("| ours |")]
-
-    assert [cell.strip() for cell in row.strip("|").split("|")] == [
-        *("ours", "3", "200", "2.00", "1.5", "1.5", "1.5", "1.5"),
-        *("7.2", "-", "-", "-", "-", "0"),
+    assert cells(results, "ours-rust") == [
+        *("ours-rust", "4", "200", "2.00", "1.00", "1.5", "1.5", "1.5", "1.5"),
+        *("7.2", "-", "-", "0"),
     ]
+    assert cells(results, "vllm")[3:5] == ["1.00", "-"]
+
+
+def test_failures_have_a_table_of_their_own(tmp_path: Path) -> None:
+    results = Results(tmp_path / "results", tmp_path)
+    failure = {"what": "failure", "name": "oom", "program": "ours", "diagnosed": "x", "is_right": False}
+    results.add({**failure, "exit_status": 3, "seconds": 1.24, "gpu_peak_gib": None})
+
+    assert cells(results, "oom") == ["oom", "ours", "`x`", "no", "3", "1.2", "0.0"]
+
+
+def test_the_document_has_the_tables_of_the_rows_that_are_kept() -> None:
+    assert f"<!-- gpu:begin -->\n{markdown(read(KEPT))}\n<!-- gpu:end -->" in DOCUMENT.read_text()
 
 
 def test_starts_are_compared_with_the_plain_warm_start(tmp_path: Path) -> None:

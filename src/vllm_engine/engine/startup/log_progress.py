@@ -16,8 +16,12 @@ SIGNS: tuple[tuple[re.Pattern[str], Phase], ...] = tuple(
         (r"torch\.compile took|Dynamo bytecode transform|Using cache directory:", Phase.COMPILING),
         (r"Compiling a graph|Cache the graph|Directly load|Warming up model for", Phase.COMPILING),
         (r"Available KV cache memory|for KV cache on node|KV cache size:", Phase.PROFILING_MEMORY),
-        (r"Capturing CUDA graph|Graph capturing", Phase.CAPTURING_GRAPHS),
-        (r"init engine \(profile|[Ss]tarting (?:vLLM|OpenAI) server", Phase.WARMING_UP),
+        (r"Capturing CUDA graph", Phase.CAPTURING_GRAPHS),
+        # Kernels that are compiled after it take as long as 20 s in a cold start.
+        (
+            r"Graph capturing finished|init engine \(profile|[Ss]tarting (?:vLLM|OpenAI) server",
+            Phase.WARMING_UP,
+        ),
     )
 )
 """Lines of vLLM 0.26 to 0.33, both frontends, on CUDA and CPU, and the phase that each proves."""

@@ -42,7 +42,7 @@ class Preparation:
     socket: Path
     board: StatusBoard
     recorder: StartRecorder
-    planned: Callable[[EnginePlan], None]
+    planned: Callable[[Preflight, EnginePlan], None]
     diagnose: Callable[[EngineExit], Diagnosis]
     model: Model | None = None
     is_offline: bool = False
@@ -58,7 +58,7 @@ class Preparation:
             preflight = replace(preflight, settings=load_settings(environment), environment=environment)
         model = self.model or await find_model(preflight)
         plan = Planner(preflight, model).plan()
-        self.planned(plan)
+        self.planned(preflight, plan)
         for note in plan.notes:
             logger.info("%s", note)
         self.recorder.begins(start_key(preflight, plan))
