@@ -49,7 +49,7 @@ nightly:
 	@.venv/bin/python -m perf.campaign
 	@.venv/bin/python -m perf.storms --write
 	@.venv/bin/python -m perf.chaos --write
-	@TRANSPARENCY=all TEST_TRACES=1 TEST_TOOLS=1 .venv/bin/pytest tests/e2e
+	@TRANSPARENCY=all TEST_TRACES=1 TEST_TOOLS=1 TEST_API_SERVERS=2 .venv/bin/pytest tests/e2e
 
 ## coverage   the lines of src that the tests of units and of the process run, in all their processes
 coverage:
