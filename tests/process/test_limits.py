@@ -176,6 +176,8 @@ def test_more_connections_than_files(start: StartProgram) -> None:
     scenario = {"tokens": 100_000, "tokens_per_second": 100}
     program = start(scenario, wrapper=("prlimit", f"--nofile={FILES}:{FILES}", "--"))
     engine = program.engine_pid()
+    [warning] = [line for line in program.log().splitlines() if "WARNING gateway" in line and "files" in line]
+    assert f"only {FILES} files may be open" in warning
     with wire(program.port) as streaming, wire(program.port) as kept, ExitStack() as flood:
         assert kept.ask(request("GET", "/livez")).status == 200
         streaming.send(post_json("/v1/chat/completions", STREAM | {"max_tokens": 500}))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 from pathlib import Path
 
@@ -36,6 +35,7 @@ from vllm_engine.plan.model_files import files_of
 from vllm_engine.plan.preflight import Preflight, inspect
 from vllm_engine.plan.resolve import resolve_plan
 from vllm_engine.system.device import free_memory_bytes, nvidia_driver
+from vllm_engine.system.file_limit import highest_file_limit
 
 _OWN = ("CACHE_DIR", "DTYPE", "HOST", "TENSOR_PARALLEL", "TLS_CERT_FILE", "TLS_KEY_FILE")
 """Settings whose problems a check reports; a problem with any other is an invalid setting."""
@@ -72,7 +72,7 @@ def machine_checks(preflight: Preflight) -> list[Check]:
         driver_check(device, nvidia_driver() if device.kind == "cuda" else None, preflight.installation.cuda),
         free_gpu_memory_check(device.gpus[:devices], settings.gpu_memory_utilization),
         shm_check(_shm_bytes(), devices),
-        files_check(_open_files_limit(), settings),
+        files_check(highest_file_limit(), settings),
     ]
 
 
@@ -163,11 +163,6 @@ def _shm_bytes() -> int | None:
     except OSError:
         return None
     return found.f_frsize * found.f_blocks
-
-
-def _open_files_limit() -> int:
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 1 << 30 if soft == resource.RLIM_INFINITY else soft
 
 
 def _free_disk_bytes(folder: Path) -> int:

@@ -8,11 +8,12 @@ from pathlib import Path
 from vllm_engine.config.settings import Settings
 from vllm_engine.doctor.check import GIB, Check, fail, failed_by, gib, ok, warn
 from vllm_engine.errors import Problem
+from vllm_engine.gateway.settings_check import client_connections
 from vllm_engine.models.download_progress import human_bytes
 from vllm_engine.system.device import Device, Driver, Gpu
 
-SPARE_FILES = 256
-"""Open files beside connections: the engine's pipes, logs, libraries."""
+VLLM_FILES = 65_536
+"""Enough for vLLM too, which warns of a limit on open files below 65,535 (0.32, `utils/system_utils.py`)."""
 
 SHM_BYTES = GIB
 """What NCCL and vLLM's message queues need for several GPUs; Docker's default is 64 MiB."""
@@ -90,16 +91,18 @@ def shm_check(total_bytes: int | None, tensor_parallel: int) -> Check:
     return ok("shm", gib(total_bytes))
 
 
-def files_check(soft: int, settings: Settings) -> Check:
-    """Check that the limit on open files allows as many connections as the settings do."""
-    needed = settings.max_connections + settings.max_in_flight + SPARE_FILES
-    if soft >= needed:
-        return ok("files", f"{soft} may be open, {needed} needed")
-    fits = soft - settings.max_in_flight - SPARE_FILES
-    remedy = f"raise the limit (ulimit -n {needed}; docker run --ulimit nofile={needed})"
-    if fits > 0:
-        remedy += f", or set MAX_CONNECTIONS={fits}"
-    return warn("files", f"only {soft} files may be open, MAX_CONNECTIONS needs {needed}", remedy)
+def files_check(files: int, settings: Settings) -> Check:
+    """Check that all the connections that the settings allow are served where `files` may be open."""
+    shares, wanted = client_connections(settings, files), settings.max_connections
+    if shares.api == wanted:
+        return ok("files", f"{files} may be open, {shares.files_needed} needed")
+    found = (
+        f"only {files} files may be open, MAX_CONNECTIONS={wanted} needs {shares.files_needed}: "
+        f"at most {shares.api} client connections"
+    )
+    enough = max(shares.files_needed, VLLM_FILES)
+    remedy = f"raise the hard limit (ulimit -Hn; docker run --ulimit nofile={enough})"
+    return warn("files", found, f"{remedy}, or set MAX_CONNECTIONS={shares.api}")
 
 
 def port_check(settings: Settings, problems: Sequence[Problem]) -> Check:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -13,9 +12,7 @@ from vllm_engine.gateway.http.http_server import Server, running
 from vllm_engine.gateway.http.incoming import ConnectionLimits
 from vllm_engine.gateway.http.listening_sockets import Listeners
 from vllm_engine.gateway.local.local_routes import HealthPort
-from vllm_engine.system.file_limit import ConnectionShares, connection_shares
-
-logger = logging.getLogger("gateway")
+from vllm_engine.gateway.settings_check import client_connections
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ async def open_front(
     settings: Settings, gateway: Gateway, listeners: Listeners, files: int
 ) -> AsyncIterator[Front]:
     """Serve the application on its sockets, which are closed at the end; `files` may be open at once."""
-    shares = _connection_shares(settings, files)
+    shares = client_connections(settings, files)
     async with contextlib.AsyncExitStack() as servers:
         if listeners.health:
             # The first to open and the last to close: probes are answered as long as the API is.
@@ -69,21 +66,3 @@ def _connection_limits(settings: Settings, connections: int) -> ConnectionLimits
         send_timeout_seconds=settings.send_timeout_seconds,
         max_connections=connections,
     )
-
-
-def _connection_shares(settings: Settings, files: int) -> ConnectionShares:
-    shares = connection_shares(
-        files,
-        max_connections=settings.max_connections,
-        max_in_flight=settings.max_in_flight,
-        has_health_port=bool(settings.health_port),
-    )
-    if shares.api < settings.max_connections:
-        logger.warning(
-            "at most %d client connections instead of MAX_CONNECTIONS=%d: the limit of open files is %d, and "
-            "the engine's connections need some; raise it (ulimit -Hn, docker run --ulimit nofile=65536)",
-            shares.api,
-            settings.max_connections,
-            files,
-        )
-    return shares

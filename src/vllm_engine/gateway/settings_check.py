@@ -9,6 +9,7 @@ from vllm_engine.errors import Problem, SettingsError
 from vllm_engine.gateway.http.listening_sockets import load_tls, resolve
 from vllm_engine.gateway.policy.auth import Keyring, KeysError
 from vllm_engine.gateway.policy.routes import RouteTable, parse_extra_routes
+from vllm_engine.system.file_limit import ConnectionShares, connection_shares
 from vllm_engine.system.log import add_secrets
 
 
@@ -27,6 +28,16 @@ def check_gateway(settings: Settings) -> list[Problem]:
         except SettingsError as error:
             problems += error.problems
     return problems
+
+
+def client_connections(settings: Settings, files: int) -> ConnectionShares:
+    """Return how many client connections are served at once where `files` may be open."""
+    return connection_shares(
+        files,
+        max_connections=settings.max_connections,
+        max_in_flight=settings.max_in_flight,
+        has_health_port=bool(settings.health_port),
+    )
 
 
 def load_keyring(settings: Settings) -> Keyring:

@@ -18,10 +18,23 @@ _HEALTH_CONNECTIONS = 64
 
 @dataclass(frozen=True)
 class ConnectionShares:
-    """The maximum of concurrent client connections on each port."""
+    """The maximum of concurrent client connections on each port.
+
+    Attributes:
+        files_needed: the limit on open files with which `api` would be the configured maximum.
+    """
 
     api: int
     health: int
+    files_needed: int
+
+
+def highest_file_limit() -> int:
+    """Return the limit on open files that `raise_file_limit` sets."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return _MOST
+    return max(soft, _MOST if hard == resource.RLIM_INFINITY else min(hard, _MOST))
 
 
 def raise_file_limit() -> int:
@@ -29,12 +42,11 @@ def raise_file_limit() -> int:
 
     Most login shells set 1,024 because of select(2), which nothing here uses.
     """
+    most = highest_file_limit()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _MOST if hard == resource.RLIM_INFINITY else min(hard, _MOST)
     if soft != resource.RLIM_INFINITY and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-        return most
-    return _MOST if soft == resource.RLIM_INFINITY else soft
+    return most
 
 
 def connection_shares(
@@ -51,6 +63,8 @@ def connection_shares(
     health = min(_HEALTH_CONNECTIONS, max_connections, files // 16) if has_health_port else 0
     room = files - min(_BASE, files // 2) - health
     # A connection is one file, and two more while its request is at the engine.
-    each_at_engine = room // (1 + _ENGINE_FILES)
-    api = each_at_engine if each_at_engine <= max_in_flight else room - _ENGINE_FILES * max_in_flight
-    return ConnectionShares(max(1, min(max_connections, api)), max(1, health))
+    api = max(room // (1 + _ENGINE_FILES), room - _ENGINE_FILES * max_in_flight)
+    needed = max_connections + _ENGINE_FILES * min(max_connections, max_in_flight) + _BASE
+    if has_health_port:
+        needed += min(_HEALTH_CONNECTIONS, max_connections)
+    return ConnectionShares(max(1, min(max_connections, api)), max(1, health), needed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ FOUR_ASKED = check_device(Settings(TENSOR_PARALLEL=4), TWO)
 TAKEN = [Problem("PORT", "8000", "already in use; stop what listens there")]
 READ_ONLY = [Problem("CACHE_DIR", "/cache", "cannot be written by uid 2000; make it writable")]
 GIVEN = Settings(HF_TOKEN="hf_secret")
+LARGE = Settings(MAX_CONNECTIONS=100_000, MAX_IN_FLIGHT=4096)
 CASES: list[tuple[Check, Status, str]] = [
     (device_check(CPU, ()), OK, "AMD EPYC, 2 cores"),
     (device_check(machine(H100), ()), OK, "1 x H100, 80.0 GiB each"),
@@ -86,9 +88,10 @@ CASES: list[tuple[Check, Status, str]] = [
     (shm_check(8 * GIB, 2), OK, "8.0 GiB"),
     (shm_check(None, 1), WARN, "--shm-size=8g"),
     (shm_check(DOCKER_SHM, 2), FAIL, "docker run --shm-size=8g"),
-    (files_check(1 << 20, Settings()), OK, "17152 needed"),
-    (files_check(1024, Settings()), WARN, "nofile=17152), or set MAX_CONNECTIONS=256"),
-    (files_check(256, Settings()), WARN, "nofile=17152)"),
+    (files_check(1 << 20, Settings()), OK, "17568 needed"),
+    (files_check(1024, Settings()), WARN, "nofile=65536), or set MAX_CONNECTIONS=288"),
+    (files_check(20_000, LARGE), WARN, "MAX_CONNECTIONS=100000 needs 108352: at most 11648 client connections; "),
+    (files_check(20_000, LARGE), WARN, "nofile=108352), or set MAX_CONNECTIONS=11648"),
     (port_check(Settings(), ()), OK, "0.0.0.0:8000"),
     (port_check(Settings(), TAKEN), FAIL, 'PORT="8000": already in use; stop what listens there'),
     (cache_check(Path("/cache"), ()), OK, "/cache"),
@@ -115,8 +118,22 @@ def test_check(check: Check, status: Status, text: str) -> None:
     assert "hf_secret" not in str(check)
 
 
-def test_files_check_names_no_value_that_is_too_small() -> None:
-    assert "MAX_CONNECTIONS=" not in (files_check(256, Settings()).remedy or "")
+@pytest.mark.parametrize("files", [64, 256, 1024])
+@pytest.mark.parametrize(
+    "settings", [{}, {"MAX_CONNECTIONS": 513}, {"HEALTH_PORT": 8001, "MAX_IN_FLIGHT": 4096}]
+)
+def test_either_remedy_of_the_files_check_works(files: int, settings: dict[str, Any]) -> None:
+    """As many files as it says are needed are enough, and one fewer is not; so is the value that it names."""
+    check = files_check(files, Settings(**settings))
+    found = re.search(r"needs (\d+)", check.sentence)
+    assert found, check
+    needed, fits = int(found[1]), int((check.remedy or "").rpartition("=")[2])
+    tried = [
+        files_check(needed, Settings(**settings)),
+        files_check(needed - 1, Settings(**settings)),
+        files_check(files, Settings(**settings | {"MAX_CONNECTIONS": fits})),
+    ]
+    assert [it.status for it in tried] == [OK, WARN, OK]
 
 
 ROOM = Room(72 * GIB, 6 * GIB, QWEN, 8192)

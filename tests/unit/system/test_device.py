@@ -87,7 +87,7 @@ def test_shares_of_open_files() -> None:
         assert shares.api >= 1
         assert shares.api + 2 * min(in_flight, shares.api) + health <= files - min(160, files // 2)
     plenty = connection_shares(65_536, max_connections=100, max_in_flight=512, has_health_port=True)
-    assert (plenty.api, plenty.health) == (100, 64)
+    assert (plenty.api, plenty.health, plenty.files_needed) == (100, 64, 100 + 2 * 100 + 160 + 64)
     login_shell = connection_shares(1024, max_connections=16_384, max_in_flight=32, has_health_port=False)
     assert login_shell.api == 1024 - 160 - 64
 
