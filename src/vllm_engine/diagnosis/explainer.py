@@ -7,14 +7,13 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from vllm_engine.config.flags.flag_values import human_int
 from vllm_engine.config.settings import Settings
 from vllm_engine.diagnosis.diagnose import diagnose
 from vllm_engine.diagnosis.run_facts import Facts
 from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.errors import Diagnosis
 from vllm_engine.models.model_config import attention_heads, loaded_bytes
-from vllm_engine.plan.engine_command import flag_value
+from vllm_engine.plan.engine_command import flag_number
 from vllm_engine.plan.engine_plan import EnginePlan
 from vllm_engine.plan.model_files import files_of
 from vllm_engine.plan.preflight import Preflight
@@ -71,9 +70,9 @@ def known_facts(settings: Settings, device: Device, vllm_version: str, flags: Se
         device=device.kind,
         gpus=len(device.gpus),
         gpu_memory_bytes=min((gpu.memory_bytes for gpu in device.gpus), default=0),
-        kv_cache_memory_bytes=_number(flags, "kv-cache-memory-bytes"),
-        max_num_seqs=_number(flags, "max-num-seqs"),
-        max_num_batched_tokens=_number(flags, "max-num-batched-tokens"),
+        kv_cache_memory_bytes=flag_number(flags, "kv-cache-memory-bytes"),
+        max_num_seqs=flag_number(flags, "max-num-seqs"),
+        max_num_batched_tokens=flag_number(flags, "max-num-batched-tokens"),
         enforce_eager=any(flag.replace("_", "-") == "--enforce-eager" for flag in flags),
         cache_dir=str(settings.cache_dir),
         startup_timeout_seconds=settings.startup_timeout_seconds,
@@ -110,14 +109,6 @@ def memory_limit(root: Path = Path("/")) -> int | None:
         if text.isdigit() and int(text) < 1 << 60:
             return int(text)
     return None
-
-
-def _number(flags: Sequence[str], name: str) -> int | None:
-    """Return the value of a flag of vLLM's that is a number such as 8k; None where it is not given as one."""
-    try:
-        return human_int(flag_value(flags, name) or "")
-    except ValueError:
-        return None
 
 
 def _disk(path: Path, *, free: bool) -> int | None:

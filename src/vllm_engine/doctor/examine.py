@@ -29,7 +29,7 @@ from vllm_engine.models.bundled import is_bundled
 from vllm_engine.models.engine_scripts.hub_files import WantedFiles
 from vllm_engine.models.model_config import kv_value_bytes, loaded_bytes
 from vllm_engine.models.model_source import HubAccount, Model, ask_hub_account
-from vllm_engine.plan.engine_command import flag_value
+from vllm_engine.plan.engine_command import flag_number, flag_value
 from vllm_engine.plan.engine_plan import EnginePlan
 from vllm_engine.plan.model_files import files_of
 from vllm_engine.plan.preflight import Preflight, inspect
@@ -95,7 +95,7 @@ async def _model_checks(preflight: Preflight) -> list[Check]:
             f"{settings.model_id} is available" + (f", commit {model.revision}" if model.revision else ""),
         ),
         space_check(settings.cache_dir, free, _missing_bytes(model, wanted)),
-        memory_check(_room(preflight, plan, wanted)),
+        memory_check(room_of(preflight, plan, wanted)),
         template_check(_has_template(preflight, model, account)),
     ]
 
@@ -118,20 +118,35 @@ def _missing_bytes(model: Model, wanted: WantedFiles | None) -> int | None:
     return sum(file.size for file in wanted.weights if not file.is_in(model.folder))
 
 
-def _room(preflight: Preflight, plan: EnginePlan, wanted: WantedFiles | None) -> Room:
+def room_of(preflight: Preflight, plan: EnginePlan, wanted: WantedFiles | None) -> Room:
+    """Return the memory that the engine may use, and what of this model has to fit there."""
     device, length = preflight.device, plan.max_model_len.value
     stored = wanted.weight_bytes if wanted else None
-    gpus = [gpu.memory_bytes for gpu in device.gpus]
+    devices = int(plan.tensor_parallel.value)
+    given = flag_number(preflight.flags, "kv-cache-memory-bytes")
     return Room(
-        budget_bytes=min(gpus) * preflight.settings.gpu_memory_utilization if gpus else free_memory_bytes(),
+        budget_bytes=_budget_bytes(preflight, devices, is_cache_given=given is not None),
         weight_bytes=None if stored is None else loaded_bytes(stored, plan.model.config, plan.dtype.value),
         config=plan.model.config,
         max_model_len=int(length) if length.isdigit() else None,
         kv_value_bytes=kv_value_bytes(flag_value(preflight.flags, "kv-cache-dtype"), plan.dtype.value),
-        kv_bytes=int(plan.kv_cache_bytes.value) if plan.kv_cache_bytes else None,
-        devices=int(plan.tensor_parallel.value),
-        most_devices=max(1, len(gpus)),
+        kv_bytes=int(plan.kv_cache_bytes.value) if plan.kv_cache_bytes else given,
+        devices=devices,
+        most_devices=max(1, len(device.gpus)),
     )
+
+
+def _budget_bytes(preflight: Preflight, devices: int, *, is_cache_given: bool) -> float:
+    """Return what the engine may use of each device.
+
+    `GPU_MEMORY_UTILIZATION` does not bound a cache whose size is given.
+    """
+    gpus = preflight.device.gpus
+    if not gpus:
+        return free_memory_bytes()
+    if is_cache_given:
+        return min(gpu.memory_bytes if gpu.free_bytes is None else gpu.free_bytes for gpu in gpus[:devices])
+    return min(gpu.memory_bytes for gpu in gpus) * preflight.settings.gpu_memory_utilization
 
 
 def _has_template(preflight: Preflight, model: Model, account: HubAccount | None) -> bool | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
+from vllm_engine.config.flags.flag_values import human_int
 from vllm_engine.config.settings import Settings
 from vllm_engine.plan.engine_installation import Installation
 from vllm_engine.plan.engine_plan import EnginePlan
@@ -165,6 +166,14 @@ def engine_environment(
     for name in _KEPT_FROM_THE_ENGINE:
         result.pop(name, None)
     return result
+
+
+def flag_number(flags: Sequence[str], name: str) -> int | None:
+    """Return the value of a flag of vLLM's that is a number such as 8k; None where it is not given as one."""
+    try:
+        return human_int(flag_value(flags, name) or "")
+    except ValueError:
+        return None
 
 
 def flag_value(flags: Sequence[str], name: str) -> str | None:

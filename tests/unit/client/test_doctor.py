@@ -13,8 +13,11 @@ import pytest
 from rich.console import Console
 
 from tests.unit.models.test_model_config import QWEN
+from tests.unit.plan.test_engine_plan import INSTALLATION
 from vllm_engine.cli.console import print_checks
-from vllm_engine.config.settings import Settings
+from vllm_engine.config.environment import Environment
+from vllm_engine.config.settings import Settings, load_settings
+from vllm_engine.doctor import examine
 from vllm_engine.doctor.check import GIB, Check, Status, any_failed, fail, ok, warn
 from vllm_engine.doctor.machine_checks import (
     cache_check,
@@ -29,8 +32,10 @@ from vllm_engine.doctor.machine_checks import (
 )
 from vllm_engine.doctor.model_checks import Room, memory_check, template_check, token_check
 from vllm_engine.errors import Problem
-from vllm_engine.models.model_source import HubAccount
-from vllm_engine.plan.preflight import check_device
+from vllm_engine.models.engine_scripts.hub_files import HubFile, WantedFiles
+from vllm_engine.models.model_source import HubAccount, Model
+from vllm_engine.plan.engine_plan import Choice, EnginePlan
+from vllm_engine.plan.preflight import Preflight, check_device
 from vllm_engine.system.device import Device, Driver, Gpu
 
 CPU = Device("cpu", "AMD EPYC", True, cores=2)
@@ -161,6 +166,37 @@ def test_memory() -> None:
     short = replace(ROOM, budget_bytes=8 * GIB, max_model_len=32768)
     remedy = memory_check(short).remedy or ""
     assert memory_check(replace(short, max_model_len=int(remedy.rpartition("=")[2]))).status is OK
+
+
+CACHE = "--kv-cache-memory-bytes"
+LONG = QWEN | {"max_position_embeddings": 262_144}
+
+
+@pytest.mark.parametrize(
+    ("device", "flags", "status", "text"),
+    [
+        (machine(H100), [], OK, "64.5 GiB for the KV cache"),
+        (machine(H100), [CACHE, "71G"], OK, "71.0 GiB for the KV cache: about 252 concurrent"),
+        (machine(H100), ["--kv_cache_memory_bytes=100G"], FAIL, f"set KV_CACHE_MEMORY_BYTES={int(71.5 * GIB)} or less"),
+        (machine(replace(H100, free_bytes=None)), [CACHE, "100G"], FAIL, f"KV_CACHE_MEMORY_BYTES={int(72.5 * GIB)}"),
+        (machine(H100, BUSY), [CACHE, "71G"], OK, "71.0 GiB"),
+        (machine(BUSY), [CACHE, "71G"], FAIL, "40.0 GiB available"),
+        (machine(H100), [CACHE, "128M"], FAIL, "needs 0.3 GiB; set MAX_MODEL_LEN=3584"),
+        (CPU, [CACHE, "128M"], FAIL, "set MAX_MODEL_LEN=3584"),
+    ],
+)  # fmt: skip
+def test_memory_with_a_cache_of_so_many_bytes(
+    device: Device, flags: list[str], status: Status, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must fit beside the weights into what is free on the GPU, and hold one request, as vLLM will find."""
+    monkeypatch.setattr(examine, "free_memory_bytes", lambda: 16 * GIB)
+    settings, one = load_settings(Environment({"MODEL_ID": "m"}, {})), Choice("1", "default")
+    found = Preflight(settings, Environment({}, {}), INSTALLATION, device, tuple(flags))
+    chosen = EnginePlan(
+        Model("m", None, LONG), Choice("bfloat16", ""), one, Choice("8192", ""), one, None, None
+    )
+    check = memory_check(examine.room_of(found, chosen, WantedFiles((HubFile("w", 6 * GIB, ""),))))
+    assert (check.status, text in str(check)) == (status, True), str(check)
 
 
 def test_print_checks(capsys: pytest.CaptureFixture[str]) -> None:
