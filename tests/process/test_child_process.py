@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.program import DEADLINE, is_running
+from tests.support.program import DEADLINE, TELLS_EXIT_STATUS, is_running
 from vllm_engine.engine.child_process import MAX_LINE_CHARS, TAIL_LINES, EngineProcess
 from vllm_engine.engine.watchdog.child_watcher import ChildWatcher, children_state
 from vllm_engine.system.shortage import is_own_shortage
@@ -149,16 +149,24 @@ asyncio.run(main())
     await eventually(lambda: not alive(engine))
 
 
-async def test_children_are_watched() -> None:
-    """The state of those whom vLLM has given a name is known, and the end of one is noticed."""
+async def test_children_are_watched(tmp_path: Path) -> None:
+    """The state of those whom vLLM has given a name is known, and the end of one is noticed: whose, and by which signal.
+
+    Its whole title is told, of which Linux keeps 15 characters as the name.
+    """
     lines: list[str] = []
+    named = tmp_path / "VLLM::EngineCore"
+    named.symlink_to("/bin/sleep")
     code = (
         "import os, signal\n"
-        "if os.fork() == 0: open('/proc/self/comm', 'w').write('VLLM::EngineCor'); print(os.getpid())\n"
+        "core = os.fork()\n"
+        f"if not core: os.execv({str(named)!r}, ['VLLM::EngineCore_DP0   ', '1000'])\n"
+        "print(core)\n"
+        "os.wait()\n"
         "signal.pause()"
     )
     process = await spawn(code, lines)
-    await eventually(lambda: bool(lines))
+    await eventually(lambda: bool(lines) and children_state(process.pid) is not None)
     core, watcher = int(lines[0]), ChildWatcher(process.pid)
     noticed = asyncio.create_task(watcher.first_loss())
     await asyncio.sleep(0)  # it looks at the processes as soon as it runs
@@ -171,7 +179,8 @@ async def test_children_are_watched() -> None:
     await eventually(is_stopped)
     assert not noticed.done()
     os.kill(core, signal.SIGKILL)
-    assert await asyncio.wait_for(noticed, DEADLINE) == f"VLLM::EngineCor (process {core})"
+    end = "was killed by SIGKILL" if TELLS_EXIT_STATUS else "exited"
+    assert str(await asyncio.wait_for(noticed, DEADLINE)) == f"VLLM::EngineCore_DP0 (process {core}) {end}"
     watcher.close()
     assert children_state(process.pid) is None
     await process.reap()

@@ -14,7 +14,7 @@ import pytest
 from tests.process.conftest import StartProgram
 from tests.support.fake.fake_engine import make_fake_engine_python, write_scenario
 from tests.support.model import CHAT, make_model
-from tests.support.program import Program, plain_client, running, until, until_gone
+from tests.support.program import TELLS_EXIT_STATUS, Program, plain_client, running, until, until_gone
 
 STANDBY_SECONDS = 90.0
 
@@ -87,6 +87,19 @@ def kill_core(program: Program) -> None:
     core = core_of(engine(program))
     assert core
     core.kill()
+
+
+def test_killed_core_is_told(program: Program) -> None:
+    """Which process it was by its whole name, and by which signal where the kernel tells."""
+    core = core_of(engine(program))
+    assert core
+    before = len(program.log())
+    with program.loses_engine():
+        core.kill()
+    program.until_ready()
+    end = "was killed by SIGKILL" if TELLS_EXIT_STATUS else "exited"
+    lost = f"the engine was lost while it was serving (VLLM::EngineCore (process {core.pid}) {end}): "
+    until(lambda: lost in program.log()[before:], "the log line, which a thread writes")
 
 
 def test_restarts(program: Program) -> None:

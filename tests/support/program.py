@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import signal
 import socket
@@ -25,6 +26,8 @@ from tests.support.raw_http import request, wire
 
 DEADLINE = 60.0
 """Seconds that anything but a real engine's start may take, on a slow and busy machine."""
+TELLS_EXIT_STATUS = tuple(map(int, re.findall(r"\d+", platform.release())[:2])) >= (6, 15)
+"""Whether Linux tells the exit status of processes that are not one's own children."""
 COVERAGE = {key: value for key, value in os.environ.items() if key.startswith("COVERAGE_PROCESS")}
 """What `make coverage` tells every process; read before a fixture clears the environment."""
 _FIRST, _LAST = 10_000, 32_000

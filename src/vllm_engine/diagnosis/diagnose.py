@@ -79,10 +79,13 @@ def findings(ending: EngineExit, facts: Facts) -> Iterator[Finding]:
             for entry in CATALOGUE
             if entry.is_symptom is wants_symptom and entry.applies(ending) and (silent or not entry.is_silent)
         ]
-        # An end that needs no line is certain; one that is also reported in lines may have a cause in them.
-        yield from (Finding(e, {}, None) for e in entries if not e.compiled and e.matches_exit(ending, facts))
+        by_exit = [entry for entry in entries if entry.matches_exit(ending, facts)]
+        # An end that needs no line is certain, and so is that of one of vLLM's processes; one that is also
+        # reported in lines may have a cause in them.
+        certain = [entry for entry in by_exit if not entry.compiled or entry.ended_child(ending)]
+        yield from (Finding(entry, {}, None) for entry in certain)
         yield from _by_lines(entries, ending)
-        yield from (Finding(e, {}, None) for e in entries if e.compiled and e.matches_exit(ending, facts))
+        yield from (Finding(entry, {}, None) for entry in by_exit if entry not in certain)
 
 
 def _by_lines(entries: list[KnownFailure], ending: EngineExit) -> Iterator[Finding]:

@@ -122,9 +122,10 @@ HOST = (
     ),
     KnownFailure(
         code="engine-killed",
-        seen="The engine is killed by SIGKILL, or `Failed core proc(s): {'EngineCore': -9}`.",
-        cause="it was killed from outside: most often by the host's OOM killer, which the container cannot "
-        "see",
+        seen="The engine or one of its processes `was killed by SIGKILL`, or `Failed core proc(s): "
+        "{'EngineCore': -9}`.",
+        cause="{process} was killed from outside by SIGKILL, most often by the host's OOM killer, which the "
+        "container cannot see",
         remedy=lambda _groups, facts: Advice(
             "look for `Out of memory: Killed process` in the host's kernel log (dmesg) and give it more "
             "memory" + (", or a smaller KV_CACHE_MEMORY_BYTES" if facts.device == "cpu" else "")

@@ -86,16 +86,20 @@ class KnownFailure:
         """The patterns, with those by which vLLM reports that a child was ended by one of the signals."""
         numbers = "|".join(str(int(number)) for number in self.signals)
         of_children = (
-            rf"Failed core proc\(s\): \{{[^}}]*: -(?:{numbers})\b",
-            rf"Worker proc \S+ died unexpectedly \(exit code: -(?:{numbers})\)",
-            rf"Process \S+ \(PID: \d+\) died with exit code -(?:{numbers})\b",
+            rf"Failed core proc\(s\): \{{[^}}]*'(?P<process>[^']+)': -(?:{numbers})\b",
+            rf"Worker proc (?P<process>\S+) died unexpectedly \(exit code: -(?:{numbers})\)",
+            rf"Process (?P<process>\S+) \(PID: \d+\) died with exit code -(?:{numbers})\b",
         )
         return tuple(re.compile(it) for it in self.patterns + (of_children if numbers else ()))
 
     def matches_exit(self, end: EngineExit, facts: Facts) -> bool:
         """Whether the way in which the engine ended is enough to recognise it."""
         by_signal = end.status is not None and -end.status in self.signals
-        return by_signal or (self.ended is not None and self.ended(end, facts))
+        return by_signal or self.ended_child(end) or (self.ended is not None and self.ended(end, facts))
+
+    def ended_child(self, end: EngineExit) -> bool:
+        """Whether the child by which the engine was lost was ended by one of the signals."""
+        return end.child_status is not None and -end.child_status in self.signals
 
     def applies(self, end: EngineExit) -> bool:
         """Whether it may match an engine that ended at this stage, with these lines around."""
@@ -113,6 +117,9 @@ class KnownFailure:
         return None
 
     def sentence(self, values: Mapping[str, object]) -> str:
-        """Return the cause with its fields filled in; an ellipsis for those that are not known."""
-        known = {name: value for name, value in values.items() if value not in (None, "")}
+        """Return the cause with its fields filled in; an ellipsis for those that are not known.
+
+        The field `process` is that which vLLM names in the line, else the engine.
+        """
+        known = {"process": "it"} | {name: value for name, value in values.items() if value not in (None, "")}
         return self.cause.format_map(defaultdict(lambda: "…", known))

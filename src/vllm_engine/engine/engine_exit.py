@@ -30,6 +30,7 @@ class EngineExit:
         phase: how far its start had come.
         seen: how it was lost, where the status does not say so.
         is_hang: whether it was running without working.
+        child_status: the exit status of the process of vLLM's that it was lost by; None where not known.
     """
 
     status: int | None
@@ -38,6 +39,7 @@ class EngineExit:
     phase: str = ""
     seen: str = ""
     is_hang: bool = False
+    child_status: int | None = None
 
     def __str__(self) -> str:
         if self.seen:

@@ -233,6 +233,7 @@ class Supervisor:
             phase=str(self._board.current.phase),
             seen=lost.seen if lost is not None else "",
             is_hang=lost is not None and lost.is_hang,
+            child_status=lost.child_status if lost is not None else None,
         )
         for line in ended.tail[-_LAST_LINES:]:
             logger.error("engine's last lines | %s", line)

@@ -6,12 +6,15 @@ vLLM's API process takes up to five seconds to notice that its engine core has e
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from vllm_engine.engine.engine_exit import describe_exit
 from vllm_engine.system.shortage import is_own_shortage
 
 logger = logging.getLogger("gateway.supervisor")
@@ -24,6 +27,12 @@ _CORE = TITLE + "EngineCor"
 """Linux cuts a process' name to 15 characters."""
 _PROC = Path("/proc")
 _RETRY_SECONDS = 5.0
+_REAPED_SECONDS = 0.2
+"""How long vLLM may take to collect the exit status of a child: only then does Linux tell it to others."""
+_PIDFD_GET_INFO = 0xC040_FF0B
+_PIDFD_INFO_EXIT = 1 << 3
+_PIDFD_INFO = struct.Struct("=Q52xi")
+"""A mask of what is asked and told, and at the end the exit status (linux/pidfd.h; Linux 6.15)."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,19 @@ def _processes(leader: int) -> Iterator[tuple[int, str, list[str]]]:
             yield pid, name, fields
 
 
+@dataclass(frozen=True)
+class ChildExit:
+    """The end of one of the engine's children; the status, negative for a signal, is None where not known."""
+
+    title: str
+    pid: int
+    status: int | None
+
+    def __str__(self) -> str:
+        end = "exited" if self.status is None else describe_exit(self.status)
+        return f"{self.title} (process {self.pid}) {end}"
+
+
 class ChildWatcher:
     """Watches the children that exist when it is first waited for; needs a running event loop."""
 
@@ -86,20 +108,26 @@ class ChildWatcher:
         self._leader = leader
         self._loop = asyncio.get_running_loop()
         self._files: dict[int, int] = {}
-        self._lost: asyncio.Future[str] = self._loop.create_future()
+        self._lost: asyncio.Future[tuple[int, str]] = self._loop.create_future()
 
-    async def first_loss(self) -> str:
-        """Wait until one of them has ended; returns its name and process id."""
+    @property
+    def has_loss(self) -> bool:
+        """Whether one of them has ended."""
+        return self._lost.done()
+
+    async def first_loss(self) -> ChildExit:
+        """Wait until one of them has ended, and a moment for its exit status."""
         while True:
             try:
                 for pid, name, _ in _processes(self._leader):
                     if pid not in self._files:
-                        self._watch(pid, name)
+                        self._watch(pid, _title(pid, name))
                 break
             except OSError as error:
                 logger.warning("the engine's processes cannot be watched yet: %s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
-        return await asyncio.shield(self._lost)
+        pid, title = await asyncio.shield(self._lost)
+        return ChildExit(title, pid, await self._status(pid))
 
     def close(self) -> None:
         """Stop watching."""
@@ -109,25 +137,48 @@ class ChildWatcher:
         self._files.clear()
         self._lost.cancel()
 
-    def _watch(self, pid: int, name: str) -> None:
+    async def _status(self, pid: int) -> int | None:
+        end = self._loop.time() + _REAPED_SECONDS
+        try:
+            while pid in self._files and self._loop.time() < end:
+                asked = bytearray(_PIDFD_INFO.pack(_PIDFD_INFO_EXIT, 0))
+                fcntl.ioctl(self._files[pid], _PIDFD_GET_INFO, asked)
+                told, status = _PIDFD_INFO.unpack(asked)
+                if told & _PIDFD_INFO_EXIT:
+                    return os.waitstatus_to_exitcode(status)
+                await asyncio.sleep(0.005)
+        except OSError:
+            pass  # an older kernel, or a sandbox
+        return None
+
+    def _watch(self, pid: int, title: str) -> None:
         try:
             descriptor = os.pidfd_open(pid)
         except ProcessLookupError:
-            self._end(pid, name)
+            self._end(pid, title)
             return
         except OSError as error:
             if is_own_shortage(error):
                 raise
             # Kernels before 5.3 and some sandboxes: then only the engine's /health shows it.
-            logger.info("process %d (%s) cannot be watched: %s", pid, name, error)
+            logger.info("process %d (%s) cannot be watched: %s", pid, title, error)
             return
         self._files[pid] = descriptor
-        self._loop.add_reader(descriptor, self._end, pid, name)
+        self._loop.add_reader(descriptor, self._end, pid, title)
 
-    def _end(self, pid: int, name: str) -> None:
-        descriptor = self._files.pop(pid, None)
+    def _end(self, pid: int, title: str) -> None:
+        descriptor = self._files.get(pid)
         if descriptor is not None:
             self._loop.remove_reader(descriptor)
-            os.close(descriptor)
         if not self._lost.done():
-            self._lost.set_result(f"{name} (process {pid})")
+            self._lost.set_result((pid, title))
+
+
+def _title(pid: int, name: str) -> str:
+    """Return a process' title, which vLLM sets; its name where the title cannot be read or is another."""
+    try:
+        text = (_PROC / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        return name
+    title = text.partition(b"\0")[0].decode(errors="replace").strip().rpartition("/")[2]
+    return title if title.startswith(name) else name

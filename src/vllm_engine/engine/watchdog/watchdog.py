@@ -39,10 +39,11 @@ class LossKind(StrEnum):
 
 @dataclass(frozen=True)
 class Loss:
-    """The loss of an engine: how, and what was seen."""
+    """The loss of an engine: how, what was seen, and the exit status of the child that ended, if known."""
 
     kind: LossKind
     seen: str
+    child_status: int | None = None
 
     @property
     def is_hang(self) -> bool:
@@ -88,9 +89,12 @@ class Watchdog:
                 checks.append(self._idle_check_failed())
         watches = [asyncio.ensure_future(check) for check in checks]
         try:
-            done, _ = await asyncio.wait(watches, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(watches, return_when=asyncio.FIRST_COMPLETED)
+            if watcher.has_loss:
+                # vLLM's own word of it may come a moment before the status of the child.
+                await asyncio.wait(watches[1:2])
             # In order: the exit of the process itself says most, since it has a status.
-            return next(watch for watch in watches if watch in done).result()
+            return next(watch for watch in watches if watch.done()).result()
         finally:
             for watch in watches:
                 watch.cancel()
@@ -102,7 +106,8 @@ class Watchdog:
         return Loss(LossKind.EXITED, "it exited by itself")
 
     async def _child_exited(self, watcher: ChildWatcher) -> Loss:
-        return Loss(LossKind.CHILD_EXITED, f"{await watcher.first_loss()} exited")
+        child = await watcher.first_loss()
+        return Loss(LossKind.CHILD_EXITED, str(child), child.status)
 
     async def _unhealthy(self) -> Loss:
         refused = 0

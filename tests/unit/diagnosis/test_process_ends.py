@@ -1,0 +1,36 @@
+"""What is told of an engine that was lost by the end of one of vLLM's processes."""
+
+from __future__ import annotations
+
+from tests.unit.diagnosis.test_diagnosis import DEAD, DISK, FACTS, recorded
+from vllm_engine.diagnosis.diagnose import diagnose
+from vllm_engine.engine.engine_exit import EngineExit
+
+CORE = "VLLM::EngineCore (process 870) was killed by SIGKILL"
+
+
+def test_the_end_of_one_of_vllms_processes() -> None:
+    """The signal by which it ended is certain, as no line of vLLM's is; a cause in the lines explains more."""
+    for status, lines, code in (
+        (-9, (), "engine-killed"),
+        (-9, (DEAD,), "engine-killed"),
+        (-9, (DISK,), "disk-full"),
+        (-11, (DEAD,), "engine-crashed"),
+        (-4, (DEAD,), "cpu-not-supported"),
+        (-15, (), "engine-stopped"),
+        (1, (DEAD,), "engine-core-died"),
+        (1, ("KeyError: 'x'",), "unknown"),
+        (None, (DEAD,), "engine-core-died"),
+    ):
+        told = diagnose(EngineExit(None, lines, was_ready=True, seen=CORE, child_status=status), FACTS)
+        assert told.code == code, (status, lines)
+        assert told.message.startswith(f"the engine was lost while it was serving ({CORE}): ")
+    for name, killed in (
+        ("killed-core-named", "before it was ready: EngineCore was killed from outside by SIGKILL"),
+        ("killed-api-server", "while it was serving: ApiServer_1 was killed from outside by SIGKILL"),
+        (
+            "killed-from-outside",
+            "was killed by SIGKILL before it was ready: it was killed from outside by SIGKILL",
+        ),
+    ):
+        assert killed in diagnose(recorded(name).ending, FACTS).message
