@@ -90,7 +90,7 @@ def kill_core(program: Program) -> None:
 
 
 def test_killed_core_is_told(program: Program) -> None:
-    """Which process it was by its whole name, and by which signal where the kernel tells."""
+    """Which process it was by its whole name, by which signal where the kernel tells, and no line a second time."""
     core = core_of(engine(program))
     assert core
     before = len(program.log())
@@ -100,6 +100,7 @@ def test_killed_core_is_told(program: Program) -> None:
     end = "was killed by SIGKILL" if TELLS_EXIT_STATUS else "exited"
     lost = f"the engine was lost while it was serving (VLLM::EngineCore (process {core.pid}) {end}): "
     until(lambda: lost in program.log()[before:], "the log line, which a thread writes")
+    assert "engine's last lines" not in program.log()[before:]
 
 
 def test_restarts(program: Program) -> None:

@@ -217,7 +217,9 @@ class Supervisor:
         raise error
 
     async def _diagnose(self, process: EngineProcess, loss: Loss | None = None) -> Diagnosis:
-        """End what is left of the engine, log its last lines, and explain its end.
+        """End what is left of the engine, and explain its end.
+
+        Its last lines are repeated for an end that is not known, or where they were not logged as they came.
 
         If its first process was still running when it was lost, its status would be that of our own signal:
         only the loss counts.
@@ -235,9 +237,11 @@ class Supervisor:
             is_hang=lost is not None and lost.is_hang,
             child_status=lost.child_status if lost is not None else None,
         )
-        for line in ended.tail[-_LAST_LINES:]:
-            logger.error("engine's last lines | %s", line)
-        return self._explain(ended)
+        told = self._explain(ended)
+        if told.code == "unknown" or not engine_logger.isEnabledFor(logging.INFO):
+            for line in ended.tail[-_LAST_LINES:]:
+                logger.error("engine's last lines | %s", line)
+        return told
 
     async def _end_process(self) -> None:
         process, self._process = self._process, None

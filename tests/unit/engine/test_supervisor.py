@@ -151,7 +151,7 @@ async def test_lost_too_often(tmp_path: Path) -> None:
 
 
 @in_virtual_time
-async def test_what_is_not_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_is_not_tried_again(tmp_path: Path) -> None:
     """A start whose settings do not fit, one that fails, and a loss while draining or where no restart is allowed."""
     case = Case(tmp_path)
     case.prepared, case.prepare_error = 0, SettingsError([Problem("MAX_MODEL_LEN", "9", "expected less")])
@@ -161,9 +161,6 @@ async def test_what_is_not_tried_again(tmp_path: Path, caplog: pytest.LogCapture
     case = Case(tmp_path, Life(exits_after=3, tail=tail))
     assert type(await case.run()) is StartupError
     assert (len(case.rig.processes), case.exits[0].tail, case.exits[0].was_ready) == (1, tail, False)
-    # At most 25 of its last lines are logged.
-    lines = [it.getMessage() for it in caplog.records if it.getMessage().startswith("engine's last lines")]
-    assert (len(lines), lines[-1]) == (25, "engine's last lines | line 39")
     case = Case(tmp_path, Life(exits_after=60))
     asyncio.get_running_loop().call_later(30, case.supervisor.begin_drain)
     assert type(await case.run()) is EngineError
@@ -172,6 +169,21 @@ async def test_what_is_not_tried_again(tmp_path: Path, caplog: pytest.LogCapture
     assert type(await case.run()) is EngineError
     assert str(case.exits[0]) == "the engine exited with status 0 while it was serving"
     assert len(case.rig.processes) == 1
+
+
+@pytest.mark.parametrize(("diagnosis", "level", "count"), [
+    (LASTING, logging.INFO, 25), (TOO_LONG, logging.INFO, 0), (TOO_LONG, logging.DEBUG, 0), (TOO_LONG, logging.WARNING, 25),
+])  # fmt: skip
+@in_virtual_time
+async def test_the_engines_last_lines(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, diagnosis: Diagnosis, level: int, count: int
+) -> None:
+    """They are repeated where no known cause matches, or where they were not logged when they came."""
+    caplog.set_level(level, ENGINE_LOGGER)
+    tail = tuple(f"line {number}" for number in range(40))
+    await Case(tmp_path, Life(exits_after=3, tail=tail), diagnosis=diagnosis).run()
+    lines = [it.getMessage() for it in caplog.records if it.getMessage().startswith("engine's last lines")]
+    assert lines == [f"engine's last lines | {line}" for line in tail[len(tail) - count :]]
 
 
 @in_virtual_time
