@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from perf.gpu.memory import MemoryLog
+from perf.gpu.memory import memory_log
 from perf.gpu.results import Results
 from perf.gpu.servers import Rig
 from perf.gpu.steps import STEPS, Steps
@@ -34,7 +34,7 @@ def main() -> None:
     flags, plain_flags = shlex.split(arguments.flags), shlex.split(arguments.plain_flags)
     rig = Rig(engine_python, model, flags, plain_flags, work, arguments.nginx)
     steps = Steps(rig, results, arguments)
-    with MemoryLog(results.folder / "memory.jsonl"):
+    with memory_log(results.folder / "memory.jsonl"):
         try:
             for step in arguments.steps.split(","):
                 steps.run(step)

@@ -18,8 +18,13 @@ from vllm_engine.engine.child_process import TAIL_LINES
 from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.errors import Diagnosis
 
-OUR_FLAGS = {"TENSOR_PARALLEL": "--tensor-parallel-size"}
-"""vLLM's flags for those of our settings that are not their upper-case names."""
+_SETTINGS = {
+    "ENFORCE_EAGER": "1",
+    "MAX_MODEL_LEN": "2048",
+    "MAX_NUM_SEQS": "64",
+    "GPU_MEMORY_UTILIZATION": "0.2",
+}
+"""With these a case would start."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +33,9 @@ class Case:
 
     Attributes:
         name: of the log, after `failed-` or `ours-`.
-        expected: the code of the catalogue.
-        settings: by our variables; vLLM gets the flags.
+        changed: what differs from the settings of a start, by our variables; vLLM gets the flags.
         config: what differs in the model's config.json.
+        code: what the catalogue should say, unless the name says it.
         program: who is started.
         stage: when it goes on; those of one stage go on together.
         delay: seconds by which it goes on later than its stage.
@@ -38,13 +43,21 @@ class Case:
     """
 
     name: str
-    expected: str
-    settings: Mapping[str, str] = field(default_factory=dict)
+    changed: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, int] = field(default_factory=dict)
+    code: str = ""
     program: Literal["vllm", "ours"] = "vllm"
     stage: int = 0
     delay: float = 0.0
     hog: Literal["", "holds", "releases"] = ""
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        return {**_SETTINGS, **self.changed}
+
+    @property
+    def expected(self) -> str:
+        return self.code or self.name.replace("oom-", "cuda-out-of-memory-")
 
     @property
     def log(self) -> str:
@@ -78,56 +91,42 @@ def cases(config: Mapping[str, Any], total: int, free: int) -> list[Case]:
     # One tensor that is larger than the GPU: of the MLP's activations, of its weights, of the KV cache.
     wide_batch = {"num_hidden_layers": 1, "intermediate_size": _ceil(over, 4 * tokens)}
     wide_weights = {"num_hidden_layers": 1, "intermediate_size": _ceil(over, 4 * hidden)}
-    one_layer = {"num_hidden_layers": 1}
     # Many tensors that fill it, 1.4 and 0.7 GiB each.
     thick = {"intermediate_size": 180_224, "num_hidden_layers": 1}
     deep = {**thick, "num_hidden_layers": 2 * total // weight_bytes({**config, **thick}) + 1}
     # 72 GiB of KV cache for one request, more than any of the shares that it gets.
     long = {"num_key_value_heads": config["num_attention_heads"], "max_position_embeddings": 262_144}
-    eager = {
-        "ENFORCE_EAGER": "1",
-        "MAX_MODEL_LEN": "2048",
-        "MAX_NUM_SEQS": "64",
-        "GPU_MEMORY_UTILIZATION": "0.2",
-    }
+    long_context = {"MAX_MODEL_LEN": "262144"}
+    many_requests = {"MAX_NUM_SEQS": str(requests)}
+    barely = {"KV_CACHE_MEMORY_BYTES": str(_cache_that_fits_barely(config, free, requests))}
+    two_gpus, most = {"TENSOR_PARALLEL": "2"}, {"GPU_MEMORY_UTILIZATION": "0.95"}
     both = [
-        Case("tensor-parallel", "tensor-parallel-invalid", {**eager, "TENSOR_PARALLEL": "2"}),
-        Case(
-            "oom-profiling",
-            "cuda-out-of-memory-profiling",
-            {**eager, "MAX_NUM_BATCHED_TOKENS": str(tokens)},
-            wide_batch,
-        ),
-        Case(
-            "oom-kv-cache",
-            "cuda-out-of-memory-kv-cache",
-            {**eager, "KV_CACHE_MEMORY_BYTES": str(over)},
-            one_layer,
-        ),
-        Case(
-            "gpu-memory-in-use", "gpu-memory-in-use", {**eager, "GPU_MEMORY_UTILIZATION": "0.95"}, hog="holds"
-        ),
+        Case("oom-profiling", {"MAX_NUM_BATCHED_TOKENS": str(tokens)}, wide_batch),
+        Case("oom-kv-cache", {"KV_CACHE_MEMORY_BYTES": str(over)}, {"num_hidden_layers": 1}),
     ]
     return [
+        Case("tensor-parallel", two_gpus, code="tensor-parallel-invalid"),
         *both,
-        Case("no-memory-for-kv-cache", "no-memory-for-kv-cache", {**eager, "GPU_MEMORY_UTILIZATION": "0.01"},
-             {"num_hidden_layers": 12}, stage=1),
+        Case("gpu-memory-in-use", most, hog="holds"),
+        Case(
+            "no-memory-for-kv-cache", {"GPU_MEMORY_UTILIZATION": "0.01"}, {"num_hidden_layers": 12}, stage=1
+        ),
         # Later and slower than the one before, so that it measures no memory that the other releases.
-        Case("kv-cache-too-small", "kv-cache-too-small",
-             {**eager, "MAX_MODEL_LEN": "262144", "GPU_MEMORY_UTILIZATION": "0.3"}, long, stage=1, delay=1.5),
-        Case("gpu-memory-changed", "gpu-memory-changed", eager, stage=2, hog="releases"),
-        Case("oom-loading", "cuda-out-of-memory-loading", {**eager, "GPU_MEMORY_UTILIZATION": "0.9"}, deep, stage=3),
-        Case("oom-warming-up", "cuda-out-of-memory-warming-up",
-             {**eager, "MAX_NUM_SEQS": str(requests), "KV_CACHE_MEMORY_BYTES": str(_cache_that_fits_barely(config, free, requests))}, stage=4),
-        # Ours; the first is refused before anything starts.
-        *(dataclasses.replace(case, program="ours") for case in both[1:-1]),
-        # With as many API servers as by default, 2 for 16 cores; the others have 1, to import less.
-        dataclasses.replace(both[-1], program="ours", settings={**both[-1].settings, "API_SERVER_COUNT": "auto"}),
-        Case("tensor-parallel", "bad-settings", both[0].settings, program="ours"),
-        Case("oom-loading", "cuda-out-of-memory-loading", eager, wide_weights, program="ours"),
-        Case("kv-cache-too-small", "kv-cache-too-small",
-             {**eager, "MAX_MODEL_LEN": "262144", "KV_CACHE_MEMORY_BYTES": str(GIB)}, long, program="ours"),
-    ]  # fmt: skip
+        Case(
+            "kv-cache-too-small", long_context | {"GPU_MEMORY_UTILIZATION": "0.3"}, long, stage=1, delay=1.5
+        ),
+        Case("gpu-memory-changed", stage=2, hog="releases"),
+        Case("oom-loading", {"GPU_MEMORY_UTILIZATION": "0.9"}, deep, stage=3),
+        Case("oom-warming-up", many_requests | barely, stage=4),
+        # Ours.
+        *(dataclasses.replace(case, program="ours") for case in both),
+        # With as many API servers as by default, 4 for 16 cores; the others have 1, to import less.
+        Case("gpu-memory-in-use", most | {"API_SERVER_COUNT": "auto"}, hog="holds", program="ours"),
+        # Refused before anything starts.
+        Case("tensor-parallel", two_gpus, code="bad-settings", program="ours"),
+        Case("oom-loading", {}, wide_weights, program="ours"),
+        Case("kv-cache-too-small", long_context | {"KV_CACHE_MEMORY_BYTES": str(GIB)}, long, program="ours"),
+    ]
 
 
 def write_model(base: Path, folder: Path, config: Mapping[str, int]) -> Path:
@@ -140,11 +139,8 @@ def write_model(base: Path, folder: Path, config: Mapping[str, int]) -> Path:
     changed = {key: value for key, value in whole.items() if key not in ("layer_types", "max_window_layers")}
     written = {"config.json": changed}
     if "max_position_embeddings" in config:  # the tokenizer has a limit too
-        tokenizer = {
-            **_json(base / "tokenizer_config.json"),
-            "model_max_length": config["max_position_embeddings"],
-        }
-        written["tokenizer_config.json"] = tokenizer
+        limit = {"model_max_length": config["max_position_embeddings"]}
+        written["tokenizer_config.json"] = _json(base / "tokenizer_config.json") | limit
     for name, content in written.items():
         (folder / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
     for path in base.iterdir():
@@ -158,14 +154,12 @@ def vllm_command(python: Path, model: Path, case: Case, port: int, flags: Sequen
     command = [str(python), "-m", "vllm.entrypoints.cli.main", "serve", str(model), "--load-format", "dummy"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     for name, value in case.settings.items():
-        flag = OUR_FLAGS.get(name, "--" + name.lower().replace("_", "-"))
-        command += [flag] if name == "ENFORCE_EAGER" else [flag, value]
+        flag = "tensor-parallel-size" if name == "TENSOR_PARALLEL" else name.lower().replace("_", "-")
+        command += [f"--{flag}"] if name == "ENFORCE_EAGER" else [f"--{flag}", value]
     return [*command, *flags]
 
 
-def our_environ(
-    python: Path, model: Path, case: Case, port: int, flags: Sequence[str], cache: Path
-) -> dict[str, str]:
+def our_environ(python: Path, model: Path, case: Case, port: int, flags: Sequence[str]) -> dict[str, str]:
     """Return the variables of `vllm-engine serve` for a case."""
     return {
         "ENGINE_PYTHON": str(python),
@@ -173,7 +167,6 @@ def our_environ(
         "LOAD_FORMAT": "dummy",
         "HOST": "127.0.0.1",
         "PORT": str(port),
-        "CACHE_DIR": str(cache),
         "API_SERVER_COUNT": "1",
         "MAX_RESTARTS": "0",
         "STANDBY": "0",
@@ -196,27 +189,23 @@ def explain(text: str, status: int | None, case: Case, facts: Facts) -> Diagnosi
 
 def facts_of(case: Case, config: Mapping[str, Any], total: int) -> Facts:
     """Return what our program would know of such a run."""
-    given = case.settings
+    numbers = {name: int(value) for name, value in case.settings.items() if value.isdecimal()}
     return Facts(
         model="model",
         is_local=True,
         dtype="bfloat16",
-        max_model_len=int(given["MAX_MODEL_LEN"]),
-        gpu_memory_utilization=float(given["GPU_MEMORY_UTILIZATION"]),
-        tensor_parallel=int(given.get("TENSOR_PARALLEL", 1)),
+        max_model_len=numbers["MAX_MODEL_LEN"],
+        gpu_memory_utilization=float(case.settings["GPU_MEMORY_UTILIZATION"]),
+        tensor_parallel=numbers.get("TENSOR_PARALLEL", 1),
         attention_heads=config["num_attention_heads"],
         gpus=1,
         gpu_memory_bytes=total,
         weight_bytes=weight_bytes({**config, **case.config}),
-        kv_cache_memory_bytes=_given(case, "KV_CACHE_MEMORY_BYTES"),
-        max_num_seqs=_given(case, "MAX_NUM_SEQS"),
-        max_num_batched_tokens=_given(case, "MAX_NUM_BATCHED_TOKENS"),
-        enforce_eager="ENFORCE_EAGER" in given,
+        kv_cache_memory_bytes=numbers.get("KV_CACHE_MEMORY_BYTES"),
+        max_num_seqs=numbers.get("MAX_NUM_SEQS"),
+        max_num_batched_tokens=numbers.get("MAX_NUM_BATCHED_TOKENS"),
+        enforce_eager=True,
     )
-
-
-def _given(case: Case, name: str) -> int | None:
-    return int(case.settings[name]) if name in case.settings else None
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -12,23 +12,23 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from perf.bench.processes import free_port
 from perf.gpu.failure_cases import Case, cases, explain, facts_of, our_environ, vllm_command, write_model
+from perf.gpu.memory import total_and_free
+from perf.gpu.result_tables import markdown
+from perf.gpu.servers import launch
 from vllm_engine.diagnosis.run_facts import GIB, Facts
 
-ROOT = Path(__file__).parents[2]
 HELD_AT = "Initializing a V1 LLM engine"
 """The engine's last line before it creates a CUDA context (0.26)."""
 MEASURED_AT = ("Loading model from scratch", "Starting to load model")
@@ -42,56 +42,13 @@ STOP_SECONDS = 5.0
 SETTLE_SECONDS = 0.5
 """From the end of a stage to the next, for the driver to take back memory."""
 HOG_SHARE = 0.25
-HOG = "import sys, time, torch; x = torch.zeros(int(sys.argv[1]), dtype=torch.uint8, device='cuda'); " \
-    "torch.cuda.synchronize(); print('held', flush=True); time.sleep(600)"  # fmt: skip
-
-
-@dataclass(frozen=True)
-class CaseResult:
-    """How a case ended, and what our diagnosis says of it (of our program: what it printed)."""
-
-    name: str
-    program: str
-    log: str
-    expected: str
-    diagnosed: str
-    message: str
-    exit_status: int | None
-    ended_itself: bool
-    seconds: float
-    seconds_on_gpu: float
-    gpu_peak_gib: float | None
-
-    @property
-    def is_right(self) -> bool:
-        return self.ended_itself and self.diagnosed == self.expected
-
-
-class Gpu:
-    """The memory of the first GPU, as the driver counts it; nothing without one."""
-
-    def __init__(self) -> None:
-        self._nvml: Any = None
-        with contextlib.suppress(Exception):
-            import pynvml
-
-            pynvml.nvmlInit()
-            self._handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-            self._nvml = pynvml
-
-    def memory(self) -> tuple[int, int] | None:
-        """Return total and free bytes."""
-        if self._nvml is None:
-            return None
-        found = self._nvml.nvmlDeviceGetMemoryInfo(self._handle)
-        return int(found.total), int(found.free)
-
-    def unused(self, seconds: float = 5.0) -> tuple[int, int] | None:
-        """Wait until next to nothing is used, if it comes to that; returns the memory then."""
-        end = time.monotonic() + seconds
-        while (found := self.memory()) and found[0] - found[1] > GIB and time.monotonic() < end:
-            time.sleep(0.1)
-        return found
+HOG = """
+import sys, time, torch
+x = torch.zeros(int(sys.argv[1]), dtype=torch.uint8, device="cuda")
+torch.cuda.synchronize()
+time.sleep(600)
+"""
+"""Another program that uses the GPU."""
 
 
 class Run:
@@ -100,16 +57,8 @@ class Run:
     def __init__(self, case: Case, command: Sequence[str], environ: Mapping[str, str], out: Path) -> None:
         self.case = case
         self._path = out / case.log
-        with self._path.open("wb") as log:
-            self._process = subprocess.Popen(
-                command,
-                env=dict(environ),
-                cwd=out,  # no .env there
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self._path.unlink(missing_ok=True)
+        self._process = launch(command, environ, self._path)  # no .env there
         self._began = time.monotonic()
         self._goes_on: float | None = self._began if case.stage == 0 else None
         self._is_held = self._was_killed = False
@@ -175,27 +124,7 @@ class Run:
             os.killpg(self._process.pid, number)
 
 
-@contextlib.contextmanager
-def holding(
-    python: Path, environ: Mapping[str, str], out: Path, size: int
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process that holds that much of the GPU's memory."""
-    with (out / "hog.log").open("wb") as log:
-        process = subprocess.Popen(
-            [str(python), "-c", HOG, str(size)],
-            env=dict(environ),
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def follow(runs: Sequence[Run], hog: subprocess.Popen[bytes], gpu: Gpu, seconds: float) -> None:
+def follow(runs: Sequence[Run], hog: subprocess.Popen[bytes], seconds: float) -> None:
     """Let the runs go on, stage by stage, until all have ended."""
     began = time.monotonic()
     active, stage, since = list(runs), 0, 0.0
@@ -204,17 +133,17 @@ def follow(runs: Sequence[Run], hog: subprocess.Popen[bytes], gpu: Gpu, seconds:
             lowest = min(run.case.stage for run in active)
             if lowest != stage:
                 stage, since = lowest, time.monotonic() + SETTLE_SECONDS
-            memory = gpu.memory()
+            memory = total_and_free()
             for run in active:
                 if memory and run.has_gone_on:
                     run.peak = max(run.peak, memory[0] - memory[1])
                 if run.case.hog == "releases" and run.has_gone_on and run.has_said(*MEASURED_AT):
                     hog.kill()
             now = time.monotonic()
-            active = [
-                run for run in active
-                if not run.step(run.case.stage <= stage and now >= since + run.case.delay, began, seconds)
-            ]  # fmt: skip
+            for run in tuple(active):
+                may_go_on = run.case.stage <= stage and now >= since + run.case.delay
+                if run.step(may_go_on, began, seconds):
+                    active.remove(run)
             if not any(run.case.hog for run in active):
                 hog.kill()
             time.sleep(0.03)
@@ -228,95 +157,81 @@ def run_cases(
     model: Path,
     environ: Mapping[str, str],
     out: Path,
-    common_flags: Sequence[str],
+    flags: Sequence[str],
     *,
     only: Sequence[str] = (),
-    own_environ: Mapping[str, str] | None = None,
     seconds: float = 90.0,
-) -> list[CaseResult]:
+) -> list[dict[str, Any]]:
     """Run the cases (`only`: names, or names of logs without `.log`), and write logs and `failures.json` to `out`.
 
-    `environ` is the whole environment of vLLM, `own_environ` of our program (default: the same). Nothing else may
-    use the GPU. After so many seconds whatever still runs is killed.
+    `environ` is the whole environment of both programs. Nothing else may use the GPU. After so many seconds
+    whatever still runs is killed. Returns a row for each: how it ended, and what our diagnosis says of it (of our
+    program: what it printed).
     """
     out, model, engine_python = out.absolute(), model.absolute(), engine_python.absolute()
     out.mkdir(parents=True, exist_ok=True)
-    gpu = Gpu()
-    total, free = gpu.unused() or (80 * GIB, 79 * GIB)
+    total, free = _unused() or (80 * GIB, 79 * GIB)
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    chosen = [
-        case for case in cases(config, total, free)
-        if not only or case.name in only or case.log.removesuffix(".log") in only
-    ]  # fmt: skip
-    environ = {"VLLM_WORKER_MULTIPROC_METHOD": "fork", "PYTHONUNBUFFERED": "1", **environ}
-    ours = dict(own_environ if own_environ is not None else environ)
-    if Path(sys.modules["vllm_engine"].__file__ or "").is_relative_to(ROOT / "src"):
-        ours["PYTHONPATH"] = ":".join(filter(None, (str(ROOT / "src"), ours.get("PYTHONPATH"))))
-    cache = Path(ours.get("CACHE_DIR") or out / "cache")
+    defaults = {
+        "VLLM_WORKER_MULTIPROC_METHOD": "fork",
+        "PYTHONUNBUFFERED": "1",
+        "CACHE_DIR": str(out / "cache"),
+    }
+    environ = {**defaults, **environ}
     runs: list[Run] = []
-    with holding(engine_python, environ, out, int(HOG_SHARE * total)) as hog, contextlib.ExitStack() as stack:
-        for case in chosen:
-            folder = write_model(model, out / "models" / case.log.removesuffix(".log"), case.config)
-            port = _free_port()
+    with contextlib.ExitStack() as stack:
+        hold = [str(engine_python), "-c", HOG, str(int(HOG_SHARE * total))]
+        hog = launch(hold, environ, out / "hog.log")
+        stack.callback(hog.wait)
+        stack.callback(hog.kill)
+        for case in cases(config, total, free):
+            stem = case.log.removesuffix(".log")
+            if only and case.name not in only and stem not in only:
+                continue
+            folder, port = write_model(model, out / "models" / stem, case.config), free_port()
             if case.program == "vllm":
-                command = vllm_command(engine_python, folder, case, port, common_flags)
-                run = Run(case, command, environ, out)
+                run = Run(case, vllm_command(engine_python, folder, case, port, flags), environ, out)
             else:
-                command = [sys.executable, "-m", "vllm_engine.cli", "serve"]
-                run = Run(
-                    case,
-                    command,
-                    ours | our_environ(engine_python, folder, case, port, common_flags, cache),
-                    out,
-                )
+                ours = our_environ(engine_python, folder, case, port, flags)
+                run = Run(case, [sys.executable, "-m", "vllm_engine.cli", "serve"], environ | ours, out)
             stack.callback(run.end)
             runs.append(run)
-        follow(runs, hog, gpu, seconds)
-    results = [_result(run, facts_of(run.case, config, total)) for run in runs]
-    rows = [dataclasses.asdict(one) for one in results]
+        follow(runs, hog, seconds)
+    rows = [_row(run, facts_of(run.case, config, total)) for run in runs]
     (out / "failures.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    return results
+    return rows
 
 
-def _result(run: Run, facts: Facts) -> CaseResult:
-    told = explain(run.text, run.status if run.ended_itself else None, run.case, facts)
-    return CaseResult(
-        name=run.case.name,
-        program=run.case.program,
-        log=run.case.log,
-        expected=run.case.expected,
-        diagnosed=told.code,
-        message=str(told) if run.case.program == "vllm" else told.message,
-        exit_status=run.status,
-        ended_itself=run.ended_itself,
-        seconds=round(run.seconds, 1),
-        seconds_on_gpu=round(run.seconds_on_gpu, 1),
-        gpu_peak_gib=round(run.peak / GIB, 2) if run.peak else None,
-    )
+def _unused(seconds: float = 5.0) -> tuple[int, int] | None:
+    """Wait until next to nothing of the GPU's memory is used, if it comes to that; returns total and free then."""
+    end = time.monotonic() + seconds
+    while (found := total_and_free()) and found[0] - found[1] > GIB and time.monotonic() < end:
+        time.sleep(0.1)
+    return found
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def table(results: Sequence[CaseResult]) -> str:
-    """Return a line for each case."""
-    return "\n".join(
-        f"{'ok   ' if one.is_right else 'WRONG'} {one.log:34} {one.diagnosed:32} status {one.exit_status} after "
-        f"{one.seconds:.1f} s ({one.seconds_on_gpu:.1f} s), GPU {one.gpu_peak_gib or '-'} GiB"
-        + (
-            ""
-            if one.is_right
-            else f"; expected {one.expected}, {'ended' if one.ended_itself else 'was killed'}"
-        )
-        for one in results
-    )
+def _row(run: Run, facts: Facts) -> dict[str, Any]:
+    case = run.case
+    told = explain(run.text, run.status if run.ended_itself else None, case, facts)
+    return {
+        "what": "failure",
+        "name": case.name,
+        "program": case.program,
+        "log": case.log,
+        "expected": case.expected,
+        "diagnosed": told.code,
+        "message": str(told) if case.program == "vllm" else told.message,
+        "exit_status": run.status,
+        "ended_itself": run.ended_itself,
+        "seconds": round(run.seconds, 1),
+        "seconds_on_gpu": round(run.seconds_on_gpu, 1),
+        "gpu_peak_gib": round(run.peak / GIB, 2) if run.peak else None,
+        "is_right": run.ended_itself and told.code == case.expected,
+    }
 
 
 def main() -> None:
-    """Run the cases, and print a line for each."""
+    """Run the cases, and print their table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--engine-python", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True)
@@ -326,14 +241,9 @@ def main() -> None:
     parser.add_argument("--flag", action="append", default=[], help="for every start, such as --flag=--no-x")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started too
-    quiet = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    began = time.monotonic()
-    results = run_cases(
-        given.engine_python, given.model, {**quiet, **os.environ}, given.out, given.flag,
-        only=given.only, seconds=given.seconds,
-    )  # fmt: skip
-    print(table(results))
-    print(f"{time.monotonic() - began:.1f} s in all")
+    environ = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", **os.environ}
+    places = given.engine_python, given.model, environ, given.out
+    print(markdown(run_cases(*places, given.flag, only=given.only, seconds=given.seconds)))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,9 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import active_children
 from pathlib import Path
-from typing import Any
 
 from perf.bench.cpu_usage import cpu_seconds, tree
 from perf.gpu.servers import MODEL, Server, title
@@ -20,12 +19,11 @@ from vllm_engine.client.bench.bench_run import run_load
 
 @dataclass(frozen=True)
 class Load:
-    """How many streams at once, how many requests in all, and their lengths in tokens and words."""
+    """How many streams at once, how many requests in all, and at most how many tokens each answer has."""
 
     streams: int
     requests: int
     max_tokens: int
-    prompt_words: int = 24
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class Generator:
             requests=load.requests,
             concurrency=load.streams,
             max_tokens=load.max_tokens,
-            prompt_words=load.prompt_words,
+            prompt_words=24,
             # No other leg has had these prompts: a prefix cache helps nobody.
             seed=time.time_ns(),
             # Weights that are noise would else repeat one token.
@@ -101,9 +99,7 @@ class Generator:
 
     def _cpu(self, server: Server, behind: Server | None) -> dict[str, float]:
         used = cpu_by_kind(server) | (cpu_by_kind(behind) if behind else {})
-        used["generator"] = 0.0
-        for process in active_children():
-            used["generator"] += cpu_seconds(process.pid or 0)
+        used["generator"] = sum(cpu_seconds(process.pid or 0) for process in active_children())
         return used
 
 
@@ -124,8 +120,3 @@ def _kind(server: Server, pid: int) -> str:
     if server.kind == "ours" and pid == server.pid:
         return "gateway"
     return "engine" if title(pid).startswith(("VLLM::EngineCor", "VLLM::Worker")) else "frontend"
-
-
-def row(leg: Leg) -> dict[str, Any]:
-    """Return a leg as a JSON-able row."""
-    return {"what": "leg", **asdict(leg)}

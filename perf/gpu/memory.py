@@ -5,55 +5,62 @@ from __future__ import annotations
 import json
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pynvml
 
 _SECONDS = 0.5
 
 
+@cache
+def _gpu() -> Any:
+    """Return NVML's handle of the first GPU, whatever `CUDA_VISIBLE_DEVICES` says; None without one."""
+    with suppress(pynvml.NVMLError):
+        pynvml.nvmlInit()
+        return pynvml.nvmlDeviceGetHandleByIndex(0)
+    return None
+
+
+def total_and_free() -> tuple[int, int] | None:
+    """Return the bytes that the first GPU has and how many are free, as its driver counts; None without a GPU."""
+    if _gpu() is None:
+        return None
+    memory = pynvml.nvmlDeviceGetMemoryInfo(_gpu())
+    return int(memory.total), int(memory.free)
+
+
 def snapshot() -> dict[str, Any]:
     """Return what the first GPU's memory holds in MiB, by process id; empty without a GPU."""
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
+    if _gpu() is None:
         return {}
-    try:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-        found = {"used": memory.used >> 20, "total": memory.total >> 20, "processes": {}}
-        with suppress(pynvml.NVMLError):
-            for each in pynvml.nvmlDeviceGetComputeRunningProcesses(handle):
-                found["processes"][each.pid] = (each.usedGpuMemory or 0) >> 20
-        return found
-    finally:
-        pynvml.nvmlShutdown()
+    memory = pynvml.nvmlDeviceGetMemoryInfo(_gpu())
+    found = {"used": memory.used >> 20, "total": memory.total >> 20, "processes": {}}
+    with suppress(pynvml.NVMLError):
+        for each in pynvml.nvmlDeviceGetComputeRunningProcesses(_gpu()):
+            found["processes"][each.pid] = (each.usedGpuMemory or 0) >> 20
+    return found
 
 
-class MemoryLog:
-    """Appends a line to a file twice a second, while it is open, if there is a GPU."""
+@contextmanager
+def memory_log(path: Path) -> Iterator[None]:
+    """Append a line to a file twice a second meanwhile, if there is a GPU."""
+    over = threading.Event()
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Self:
-        if snapshot():
-            self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def _run(self) -> None:
-        with self._path.open("a", encoding="utf-8", buffering=1) as out:
-            while not self._over.wait(_SECONDS):
+    def write() -> None:
+        with path.open("a", encoding="utf-8", buffering=1) as out:
+            while not over.wait(_SECONDS):
                 out.write(json.dumps({"time": round(time.time(), 2), **snapshot()}) + "\n")
+
+    thread = threading.Thread(target=write, daemon=True)
+    if snapshot():
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if thread.is_alive():
+            thread.join()

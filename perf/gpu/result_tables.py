@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from perf.bench.tables import write_into
+from perf.bench.tables import row, write_into
 
 HERE = Path(__file__).parent
 KEPT = HERE / "results/h100-2026-11-26.jsonl"
@@ -48,41 +48,32 @@ def markdown(rows: Rows) -> str:
     return "\n\n".join(filter(None, [_starts(rows), *loads, _failures(rows)]))
 
 
+def _table(head: str, texts: int, rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a table; `texts` columns come before those of numbers."""
+    columns = head.split(", ")
+    aligned = ["---"] * texts + ["---:"] * (len(columns) - texts)
+    return [row(*columns), row(*aligned), *(row(*cells) for cells in rows)]
+
+
 def _starts(rows: Rows) -> str:
     timed = [row for row in rows if row["what"] in STARTS]
     base = [row["seconds"] for row in timed if row["what"] == "warm start" and row["server"] == PLAIN]
-    lines = [
-        f"| what | server | seconds to a token | x {PLAIN}'s warm start |",
-        "| --- | --- | ---: | ---: |",
-    ]
-    for row in timed:
+
+    def cells(row: Row) -> Sequence[str]:
         ratio = f"{row['seconds'] / base[0]:.2f}" if base else "-"
-        lines.append(f"| {row['what']} | {row['server']} | {row['seconds']:.1f} | {ratio} |")
-    return "\n".join(lines) if timed else ""
+        return row["what"], row["server"], f"{row['seconds']:.1f}", ratio
+
+    head = f"what, server, seconds to a token, x {PLAIN}'s warm start"
+    return "\n".join(_table(head, 2, map(cells, timed))) if timed else ""
 
 
 def _load(legs: Rows) -> str:
-    head = [
-        "target",
-        "rounds",
-        "tokens/s",
-        f"x {PLAIN}",
-        "x direct",
-        "TTFT p50 ms",
-        "p99",
-        "ITL p50 ms",
-        "p99",
-    ]
-    head += ["in front", "frontend", "engine", "errors"]
     streams = legs[0]["streams"]
-    lines = [
-        f"### {streams} stream{'s' if streams > 1 else ''}",
-        "",
-        f"| {' | '.join(head)} |",
-        "| --- |" + " ---: |" * (len(head) - 1),
-    ]
+    head = f"target, rounds, tokens/s, x {PLAIN}, x direct, TTFT p50 ms, p99, ITL p50 ms, p99, "
+    head += "in front, frontend, engine, errors"
     targets = sorted({row["target"] for row in legs}, key=lambda name: (_BEHIND.get(name, name), name))
-    return "\n".join([*lines, *("| " + " | ".join(_cells(target, legs)) + " |" for target in targets)])
+    lines = _table(head, 1, (list(_cells(target, legs)) for target in targets))
+    return "\n".join([f"### {streams} stream{'s' if streams > 1 else ''}", "", *lines])
 
 
 def _cells(target: str, legs: Rows) -> Iterator[str]:
@@ -108,18 +99,15 @@ def _ratio(mine: Rows, legs: Rows, other: str) -> str:
 
 
 def _failures(rows: Rows) -> str:
-    lines = [
-        "### Failures",
-        "",
-        "| case | program | diagnosis | as expected | exit status | seconds | GPU peak GiB |",
-        "| --- | --- | --- | --- | ---: | ---: | ---: |",
-    ]
     cases = [row for row in rows if row["what"] == "failure"]
-    for row in cases:
-        cells = (row["name"], row["program"], f"`{row['diagnosed']}`", "yes" if row["is_right"] else "no")
-        numbers = (f"{row['exit_status']}", f"{row['seconds']:.1f}", f"{row['gpu_peak_gib'] or 0:.1f}")
-        lines.append(f"| {' | '.join((*cells, *numbers))} |")
-    return "\n".join(lines) if cases else ""
+
+    def cells(row: Row) -> Sequence[str]:
+        right, peak = "yes" if row["is_right"] else "no", f"{row['gpu_peak_gib'] or 0:.1f}"
+        found = (row["name"], row["program"], f"`{row['diagnosed']}`", right)
+        return *found, str(row["exit_status"]), f"{row['seconds']:.1f}", peak
+
+    head = "case, program, diagnosis, as expected, exit status, seconds, GPU peak GiB"
+    return "\n".join(["### Failures", "", *_table(head, 4, map(cells, cases))]) if cases else ""
 
 
 if __name__ == "__main__":

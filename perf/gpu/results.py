@@ -65,13 +65,11 @@ class Results:
 
 
 def _short(row: Mapping[str, Any]) -> str:
-    if row["what"] == "leg":
-        cpu = " ".join(f"{kind}={value:.1f}" for kind, value in row["cpu_us"].items())
-        text = f"{row['target']} {row['streams']} streams: {row['tokens_per_second']:,.0f} tokens/s, TTFT "
-        text += (
-            f"{row['ttft_p50']:.1f}/{row['ttft_p99']:.1f}, ITL {row['itl_p50']:.2f}/{row['itl_p99']:.2f} ms, "
-        )
-        return f"{text}us/token {cpu}" + (
-            f", {row['errors']} ERRORS {row['first_error']}" if row["errors"] else ""
-        )
-    return json.dumps({key: value for key, value in row.items() if key not in ("tree", "text")})[:400]
+    if row["what"] != "leg":
+        return json.dumps({key: value for key, value in row.items() if key not in ("tree", "text")})[:400]
+    speed = f"{row['target']} {row['streams']} streams: {row['tokens_per_second']:,.0f} tokens/s"
+    ttft = f"TTFT {row['ttft_p50']:.1f}/{row['ttft_p99']:.1f}"
+    itl = f"ITL {row['itl_p50']:.2f}/{row['itl_p99']:.2f} ms"
+    cpu = " ".join(f"{kind}={value:.1f}" for kind, value in row["cpu_us"].items())
+    errors = f", {row['errors']} ERRORS {row['first_error']}" if row["errors"] else ""
+    return f"{speed}, {ttft}, {itl}, us/token {cpu}{errors}"

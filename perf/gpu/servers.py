@@ -12,11 +12,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from http.client import HTTPException
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal
 
 from perf.bench.cpu_usage import tree
@@ -28,8 +27,6 @@ _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _PEERS = Path(__file__).parents[1] / "bench/peers"
 
 RUST = "VLLM_USE_RUST_FRONTEND"
-RUST_OFF: Mapping[str, str] = MappingProxyType({})
-
 Kind = Literal["plain", "ours", "nginx"]
 
 
@@ -129,14 +126,14 @@ class Rig:
         """One folder for every cache, so that a second start finds what the first has compiled."""
         return self.folder / "cache"
 
-    def plain(self, name: str, *flags: str, environ: Mapping[str, str] = RUST_OFF) -> Server:
+    def plain(self, name: str, *flags: str, **environ: str) -> Server:
         """Start `vllm serve` by itself, with the Python frontend unless `environ` says otherwise."""
         port = free_port()
         argv = [str(self.engine_python), "-P", "-m", "vllm.entrypoints.cli.main", "serve", self.model]
         argv += ["--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port)]
         # A build for CPU does not find its own version otherwise.
         metadata = {"PYTHONPATH": str(site_folder(self.cache))}
-        if not environ.get(RUST):
+        if RUST not in environ:
             argv += ["--disable-uvicorn-access-log"]  # the Rust frontend writes none
         argv += [*self.flags, *self.plain_flags, *flags]
         return self._start(name, "plain", argv, port, {**metadata, **environ})
@@ -201,20 +198,23 @@ class Rig:
         environ: Mapping[str, str],
         behind: str = "",
     ) -> Server:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        log = self.folder / f"{name}.log"
-        began = time.time()
-        with log.open("ab") as out:
-            process = subprocess.Popen(
-                argv,
-                env={**self.environment(), **environ},
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            )
+        log, began = self.folder / f"{name}.log", time.time()
+        process = launch(argv, self.environment() | dict(environ), log)
         return Server(name, kind, process.pid, port, str(log), began, behind)
+
+
+def launch(argv: Sequence[str], environ: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """Start a process in its log's folder and in a session of its own: no Ctrl-C ends it."""
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            argv,
+            env=dict(environ),
+            cwd=log.parent,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
 
 
 def keep(servers: Sequence[Server], path: Path) -> None:
@@ -222,25 +222,19 @@ def keep(servers: Sequence[Server], path: Path) -> None:
     path.write_text(json.dumps([asdict(server) for server in servers]))
 
 
-def kept(path: Path) -> Iterator[Server]:
-    """Yield what an earlier call has left running."""
-    with contextlib.suppress(FileNotFoundError):
-        for fields in json.loads(path.read_text()):
-            server = Server(**fields)
-            if server.is_running():
-                yield server
+def kept(path: Path) -> list[Server]:
+    """Return what an earlier call has left running."""
+    servers = [Server(**fields) for fields in json.loads(path.read_text())] if path.exists() else []
+    return [server for server in servers if server.is_running()]
 
 
 def engine_core(server: Server) -> int | None:
     """Return the process id of a server's EngineCore; None without one."""
-    for pid in tree(server.pid):
-        if title(pid).startswith("VLLM::EngineCore"):
-            return pid
-    return None
+    return next((pid for pid in tree(server.pid) if title(pid).startswith("VLLM::EngineCore")), None)
 
 
 def title(pid: int) -> str:
-    """Return a process' command line; empty if it has ended."""
+    """Return a process's command line; empty if it has ended."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     return ""

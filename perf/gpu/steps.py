@@ -15,14 +15,13 @@ from typing import Any
 from perf.bench import machine
 from perf.bench.processes import free_port
 from perf.gpu import failures, starts
-from perf.gpu.legs import Generator, Load, row
+from perf.gpu.legs import Generator, Load
 from perf.gpu.memory import snapshot
 from perf.gpu.results import Results
 from perf.gpu.servers import RUST, Failed, Rig, Server, keep, kept
 from vllm_engine.client.bench.bench_run import load_pool
 
 PLAIN = "vllm"
-STEPS = ("facts", "cold", "recovery", "warm", "servers", "legs", "failures")
 _RUST = {RUST: "1"}
 _NO_AUTOTUNE = ("--no-enable-flashinfer-autotune",)
 # Saves imports; how fast these start is not measured.
@@ -36,23 +35,14 @@ class Steps:
         self._rig, self._results, self._arguments = rig, results, arguments
         self._state = rig.folder / "servers.json"
         self._servers = {server.name: server for server in kept(self._state)}
-        self._cold = _pairs(arguments.cold)
-        self._settings = _pairs(arguments.settings)
+        self._cold = _pairs(arguments.cold.split())
+        self._settings = _pairs(arguments.settings.split())
 
     def run(self, step: str) -> None:
         """Run one step."""
-        steps: Mapping[str, Callable[[], None]] = {
-            "facts": self._facts,
-            "cold": self._cold_start,
-            "recovery": self._recovery,
-            "warm": self._warm_starts,
-            "servers": self._start_servers,
-            "legs": self._legs,
-            "failures": self._failures,
-        }
         self._results.say(f"-- {step}")
         try:
-            steps[step]()
+            STEPS[step](self)
         except Exception as error:  # noqa: BLE001 - the machine is there once: the other steps still count
             self._results.add(
                 {"what": "failed", "step": step, "error": f"{type(error).__name__}: {error}"[:900]}
@@ -68,7 +58,7 @@ class Steps:
             list(pool.map(Server.stop, self._servers.values()))
         self._state.unlink(missing_ok=True)
 
-    def _facts(self) -> None:
+    def facts(self) -> None:
         environ = self._rig.environment() | self._rig.settings(free_port()) | self._cold
         answers: dict[str, Any] = {"machine": machine.describe(), "memory": snapshot()}
         for command in ("settings --json", "doctor --json", "serve --dry-run"):
@@ -77,39 +67,39 @@ class Steps:
             answers[command] = {"status": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
         self._results.facts(answers)
 
-    def _cold_start(self) -> None:
+    def cold_start(self) -> None:
         server = self._rig.ours("ours-cold", {"STANDBY": "1", **self._cold})
         self._servers[server.name] = server
         self._results.add(starts.started("cold start", server, self._arguments.start_seconds))
         for path in ("/version", "/healthz", "/v1/models"):
             self._results.add({"what": path, "server": server.name, "text": server.get(path)})
 
-    def _recovery(self) -> None:
+    def recovery(self) -> None:
         server = self._servers["ours-cold"]
         self._results.add(starts.until_standby(server, 90, number=1))
         self._results.add(starts.recovered("recovery", server, self._arguments.start_seconds))
         self._servers.pop(server.name).stop()
 
-    def _warm_starts(self) -> None:
+    def warm_starts(self) -> None:
         for name in (PLAIN, "ours"):
             server = self._rig.plain(PLAIN) if name == PLAIN else self._rig.ours("ours", self._settings)
             self._servers[name] = server
             self._results.add(starts.started("warm start", server, self._arguments.start_seconds))
 
-    def _start_servers(self) -> None:
+    def start_servers(self) -> None:
         """Start all others at once: how long that takes is not quoted."""
         rig, ours = self._rig, self._settings
         recipes: dict[str, Callable[[], Server]] = {
-            "vllm-2": lambda: rig.plain("vllm-2", "--api-server-count", "2", environ=_FORK),
-            "vllm-4": lambda: rig.plain("vllm-4", "--api-server-count", "4", environ=_FORK),
-            "rust": lambda: rig.plain("rust", environ=_FORK | _RUST),
+            "vllm-2": lambda: rig.plain("vllm-2", "--api-server-count", "2", **_FORK),
+            "vllm-4": lambda: rig.plain("vllm-4", "--api-server-count", "4", **_FORK),
+            "rust": lambda: rig.plain("rust", **_FORK, **_RUST),
             "ours-4": lambda: rig.ours("ours-4", {**ours, "API_SERVER_COUNT": "4"}),
             "ours-rust": lambda: rig.ours("ours-rust", {**ours, "ENGINE_FRONTEND": "rust"}),
         }
-        for name, command in _named(self._arguments.also).items():
+        for name, command in _pairs(self._arguments.also).items():
             recipes[name] = partial(rig.other, name, command)
-        wanted = self._wanted(recipes)
-        found = [recipes[name]() for name in wanted if name not in self._servers]
+        wanted = self._arguments.targets.split(",") if self._arguments.targets else recipes
+        found = [recipe() for name, recipe in recipes.items() if name in wanted and name not in self._servers]
         self._servers |= {server.name: server for server in found}
 
         def wait(server: Server) -> None:
@@ -129,11 +119,7 @@ class Steps:
                     nginx = rig.in_front(self._servers[name])
                     self._servers[nginx.name] = nginx
 
-    def _wanted(self, names: Mapping[str, object]) -> list[str]:
-        only = self._arguments.targets.split(",") if self._arguments.targets else list(names)
-        return [name for name in names if name in only]
-
-    def _legs(self) -> None:
+    def legs(self) -> None:
         """Alternate: each round asks every server once, and every other round in the opposite order."""
         processes: int = self._arguments.processes
         counts = [int(count) for count in self._arguments.streams.split(",")]
@@ -153,16 +139,16 @@ class Steps:
     def _leg(self, generator: Generator, target: Server, load: Load, number: int) -> None:
         leg = generator.leg(target, load, number, self._servers.get(target.behind))
         if number >= 0 or leg.errors:
-            self._results.add(row(leg))
+            self._results.add({"what": "leg", **asdict(leg)})
 
-    def _failures(self) -> None:
+    def failures(self) -> None:
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(lambda server: server.stop(3), self._servers.values()))
         self._servers.clear()
         rig, out = self._rig, self._rig.folder / "failures"
         environ = rig.environment() | {"CACHE_DIR": str(rig.cache)}
-        for result in failures.run_cases(rig.engine_python, Path(rig.model), environ, out, _NO_AUTOTUNE):
-            self._results.add({"what": "failure", **asdict(result), "is_right": result.is_right})
+        for row in failures.run_cases(rig.engine_python, Path(rig.model), environ, out, _NO_AUTOTUNE):
+            self._results.add(row)
 
 
 def _load(streams: int) -> Load:
@@ -171,9 +157,16 @@ def _load(streams: int) -> Load:
     return Load(streams, streams * (2 if streams <= 256 else 1), 128 if streams <= 256 else 64)
 
 
-def _pairs(text: str) -> dict[str, str]:
-    return _named(text.split())
+def _pairs(words: Sequence[str]) -> dict[str, str]:
+    return dict(word.split("=", 1) for word in words)
 
 
-def _named(pairs: Sequence[str]) -> dict[str, str]:
-    return dict(pair.split("=", 1) for pair in pairs)
+STEPS: Mapping[str, Callable[[Steps], None]] = {
+    "facts": Steps.facts,
+    "cold": Steps.cold_start,
+    "recovery": Steps.recovery,
+    "warm": Steps.warm_starts,
+    "servers": Steps.start_servers,
+    "legs": Steps.legs,
+    "failures": Steps.failures,
+}

@@ -21,7 +21,7 @@ from perf.gpu.failure_cases import (
     weight_bytes,
     write_model,
 )
-from perf.gpu.failures import HELD_AT, Gpu, Run, follow
+from perf.gpu.failures import HELD_AT, Run, follow
 from tests.unit.diagnosis.failed_logs import LOGS
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import load_settings
@@ -34,8 +34,7 @@ CONFIG = {
 }  # fmt: skip
 TOTAL = int(79.18 * GIB)
 CASES = cases(CONFIG, TOTAL, int(79.0 * GIB))
-EAGER = {"MAX_MODEL_LEN": "2048", "GPU_MEMORY_UTILIZATION": "0.2"}
-CASE = Case("x", "gpu-memory-in-use", {**EAGER, "TENSOR_PARALLEL": "2", "ENFORCE_EAGER": "1"})
+CASE = Case("gpu-memory-in-use", {"TENSOR_PARALLEL": "2"})
 
 
 def case_of(log: str) -> Case:
@@ -47,7 +46,7 @@ def test_cases() -> None:
     assert len({case.log for case in CASES}) == len(CASES)
     assert {case.expected for case in CASES} <= BY_CODE.keys()
     for case in CASES:
-        environ = our_environ(Path("python"), Path("/model"), case, 8000, ["--no-x"], Path("/cache"))
+        environ = our_environ(Path("python"), Path("/model"), case, 8000, ["--no-x"])
         assert load_settings(Environment(environ, {})).gpu_memory_utilization <= 0.95, case
 
 
@@ -72,14 +71,12 @@ def test_commands() -> None:
     command = vllm_command(Path("/p"), Path("/m"), CASE, 8001, ["--no-x"])
     assert command[:5] == ["/p", "-m", "vllm.entrypoints.cli.main", "serve", "/m"]
     given = " ".join(command)
-    assert "--port 8001 --max-model-len 2048 --gpu-memory-utilization 0.2 --tensor-parallel-size 2" in given
-    assert given.endswith("--enforce-eager --no-x")
-    environ = our_environ(Path("/p"), Path("/m"), CASE, 8001, ["--no-x", "a b"], Path("/c"))
-    assert (environ["MODEL_ID"], environ["TENSOR_PARALLEL"], environ["VLLM_EXTRA_ARGS"]) == (
-        "/m",
-        "2",
-        "--no-x 'a b'",
-    )
+    assert "--port 8001 --enforce-eager --max-model-len 2048 --max-num-seqs 64" in given
+    assert given.endswith("--gpu-memory-utilization 0.2 --tensor-parallel-size 2 --no-x")
+    environ = our_environ(Path("/p"), Path("/m"), CASE, 8001, ["--no-x", "a b"])
+    assert environ["MODEL_ID"] == "/m"
+    assert environ["TENSOR_PARALLEL"] == "2"
+    assert environ["VLLM_EXTRA_ARGS"] == "--no-x 'a b'"
 
 
 def test_model_folder(tmp_path: Path) -> None:
@@ -92,11 +89,8 @@ def test_model_folder(tmp_path: Path) -> None:
     for _ in range(2):
         assert write_model(base, folder, case_of("failed-kv-cache-too-small").config) == folder
     made = json.loads((folder / "config.json").read_text())
-    assert (made["num_key_value_heads"], made["hidden_size"], "max_window_layers" in made) == (
-        16,
-        2048,
-        False,
-    )
+    assert (made["num_key_value_heads"], made["hidden_size"]) == (16, 2048)
+    assert "max_window_layers" not in made
     assert json.loads((folder / "tokenizer_config.json").read_text()) == {"model_max_length": 262_144}
     assert (folder / "tokenizer.json").read_text() == "{}"
 
@@ -121,13 +115,12 @@ def test_stages(tmp_path: Path) -> None:
     says = mark + "time.sleep(float(sys.argv[1])); print(t, time.time()); sys.exit(3)"
 
     def run(name: str, stage: int, seconds: str) -> Run:
-        case = Case(name, "unknown", stage=stage)
-        return Run(case, [sys.executable, "-c", says, seconds], {}, tmp_path)
+        return Run(Case(name, stage=stage), [sys.executable, "-c", says, seconds], {}, tmp_path)
 
     runs = [run("late", 1, "0.1"), run("hung", 2, "99"), run("early", 0, "0.6")]
     hog = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(99)"])
     began = time.monotonic()
-    follow(runs, hog, Gpu(), 8.0)
+    follow(runs, hog, 8.0)
     late, hung, early = runs
     assert (late.status, hung.status, early.status) == (3, -9, 3)
     assert (late.ended_itself, hung.ended_itself) == (True, False)

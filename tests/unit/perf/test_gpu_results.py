@@ -100,8 +100,8 @@ def test_a_later_call_finds_what_still_runs(tmp_path: Path) -> None:
     running, ended = a_server(log, os.getpid()), a_server(log, 2**22 + 1)
     keep([running, ended], tmp_path / "servers.json")
 
-    assert list(kept(tmp_path / "servers.json")) == [running]
-    assert list(kept(tmp_path / "none.json")) == []
+    assert kept(tmp_path / "servers.json") == [running]
+    assert kept(tmp_path / "none.json") == []
 
 
 def test_every_server_shares_one_folder_of_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
