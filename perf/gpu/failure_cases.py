@@ -24,7 +24,7 @@ _SETTINGS = {
     "MAX_NUM_SEQS": "64",
     "GPU_MEMORY_UTILIZATION": "0.2",
 }
-"""With these a case would start."""
+"""With these alone vLLM starts."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Case:
 
     Attributes:
         name: of the log, after `failed-` or `ours-`.
-        changed: what differs from the settings of a start, by our variables; vLLM gets the flags.
-        config: what differs in the model's config.json.
-        code: what the catalogue should say, unless the name says it.
+        changed: settings in place of `_SETTINGS`, by our names; plain vLLM gets the flags.
+        config: what is changed in the model's config.json.
+        code: of the catalogue, where the name does not say it.
         program: who is started.
         stage: when it goes on; those of one stage go on together.
         delay: seconds by which it goes on later than its stage.
@@ -73,7 +73,7 @@ def weight_bytes(config: Mapping[str, Any]) -> int:
     return int(2 * (layers * layer + tables * config["vocab_size"] * hidden))
 
 
-def _cache_that_fits_barely(config: Mapping[str, Any], free: int, requests: int) -> int:
+def _cache_that_barely_fits(config: Mapping[str, Any], free: int, requests: int) -> int:
     """Return the bytes of a KV cache that leaves 1.2 GiB free.
 
     The logits of 4096 requests and their copy need 2.3 GiB in the warm-up; the profile run comes before the cache.
@@ -98,15 +98,15 @@ def cases(config: Mapping[str, Any], total: int, free: int) -> list[Case]:
     long = {"num_key_value_heads": config["num_attention_heads"], "max_position_embeddings": 262_144}
     long_context = {"MAX_MODEL_LEN": "262144"}
     many_requests = {"MAX_NUM_SEQS": str(requests)}
-    barely = {"KV_CACHE_MEMORY_BYTES": str(_cache_that_fits_barely(config, free, requests))}
+    barely = {"KV_CACHE_MEMORY_BYTES": str(_cache_that_barely_fits(config, free, requests))}
     two_gpus, most = {"TENSOR_PARALLEL": "2"}, {"GPU_MEMORY_UTILIZATION": "0.95"}
-    both = [
+    for_both = [
         Case("oom-profiling", {"MAX_NUM_BATCHED_TOKENS": str(tokens)}, wide_batch),
         Case("oom-kv-cache", {"KV_CACHE_MEMORY_BYTES": str(over)}, {"num_hidden_layers": 1}),
     ]
     return [
         Case("tensor-parallel", two_gpus, code="tensor-parallel-invalid"),
-        *both,
+        *for_both,
         Case("gpu-memory-in-use", most, hog="holds"),
         Case(
             "no-memory-for-kv-cache", {"GPU_MEMORY_UTILIZATION": "0.01"}, {"num_hidden_layers": 12}, stage=1
@@ -119,7 +119,7 @@ def cases(config: Mapping[str, Any], total: int, free: int) -> list[Case]:
         Case("oom-loading", {"GPU_MEMORY_UTILIZATION": "0.9"}, deep, stage=3),
         Case("oom-warming-up", many_requests | barely, stage=4),
         # Ours.
-        *(dataclasses.replace(case, program="ours") for case in both),
+        *(dataclasses.replace(case, program="ours") for case in for_both),
         # With as many API servers as by default, 4 for 16 cores; the others have 1, to import less.
         Case("gpu-memory-in-use", most | {"API_SERVER_COUNT": "auto"}, hog="holds", program="ours"),
         # Refused before anything starts.

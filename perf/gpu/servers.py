@@ -204,7 +204,7 @@ class Rig:
 
 
 def launch(argv: Sequence[str], environ: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """Start a process in its log's folder and in a session of its own: no Ctrl-C ends it."""
+    """Start a process that outlives this program, in its log's folder."""
     with log.open("ab") as out:
         return subprocess.Popen(
             argv,

@@ -1,4 +1,4 @@
-"""Times starts from nothing, with caches, and after the loss of EngineCore."""
+"""Times starts without caches, with them, and after the loss of EngineCore."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ def phases(server: Server) -> Iterator[tuple[str, float]]:
             yield entry["phase"], entry["seconds"]
 
 
-def until_standby(server: Server, seconds: float, *, number: int) -> dict[str, Any]:
-    """Wait until our server has kept a standby for the `number`-th time; returns a row with the GPU's memory.
+def until_standby(server: Server, seconds: float) -> dict[str, Any]:
+    """Wait until our server has a standby; returns a row with the GPU's memory before and after.
 
     Raises:
-        Failed: it keeps none in time.
+        Failed: it has none in time.
     """
     before, began = snapshot(), time.time()
-    while server.text.count("a standby is ready") < number:
+    while "a standby is ready" not in server.text:
         if not server.is_running() or time.time() > began + seconds:
-            raise Failed(f"{server.name} has kept no standby in {time.time() - began:.0f} s")
+            raise Failed(f"{server.name} had no standby after {time.time() - began:.0f} s")
         time.sleep(0.2)
     processes = {pid: title(pid)[:80] for pid in tree(server.pid)}
     return {
@@ -60,7 +60,7 @@ def until_standby(server: Server, seconds: float, *, number: int) -> dict[str, A
     }
 
 
-def recovered(what: str, server: Server, seconds: float) -> dict[str, Any]:
+def recovered(server: Server, seconds: float) -> dict[str, Any]:
     """Kill EngineCore, and wait in a request for the next engine's first token; returns a row.
 
     Raises:
@@ -80,5 +80,5 @@ def recovered(what: str, server: Server, seconds: float) -> dict[str, Any]:
             raise Failed(f"{server.name} after the loss of its engine: {answer}")
         time.sleep(0.1)
     took = time.monotonic() - began
-    row = {"what": what, "server": server.name, "seconds": round(took, 2), "phases": list(phases(server))}
-    return {**row, "before": before, "after": snapshot()}
+    row = {"what": "recovery", "server": server.name, "seconds": round(took, 2)}
+    return {**row, "phases": list(phases(server)), "before": before, "after": snapshot()}

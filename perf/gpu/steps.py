@@ -17,11 +17,11 @@ from perf.bench.processes import free_port
 from perf.gpu import failures, starts
 from perf.gpu.legs import Generator, Load
 from perf.gpu.memory import snapshot
+from perf.gpu.result_tables import PLAIN
 from perf.gpu.results import Results
 from perf.gpu.servers import RUST, Failed, Rig, Server, keep, kept
 from vllm_engine.client.bench.bench_run import load_pool
 
-PLAIN = "vllm"
 _RUST = {RUST: "1"}
 _NO_AUTOTUNE = ("--no-enable-flashinfer-autotune",)
 # Saves imports; how fast these start is not measured.
@@ -58,7 +58,7 @@ class Steps:
             list(pool.map(Server.stop, self._servers.values()))
         self._state.unlink(missing_ok=True)
 
-    def facts(self) -> None:
+    def write_facts(self) -> None:
         environ = self._rig.environment() | self._rig.settings(free_port()) | self._cold
         answers: dict[str, Any] = {"machine": machine.describe(), "memory": snapshot()}
         for command in ("settings --json", "doctor --json", "serve --dry-run"):
@@ -76,13 +76,13 @@ class Steps:
 
     def recovery(self) -> None:
         server = self._servers["ours-cold"]
-        self._results.add(starts.until_standby(server, 90, number=1))
-        self._results.add(starts.recovered("recovery", server, self._arguments.start_seconds))
+        self._results.add(starts.until_standby(server, 90))
+        self._results.add(starts.recovered(server, self._arguments.start_seconds))
         self._servers.pop(server.name).stop()
 
     def warm_starts(self) -> None:
         for name in (PLAIN, "ours"):
-            server = self._rig.plain(PLAIN) if name == PLAIN else self._rig.ours("ours", self._settings)
+            server = self._rig.plain(name) if name == PLAIN else self._rig.ours(name, self._settings)
             self._servers[name] = server
             self._results.add(starts.started("warm start", server, self._arguments.start_seconds))
 
@@ -99,27 +99,27 @@ class Steps:
         for name, command in _pairs(self._arguments.also).items():
             recipes[name] = partial(rig.other, name, command)
         wanted = self._arguments.targets.split(",") if self._arguments.targets else recipes
-        found = [recipe() for name, recipe in recipes.items() if name in wanted and name not in self._servers]
-        self._servers |= {server.name: server for server in found}
+        lacking = [name for name in recipes if name in wanted and name not in self._servers]
+        for name in lacking:
+            self._servers[name] = recipes[name]()
 
-        def wait(server: Server) -> None:
+        def wait(name: str) -> None:
+            server, seconds = self._servers[name], self._arguments.start_seconds
             try:
-                self._results.add(
-                    starts.started("start beside others", server, self._arguments.start_seconds)
-                )
+                self._results.add(starts.started("start beside others", server, seconds))
             except Failed as error:
-                self._servers.pop(server.name).stop()
-                self._results.add({"what": "failed", "server": server.name, "error": str(error)})
+                self._servers.pop(name).stop()
+                self._results.add({"what": "failed", "server": name, "error": str(error)})
 
         with ThreadPoolExecutor(16) as pool:
-            list(pool.map(wait, found))
+            list(pool.map(wait, lacking))
         if self._rig.nginx:
             for name in (PLAIN, "rust"):
                 if name in self._servers:
                     nginx = rig.in_front(self._servers[name])
                     self._servers[nginx.name] = nginx
 
-    def legs(self) -> None:
+    def send_loads(self) -> None:
         """Alternate: each round asks every server once, and every other round in the opposite order."""
         processes: int = self._arguments.processes
         counts = [int(count) for count in self._arguments.streams.split(",")]
@@ -141,7 +141,7 @@ class Steps:
         if number >= 0 or leg.errors:
             self._results.add({"what": "leg", **asdict(leg)})
 
-    def failures(self) -> None:
+    def provoke_failures(self) -> None:
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(lambda server: server.stop(3), self._servers.values()))
         self._servers.clear()
@@ -162,11 +162,11 @@ def _pairs(words: Sequence[str]) -> dict[str, str]:
 
 
 STEPS: Mapping[str, Callable[[Steps], None]] = {
-    "facts": Steps.facts,
+    "facts": Steps.write_facts,
     "cold": Steps.cold_start,
     "recovery": Steps.recovery,
     "warm": Steps.warm_starts,
     "servers": Steps.start_servers,
-    "legs": Steps.legs,
-    "failures": Steps.failures,
+    "legs": Steps.send_loads,
+    "failures": Steps.provoke_failures,
 }

@@ -91,7 +91,7 @@ def test_no_one_waits_for_a_server_that_has_ended(tmp_path: Path) -> None:
     with pytest.raises(Failed, match="it failed"):
         ended.until_generates(60)
     with pytest.raises(Failed, match="no standby"):
-        until_standby(ended, 60, number=1)
+        until_standby(ended, 60)
 
 
 def test_a_later_call_finds_what_still_runs(tmp_path: Path) -> None:
