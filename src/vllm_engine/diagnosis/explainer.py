@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
-from vllm_engine.config.settings import Settings
 from vllm_engine.diagnosis.diagnose import diagnose
 from vllm_engine.diagnosis.run_facts import Facts
 from vllm_engine.engine.engine_exit import EngineExit
@@ -17,33 +15,26 @@ from vllm_engine.plan.engine_command import flag_number
 from vllm_engine.plan.engine_plan import EnginePlan
 from vllm_engine.plan.model_files import files_of
 from vllm_engine.plan.preflight import Preflight
-from vllm_engine.system.device import Device
 
 
 class Explainer:
     """Holds what is known of this run; `explain` reads the rest from the machine."""
 
     def __init__(self, preflight: Preflight) -> None:
-        self._facts = _facts_of(preflight)
+        self._facts = known_facts(preflight)
         self._oom_kills_before = oom_kills()
 
     def planned(self, preflight: Preflight, plan: EnginePlan) -> None:
         """Record the settings and the plan with which an engine is about to be started."""
-        length, facts = plan.max_model_len.value, _facts_of(preflight)
-        wanted = files_of(plan.model, preflight)
+        config, dtype, length = plan.model.config, plan.dtype.value, plan.max_model_len.value
+        files = files_of(plan.model, preflight)
         self._facts = dataclasses.replace(
-            facts,
-            dtype=plan.dtype.value,
+            known_facts(preflight),
+            dtype=dtype,
             max_model_len=int(length) if length.isdigit() else None,
             tensor_parallel=int(plan.tensor_parallel.value),
-            attention_heads=attention_heads(plan.model.config),
-            weight_bytes=loaded_bytes(wanted.weight_bytes, plan.model.config, plan.dtype.value)
-            if wanted
-            else None,
-            kv_cache_memory_bytes=int(plan.kv_cache_bytes.value)
-            if plan.kv_cache_bytes
-            else facts.kv_cache_memory_bytes,
-            enforce_eager=facts.enforce_eager or plan.enforce_eager is not None,
+            attention_heads=attention_heads(config),
+            weight_bytes=loaded_bytes(files.weight_bytes, config, dtype) if files else None,
         )
         self._oom_kills_before = oom_kills()
 
@@ -52,12 +43,9 @@ class Explainer:
         return diagnose(ending, with_host(self._facts, self._oom_kills_before))
 
 
-def _facts_of(preflight: Preflight) -> Facts:
-    return known_facts(preflight.settings, preflight.device, preflight.installation.version, preflight.flags)
-
-
-def known_facts(settings: Settings, device: Device, vllm_version: str, flags: Sequence[str] = ()) -> Facts:
-    """Return what is known before the model has been read; `flags` are the user's for vLLM."""
+def known_facts(preflight: Preflight) -> Facts:
+    """Return what is known before the model has been read."""
+    settings, device, flags = preflight.settings, preflight.device, preflight.flags
     return Facts(
         model=settings.model_id,
         is_local=settings.is_local_model,
@@ -76,7 +64,7 @@ def known_facts(settings: Settings, device: Device, vllm_version: str, flags: Se
         enforce_eager=any(flag.replace("_", "-") == "--enforce-eager" for flag in flags),
         cache_dir=str(settings.cache_dir),
         startup_timeout_seconds=settings.startup_timeout_seconds,
-        vllm_version=vllm_version,
+        vllm_version=preflight.installation.version,
     )
 
 

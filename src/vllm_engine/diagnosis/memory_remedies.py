@@ -12,16 +12,19 @@ STEP = 0.05
 """By how much `GPU_MEMORY_UTILIZATION` is lowered at a time: 1 GiB on a card of 20."""
 MOST_UTILIZATION = 0.95
 """More leaves too little for what vLLM does not count, such as other processes' CUDA contexts."""
-_BYTES = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": GIB}
+_UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": GIB}
+_BLOCK = 1 << 26
+"""Sizes of a KV cache are advised in multiples of this, 64 MiB."""
 
 
 def _bytes(amount: str) -> int:
     number, unit = amount.split()
-    return int(float(number) * _BYTES[unit])
+    return int(float(number) * _UNITS[unit])
 
 
-def _lower(facts: Facts) -> float:
-    return max(0.1, round(facts.gpu_memory_utilization - STEP, 2))
+def _needed(groups: Groups) -> int:
+    """Return the KV cache that one request needs; vLLM rounds what it says to 0.01 GiB."""
+    return math.ceil((float(groups["needed"]) + 0.01) * GIB / _BLOCK) * _BLOCK
 
 
 def _kv_bytes(groups: Groups, facts: Facts) -> int | None:
@@ -32,25 +35,25 @@ def _kv_bytes(groups: Groups, facts: Facts) -> int | None:
 
 
 def _kv_room(groups: Groups, facts: Facts) -> int | None:
-    """Return how large a KV cache has room beside the weights and some working memory; None where unknown."""
+    """Return the largest KV cache that fits beside weights and some working memory; None where unknown."""
     if "initial" not in groups or "weights" not in groups:
         return None
-    beside = float(groups["initial"]) - float(groups["weights"])
-    return max(0, int(beside * GIB - STEP * facts.gpu_memory_bytes))
+    beside = (float(groups["initial"]) - float(groups["weights"])) * GIB - STEP * facts.gpu_memory_bytes
+    return max(0, int(beside // _BLOCK) * _BLOCK)
 
 
 def _less_kv_cache(groups: Groups, facts: Facts) -> Advice:
     """Advise a smaller KV cache, by whichever setting gave its size."""
     given = _kv_bytes(groups, facts)
     if given is None:
-        return setting("GPU_MEMORY_UTILIZATION", f"{_lower(facts):g}")
-    lacking = (
-        _bytes(groups["tried"]) - _bytes(groups["free"]) if "free" in groups and "tried" in groups else 0
-    )
-    fits = given - max(0, lacking) - int(STEP * facts.gpu_memory_bytes or STEP * given)
+        lower = max(0.1, round(facts.gpu_memory_utilization - STEP, 2))
+        return setting("GPU_MEMORY_UTILIZATION", f"{lower:g}")
+    fits = given - int(STEP * (facts.gpu_memory_bytes or given))
+    if groups.keys() >= {"tried", "free"}:
+        fits -= max(0, _bytes(groups["tried"]) - _bytes(groups["free"]))
     room = _kv_room(groups, facts)
-    fits = (fits if room is None else min(fits, room)) >> 26 << 26
-    unset = "vLLM then takes what GPU_MEMORY_UTILIZATION leaves"
+    fits = (fits if room is None else min(fits, room)) // _BLOCK * _BLOCK
+    unset = "vLLM then sizes the cache by GPU_MEMORY_UTILIZATION"
     if fits <= 0:
         return Advice(f"unset KV_CACHE_MEMORY_BYTES: {unset}")
     return setting("KV_CACHE_MEMORY_BYTES", fits, f" ({gib(fits)}) or less, or unset it: {unset}")
@@ -122,35 +125,32 @@ def shorter_context(groups: Groups, facts: Facts) -> Advice:
     fits = groups.get("fits")
     shorter = f"set MAX_MODEL_LEN={fits} or less" if fits else "set a smaller MAX_MODEL_LEN"
     changes = {"MAX_MODEL_LEN": fits} if fits else {}
-    missing = float(groups["needed"]) - float(groups["available"]) if "available" in groups else 0.0
     if facts.device == "cpu":
-        # vLLM rounds what it says to 0.01 GiB.
-        more = math.ceil((float(groups.get("needed", 1)) + 0.01) * GIB / (1 << 26)) << 26
-        return Advice(f"{shorter}, or KV_CACHE_MEMORY_BYTES={more} if there is enough RAM", changes)
-    if _kv_bytes(groups, facts) is not None:
-        return Advice(f"{shorter}{_more_kv_bytes(groups, facts)}", changes)
-    return Advice(f"{shorter}{_more_utilization(facts, missing)}", changes)
+        more = f", or KV_CACHE_MEMORY_BYTES={_needed(groups)} if there is enough RAM" if groups else ""
+    elif (given := _kv_bytes(groups, facts)) is not None:
+        more = _more_kv_bytes(groups, facts, given)
+    else:
+        more = _more_utilization(groups, facts)
+    return Advice(shorter + more, changes)
 
 
-def _more_kv_bytes(groups: Groups, facts: Facts) -> str:
-    room = _kv_room(groups, facts)
-    # vLLM rounds what it says to 0.01 GiB.
-    wanted = math.ceil((float(groups["needed"]) + 0.01) * GIB / (1 << 26)) << 26 if "needed" in groups else 0
-    if wanted and (room is None or wanted <= room):
-        return f", or KV_CACHE_MEMORY_BYTES={wanted} ({gib(wanted)})" + " if it fits" * (room is None)
-    given = _kv_bytes(groups, facts) or 0
-    if room is not None and room >> 26 << 26 > given:
-        room = room >> 26 << 26
-        return f"; KV_CACHE_MEMORY_BYTES={room} ({gib(room)}) has room for longer ones{_split(facts)}"
+def _more_kv_bytes(groups: Groups, facts: Facts, given: int) -> str:
+    room, needed = _kv_room(groups, facts), _needed(groups)
+    if room is None:
+        return f", or KV_CACHE_MEMORY_BYTES={needed} ({gib(needed)}) if it fits"
+    if needed <= room:
+        return f", or KV_CACHE_MEMORY_BYTES={needed} ({gib(needed)})"
+    if given < room:
+        return f"; KV_CACHE_MEMORY_BYTES={room} ({gib(room)}) fits and allows longer requests{_split(facts)}"
     return _split(facts)
 
 
-def _more_utilization(facts: Facts, missing_gib: float) -> str:
+def _more_utilization(groups: Groups, facts: Facts) -> str:
     if not facts.gpu_memory_bytes:
         return ", or raise GPU_MEMORY_UTILIZATION"
-    share = facts.gpu_memory_utilization + missing_gib * GIB / facts.gpu_memory_bytes
-    wanted = math.ceil(share * 100) / 100
-    return f", or GPU_MEMORY_UTILIZATION={wanted:g}" if wanted <= 0.97 else _split(facts)
+    missing = (float(groups["needed"]) - float(groups["available"])) * GIB
+    wanted = math.ceil((facts.gpu_memory_utilization + missing / facts.gpu_memory_bytes) * 100) / 100
+    return f", or GPU_MEMORY_UTILIZATION={wanted:g}" if wanted <= MOST_UTILIZATION else _split(facts)
 
 
 def room_for_kv_cache(groups: Groups, facts: Facts) -> Advice:

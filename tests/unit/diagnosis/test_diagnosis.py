@@ -279,7 +279,7 @@ def test_cgroup(tmp_path: Path) -> None:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_text(text)
         assert (oom_kills(root), memory_limit(root)) == (kills, limit)
-    facts = known_facts(settings(tmp_path), Device("cpu", "a CPU", True), "0.32.0")
+    facts = known_facts(preflight(tmp_path, Device("cpu", "a CPU", True)))
     assert [with_host(facts, before, tmp_path / "0").oom_kills for before in (2, 1)] == [0, 1]
     assert (with_host(facts, 0, tmp_path / "0").cache_free_bytes or 0) > 0
 
@@ -287,36 +287,25 @@ def test_cgroup(tmp_path: Path) -> None:
 def test_facts_of_settings(tmp_path: Path) -> None:
     """What the user set and the machine has is what remedies are computed from; no secret is among it."""
     device = Device("cuda", "2 x X", True, gpus=(Gpu("X", (9, 0), 80), Gpu("X", (9, 0), 40)))
-    facts = known_facts(settings(tmp_path, HF_TOKEN="hf_secret", MAX_MODEL_LEN="4096"), device, "0.32.0")
+    found = preflight(tmp_path, device, HF_TOKEN="hf_secret", MAX_MODEL_LEN="4096")
+    facts = known_facts(found)
     assert (facts.max_model_len, facts.gpus, facts.gpu_memory_bytes, facts.has_token) == (4096, 2, 40, True)
     assert "hf_secret" not in repr(facts)
-    flags = (
-        "--kv_cache_memory_bytes=40G",
-        "--max-num-seqs",
-        "64",
-        "--enforce-eager",
-        "--max-num-batched-tokens",
-        "8k",
-    )
-    facts = known_facts(settings(tmp_path), device, "0.32.0", flags)
-    assert (facts.kv_cache_memory_bytes, facts.max_num_seqs, facts.max_num_batched_tokens) == (
-        40 * GIB,
-        64,
-        8000,
-    )
+    given = "--kv_cache_memory_bytes=40G --max-num-seqs 64 --enforce-eager --max-num-batched-tokens 8k"
+    flags = tuple(given.split())
+    facts = known_facts(replace(found, flags=flags))
+    assert facts.kv_cache_memory_bytes == 40 * GIB
+    assert (facts.max_num_seqs, facts.max_num_batched_tokens) == (64, 8000)
     assert facts.enforce_eager
 
 
 def test_facts_of_a_plan(tmp_path: Path) -> None:
     """A start with settings of AUTO_FIT's is explained with these, not with the user's."""
-    environment = Environment({"MODEL_ID": str(tmp_path), "CACHE_DIR": str(tmp_path)}, {})
-    changed = Environment({**environment.process, "GPU_MEMORY_UTILIZATION": "0.85"}, {})
-    installation = Installation(Path("python"), "3.12", "vllm", "0.32.0", "cuda", None)
-    first = Preflight(load_settings(environment), environment, installation, Device("cuda", "X", True))
-    explainer = Explainer(first)
+    gpu = Device("cuda", "X", True)
+    explainer = Explainer(preflight(tmp_path, gpu))
     choice = Choice("1", "default")
     plan = EnginePlan(Model(str(tmp_path)), choice, choice, choice, choice, None, None)
-    explainer.planned(replace(first, settings=load_settings(changed), environment=changed), plan)
+    explainer.planned(preflight(tmp_path, gpu, GPU_MEMORY_UTILIZATION="0.85"), plan)
     told = explainer.explain(recorded("cuda-oom-serving").ending)
     assert told.changes == {"GPU_MEMORY_UTILIZATION": "0.8"}
 
@@ -324,10 +313,13 @@ def test_facts_of_a_plan(tmp_path: Path) -> None:
 def test_hub_errors_have_documented_codes(tmp_path: Path) -> None:
     """What the hub client meets before the engine starts is told with the catalogue's codes."""
     for kind, token in product(KINDS, ("", "hf_x")):
-        told = explain_hub_error(settings(tmp_path, HF_TOKEN=token), ScriptError(kind, "detail"))
+        asked = preflight(tmp_path, Device("cpu", "a CPU", True), HF_TOKEN=token)
+        told = explain_hub_error(asked.settings, ScriptError(kind, "detail"))
         assert told.code in BY_CODE
         assert told.message.startswith('MODEL_ID="org/model": ')
 
 
-def settings(tmp_path: Path, **variables: str) -> Any:
-    return load_settings(Environment({"MODEL_ID": "org/model", "CACHE_DIR": str(tmp_path)} | variables, {}))
+def preflight(tmp_path: Path, device: Device, **variables: str) -> Preflight:
+    environment = Environment({"MODEL_ID": "org/model", "CACHE_DIR": str(tmp_path)} | variables, {})
+    installation = Installation(Path("python"), "3.12", "vllm", "0.32.0", device.kind, None)
+    return Preflight(load_settings(environment), environment, installation, device)

@@ -25,7 +25,7 @@ SMALL = replace(KV_BYTES, max_num_seqs=64, enforce_eager=True)
         ("ram-below-utilization", FACTS, {"GPU_MEMORY_UTILIZATION": "0.49"}, "0.49"),
         ("ram-below-kv-cache", FACTS, {"KV_CACHE_MEMORY_BYTES": "2044723200"}, "end what uses the memory"),
         ("kv-cache-too-small-gpu", SHARED, {"MAX_MODEL_LEN": "71360"}, "or less, or GPU_MEMORY_UTILIZATION=0.68"),
-        ("kv-cache-too-small-kv-bytes", H100, {"MAX_MODEL_LEN": "3632"}, "; KV_CACHE_MEMORY_BYTES=45030047744 (41.9 GiB) has"),
+        ("kv-cache-too-small-kv-bytes", H100, {"MAX_MODEL_LEN": "3632"}, "; KV_CACHE_MEMORY_BYTES=45030047744 (41.9 GiB) fits and"),
         ("kv-cache-too-small-gpu", KV_BYTES, None, ", or KV_CACHE_MEMORY_BYTES=77376520192 (72.1 GiB) if it fits"),
         ("no-kv-memory-gpu", SHARED, {"GPU_MEMORY_UTILIZATION": "0.19"}, "GPU_MEMORY_UTILIZATION=0.19, or serve"),
         ("no-kv-memory-gpu", FACTS, {}, "smaller or quantised"),
