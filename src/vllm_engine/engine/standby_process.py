@@ -49,8 +49,9 @@ _IMPORTS = (
 """What every start imports, as far as this vLLM has it. None of these creates a CUDA context."""
 _WORKERS = {"cpu": "vllm.v1.worker.cpu_worker", "cuda": "vllm.v1.worker.gpu_worker"}
 
-_OF_ONE_START = ("PROMETHEUS_MULTIPROC_DIR",)
-"""What vLLM sets anew at each start with several API servers. Its imports only look whether it is set."""
+_SET_ANEW = "PROMETHEUS_MULTIPROC_DIR"
+"""A variable that vLLM gives a new value at each start with several API servers. Its imports only look
+whether it is set."""
 
 _PR_SET_PDEATHSIG = 1
 _LOW_PRIORITY = 19
@@ -91,9 +92,13 @@ class Waiting:
     def take(self, argv: Sequence[str], descriptors: Sequence[int]) -> bool:
         """Have it run `argv` with these descriptors; False if it cannot."""
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        changed = {name: _environ[name] for name in _OF_ONE_START if name in _environ}
-        place = {"cwd": str(Path.cwd()), "set": changed, "files": limits}
-        order = {"argv": argv, "descriptors": descriptors, **place}
+        order = {
+            "argv": argv,
+            "descriptors": descriptors,
+            "cwd": str(Path.cwd()),
+            "files": limits,
+            "set": {_SET_ANEW: _environ[_SET_ANEW]} if _SET_ANEW in _environ else {},
+        }
         self._link.settimeout(_ANSWER_SECONDS)
         try:
             socket.send_fds(self._link, [json.dumps(order).encode()], list(descriptors))
@@ -132,8 +137,8 @@ def start_process(path: Any, args: Sequence[Any], descriptors: Sequence[int]) ->
 
 
 def _taken(argv: list[str], descriptors: list[int]) -> int | None:
-    environ = _lasting(_environ)
-    for one in [one for one in _waiting if _lasting(one.environ) == environ]:
+    environ = _comparable(_environ)
+    for one in [one for one in _waiting if _comparable(one.environ) == environ]:
         _waiting.remove(one)
         if one.take(argv, descriptors):
             return one.pid
@@ -141,8 +146,8 @@ def _taken(argv: list[str], descriptors: list[int]) -> int | None:
     return None
 
 
-def _lasting(environ: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environ.items() if name not in _OF_ONE_START}
+def _comparable(environ: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environ.items() if name != _SET_ANEW}
 
 
 def _note(pid: int) -> None:

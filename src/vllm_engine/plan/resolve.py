@@ -23,7 +23,7 @@ times the tokens (docs/measured/gpu.md). Each takes a core, and leaves two to th
 _ONE_API_SERVER = ("enable-elastic-ep", "enable-fault-tolerance", "headless")
 """Flags with which vLLM refuses several API servers, or takes one (0.32, `entrypoints/cli/serve.py`)."""
 _LORA_UPDATES = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
-"""A variable of vLLM's that does the same."""
+"""A variable of vLLM's with which it refuses several, too."""
 
 _GIB = 1 << 30
 _CPU_KV_SEQUENCES = 8
@@ -165,7 +165,7 @@ class Planner:
         if self._environ.get(_LORA_UPDATES, "").strip().lower() in ("1", "true"):
             alone.append(_LORA_UPDATES)
         if alone:
-            return Choice("1", f"auto: {alone[0]} allows one")
+            return Choice("1", f"auto: {alone[0]} allows only one")
         spare = (self._device.cores - 2 * len(self._device.gpus)) // CORES_PER_API_SERVER
         count = min(MAX_AUTO_API_SERVERS, max(1, spare))
         return Choice(str(count), f"auto: {self._device.cores} cores, {len(self._device.gpus)} GPU(s)")

@@ -79,7 +79,7 @@ def test_auto() -> None:
         assert settled(device, key, **variables) == value, (key, variables)
     for flag in ("enable-fault-tolerance", "enable-elastic-ep", "headless"):
         alone = plan(gpus(1, cores=16), flags=frozenset({flag})).api_server_count
-        assert (alone.value, alone.source) == ("1", f"auto: --{flag} allows one")
+        assert (alone.value, alone.source) == ("1", f"auto: --{flag} allows only one")
     # The default length is cut to the model, and that is said; a model that says nothing keeps it.
     assert plan().max_model_len.value == "4096"
     assert "MAX_MODEL_LEN=4096: the model's maximum, less than the default of 8192" in plan().notes

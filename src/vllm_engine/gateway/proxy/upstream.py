@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from itertools import islice
 from pathlib import Path
-from random import randrange
+from random import choice
 
 from vllm_engine.gateway.proxy.upstream_connection import UpstreamConnection, UpstreamError, own_shortage
 from vllm_engine.system.shortage import is_own_shortage
@@ -32,8 +31,8 @@ class Upstream:
             UpstreamError: the engine does not accept connections, or we cannot make one.
         """
         while self._idle and not fresh:
-            # Any of them: those of one of vLLM's API servers often end together, and so lie side by side.
-            connection = next(islice(self._idle, randrange(len(self._idle)), None))  # noqa: S311 - no secret
+            # Any of them: several that ended together are often of the same API server of vLLM's.
+            connection = choice(list(self._idle))  # noqa: S311 - no secret
             self.forget(connection)
             if connection.is_quiet:
                 connection.reused = True
