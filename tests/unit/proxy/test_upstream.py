@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.virtual.played_engine import OK, engine_that_says
-from tests.support.virtual.virtual_time import in_virtual_time
+from tests.support.virtual.virtual_time import in_virtual_time, settle
 from vllm_engine.gateway.proxy.upstream import POOL_KEEP_ALIVE_SECONDS, Upstream
 from vllm_engine.gateway.proxy.upstream_connection import UpstreamConnection, UpstreamError
 
@@ -71,12 +71,13 @@ async def test_an_idle_connection_serves_the_next_request_and_holds_nothing_of_t
 async def test_connections_that_ended_together_are_not_taken_together(tmp_path: Path) -> None:
     """With several API servers those of one end together: taken in that order, one would have all the work."""
     async with engine_that_says(tmp_path, OK) as case:
-        connections = [await case.upstream.connect(fresh=True) for _ in range(128)]
-        for connection in connections:  # the first 64 are of one server, the others of another
+        connections = [await case.upstream.connect(fresh=True) for _ in range(32)]
+        await settle()  # the engine has accepted all of them
+        for connection in connections:  # the first 16 are of one server, the others of another
             case.upstream.keep(connection)
-        taken = {await case.upstream.connect() for _ in range(64)}
-        assert taken - set(connections[:64])
-        assert taken - set(connections[64:])
+        taken = {await case.upstream.connect() for _ in range(16)}
+        assert taken - set(connections[:16])
+        assert taken - set(connections[16:])
 
 
 @pytest.mark.parametrize("unasked", [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno", b""])
