@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from perf.bench.tables import row, write_into
+from perf.bench import tables
 
 HERE = Path(__file__).parent
 KEPT = HERE / "results/h100-2026-11-26.jsonl"
@@ -52,7 +52,7 @@ def _table(head: str, texts: int, rows: Iterable[Sequence[str]]) -> list[str]:
     """Return the lines of a table; `texts` columns come before those of numbers."""
     columns = head.split(", ")
     aligned = ["---"] * texts + ["---:"] * (len(columns) - texts)
-    return [row(*columns), row(*aligned), *(row(*cells) for cells in rows)]
+    return [tables.row(*cells) for cells in (columns, aligned, *rows)]
 
 
 def _starts(rows: Rows) -> str:
@@ -112,6 +112,6 @@ def _failures(rows: Rows) -> str:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--write"]:
-        write_into(DOCUMENT, markdown(read(KEPT)), "gpu")
+        tables.write_into(DOCUMENT, markdown(read(KEPT)), "gpu")
     else:
         print(markdown(read(Path(*sys.argv[1:]) if sys.argv[1:] else KEPT)))

@@ -107,7 +107,7 @@ def less_to_warm_up(groups: Groups, facts: Facts) -> Advice:
     less = _less_kv_cache(groups, facts)
     now = int(groups["requests"]) if "requests" in groups else facts.max_num_seqs
     fewer = max(1, now // 2) if now else 64
-    eager = "" if facts.enforce_eager else "; ENFORCE_EAGER=1 needs no graphs"
+    eager = "" if facts.enforce_eager else "; ENFORCE_EAGER=1 saves the memory of CUDA graphs"
     changes = {**less.changes, "MAX_NUM_SEQS": str(fewer)} if now else less.changes
     joint = " or " if "GPU_MEMORY_UTILIZATION" in less.changes else "; or set "
     return Advice(f"{less.text}{joint}MAX_NUM_SEQS={fewer}{eager}", changes)
@@ -117,7 +117,7 @@ def more_room(groups: Groups, facts: Facts) -> Advice:
     """Advise a smaller KV cache while serving."""
     less = _less_kv_cache(groups, facts)
     rest = "; long prompts need less with a smaller MAX_NUM_BATCHED_TOKENS"
-    return Advice(f"for more memory beside the KV cache {less.text}{rest}", less.changes)
+    return Advice(f"to leave more memory beside the KV cache, {less.text}{rest}", less.changes)
 
 
 def shorter_context(groups: Groups, facts: Facts) -> Advice:
