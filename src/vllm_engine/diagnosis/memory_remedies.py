@@ -88,7 +88,8 @@ def smaller_model(groups: Groups, facts: Facts) -> Advice:
 def smaller_batch(groups: Groups, facts: Facts) -> Advice:
     """Advise a smaller batch."""
     now = facts.max_num_batched_tokens or int(groups.get("batched", 0)) or None
-    fewer = max(512, (now or facts.max_model_len or 8192) // 4)
+    # vLLM refuses fewer than MAX_NUM_SEQS.
+    fewer = max(512, facts.max_num_seqs or 0, (now or facts.max_model_len or 8192) // 4)
     if now is not None and fewer >= now:
         return Advice(f"serve a smaller or quantised model{_split(facts)}{_others(groups)}")
     was = f" (now {now})" if now else ""

@@ -13,6 +13,7 @@ from vllm_engine.diagnosis.run_facts import GIB, Facts
 H100 = Facts(gpus=1, gpu_memory_bytes=int(79.18 * GIB), weight_bytes=125 * GIB)
 SHARED = replace(H100, gpu_memory_utilization=0.01)
 KV_BYTES = replace(H100, kv_cache_memory_bytes=GIB)
+MANY = Facts(max_num_batched_tokens=2048, max_num_seqs=1024)
 SMALL = replace(KV_BYTES, max_num_seqs=64, enforce_eager=True)
 
 
@@ -37,6 +38,7 @@ SMALL = replace(KV_BYTES, max_num_seqs=64, enforce_eager=True)
         ("cuda-oom-loading-many", H100, {}, "(this GPU has 79.2 GiB, the weights need 125.0 GiB)"),
         ("cuda-oom-profiling", FACTS, {"MAX_NUM_BATCHED_TOKENS": "32768"}, "(now 131072)"),
         ("cuda-oom-profiling", Facts(max_num_batched_tokens=512), {}, "smaller or quantised"),
+        ("cuda-oom-profiling", MANY, {"MAX_NUM_BATCHED_TOKENS": "1024"}, "(now 2048)"),
         ("cuda-oom-kv-cache", H100, {"KV_CACHE_MEMORY_BYTES": str(827 << 26)}, "(51.7 GiB) or less, or unset it"),
         ("cuda-oom-warming-up-kv-bytes", H100, {"KV_CACHE_MEMORY_BYTES": str(1037 << 26)}, "; or set MAX_NUM_SEQS=64;"),
         ("cuda-oom-warming-up-kv-bytes", SMALL, {"MAX_NUM_SEQS": "32"}, "unset KV_CACHE_MEMORY_BYTES: vLLM then"),
