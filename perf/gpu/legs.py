@@ -77,7 +77,7 @@ class Generator:
         after = self._cpu(server, behind)
         write_rows(self._rows, rows, target=server.name, streams=load.streams, round=round_number)
         found = summarise(rows)
-        tokens = max(1, found.total_output_tokens)
+        tokens = found.total_output_tokens
         return Leg(
             target=server.name,
             streams=load.streams,
@@ -86,13 +86,13 @@ class Generator:
             tokens=tokens,
             events=found.events,
             seconds=found.duration_s,
-            tokens_per_second=tokens / found.duration_s,
+            tokens_per_second=found.output_throughput,
             ttft_p50=found.latencies_ms["ttft"].median,
             ttft_p99=found.latencies_ms["ttft"].p99,
             itl_p50=found.latencies_ms["itl"].median,
             itl_p99=found.latencies_ms["itl"].p99,
             e2el_p50=found.latencies_ms["e2el"].median,
-            cpu_us={kind: (after[kind] - before[kind]) * 1e6 / tokens for kind in after},
+            cpu_us={kind: (after[kind] - before[kind]) * 1e6 / max(1, tokens) for kind in after},
             errors=found.failed,
             first_error=next(iter(found.errors), None),
         )

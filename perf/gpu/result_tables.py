@@ -93,7 +93,8 @@ def _cells(target: str, legs: Rows) -> Iterator[str]:
 
 def _ratio(mine: Rows, legs: Rows, other: str) -> str:
     """Return the median over the rounds of the ratio to another target's leg of the same round."""
-    base = {row["round"]: row["tokens_per_second"] for row in legs if row["target"] == other}
+    of_other = [row for row in legs if row["target"] == other and row["tokens_per_second"]]
+    base = {row["round"]: row["tokens_per_second"] for row in of_other}
     ratios = [row["tokens_per_second"] / base[row["round"]] for row in mine if row["round"] in base]
     return f"{median(ratios):.2f}" if ratios else "-"
 
