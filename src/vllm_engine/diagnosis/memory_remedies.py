@@ -150,8 +150,13 @@ def _more_utilization(groups: Groups, facts: Facts) -> str:
     if not facts.gpu_memory_bytes:
         return ", or raise GPU_MEMORY_UTILIZATION"
     missing = (float(groups["needed"]) - float(groups["available"])) * GIB
-    wanted = math.ceil((facts.gpu_memory_utilization + missing / facts.gpu_memory_bytes) * 100) / 100
+    wanted = math.ceil((facts.gpu_memory_utilization + _share(missing, facts.gpu_memory_bytes)) * 100) / 100
     return f", or GPU_MEMORY_UTILIZATION={wanted:g}" if wanted <= MOST_UTILIZATION else _split(facts)
+
+
+def _share(size: float, gpu_bytes: int | None) -> float:
+    """Return a size as a share of a GPU; CUDA, and so vLLM, counts a little less than the driver says."""
+    return size / (0.99 * gpu_bytes) if gpu_bytes else 0.0
 
 
 def room_for_kv_cache(groups: Groups, facts: Facts) -> Advice:
@@ -160,7 +165,7 @@ def room_for_kv_cache(groups: Groups, facts: Facts) -> Advice:
         return setting("KV_CACHE_MEMORY_BYTES", GIB, " or more")
     # What vLLM says is available is negative where even the weights and the batch exceed the share.
     lacking = max(0.0, -float(groups.get("available", 0))) * GIB
-    least = facts.gpu_memory_utilization + (lacking / facts.gpu_memory_bytes if facts.gpu_memory_bytes else 0)
+    least = facts.gpu_memory_utilization + _share(lacking, facts.gpu_memory_bytes)
     if least < MOST_UTILIZATION:
         more = min(MOST_UTILIZATION, math.ceil(round((least + STEP) * 100, 6)) / 100)
         return setting("GPU_MEMORY_UTILIZATION", f"{more:g}", f", or serve a smaller model{_split(facts)}")

@@ -16,6 +16,7 @@ from vllm_engine.config.settings import Settings
 from vllm_engine.errors import Diagnosis, Problem, SettingsError, StartupError
 from vllm_engine.models.bundled import bundled_names, is_bundled
 from vllm_engine.models.engine_script import EnginePython
+from vllm_engine.plan.api_servers import needs_one
 from vllm_engine.plan.engine_command import engine_environment, flag_value, tracing_gap
 from vllm_engine.plan.engine_installation import Installation, find_engine_python, inspect_installation
 from vllm_engine.plan.variable_checks import check_flags, check_names
@@ -121,7 +122,7 @@ def inspect(
     )
     argv, variables = tuple(flags.argv), tuple(flags.variables)
     found = Preflight(settings, environment, installation, device, argv, variables, warnings)
-    return found, tuple(problems)
+    return found, (*problems, *_check_api_servers(found))
 
 
 def warnings_about(settings: Settings, installation: Installation) -> list[str]:
@@ -194,3 +195,11 @@ def _check_frontend(settings: Settings, installation: Installation) -> list[Prob
         remedy = "the Rust frontend is one process; leave it unset, or set ENGINE_FRONTEND=python"
         problems.append(Problem("API_SERVER_COUNT", str(settings.api_server_count), remedy))
     return problems
+
+
+def _check_api_servers(preflight: Preflight) -> list[Problem]:
+    asked = preflight.settings.api_server_count
+    alone = needs_one(preflight.flag_names, preflight.environment.merged)
+    if asked in ("auto", 1) or alone is None:
+        return []
+    return [Problem("API_SERVER_COUNT", str(asked), f"{alone} works with one only; unset either")]

@@ -10,20 +10,12 @@ from vllm_engine.config.library_variables import socket_variables
 from vllm_engine.errors import Problem, SettingsError
 from vllm_engine.models.model_config import attention_heads, kv_cache_bytes, longest_context
 from vllm_engine.models.model_source import Model, locate_model
+from vllm_engine.plan.api_servers import automatic, needs_one
 from vllm_engine.plan.engine_command import EngineCommand, build_command
 from vllm_engine.plan.engine_plan import Choice, EnginePlan
 from vllm_engine.plan.engine_site import site_folder, write_metadata, write_shims
 from vllm_engine.plan.preflight import Preflight
 from vllm_engine.system.device import free_memory_bytes
-
-MAX_AUTO_API_SERVERS = 4
-CORES_PER_API_SERVER = 3
-"""vLLM's Python API server is one busy process at some 14,000 tokens/s on an H100, and four of them bring 1.6
-times the tokens (docs/measured/gpu.md). Each takes a core, and leaves two to the engine and the gateway."""
-_ONE_API_SERVER = ("enable-elastic-ep", "enable-fault-tolerance", "headless")
-"""Flags with which vLLM refuses several API servers, or takes one (0.32, `entrypoints/cli/serve.py`)."""
-_LORA_UPDATES = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
-"""A variable of vLLM's with which it refuses several, too."""
 
 _GIB = 1 << 30
 _CPU_KV_SEQUENCES = 8
@@ -161,13 +153,9 @@ class Planner:
             return Choice("1", "auto: the Rust frontend is one process with many threads")
         if self._device.kind == "cpu":
             return Choice("1", "auto: on CPU the cores belong to the model")
-        alone = [f"--{flag}" for flag in _ONE_API_SERVER if flag in self._flags]
-        if self._environ.get(_LORA_UPDATES, "").strip().lower() in ("1", "true"):
-            alone.append(_LORA_UPDATES)
-        if alone:
-            return Choice("1", f"auto: {alone[0]} allows only one")
-        spare = (self._device.cores - 2 * len(self._device.gpus)) // CORES_PER_API_SERVER
-        count = min(MAX_AUTO_API_SERVERS, max(1, spare))
+        if alone := needs_one(self._flags, self._environ):
+            return Choice("1", f"auto: {alone} works with one only")
+        count = automatic(self._device)
         return Choice(str(count), f"auto: {self._device.cores} cores, {len(self._device.gpus)} GPU(s)")
 
     def _kv_cache_bytes(self, length: Choice) -> Choice | None:

@@ -53,7 +53,7 @@ def find_device(kind: Literal["cuda", "cpu"], environ: Mapping[str, str]) -> Dev
     Returns:
         The device; without GPUs if it is `cuda` and none is visible.
     """
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     if kind == "cpu":
         name, bfloat16 = _cpu()
         return Device("cpu", name, bfloat16, cores=cores)
@@ -139,6 +139,30 @@ def _nvml() -> Iterator[Any]:
         yield pynvml
     finally:
         pynvml.nvmlShutdown()
+
+
+def usable_cores(root: Path = Path("/"), visible: int | None = None) -> int:
+    """Return how many cores this process may keep busy: those it may run on, within the cgroup's CPU limit.
+
+    A part of a core does not count, but for the first.
+    """
+    cores = len(os.sched_getaffinity(0)) if visible is None else visible
+    v1 = root / "sys/fs/cgroup/cpu"
+    limits = [
+        _words(root / "sys/fs/cgroup/cpu.max"),
+        _words(v1 / "cpu.cfs_quota_us") + _words(v1 / "cpu.cfs_period_us"),
+    ]
+    for limit in limits:
+        if len(limit) == 2 and limit[0].isdigit():  # else "max" or -1: no limit
+            cores = min(cores, int(limit[0]) // int(limit[1]))
+    return max(1, cores)
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="ascii").split()
+    except OSError:
+        return []
 
 
 def free_memory_bytes(root: Path = Path("/")) -> int:

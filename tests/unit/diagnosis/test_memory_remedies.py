@@ -54,6 +54,18 @@ def test_memory_remedy(name: str, facts: Facts, changes: dict[str, str] | None, 
     assert changes is None or told.changes == changes
 
 
+def test_a_larger_share_is_reckoned_on_what_cuda_counts() -> None:
+    """An H100 has 79.65 GiB for its driver and 79.18 for vLLM, of which one hundredth too few would not do."""
+    text = (
+        "To serve at least one request with the model's max seq len (8192), (42.6 GiB KV cache is needed, which "
+        "is larger than the available KV cache memory (10.0 GiB)."
+    )
+    facts = replace(H100, gpu_memory_bytes=int(79.65 * GIB), gpu_memory_utilization=0.3)
+    remedy = diagnose(ended(text), facts).remedy
+    share = float(remedy.partition("GPU_MEMORY_UTILIZATION=")[2].split()[0].rstrip(",;"))
+    assert (share - 0.3) * 79.18 >= 32.6, remedy
+
+
 def test_other_programs_are_not_blamed_in_vain() -> None:
     """torch names each process that uses the GPU; in a container it may take the engine itself for another."""
     free = f"{OOM} GPU 0 has a total capacity of 79.18 GiB of which 1.00 GiB is free."

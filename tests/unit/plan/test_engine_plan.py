@@ -69,6 +69,7 @@ def test_auto() -> None:
         (gpus(4, cores=8), "API_SERVER_COUNT", {}, "1"),
         (gpus(1, cores=16), "API_SERVER_COUNT", {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}, "1"),
         (gpus(1, cores=16), "API_SERVER_COUNT", {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "0"}, "4"),
+        (gpus(1, cores=16), "API_SERVER_COUNT", {"VLLM_ENABLE_RESPONSES_API_STORE": "1"}, "1"),
         (gpus(8, cores=192), "API_SERVER_COUNT", {}, "4"),
         (gpus(1, cores=32), "API_SERVER_COUNT", rust, "1"),
         (CPU, "API_SERVER_COUNT", {"API_SERVER_COUNT": "2"}, "2"),
@@ -77,9 +78,9 @@ def test_auto() -> None:
         (CPU, "ENFORCE_EAGER", {}, "1"),
     ):
         assert settled(device, key, **variables) == value, (key, variables)
-    for flag in ("enable-fault-tolerance", "enable-elastic-ep", "headless"):
+    for flag in ("enable-fault-tolerance", "enable-elastic-ep"):
         alone = plan(gpus(1, cores=16), flags=frozenset({flag})).api_server_count
-        assert (alone.value, alone.source) == ("1", f"auto: --{flag} allows only one")
+        assert (alone.value, alone.source) == ("1", f"auto: --{flag} works with one only")
     # The default length is cut to the model, and that is said; a model that says nothing keeps it.
     assert plan().max_model_len.value == "4096"
     assert "MAX_MODEL_LEN=4096: the model's maximum, less than the default of 8192" in plan().notes

@@ -70,6 +70,14 @@ def test_everything_that_is_wrong_is_told_at_once(python: Path, tmp_path: Path) 
     assert told["VLLM_API_KEY"] == "is not read; set API_KEYS"
 
 
+@pytest.mark.parametrize("name", ["VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_ENABLE_RESPONSES_API_STORE"])
+def test_several_api_servers_where_only_one_works(python: Path, tmp_path: Path, name: str) -> None:
+    """vLLM refuses the one after its imports, and answers 404 for half of what the other has stored."""
+    told = refused(python, tmp_path, **{name: "1", "API_SERVER_COUNT": "2"})
+    assert told == {"API_SERVER_COUNT": f"{name} works with one only; unset either"}
+    check(python, tmp_path, **{name: "1"})
+
+
 def test_an_engine_that_cannot_be_used(tmp_path: Path, model: Path) -> None:
     assert "has no vLLM installed" in refused(Path(sys.executable), tmp_path)["ENGINE_PYTHON"]
     cuda = make_fake_engine_python(tmp_path / "venv", distribution="vllm")

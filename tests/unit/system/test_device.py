@@ -12,7 +12,14 @@ import pynvml
 import pytest
 
 from vllm_engine.system import device
-from vllm_engine.system.device import Gpu, find_device, free_memory_bytes, parse_cpuinfo, visible_gpus
+from vllm_engine.system.device import (
+    Gpu,
+    find_device,
+    free_memory_bytes,
+    parse_cpuinfo,
+    usable_cores,
+    visible_gpus,
+)
 from vllm_engine.system.file_limit import connection_shares
 
 A, B, C = (Gpu(name, (8, 0), 1) for name in "abc")
@@ -40,6 +47,27 @@ def test_visible_gpus() -> None:
     # The real look-up works on any machine, with or without a GPU.
     assert find_device("cpu", {}).cores >= 1
     assert find_device("cuda", {"CUDA_VISIBLE_DEVICES": ""}).gpus == ()
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 16),
+        ({"cpu.max": "max 100000\n"}, 16),
+        ({"cpu.max": "450000 100000\n"}, 4),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "9900000 100000\n"}, 16),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 16),
+        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+    ],
+)
+def test_usable_cores(tmp_path: Path, files: dict[str, str], expected: int) -> None:
+    """A container's CPU limit counts, in both versions of cgroups: `docker run --cpus`, `resources.limits.cpu`."""
+    for name, text in files.items():
+        path = tmp_path / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert usable_cores(tmp_path, visible=16) == expected
 
 
 V1, V2 = "sys/fs/cgroup/memory/memory", "sys/fs/cgroup/memory"
