@@ -51,7 +51,7 @@ async def test_an_idle_connection_serves_the_next_request_and_holds_nothing_of_t
 ) -> None:
     """It reads that response, and the engine's close, although it was paused; it is closed after a while."""
     async with engine_that_says(tmp_path, OK) as case:
-        body = bytearray(5_000_000)  # 256 idle connections must not hold 32 MB each
+        body = bytearray(5_000_000)  # hundreds of idle connections must not hold 32 MB each
         await ask(case.upstream, body)
         body.clear()  # raises BufferError while anybody has a view of it
         for _ in range(3):

@@ -12,13 +12,14 @@ from vllm_engine.system.shortage import is_own_shortage
 POOL_KEEP_ALIVE_SECONDS = 60.0
 """Idle connections are closed by us, long before vLLM would close them (see `plan.engine_command`)."""
 
-MAX_IDLE = 256
-
 _CONNECT_SECONDS = 10.0
 
 
 class Upstream:
-    """Connects to the engine, or hands out a connection that is idle."""
+    """Connects to the engine, or hands out a connection that is idle.
+
+    There are never more than requests were at the engine at once, which is bounded by `MAX_IN_FLIGHT`.
+    """
 
     def __init__(self, socket: Path) -> None:
         self._socket = str(socket)
@@ -54,9 +55,6 @@ class Upstream:
 
     def keep(self, connection: UpstreamConnection) -> None:
         """Keep a connection for the next request."""
-        if len(self._idle) >= MAX_IDLE:
-            connection.abort()
-            return
         loop = asyncio.get_running_loop()
         self._idle[connection] = loop.call_later(POOL_KEEP_ALIVE_SECONDS, connection.abort)
 
