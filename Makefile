@@ -66,7 +66,7 @@ check:
 	@.venv/bin/ruff check $(PYTHON_FILES)
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
-	@.venv/bin/shellcheck scripts/*.sh tools/*.sh .ci/run docker/entrypoint docker/sshd tests/container/*.sh
+	@.venv/bin/shellcheck scripts/*.sh tools/*.sh .ci/run docker/entrypoint docker/sshd tests/container/*.sh perf/gpu/*.sh
 	@.venv/bin/hadolint docker/Dockerfile
 	@.venv/bin/zizmor --offline --quiet .github
 

@@ -231,7 +231,7 @@ def _row(run: Run, facts: Facts) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the cases, and print their table."""
+    """Run the cases, and print their table; exits with status 1 if one was not told rightly."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--engine-python", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True)
@@ -243,7 +243,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started too
     environ = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", **os.environ}
     places = given.engine_python, given.model, environ, given.out
-    print(markdown(run_cases(*places, given.flag, only=given.only, seconds=given.seconds)))
+    rows = run_cases(*places, given.flag, only=given.only, seconds=given.seconds)
+    print(markdown(rows))
+    sys.exit(0 if all(row["is_right"] for row in rows) else 1)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,11 @@ def snapshot() -> dict[str, Any]:
     return found
 
 
+def driver() -> str | None:
+    """Return the version of the GPU's driver; None without a GPU."""
+    return None if _gpu() is None else str(pynvml.nvmlSystemGetDriverVersion())
+
+
 @contextmanager
 def memory_log(path: Path) -> Iterator[None]:
     """Append a line to a file twice a second meanwhile, if there is a GPU."""

@@ -25,6 +25,20 @@ class Results:
         self.requests = work / "requests.jsonl"
         self._rows: list[dict[str, Any]] = []
 
+    def begin_anew(self) -> None:
+        """Delete what an earlier run has left: what is read and packed here is only this run's. Caches stay."""
+        for log in self._work.glob("*.log"):
+            log.unlink()
+        for folder in (self._work / "failures", *self._work.glob("nginx-*")):
+            shutil.rmtree(folder, ignore_errors=True)
+        for path in (self.requests, self.folder / "memory.jsonl"):
+            path.unlink(missing_ok=True)
+
+    @property
+    def failed(self) -> list[dict[str, Any]]:
+        """The rows that say that something failed, or that a failure was not told rightly."""
+        return [row for row in self._rows if row["what"] == "failed" or not row.get("is_right", True)]
+
     def elapsed(self) -> float:
         """Return the seconds since the run began."""
         return time.monotonic() - self._began
@@ -35,7 +49,7 @@ class Results:
         self._rows.append(stamped)
         with (self.folder / "rows.jsonl").open("a", encoding="utf-8") as out:
             out.write(json.dumps(stamped) + "\n")
-        self.say(_short(row))
+        self.say(short(row))
 
     def say(self, text: str) -> None:
         """Print a line with the time."""
@@ -64,7 +78,14 @@ class Results:
                 shutil.copyfileobj(rows, out)
 
 
-def _short(row: Mapping[str, Any]) -> str:
+def short(row: Mapping[str, Any]) -> str:
+    """Return a row for people."""
+    if row["what"] == "failed":
+        return f"FAILED {row.get('server') or row.get('step')}: {row['error']}"
+    if row["what"] == "failure":
+        ended = f"exit status {row['exit_status']}" if row["ended_itself"] else "had to be killed"
+        verdict = "as expected" if row["is_right"] else f"NOT RIGHT, expected {row['expected']}"
+        return f"{row['log']}: {row['diagnosed']}, {verdict}, {ended}, {row['seconds']} s"
     if row["what"] != "leg":
         return json.dumps({key: value for key, value in row.items() if key not in ("tree", "text")})[:400]
     speed = f"{row['target']} {row['streams']} streams: {row['tokens_per_second']:,.0f} tokens/s"

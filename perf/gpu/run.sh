@@ -7,17 +7,30 @@
 # python -m perf.gpu --help. PYTHON: the Python 3.12 to use (python3). GATEWAY: where the environment is made.
 set -euo pipefail
 
+refuse() {
+    echo "run.sh: $1" >&2
+    exit 2
+}
+
 if [[ $# -lt 3 ]]; then
     sed -n '2,7s/^# \?//p' "$0"
     exit 2
 fi
-packed=$(realpath "$1")
-gateway=${GATEWAY:-/tmp/vllm-engine-gateway}
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-if [[ ! -e $gateway/complete ]]; then
-    "${PYTHON:-python3}" -m venv --clear --without-pip "$gateway"
-    tar -xJf "$packed/gateway.tar.xz" -C "$gateway/lib/python3.12/site-packages"
+[[ -f $1/gateway.tar.xz ]] || refuse "FOLDER=$1: expected a folder with gateway.tar.xz, which perf/gpu/pack.sh writes"
+packed=$(realpath "$1/gateway.tar.xz")
+gateway=${GATEWAY:-/tmp/vllm-engine-gateway} python=${PYTHON:-python3}
+found=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || found="no Python"
+[[ $found == 3.12 ]] || refuse "PYTHON=$python: expected Python 3.12, for which the gateway was packed; it is $found"
+[[ ! -e $gateway || -f $gateway/pyvenv.cfg ]] || refuse "GATEWAY=$gateway: expected an environment, or nothing yet"
+
+sum=$(sha256sum "$packed") # its path too
+if [[ $(cat "$gateway/complete" 2>/dev/null) != "$sum" ]]; then
+    "$python" -m venv --clear --without-pip "$gateway"
+    tar -xJf "$packed" -C "$gateway/lib/python3.12/site-packages"
     "$gateway/bin/python" -m compileall -q -j 0 "$gateway/lib/python3.12/site-packages" || true
-    touch "$gateway/complete"
+    echo "$sum" >"$gateway/complete"
 fi
+# Not by cd: paths are the caller's.
+PYTHONPATH=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../..")
+export PYTHONPATH
 exec "$gateway/bin/python" -m perf.gpu --engine-python "$2" --results "$3" "${@:4}"

@@ -20,6 +20,7 @@ from typing import Literal
 
 from perf.bench.cpu_usage import tree
 from perf.bench.processes import free_port
+from perf.gpu.last_words import last_words
 from vllm_engine.plan.engine_site import site_folder
 
 MODEL = "bench"
@@ -31,7 +32,7 @@ Kind = Literal["plain", "ours", "nginx"]
 
 
 class Failed(Exception):
-    """A server has ended, or is not ready in time; says which, and the end of its log."""
+    """A server has ended, or is not ready in time; says which, and why by its log."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,9 @@ class Server:
         """
         while self.generate()[0] != 200:
             if not self.is_running() or time.time() > self.started + seconds:
-                tail = " | ".join(self.text.splitlines()[-4:])[-600:]
-                raise Failed(f"{self.name} gave no token in {time.time() - self.started:.0f} s: {tail}")
+                ended = "" if self.is_running() else "it ended: "
+                why = f"{ended}{last_words(self.text)}"
+                raise Failed(f"{self.name} gave no token in {time.time() - self.started:.0f} s: {why}")
             time.sleep(0.1)
         return time.time() - self.started
 
@@ -199,6 +201,7 @@ class Rig:
         behind: str = "",
     ) -> Server:
         log, began = self.folder / f"{name}.log", time.time()
+        log.unlink(missing_ok=True)  # what an earlier server of this name has said
         process = launch(argv, self.environment() | dict(environ), log)
         return Server(name, kind, process.pid, port, str(log), began, behind)
 

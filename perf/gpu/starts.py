@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from perf.bench.cpu_usage import tree
+from perf.gpu.last_words import last_words
 from perf.gpu.memory import snapshot
 from perf.gpu.servers import Failed, Server, engine_core, title
 
@@ -48,7 +49,8 @@ def until_standby(server: Server, seconds: float) -> dict[str, Any]:
     before, began = snapshot(), time.time()
     while "a standby is ready" not in server.text:
         if not server.is_running() or time.time() > began + seconds:
-            raise Failed(f"{server.name} had no standby after {time.time() - began:.0f} s")
+            why = last_words(server.text)
+            raise Failed(f"{server.name} had no standby after {time.time() - began:.0f} s: {why}")
         time.sleep(0.2)
     processes = {pid: title(pid)[:80] for pid in tree(server.pid)}
     return {

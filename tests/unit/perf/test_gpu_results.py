@@ -49,6 +49,7 @@ def test_a_ratio_compares_legs_of_the_same_round(tmp_path: Path) -> None:
 def test_failures_have_a_table_of_their_own(tmp_path: Path) -> None:
     results = Results(tmp_path / "results", tmp_path)
     failure = {"what": "failure", "name": "oom", "program": "ours", "diagnosed": "x", "is_right": False}
+    failure |= {"log": "ours-oom.log", "expected": "y", "ended_itself": True}
     results.add({**failure, "exit_status": 3, "seconds": 1.24, "gpu_peak_gib": None})
 
     assert cells(results, "oom") == ["oom", "ours", "`x`", "no", "3", "1.2", "0.0"]
