@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
@@ -114,6 +116,16 @@ def test_clean_stop(start: StartProgram, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("vllm-engine-*"))
 
 
+@contextmanager
+def hangup(handler: signal.Handlers) -> Iterator[None]:
+    """Have what is started inherit this for SIGHUP."""
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_drain(start: StartProgram, number: signal.Signals) -> None:
     """A stream that runs is completed, a new request gets 503, probes say so on both ports; then the exit is 0.
@@ -121,7 +133,8 @@ def test_drain(start: StartProgram, number: signal.Signals) -> None:
     A terminal that closes may say so more than once.
     """
     port = free_port()
-    program = start({"tokens": 40, "tokens_per_second": 10}, HEALTH_PORT=str(port))
+    with hangup(signal.SIG_DFL):  # whatever runs the tests may itself ignore it
+        program = start({"tokens": 40, "tokens_per_second": 10}, HEALTH_PORT=str(port))
     with plain_client(f"http://127.0.0.1:{port}") as health:
         with program.client.stream("POST", "/v1/chat/completions", json=STREAM) as answer:
             lines = answer.iter_lines()
@@ -147,11 +160,8 @@ def test_drain(start: StartProgram, number: signal.Signals) -> None:
 
 def test_hangup_that_was_ignored_stays_so(start: StartProgram) -> None:
     """Under `nohup` it goes on."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
+    with hangup(signal.SIG_IGN):
         program = start()
-    finally:
-        signal.signal(signal.SIGHUP, before)
     program.send(signal.SIGHUP)
     assert program.chat().status_code == 200
     assert (program.health() or {})["state"] == "ready"
