@@ -11,7 +11,7 @@ from vllm_engine.diagnosis.run_facts import Facts
 from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.errors import Diagnosis
 from vllm_engine.models.model_config import attention_heads, loaded_bytes
-from vllm_engine.plan.engine_command import flag_number
+from vllm_engine.plan.engine_command import flag_number, is_switched_on
 from vllm_engine.plan.engine_plan import EnginePlan
 from vllm_engine.plan.model_files import files_of
 from vllm_engine.plan.preflight import Preflight
@@ -61,7 +61,7 @@ def known_facts(preflight: Preflight) -> Facts:
         kv_cache_memory_bytes=flag_number(flags, "kv-cache-memory-bytes"),
         max_num_seqs=flag_number(flags, "max-num-seqs"),
         max_num_batched_tokens=flag_number(flags, "max-num-batched-tokens"),
-        enforce_eager=any(flag.replace("_", "-") == "--enforce-eager" for flag in flags),
+        enforce_eager=is_switched_on(flags, "enforce-eager"),
         cache_dir=str(settings.cache_dir),
         startup_timeout_seconds=settings.startup_timeout_seconds,
         vllm_version=preflight.installation.version,

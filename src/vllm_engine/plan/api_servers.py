@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 
+from vllm_engine.plan.engine_command import is_switched_on
 from vllm_engine.system.device import Device
 
 MAX_AUTO = 4
@@ -15,13 +16,13 @@ _FLAGS = ("enable-elastic-ep", "enable-fault-tolerance")
 _VARIABLES = ("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_ENABLE_RESPONSES_API_STORE")
 
 
-def needs_one(flag_names: Collection[str], environ: Mapping[str, str]) -> str | None:
-    """Return the flag or variable with which only one API server works; None if there is none.
+def needs_one(flags: Sequence[str], environ: Mapping[str, str]) -> str | None:
+    """Return the user's flag or variable with which only one API server works; None if there is none.
 
     With several vLLM refuses to start, goes on with one, or keeps what it stores in that one which was asked
     (0.32, `entrypoints/cli/serve.py`, `config/parallel.py`, `entrypoints/openai/responses`).
     """
-    given = [f"--{flag}" for flag in _FLAGS if flag in flag_names]
+    given = [f"--{flag}" for flag in _FLAGS if is_switched_on(flags, flag)]
     on = [name for name in _VARIABLES if environ.get(name, "").strip().lower() in ("1", "true")]
     return next(iter((*given, *on)), None)
 

@@ -168,6 +168,13 @@ def engine_environment(
     return result
 
 
+def is_switched_on(flags: Sequence[str], name: str) -> bool:
+    """Whether the last `--name` or `--no-name` among the user's vLLM flags is the former."""
+    on, off = f"--{name}", f"--no-{name}"
+    given = [flag for flag in (token.replace("_", "-") for token in flags) if flag in (on, off)]
+    return given[-1:] == [on]
+
+
 def flag_number(flags: Sequence[str], name: str) -> int | None:
     """Return the value of a flag of vLLM's that is a number such as 8k; None where it is not given as one."""
     try:

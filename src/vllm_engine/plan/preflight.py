@@ -199,7 +199,7 @@ def _check_frontend(settings: Settings, installation: Installation) -> list[Prob
 
 def _check_api_servers(preflight: Preflight) -> list[Problem]:
     asked = preflight.settings.api_server_count
-    alone = needs_one(preflight.flag_names, preflight.environment.merged)
+    alone = needs_one(preflight.flags, preflight.environment.merged)
     if asked in ("auto", 1) or alone is None:
         return []
     return [Problem("API_SERVER_COUNT", str(asked), f"{alone} works with one only; unset either")]

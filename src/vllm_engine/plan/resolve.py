@@ -85,7 +85,7 @@ class Planner:
         """Take what is known; `free_memory` is the main memory available in bytes, used on CPU only."""
         self._settings, self._device = preflight.settings, preflight.device
         self._environ, self._source = preflight.environment.merged, preflight.environment.source
-        self._flags = preflight.flag_names
+        self._words, self._flags = preflight.flags, preflight.flag_names
         self._model = model
         self._free_memory = free_memory_bytes() if free_memory is None else free_memory
         self._problems: list[Problem] = []
@@ -153,7 +153,7 @@ class Planner:
             return Choice("1", "auto: the Rust frontend is one process with many threads")
         if self._device.kind == "cpu":
             return Choice("1", "auto: on CPU the cores belong to the model")
-        if alone := needs_one(self._flags, self._environ):
+        if alone := needs_one(self._words, self._environ):
             return Choice("1", f"auto: {alone} works with one only")
         count = automatic(self._device)
         return Choice(str(count), f"auto: {self._device.cores} cores, {len(self._device.gpus)} GPU(s)")

@@ -81,6 +81,7 @@ def test_auto() -> None:
     for flag in ("enable-fault-tolerance", "enable-elastic-ep"):
         alone = plan(gpus(1, cores=16), flags=frozenset({flag})).api_server_count
         assert (alone.value, alone.source) == ("1", f"auto: --{flag} works with one only")
+        assert plan(gpus(1, cores=16), flags=frozenset({f"no-{flag}"})).api_server_count.value == "4"
     # The default length is cut to the model, and that is said; a model that says nothing keeps it.
     assert plan().max_model_len.value == "4096"
     assert "MAX_MODEL_LEN=4096: the model's maximum, less than the default of 8192" in plan().notes
