@@ -19,7 +19,7 @@ def describe() -> str:
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     return (
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {model.strip()}, {os.cpu_count()} cores, {pages:.0f} GiB, "
-        f"Linux {platform.release()}, Python {platform.python_version()}, commit {_commit()}"
+        f"Linux {platform.release()}, Python {platform.python_version()}, commit {commit()}"
     )
 
 
@@ -45,7 +45,9 @@ def await_quiet(cores: float, seconds: float) -> None:
             return
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Return the checkout's commit, and whether the sources are changed; `unknown` where git or its data lack."""
+
     def git(*words: str) -> str:
         try:
             done = subprocess.run(["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import time
 from collections.abc import Iterator
@@ -14,8 +13,6 @@ from perf.bench.cpu_usage import tree
 from perf.gpu.last_words import last_words
 from perf.gpu.memory import snapshot
 from perf.gpu.servers import Failed, Server, engine_core, title
-
-_PHASE = re.compile(r"(?P<phase>[\w ]+) took (?P<seconds>[\d.]+) s")
 
 
 def started(what: str, server: Server, seconds: float) -> dict[str, Any]:

@@ -87,7 +87,7 @@ class Steps:
             "vllm": inspect_installation(python).version,
             "torch": torch.stdout.strip() or None,
             "driver": driver(),
-            "commit": machine.describe().rpartition(", commit ")[2],  # its last words
+            "commit": machine.commit(),
         }
 
     def cold_start(self) -> None:
