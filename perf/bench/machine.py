@@ -55,5 +55,5 @@ def commit() -> str:
             return ""
         return done.stdout.strip()
 
-    changed = " with changes" if git("status", "--porcelain", "--", "../src") else ""
+    changed = " with changes" if git("status", "--porcelain", "--", "../../src") else ""
     return (git("rev-parse", "--short", "HEAD") or "unknown") + changed
