@@ -17,7 +17,7 @@ from tests.browser.test_chat import CHAT, ready, say, until_ready
 
 WEB = Path(vllm_engine.gateway.local.__file__).parent / "web"
 CORPUS: list[str] = json.loads((Path(__file__).parent / "xss.json").read_text(encoding="utf-8"))
-MAX_BYTES = 150_000
+MAX_BYTES = 250_000
 TAGS = {
     "A", "BLOCKQUOTE", "BR", "BUTTON", "CODE", "DEL", "DIV", "EM", "H3", "H4", "H5", "H6", "HR", "LI", "OL", "P",
     "PRE", "SPAN", "STRONG", "TABLE", "TBODY", "TD", "TH", "THEAD", "TR", "UL",

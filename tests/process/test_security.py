@@ -39,7 +39,7 @@ SETTINGS = {
     "LOG_LEVEL": "debug",
 }
 SCENARIO = {"tokens": 3}
-UI_FILES = ("/", "/ui", "/ui/style.css", "/ui/app.js", "/ui/icon.svg")
+UI_FILES = ("/", "/ui", "/ui/styles/base.css", "/ui/app.js", "/ui/icon.svg")
 
 
 def assert_secret(*texts: str) -> None:

@@ -138,7 +138,7 @@ async def test_the_pages_files(tmp_path: Path) -> None:
     """They have their types and one spelling each, and are not sent again to who has them."""
     async with gateway(tmp_path) as (client, _):
         for path, kind in (
-            ("/", "text/html"), ("/ui", "text/html"), ("/ui/style.css", "text/css"), ("/ui/icon.svg", "image/svg+xml"),
+            ("/", "text/html"), ("/ui", "text/html"), ("/ui/styles/base.css", "text/css"), ("/ui/icon.svg", "image/svg+xml"),
             ("/ui/app.js", "text/javascript"), ("/ui/lib/dom.js", "text/javascript"),
         ):  # fmt: skip
             answer = await client.get(path)

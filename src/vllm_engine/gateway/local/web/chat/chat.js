@@ -1,12 +1,14 @@
 // The chat view: sends, streams, stops, edits. Conversation has the content, message.js the appearance.
 
-import { ApiError, address, streamChat } from "../lib/api.js";
-import { Conversation } from "./conversation.js";
-import { announce, byId, copy, h } from "../lib/dom.js";
+import { ApiError, streamChat } from "../lib/api.js";
+import { announce, byId, h } from "../lib/dom.js";
 import { plural } from "../lib/format.js";
-import { highlight } from "./highlight.js";
+import { connectCodeDialog } from "./code_dialog.js";
+import { Composer } from "./composer.js";
+import { Conversation } from "./conversation.js";
 import { AnswerView, userMessage } from "./message.js";
-import { snippets } from "./snippets.js";
+import { Meter } from "./meter.js";
+import { connectOptions } from "./options.js";
 
 const NEAR = 80;
 const IDEAS = [
@@ -19,17 +21,20 @@ export class ChatView {
   constructor({ onUnauthorized, needsKey }) {
     this.conversation = new Conversation();
     this.onUnauthorized = onUnauthorized;
-    this.needsKey = needsKey;
     this.model = "";
     this.isReady = false;
     this.running = null;
-    this.prompt = byId("prompt");
     this.scroll = byId("scroll");
     this.list = byId("messages");
+    this.composer = new Composer({
+      canSend: () => this.isReady && !this.running,
+      send: (text) => this.say(text),
+      stop: () => this.stop(),
+    });
     this.welcome();
-    this.connect();
-    this.options();
-    this.code();
+    byId("new-chat").addEventListener("click", () => this.startAnew());
+    connectOptions(this.conversation.options, () => this.conversation.keep());
+    connectCodeDialog({ nextBody: () => this.nextBody(), needsKey });
     this.draw();
   }
 
@@ -38,16 +43,12 @@ export class ChatView {
     this.isReady = isReady;
     this.model = model;
     byId("chat-model").textContent = model;
-    const notice = byId("notice");
-    notice.hidden = !note;
-    if (note) notice.replaceChildren(note, " ", h("a", { href: "#status" }, "See its status"));
+    this.composer.note(note);
     this.buttons();
   }
 
   buttons() {
-    byId("send").hidden = Boolean(this.running);
-    byId("stop").hidden = !this.running;
-    byId("send").disabled = !this.isReady || !this.prompt.value.trim();
+    this.composer.update({ isRunning: Boolean(this.running) });
     byId("new-chat").disabled = !this.conversation.messages.length;
   }
 
@@ -58,48 +59,19 @@ export class ChatView {
   }
 
   propose(text) {
-    this.prompt.value = text;
-    this.grow();
-    this.prompt.focus();
+    this.composer.text = text;
+    this.composer.focus();
   }
 
-  connect() {
-    const form = byId("composer");
-    form.addEventListener("submit", (event) => {
-      event.preventDefault();
-      this.say();
-    });
-    this.prompt.addEventListener("keydown", (event) => {
-      // While an input method composes, it handles Enter.
-      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-      event.preventDefault();
-      this.say();
-    });
-    this.prompt.addEventListener("input", () => this.grow());
-    byId("stop").addEventListener("click", () => this.stop());
-    document.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && !document.querySelector("dialog[open]")) this.stop();
-    });
-    byId("new-chat").addEventListener("click", () => {
-      this.stop();
-      this.conversation.clear();
-      this.draw();
-      this.prompt.focus();
-    });
+  startAnew() {
+    this.stop();
+    this.conversation.clear();
+    this.draw();
+    this.composer.focus();
   }
 
-  grow() {
-    this.prompt.style.height = "auto";
-    this.prompt.style.height = `${Math.min(this.prompt.scrollHeight, 240)}px`;
-    this.buttons();
-  }
-
-  say() {
-    const text = this.prompt.value.trim();
-    if (!text || this.running || !this.isReady) return;
+  say(text) {
     this.conversation.messages.push({ role: "user", content: text });
-    this.prompt.value = "";
-    this.grow();
     this.answer();
   }
 
@@ -168,7 +140,7 @@ export class ChatView {
     this.conversation.cut(index);
     this.conversation.messages.push({ role: "user", content: text });
     this.answer();
-    this.prompt.focus();
+    this.composer.focus();
   }
 
   draw() {
@@ -201,91 +173,14 @@ export class ChatView {
     if (follows) scroll.scrollTop = scroll.scrollHeight;
   }
 
-  options() {
-    const form = byId("options-form");
-    const kept = this.conversation.options;
-    for (const field of form.elements) {
-      if (field.type === "checkbox") field.checked = Boolean(kept[field.name]);
-      else if (field.name) field.value = kept[field.name] ?? "";
-    }
-    form.addEventListener("submit", (event) => event.preventDefault());
-    // The reset event comes before the fields are empty.
-    for (const name of ["input", "reset"]) form.addEventListener(name, () => setTimeout(() => this.take(form)));
-    const button = byId("options-button");
-    const show = (open) => {
-      byId("view-chat").classList.toggle("with-options", open);
-      button.setAttribute("aria-expanded", String(open));
-      (open ? byId("system") : button).focus();
-    };
-    button.addEventListener("click", () => show(button.getAttribute("aria-expanded") === "false"));
-    byId("options-close").addEventListener("click", () => show(false));
-    byId("options").addEventListener("keydown", (event) => event.key === "Escape" && show(false));
-  }
-
-  take(form) {
-    for (const field of form.elements) {
-      if (field.name) this.conversation.options[field.name] = field.type === "checkbox" ? field.checked : field.value;
-    }
-    this.conversation.keep();
-  }
-
-  code() {
-    const dialog = byId("code-dialog");
-    const buttons = Object.keys(snippets).map((name) =>
-      h("button", { type: "button", class: "tab", "aria-pressed": "false", onclick: () => choose(name) }, name));
-    byId("code-languages").append(...buttons);
-    const choose = (name) => {
-      for (const button of buttons) button.setAttribute("aria-pressed", String(button.textContent === name));
-      const { make, language } = snippets[name];
-      const code = make(address("v1/chat/completions"), this.nextBody(), this.needsKey());
-      byId("code").replaceChildren(highlight(code, language));
-    };
-    byId("copy-code").addEventListener("click", () => {
-      choose("curl");
-      dialog.showModal();
-    });
-    byId("code-close").addEventListener("click", () => dialog.close());
-    byId("code-copy").addEventListener("click", (event) => copy(byId("code").textContent, event.currentTarget));
-  }
-
   /** Return the body of the request that sending would make, or of the last one if nothing is typed. */
   nextBody() {
     const { conversation } = this;
-    const typed = this.prompt.value.trim();
+    const typed = this.composer.text;
     const count = conversation.messages.findLastIndex(({ role }) => role === "user") + 1;
     const body = conversation.body(this.model, typed ? undefined : count);
     if (typed) body.messages.push({ role: "user", content: typed });
     if (!body.messages.some(({ role }) => role === "user")) body.messages.push({ role: "user", content: "Hello!" });
     return body;
-  }
-}
-
-/** Measures one answer as seen by the browser. */
-class Meter {
-  #began = performance.now();
-  #first = null;
-  #last = null;
-  #pieces = 0;
-  #tokens = null;
-
-  piece() {
-    this.#last = performance.now();
-    this.#first ??= this.#last;
-    this.#pieces += 1;
-  }
-
-  usage(tokens) {
-    this.#tokens = tokens;
-  }
-
-  result() {
-    const tokens = this.#tokens ?? this.#pieces;
-    const seconds = (this.#last - this.#first) / 1000;
-    return {
-      tokens,
-      exact: this.#tokens !== null,
-      ttft: this.#first === null ? null : (this.#first - this.#began) / 1000,
-      rate: tokens > 1 && seconds > 0 ? (tokens - 1) / seconds : null,
-    };
   }
 }

@@ -2,10 +2,10 @@
 
 import { base } from "../lib/api.js";
 import { store } from "../lib/dom.js";
+import { bodyOf } from "./options.js";
 
 // Several servers may stand behind one address, each with its own prefix.
 const KEY = `vllm-engine.chat ${base.pathname}`;
-const NUMBERS = ["temperature", "top_p", "max_tokens", "seed"];
 
 export class Conversation {
   constructor() {
@@ -30,23 +30,13 @@ export class Conversation {
 
   /** Return the body of a request for the answer to the first `count` messages. */
   body(model, count = this.messages.length) {
-    const { system, stop, json } = this.options;
+    const { system } = this.options;
     const said = this.messages.slice(0, count).filter(({ content }) => content);
-    const body = {
-      model,
-      messages: [
-        ...(system?.trim() ? [{ role: "system", content: system }] : []),
-        ...said.map(({ role, content }) => ({ role, content })),
-      ],
-    };
-    for (const name of NUMBERS) {
-      const value = Number.parseFloat(this.options[name]);
-      if (Number.isFinite(value)) body[name] = name === "temperature" || name === "top_p" ? value : Math.trunc(value);
-    }
-    const stops = (stop ?? "").split("\n").filter((line) => line !== "");
-    if (stops.length) body.stop = stops;
-    if (json) body.response_format = { type: "json_object" };
-    return body;
+    const messages = [
+      ...(system?.trim() ? [{ role: "system", content: system }] : []),
+      ...said.map(({ role, content }) => ({ role, content })),
+    ];
+    return { model, messages, ...bodyOf(this.options) };
   }
 }
 
