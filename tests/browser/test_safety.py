@@ -19,12 +19,26 @@ WEB = Path(vllm_engine.gateway.local.__file__).parent / "web"
 CORPUS: list[str] = json.loads((Path(__file__).parent / "xss.json").read_text(encoding="utf-8"))
 MAX_BYTES = 250_000
 TAGS = {
-    "A", "BLOCKQUOTE", "BR", "BUTTON", "CODE", "DEL", "DIV", "EM", "H3", "H4", "H5", "H6", "HR", "LI", "OL", "P",
+    "A", "BLOCKQUOTE", "BR", "BUTTON", "CODE", "DEL", "DIV", "EM", "H3", "H4", "H5", "H6", "HR", "INPUT", "LI", "OL", "P",
     "PRE", "SPAN", "STRONG", "TABLE", "TBODY", "TD", "TH", "THEAD", "TR", "UL",
 }  # fmt: skip
-ATTRIBUTES = {"class", "href", "target", "rel", "type", "tabindex", "role", "aria-label", "scope", "start"}
+ATTRIBUTES = {
+    "class",
+    "href",
+    "target",
+    "rel",
+    "type",
+    "tabindex",
+    "role",
+    "aria-label",
+    "scope",
+    "start",
+    "disabled",
+    "checked",
+}
 _AUDIT = """() => [...document.querySelectorAll(".markdown *")].map((one) => ({
-    tag: one.tagName, names: one.getAttributeNames(), href: one.href ?? null, rel: one.rel ?? null}))"""
+    tag: one.tagName, names: one.getAttributeNames(), href: one.href ?? null, rel: one.rel ?? null,
+    type: one.type ?? null, disabled: one.disabled ?? null}))"""
 
 
 def around(payload: str) -> str:
@@ -34,7 +48,8 @@ def around(payload: str) -> str:
         (
             payload, f"# {line}", f"- {line}", f"> {line}", f"**{line}**", f"[{line}](https://example.com)",
             f"[text]({line})", f"![text]({line})", f"<{line}>", f"`{line}`", f"```{line}\n{payload}\n```",
-            f"```html\n{payload}\n```", f"| {line} | b |\n|---|---|\n| {line} | {line} |",
+            f"```html\n{payload}\n```", f"| {line} | b |\n|:-:|---|\n| {line} | {line} |", f"- [x] {line}",
+            f"\\({line}\\) $${line}$$ $x_1{line}$", f"\\[\n{payload}\n\\]",
         )
     )  # fmt: skip
 
@@ -49,6 +64,8 @@ def audit(page: Page) -> None:
         if element["tag"] == "A":
             assert element["href"].startswith(("http://", "https://")), element
             assert {"noopener", "noreferrer"} <= set(element["rel"].split()), element
+        if element["tag"] == "INPUT":
+            assert (element["type"], element["disabled"]) == ("checkbox", True), element
     assert page.evaluate("window.pwned") is None
 
 
@@ -76,7 +93,11 @@ def test_nothing_executes(visit: Visit, server: Server, kind: str) -> None:
     for at in range(0, len(CORPUS), 16):
         part = CORPUS[at : at + 16]
         text = "\n\n".join(map(around, part))
-        server.engine(text=text, reasoning_tokens=len(text) if kind == "reasoning" else 0)
+        # Reasoning comes in a field of its own, or within tags.
+        is_tagged = kind == "reasoning" and at % 32 == 0
+        text = f"<think>\n{text}\n</think>" if is_tagged else text
+        in_field = len(text) if kind == "reasoning" and not is_tagged else 0
+        server.engine(text=text, reasoning_tokens=in_field)
         say(page, f"{part[0]} <img src=x onerror=window.pwned=1>")
         expect(page.locator(".stats")).to_have_count(1)
         audit(page)

@@ -29,8 +29,7 @@ def dotenv_command(is_given: bool) -> None:
 
     with exit_on_error():
         environment = understood({}, parse_env(sys.stdin.buffer.read())) if is_given else read_environment()
-        problems, _ = check_names(environment, FlagCatalogue.load(""))
-        if problems:
+        if problems := check_names(environment, FlagCatalogue.load("")):
             raise SettingsError(problems)
         print_notes(environment.notes)
         wanted = environment.dotenv.keys() | set(SAME.values())

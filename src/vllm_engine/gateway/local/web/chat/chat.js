@@ -5,6 +5,7 @@ import { announce, byId, h } from "../lib/dom.js";
 import { plural } from "../lib/format.js";
 import { connectCodeDialog } from "./code_dialog.js";
 import { Composer } from "./composer.js";
+import { addDelta } from "./content.js";
 import { Conversation } from "./conversation.js";
 import { AnswerView, userMessage } from "./message.js";
 import { Meter } from "./meter.js";
@@ -104,10 +105,7 @@ export class ChatView {
       const wanted = { ...body, stream: true, stream_options: { include_usage: true } };
       for await (const chunk of streamChat(wanted, signal)) {
         const choice = chunk.choices?.[0];
-        const delta = choice?.delta ?? {};
-        message.reasoning += delta.reasoning_content ?? delta.reasoning ?? "";
-        message.content += delta.content ?? "";
-        if (delta.content || delta.reasoning_content || delta.reasoning) meter.piece();
+        if (addDelta(message, choice?.delta ?? {})) meter.piece();
         if (choice?.finish_reason) message.ended = choice.finish_reason;
         if (chunk.usage) meter.usage(chunk.usage.completion_tokens);
         message.stats = meter.result();

@@ -2,6 +2,7 @@
 
 import { base } from "../lib/api.js";
 import { store } from "../lib/dom.js";
+import { sent } from "./content.js";
 import { bodyOf } from "./options.js";
 
 // Several servers may stand behind one address, each with its own prefix.
@@ -31,10 +32,9 @@ export class Conversation {
   /** Return the body of a request for the answer to the first `count` messages. */
   body(model, count = this.messages.length) {
     const { system } = this.options;
-    const said = this.messages.slice(0, count).filter(({ content }) => content);
     const messages = [
       ...(system?.trim() ? [{ role: "system", content: system }] : []),
-      ...said.map(({ role, content }) => ({ role, content })),
+      ...this.messages.slice(0, count).map(sent).filter(Boolean),
     ];
     return { model, messages, ...bodyOf(this.options) };
   }

@@ -1,4 +1,4 @@
-// Markdown within a line, as DOM nodes. HTML is shown as text; links are http and https only.
+// Markdown within a line, as DOM nodes. HTML is shown as text, math as it is written; links are http and https only.
 // The scanner takes linear time: the results of searches that may come again are kept.
 
 import { h } from "../lib/dom.js";
@@ -6,11 +6,21 @@ import { h } from "../lib/dom.js";
 const MAX_DEPTH = 8;
 const MAX_LABEL = 1000;
 const MAX_URL = 2000;
-const ESCAPABLE = /[!-/:-@[-`{-~]/;
+const MAX_MATH = 1000;
+// Not the brackets: models that write \( or \[ mean math, even where its end is missing.
+const ESCAPABLE = /[!-'*-/:-@\\^-`{-~]/;
 const MARKS = { "**": "strong", __: "strong", "~~": "del", "*": "em", _: "em" };
 const BARE_URL = /https?:\/\/[^\s<>"'`\\^{|}]+/iy;
 const ENDS_SENTENCE = new Set(".,:;!?*_~");
 const WORD = /[\p{L}\p{N}]/u;
+// Between two dollars: nothing that could be words and prices.
+const CLEARLY_MATH = /^\S+$|[\\^_={}+<>]|^[^A-Za-z]*(?:[A-Za-z](?![A-Za-z])[^A-Za-z]*)*$/;
+const NOT_MATH = /^\s|[\n`]|[\s\\]$/;
+
+/** Return math as it is written: no backslash is lost, and a selection copies its source. */
+export function mathNode(source, { isBlock }) {
+  return h("span", { class: isBlock ? "math block" : "math" }, source);
+}
 
 /** Return the address of a link that is allowed, or null. */
 export function safeUrl(text) {
@@ -72,7 +82,9 @@ class Scanner {
     const { text, at } = this;
     switch (text[at]) {
       case "\\":
-        return this.escape();
+        return this.bracketedMath() ?? this.escape();
+      case "$":
+        return this.dollarMath();
       case "\n":
         return this.lineBreak();
       case "`":
@@ -101,6 +113,36 @@ class Scanner {
     this.plain += next;
     this.at += 2;
     return undefined;
+  }
+
+  /** Take \(…\) or \[…\]. */
+  bracketedMath() {
+    const open = this.text[this.at + 1];
+    const close = { "(": "\\)", "[": "\\]" }[open];
+    return close ? this.math(this.next(close, this.at + 2), 2, open === "[") : null;
+  }
+
+  /** Take $$…$$, or $…$ where it is clearly math and no price. */
+  dollarMath() {
+    const { text, at } = this;
+    if (text[at + 1] === "$") {
+      const node = this.math(this.next("$$", at + 2), 2, true);
+      if (node) return node;
+      this.plain += "$$";
+      this.at += 2;
+      return undefined;
+    }
+    const end = this.next("$", at + 1);
+    const isFit = end - at < MAX_MATH && !WORD.test(text[at - 1] ?? "") && !WORD.test(text[end + 1] ?? "");
+    const inner = isFit ? text.slice(at + 1, end) : "";
+    return inner && !NOT_MATH.test(inner) && CLEARLY_MATH.test(inner) ? this.math(end, 1, false) : null;
+  }
+
+  math(close, size, isBlock) {
+    const { text, at } = this;
+    if (close === Infinity || !text.slice(at + size, close).trim()) return null;
+    this.at = close + size;
+    return mathNode(text.slice(at, this.at), { isBlock });
   }
 
   lineBreak() {

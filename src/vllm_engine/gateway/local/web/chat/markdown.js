@@ -2,7 +2,7 @@
 
 import { copy, h } from "../lib/dom.js";
 import { highlight } from "./highlight.js";
-import { inline } from "./inline.js";
+import { inline, mathNode } from "./inline.js";
 
 const MAX_DEPTH = 6;
 const FENCE = /^ {0,3}(`{3,}|~{3,})/;
@@ -10,6 +10,8 @@ const HEADING = /^ {0,3}(#{1,6})[ \t]+/;
 const RULE = /^ {0,3}([-*_])(?:[ \t]*\1){2,}[ \t]*$/;
 const ITEM = /^( *)([-*+]|\d{1,9}[.)])(?: +|$)/;
 const QUOTE = /^ {0,3}> ?/;
+const TASK = /^\[([ xX])\] +(?=\S)/;
+const MATH = /^ {0,3}(?:(\$\$)|(\\\[)|\\begin\{([A-Za-z]+\*?)\})/;
 const CELL = /^\s*:?-+:?\s*$/;
 
 // Below this length the last block is rendered again with every change.
@@ -71,7 +73,7 @@ function split(lines) {
       at += 1;
       continue;
     }
-    const found = fence(lines, at) ?? heading(lines, at) ?? rule(lines, at) ?? quote(lines, at) ?? list(lines, at) ??
+    const found = fence(lines, at) ?? math(lines, at) ?? heading(lines, at) ?? rule(lines, at) ?? quote(lines, at) ?? list(lines, at) ??
       table(lines, at) ?? paragraph(lines, at);
     blocks.push({ at, source: lines.slice(at, found.end).join("\n"), make: found.make });
     at = found.end;
@@ -111,6 +113,20 @@ function codeBlock(code, language) {
     h("pre", { tabindex: "0", role: "region", "aria-label": `Code, ${shown || "text"}` },
       h("code", {}, highlight(code, language))),
   );
+}
+
+// Display math ends at its closing mark or, as in TeX, at an empty line: also where the mark is missing or yet to come.
+function math(lines, at) {
+  const opening = MATH.exec(lines[at]);
+  if (!opening) return null;
+  const [open, dollars, bracket, name] = opening;
+  const close = dollars ?? (bracket ? "\\]" : `\\end{${name}}`);
+  let [end, found, from] = [at, -1, open.length];
+  for (; end < lines.length && lines[end].trim() && found === -1; end++, from = 0) found = lines[end].indexOf(close, from);
+  const after = found === -1 ? "" : lines[end - 1].slice(found + close.length).trim();
+  if (after && end === at + 1) return null;
+  const text = lines.slice(at, end).join("\n").trim();
+  return { end, make: () => h("p", {}, after.length > 1 ? inline(text) : mathNode(text, { isBlock: true })) };
 }
 
 function heading(lines, at) {
@@ -166,16 +182,28 @@ function listNode(items, ordered, mark, depth) {
   const loose = items.some((lines) => lines.slice(0, -1).includes(""));
   const start = Number.parseInt(mark, 10);
   const nodes = items.map((lines) => {
-    const inner = children(lines, depth);
+    const task = TASK.exec(lines[0]);
+    const inner = children(task ? [lines[0].slice(task[0].length), ...lines.slice(1)] : lines, depth);
     const [first, ...others] = inner;
-    return h("li", {}, !loose && first?.tagName === "P" ? [...first.childNodes, ...others] : inner);
+    return h("li", { class: task ? "task" : undefined }, task ? checkbox(task[1] !== " ") : null,
+      !loose && first?.tagName === "P" ? [...first.childNodes, ...others] : inner);
   });
   return h(ordered ? "ol" : "ul", { start: ordered && start !== 1 ? start : undefined }, nodes);
 }
 
+const checkbox = (isDone) =>
+  h("input", { type: "checkbox", disabled: true, checked: isDone, "aria-label": isDone ? "Done" : "To do" });
+
 function cells(line) {
-  const inner = line.trim().replace(/^\|/, "").replace(/\|$/, "");
-  return inner.split("|");
+  const inner = line.trim().replace(/^\|/, "").replace(/(?<!\\)\|$/, "");
+  return inner.split(/(?<!\\)\|/);
+}
+
+const ALIGNMENTS = { "::": "center", ":": "left", "-:": "right" };
+
+function alignment(mark) {
+  const text = mark.trim();
+  return ALIGNMENTS[`${text.startsWith(":") ? ":" : "-"}${text.endsWith(":") ? ":" : ""}`];
 }
 
 function table(lines, at) {
@@ -186,11 +214,11 @@ function table(lines, at) {
   let end = at + 2;
   while (end < lines.length && lines[end].includes("|")) end += 1;
   const rows = lines.slice(at + 2, end).map(cells);
-  const align = marks.map((mark) => (mark.trim().endsWith(":") ? "right" : undefined));
+  const align = marks.map(alignment);
   // Missing cells are not made: a wide head over many short rows would have more cells than characters.
   const row = (texts, tag) =>
     h("tr", {}, texts.slice(0, align.length).map((text, column) =>
-      h(tag, { class: align[column], scope: tag === "th" ? "col" : undefined }, inline(text.trim()))));
+      h(tag, { class: align[column], scope: tag === "th" ? "col" : undefined }, inline(text.trim().replaceAll("\\|", "|")))));
   return {
     end,
     make: () =>
@@ -202,7 +230,7 @@ function table(lines, at) {
 function paragraph(lines, at) {
   let end = at + 1;
   const ends = (line) =>
-    !line.trim() || fenceMark(line) !== null || HEADING.test(line) || RULE.test(line) || QUOTE.test(line) || ITEM.test(line);
+    !line.trim() || fenceMark(line) !== null || MATH.test(line) || HEADING.test(line) || RULE.test(line) || QUOTE.test(line) || ITEM.test(line);
   while (end < lines.length && !ends(lines[end])) end += 1;
   const text = lines.slice(at, end).map((line) => line.trim()).join("\n");
   return { end, make: () => h("p", {}, inline(text)) };

@@ -2,6 +2,7 @@
 
 import { copy, h } from "../lib/dom.js";
 import { duration, number, plural } from "../lib/format.js";
+import { callsText, parts } from "./content.js";
 import { render } from "./markdown.js";
 
 function action(text, run) {
@@ -58,33 +59,41 @@ export class AnswerView {
 
   update({ streaming, last }) {
     const { message } = this;
+    const { reasoning, text, isThinking } = parts(message);
+    const calls = callsText(message);
     this.node.classList.toggle("streaming", streaming);
-    this.node.classList.toggle("waiting", streaming && !message.content && !message.reasoning);
-    this.reasoning.hidden = !message.reasoning;
-    if (message.reasoning) {
-      const over = Boolean(message.content) || !streaming;
-      this.thought.textContent = over ? "Reasoning" : "Reasoning …";
-      render(this.thinking, message.reasoning, { isWhole: over });
+    this.node.classList.toggle("waiting", streaming && !text && !reasoning && !calls);
+    this.reasoning.hidden = !reasoning;
+    if (reasoning) {
+      const isOver = !streaming || (!isThinking && Boolean(text || calls));
+      this.thought.textContent = isOver ? "Reasoning" : "Reasoning …";
+      render(this.thinking, reasoning, { isWhole: isOver });
     }
-    render(this.text, message.content, { isWhole: !streaming });
+    render(this.text, text, { isWhole: !streaming });
+    if (calls) {
+      this.calls ??= h("div", { class: "markdown calls" });
+      this.foot.before(this.calls);
+      render(this.calls, calls, { isWhole: !streaming });
+    }
     if (streaming) this.foot.replaceChildren();
     else this.finish(last);
   }
 
   finish(last) {
     const { message } = this;
-    const parts = [];
+    const foot = [];
     if (message.error) {
-      parts.push(h("div", { class: "failure", role: "alert" }, h("strong", {}, message.error.title),
+      foot.push(h("div", { class: "failure", role: "alert" }, h("strong", {}, message.error.title),
         message.error.message ? h("span", {}, message.error.message) : null,
         message.error.advice ? h("span", {}, message.error.advice) : null));
     }
     const actions = h("div", { class: "actions" });
-    if (message.content) actions.append(action("Copy", (button) => copy(message.content, button)));
+    const { text } = parts(message);
+    if (text) actions.append(action("Copy", (button) => copy(text, button)));
     if (last) actions.append(action(message.error ? "Try again" : "Regenerate", this.regenerate));
     actions.append(...stats(message));
-    parts.push(actions);
-    this.foot.replaceChildren(...parts);
+    foot.push(actions);
+    this.foot.replaceChildren(...foot);
   }
 }
 
@@ -93,7 +102,7 @@ function stats({ stats: counted, ended }) {
   if (counted?.tokens) words.push(`${counted.exact ? "" : "about "}${plural(counted.tokens, "token")}`);
   if (counted?.ttft) words.push(`first after ${duration(counted.ttft)}`);
   if (counted?.rate) words.push(`${number(counted.rate)} tokens/s`);
-  const ends = { length: "ended at the token limit", stopped: "stopped", content_filter: "filtered" };
+  const ends = { length: "ended at the token limit", stopped: "stopped", tool_calls: "ended to call a tool", content_filter: "filtered" };
   if (ended in ends) words.push(ends[ended]);
   return words.length ? [h("span", { class: "stats" }, words.join(" · "))] : [];
 }
