@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, ClassVar
@@ -58,6 +58,22 @@ class Problem:
         message, _, remedy = self.message.partition("; ")
         legal = message.removeprefix("expected ")
         return remedy or (f"correct {self.key}" if legal == message else f"set {self.key} to {legal}")
+
+
+@dataclass(frozen=True)
+class IllegalValue(Problem):
+    """A value that cannot be read at all: the checks after it see the setting's default instead."""
+
+
+def told_once(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Return problems by their setting's name, each once.
+
+    What else is said of a setting whose value is illegal concerns its default, and is left out.
+    """
+    distinct = dict.fromkeys(problems)
+    illegal = {problem.key for problem in distinct if isinstance(problem, IllegalValue)}
+    kept = (each for each in distinct if isinstance(each, IllegalValue) or each.key not in illegal)
+    return tuple(sorted(kept, key=lambda problem: problem.key))
 
 
 @dataclass(frozen=True)
@@ -107,13 +123,13 @@ class VllmEngineError(Exception):
 
 
 class SettingsError(VllmEngineError):
-    """One or more settings are invalid; all of them are reported together."""
+    """One or more settings are invalid; all of them are reported together, sorted by name."""
 
     exit_code = ExitCode.BAD_SETTINGS
     code = "bad-settings"
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        self.problems = tuple(problems)
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = told_once(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
         self.diagnosis = Diagnosis(
             self.code,

@@ -37,9 +37,14 @@ REFUSED: tuple[tuple[dict[str, str], int, tuple[str, ...]], ...] = (
             "MAX_NUM_SEQS": "x",
             "CACHE_DIR": "/proc/x",
             "VLLM_EXTRA_ARGS": "--max-modle-len 3",
+            "API_KEYS": "short",
+            "DTYPE": "int4",
         },
         2,
-        ('TENSOR_PARALLEL="3": ', 'MAX_NUM_SEQS="x": ', 'CACHE_DIR="/proc/x": ', "--max-model-len"),
+        (
+            *("API_KEYS=", 'CACHE_DIR="/proc/x": ', 'DTYPE="int4": ', 'MAX_NUM_SEQS="x": '),
+            *('TENSOR_PARALLEL="3": ', "VLLM_EXTRA_ARGS="),
+        ),
     ),
     ({"OTEL_PROPAGATORS": "tracecontext, b3"}, 2, ('OTEL_PROPAGATORS="tracecontext, b3"',)),
     ({"SSLKEYLOGFILE": "/nonexistent/keys"}, 2, ('SSLKEYLOGFILE="/nonexistent/keys"',)),
@@ -60,7 +65,7 @@ def test_refused(
     assert "Traceback" not in done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("vllm-engine: ")]
     assert len(lines) == len(parts), done.stderr
-    assert all(part in done.stderr for part in parts)
+    assert all(part in line for part, line in zip(parts, lines, strict=True)), "sorted by name"
 
 
 def test_settings_report(never_started: dict[str, str], tmp_path: Path) -> None:
@@ -68,6 +73,7 @@ def test_settings_report(never_started: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("DTYPE=float16\n")
     model = never_started.pop("MODEL_ID")
     environ = never_started | {"MODEL_NAME": model, "HF_TOKEN": "hf_secret", "MAX_NUM_SEQS": "4"}
+    environ |= {"MAX_MODEL_LENGTH": "1"}
     del environ["SERVED_MODEL_NAME"]
     done = run_cli(environ | {"FORCE_COLOR": "1"}, "settings", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -80,7 +86,14 @@ def test_settings_report(never_started: dict[str, str], tmp_path: Path) -> None:
     assert rows["SERVED_MODEL_NAME"] == (model, "MODEL_ID")
     assert rows["ENGINE_PYTHON"][0] == environ["ENGINE_PYTHON"]
     assert "MODEL_NAME is read as MODEL_ID" in done.stderr
+    assert "did you mean MAX_MODEL_LEN?" in done.stderr, "what serve would log as a warning"
     assert "hf_secret" not in done.stdout + done.stderr
+    wrong = run_cli(environ | {"DTYPE": "int4", "MAX_NUM_SEQS": "x"}, "settings", cwd=tmp_path)
+    assert wrong.returncode == 2
+    shown = [line.split() for line in wrong.stdout.splitlines()]
+    assert ["DTYPE", "int4", "environment;", "INVALID"] in shown
+    assert ["MAX_NUM_SEQS", "x", "environment;", "INVALID"] in shown
+    assert wrong.stderr.count('="int4"') == wrong.stderr.count('="x"') == 1
 
 
 def test_dry_run_is_exact(never_started: dict[str, str], tmp_path: Path) -> None:

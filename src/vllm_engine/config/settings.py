@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -33,7 +34,7 @@ from vllm_engine.config.setting_types import (
     legal_values,
     looks_local,
 )
-from vllm_engine.errors import Problem, SettingsError
+from vllm_engine.errors import IllegalValue, SettingsError
 
 DtypeName = Literal["auto", "bfloat16", "float16", "float32", "half", "float"]
 
@@ -41,8 +42,8 @@ DtypeName = Literal["auto", "bfloat16", "float16", "float32", "half", "float"]
 class Settings(BaseModel):
     """Everything a user can set, validated; the field's upper-case name is the variable's name.
 
-    Empty variables count as unset. Construct it through `load_settings`, which reports every
-    problem at once.
+    Empty variables count as unset. Construct it through `load_settings` or `read_settings`,
+    which report every illegal value at once.
     """
 
     model_config = ConfigDict(
@@ -226,19 +227,34 @@ def load_settings(environment: Environment) -> Settings:
     Raises:
         SettingsError: lists every illegal value, and what was expected instead.
     """
+    settings, illegal = read_settings(environment)
+    if illegal:
+        raise SettingsError(illegal)
+    return settings
+
+
+def read_settings(environment: Environment) -> tuple[Settings, list[IllegalValue]]:
+    """Return the settings with defaults in place of illegal values, and a problem for each of those.
+
+    For whoever has more to check, and reports everything at once.
+    """
     merged = environment.merged
     given = {name.upper(): merged[name.upper()] for name in Settings.model_fields if merged.get(name.upper())}
     problems = {key: found for key, value in given.items() if (found := _stray(key, value))}
+    settings, illegal = _validated({key: value for key, value in given.items() if key not in problems})
+    problems |= {key: f"expected {legal(key)}" for key in illegal}
+    return settings, [IllegalValue(key, _shown(key, given[key]), why) for key, why in problems.items()]
+
+
+def _validated(given: Mapping[str, str]) -> tuple[Settings, set[str]]:
+    """Return the settings, and the names of the illegal values that were left out."""
     try:
-        settings = Settings(**{key: value for key, value in given.items() if key not in problems})
+        return Settings(**given), set()
     except ValidationError as error:
-        illegal = (str(item["loc"][0]) for item in error.errors())
-        problems |= {key: f"expected {legal(key)}" for key in illegal}
-    if problems:
-        raise SettingsError(
-            [Problem(key, _shown(key, given[key]), problems[key]) for key in given if key in problems]
-        )
-    return settings
+        illegal = {str(item["loc"][0]) for item in error.errors()}
+        # A value that is illegal only beside another one's default is not the user's mistake.
+        settings, _ = _validated({key: value for key, value in given.items() if key not in illegal})
+        return settings, illegal
 
 
 def _stray(key: str, value: str) -> str | None:

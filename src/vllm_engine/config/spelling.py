@@ -37,30 +37,34 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 def misspelt(
     process: Mapping[str, str], dotenv: Mapping[str, str], *, ours: Collection[str], known: Collection[str]
-) -> list[Misspelt]:
-    """Return a problem for each variable that nobody reads and whose name is nearly one of ours.
+) -> tuple[list[Misspelt], list[Misspelt]]:
+    """Return problems and warnings: variables that nobody reads and whose name is nearly one of ours.
 
     `.env` is written for this program, so a long name there need only be similar. The process's
-    environment is everybody's: only long names count there, one letter but the first off a setting which is
-    not set. `ours` are the settings' names; `known` those that mean something else, such as vLLM's flags.
+    environment is everybody's: only long names count there, one letter but the first off a setting, and
+    beside that setting they are a mere warning. `ours` are the settings' names; `known` those that mean
+    something else, such as vLLM's flags.
     """
     passed_over = {*ours, *known, *_ORDINARY}
     found: dict[str, str] = {}
     for name in dotenv.keys() - passed_over:
         if near := _meant(name, ours, is_strict=False):
             found[name] = near
-    unset = {name for name in ours if not (process.get(name) or dotenv.get(name))} - _OF_BUILDS
+    is_set = {name for name in ours if process.get(name) or dotenv.get(name)}
     for name in process.keys() - passed_over - found.keys():
         if "_" not in name or len(name) < _SHORT or name[-1:].isdigit() or not process[name]:
             continue
         # Beginnings are seldom mistaken: NF_TOKEN is another's.
-        likely = [one for one in unset if "_" in one and one[0] == name[0].upper()]
+        likely = [one for one in ours if "_" in one and one[0] == name[0].upper() and one not in _OF_BUILDS]
         if near := _meant(name, likely, is_strict=True):
             found[name] = near
-    return [
-        Misspelt(name, "***", f"nothing reads this name; did you mean {near}?")
-        for name, near in sorted(found.items())
-    ]
+    problems, warnings = [], []
+    for name, near in sorted(found.items()):
+        if name in dotenv or near not in is_set:
+            problems.append(Misspelt(name, "***", f"nothing reads this name; did you mean {near}?"))
+        else:
+            warnings.append(Misspelt(name, "***", f"nothing reads this name; {near} is set as well"))
+    return problems, warnings
 
 
 def _meant(name: str, ours: Collection[str], *, is_strict: bool) -> str | None:

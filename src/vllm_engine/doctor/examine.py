@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from vllm_engine.config.environment import Environment
@@ -43,14 +44,18 @@ _OWN = ("CACHE_DIR", "DTYPE", "HOST", "TENSOR_PARALLEL", "TLS_CERT_FILE", "TLS_K
 _SHM = Path("/dev/shm")  # noqa: S108 - only its size is read
 
 
-async def examine(settings: Settings, environment: Environment, prefix: Path) -> list[Check]:
+async def examine(
+    settings: Settings, environment: Environment, prefix: Path, illegal: Sequence[Problem] = ()
+) -> list[Check]:
     """Run every check. Asks the hub; downloads only the model's configuration files.
+
+    `illegal` are values that cannot be read, in whose place `settings` has defaults.
 
     Raises:
         SettingsError: a setting is invalid.
     """
-    preflight, problems = inspect(settings, environment, prefix, check_gateway(settings))
-    if any(problem.key not in _OWN for problem in problems):
+    preflight, problems = inspect(settings, environment, prefix, [*illegal, *check_gateway(settings)])
+    if illegal or any(problem.key not in _OWN for problem in problems):
         raise SettingsError(problems)
     checks = [
         device_check(preflight.device, problems),

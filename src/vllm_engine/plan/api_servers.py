@@ -27,6 +27,11 @@ def needs_one(flags: Sequence[str], environ: Mapping[str, str]) -> str | None:
     return next(iter((*given, *on)), None)
 
 
+def most_api_servers(device: Device) -> int:
+    """Return the greatest number that makes sense here: more than cores only take each other's time."""
+    return max(MAX_AUTO, device.cores)
+
+
 def automatic(device: Device) -> int:
     """Return how many a GPU machine has cores for, beside two for each GPU."""
     spare = (device.cores - 2 * len(device.gpus)) // CORES_PER_API_SERVER

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from vllm_engine.config.redaction import masked
 from vllm_engine.config.settings import Settings
+from vllm_engine.errors import Problem
 from vllm_engine.plan.engine_plan import Choice, EnginePlan
 from vllm_engine.plan.preflight import Preflight
 
@@ -29,8 +30,13 @@ class Row:
     known: bool = True
 
 
-def settings_report(preflight: Preflight, plan: EnginePlan, *, is_model_seen: bool = True) -> list[Row]:
-    """List every setting, with its resolved value and the reason where it was derived."""
+def settings_report(
+    preflight: Preflight, plan: EnginePlan, problems: Sequence[Problem] = (), *, is_model_seen: bool = True
+) -> list[Row]:
+    """List every setting, with its resolved value and the reason where it was derived.
+
+    Those that have a problem are shown as they were given.
+    """
     settings, environment = preflight.settings, preflight.environment
     resolved = plan.choices | {
         "SERVED_MODEL_NAME": Choice(
@@ -47,6 +53,10 @@ def settings_report(preflight: Preflight, plan: EnginePlan, *, is_model_seen: bo
     } | resolved
     for key in preflight.flag_variables:
         choices[key] = Choice(masked(key, environment.merged[key]), environment.source(key) or "")
+    for problem in problems:
+        if problem.key in choices:
+            source = environment.source(problem.key) or choices[problem.key].source
+            choices[problem.key] = Choice(problem.value or "", f"{source}; INVALID")
     unknown = frozenset() if is_model_seen else _OF_THE_MODEL
     note = "; NOT KNOWN until the model can be read"
     return [

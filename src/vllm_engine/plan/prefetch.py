@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,16 +49,24 @@ class Fetched:
         return {**asdict(self), "folder": str(self.folder), "seconds": round(self.seconds, 1)}
 
 
-async def prefetch(settings: Settings, environment: Environment, prefix: Path, listener: Listener) -> Fetched:
+async def prefetch(
+    settings: Settings,
+    environment: Environment,
+    prefix: Path,
+    listener: Listener,
+    illegal: Sequence[Problem] = (),
+) -> Fetched:
     """Fetch `MODEL_ID` at `MODEL_REVISION`; `prefix` is this environment's `sys.prefix`.
+
+    `illegal` are problems that stop it in any case.
 
     Raises:
         SettingsError: a setting that a download needs cannot work.
         ModelError: the model cannot be had, or is not what the hub says it is.
     """
     began = time.monotonic()
-    preflight, problems = inspect(settings, environment, prefix)
-    if bad := list(filter(_blocks_download, problems)):
+    preflight, problems = inspect(settings, environment, prefix, illegal)
+    if bad := [each for each in problems if each in illegal or _blocks_download(each)]:
         raise SettingsError(bad)
     model = await find_model(preflight)
     if model.listing is None and not (settings.is_local_model or is_bundled(settings.model_id)):

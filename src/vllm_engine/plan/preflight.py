@@ -13,10 +13,10 @@ from vllm_engine.config.flags import FlagCatalogue
 from vllm_engine.config.library_variables import check_certificates, check_propagators, check_temporary
 from vllm_engine.config.other_engines import unread
 from vllm_engine.config.settings import Settings
-from vllm_engine.errors import Diagnosis, Problem, SettingsError, StartupError
+from vllm_engine.errors import Diagnosis, Problem, SettingsError, StartupError, told_once
 from vllm_engine.models.bundled import bundled_names, is_bundled
 from vllm_engine.models.engine_script import EnginePython
-from vllm_engine.plan.api_servers import needs_one
+from vllm_engine.plan.api_servers import most_api_servers, needs_one
 from vllm_engine.plan.engine_command import engine_environment, flag_value, tracing_gap
 from vllm_engine.plan.engine_installation import Installation, find_engine_python, inspect_installation
 from vllm_engine.plan.variable_checks import check_flags, check_names
@@ -97,19 +97,24 @@ def inspect(
         *check_propagators(environment.process),
         *_check_cache_dir(settings.cache_dir),
         *unusable,
+        *_check_model_name(settings),
     ]
     try:
         installation = inspect_installation(find_engine_python(settings, prefix))
     except SettingsError as error:
-        raise SettingsError([*problems, *error.problems]) from error
+        # Without a vLLM the flags are checked against those of the newest that is known.
+        catalogue = FlagCatalogue.load("")
+        misspelt, _ = check_names(environment, catalogue)
+        flags = check_flags(settings, environ, catalogue)
+        raise SettingsError([*problems, *error.problems, *misspelt, *flags.problems]) from error
     device = find_device(installation.kind, environ)
     catalogue = FlagCatalogue.load(installation.version)
     flags = check_flags(settings, environ, catalogue)
+    misspelt, similar = check_names(environment, catalogue)
     problems += [
         *check_device(settings, device),
-        *_check_model_name(settings),
         *_check_frontend(settings, installation),
-        *check_names(environment, catalogue),
+        *misspelt,
         *flags.problems,
     ]
     warnings = (
@@ -118,11 +123,11 @@ def inspect(
         *check_temporary(environ),
         *warnings_about(settings, installation),
         *unread(environ),
-        *map(str, flags.warnings),
+        *map(str, [*similar, *flags.warnings]),
     )
     argv, variables = tuple(flags.argv), tuple(flags.variables)
     found = Preflight(settings, environment, installation, device, argv, variables, warnings)
-    return found, (*problems, *_check_api_servers(found))
+    return found, told_once([*problems, *_check_api_servers(found)])
 
 
 def warnings_about(settings: Settings, installation: Installation) -> list[str]:
@@ -185,21 +190,23 @@ def _check_model_name(settings: Settings) -> list[Problem]:
 
 
 def _check_frontend(settings: Settings, installation: Installation) -> list[Problem]:
-    if settings.engine_frontend != "rust":
+    if settings.engine_frontend != "rust" or installation.rust_frontend is not None:
         return []
-    problems = []
-    if installation.rust_frontend is None:
-        remedy = "this vLLM lacks the Rust frontend's binary; run `make setup FRONTEND=rust`, or set python"
-        problems.append(Problem("ENGINE_FRONTEND", "rust", remedy))
-    if settings.api_server_count not in ("auto", 1):
-        remedy = "the Rust frontend is one process; leave it unset, or set ENGINE_FRONTEND=python"
-        problems.append(Problem("API_SERVER_COUNT", str(settings.api_server_count), remedy))
-    return problems
+    remedy = "this vLLM lacks the Rust frontend's binary; run `make setup FRONTEND=rust`, or set python"
+    return [Problem("ENGINE_FRONTEND", "rust", remedy)]
 
 
 def _check_api_servers(preflight: Preflight) -> list[Problem]:
-    asked = preflight.settings.api_server_count
-    alone = needs_one(preflight.flags, preflight.environment.merged)
-    if asked in ("auto", 1) or alone is None:
+    asked, device = preflight.settings.api_server_count, preflight.device
+    if isinstance(asked, str) or asked == 1:
         return []
-    return [Problem("API_SERVER_COUNT", str(asked), f"{alone} works with one only; unset either")]
+    most = most_api_servers(device)
+    if preflight.settings.engine_frontend == "rust":
+        why = "the Rust frontend is one process; leave it unset, or set ENGINE_FRONTEND=python"
+    elif alone := needs_one(preflight.flags, preflight.environment.merged):
+        why = f"{alone} works with one only; unset either"
+    elif asked > most:
+        why = f"each keeps a core busy, and there are {device.cores}; set {most} or less, or auto"
+    else:
+        return []
+    return [Problem("API_SERVER_COUNT", str(asked), why)]

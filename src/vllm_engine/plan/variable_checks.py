@@ -19,8 +19,11 @@ _LIBRARIES = ("CUDA_", "HF_", "HUGGING", "NCCL_", "NVIDIA_", "OTEL_", "TORCH", "
 """Beginnings of the names that vLLM and its libraries read by themselves."""
 
 
-def check_names(environment: Environment, catalogue: FlagCatalogue) -> list[Misspelt]:
-    """List the names that are almost a setting's: ignored, they would serve another model than was meant."""
+def check_names(environment: Environment, catalogue: FlagCatalogue) -> tuple[list[Misspelt], list[Misspelt]]:
+    """List the names that are almost a setting's: ignored, they would serve another model than was meant.
+
+    Returns problems and warnings.
+    """
     known = {*ELSEWHERE, *SAME, *catalogue.by_env_name, *ENV_NAMES_NOT_TAKEN}
     return misspelt(environment.process, environment.dotenv, ours=_OURS, known=known)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tests.support.fake.fake_engine import make_fake_engine_python
 from vllm_engine.config.environment import Environment
-from vllm_engine.config.settings import load_settings
+from vllm_engine.config.settings import load_settings, read_settings
 from vllm_engine.errors import Problem, SettingsError, StartupError
 from vllm_engine.gateway.settings_check import check_gateway
 from vllm_engine.models.model_source import Model
@@ -39,7 +39,8 @@ def model(tmp_path: Path) -> Path:
 def check(python: Path, tmp_path: Path, *others: Problem, **variables: str) -> Preflight:
     ours = {"ENGINE_PYTHON": str(python), "CACHE_DIR": str(tmp_path / "cache")}
     environment = Environment(ours | variables, {})
-    return run_preflight(load_settings(environment), environment, tmp_path, others)
+    settings, illegal = read_settings(environment)
+    return run_preflight(settings, environment, tmp_path, [*illegal, *check_gateway(settings), *others])
 
 
 def refused(python: Path, tmp_path: Path, *others: Problem, **variables: str) -> dict[str, str]:
@@ -60,9 +61,11 @@ def test_everything_that_is_wrong_is_told_at_once(python: Path, tmp_path: Path) 
             "MAX_QUEUES": "1",
         },
         **{"HF_HOME": "'/x'", "TENSOR_PARALLEL_SIZE": "2", "OTEL_PROPAGATORS": "b3"},
+        # Values that cannot be read at all, and HEALTH_PORT, which is wrong only beside PORT's default.
+        **{"PORT": "http", "HEALTH_PORT": "8000", "DTYPE": "int4"},
     }
     told = refused(python, tmp_path, Problem("HOST", "x", "is wrong"), **wrong)
-    assert told.keys() == {"HOST", "CACHE_DIR"} | wrong.keys()
+    assert list(told) == sorted({"HOST", "CACHE_DIR"} | wrong.keys() - {"HEALTH_PORT"})
     assert told["MODEL_ID"].startswith("no such bundled model; there is bundled:")
     assert "make it writable or set another CACHE_DIR" in told["CACHE_DIR"]
     assert "lacks the Rust frontend's binary" in told["ENGINE_FRONTEND"]
@@ -78,8 +81,23 @@ def test_several_api_servers_where_only_one_works(python: Path, tmp_path: Path, 
     check(python, tmp_path, **{name: "1"})
 
 
+def test_no_more_api_servers_than_cores(python: Path, tmp_path: Path) -> None:
+    told = refused(python, tmp_path, API_SERVER_COUNT="1000")
+    assert (
+        "each keeps a core busy" in told["API_SERVER_COUNT"]
+        and "or less, or auto" in told["API_SERVER_COUNT"]
+    )
+    rust = refused(
+        python, tmp_path, API_SERVER_COUNT="1000", ENGINE_FRONTEND="rust", VLLM_ENABLE_RESPONSES_API_STORE="1"
+    )
+    assert "the Rust frontend is one process" in rust["API_SERVER_COUNT"]
+
+
 def test_an_engine_that_cannot_be_used(tmp_path: Path, model: Path) -> None:
-    assert "has no vLLM installed" in refused(Path(sys.executable), tmp_path)["ENGINE_PYTHON"]
+    """Without a vLLM the rest is checked all the same."""
+    told = refused(Path(sys.executable), tmp_path, MAX_NUM_SEQS="many", MODLE_ID="x", PORT="x")
+    assert list(told) == ["ENGINE_PYTHON", "MAX_NUM_SEQS", "MODLE_ID", "PORT"]
+    assert "has no vLLM installed" in told["ENGINE_PYTHON"]
     cuda = make_fake_engine_python(tmp_path / "venv", distribution="vllm")
     with pytest.raises(StartupError, match="no GPU is visible"):
         check(cuda, tmp_path, MODEL_ID=str(model), CUDA_VISIBLE_DEVICES="")

@@ -19,15 +19,15 @@ def doctor_command(as_json: bool) -> None:
     import asyncio
 
     from vllm_engine.config.environment import read_environment
-    from vllm_engine.config.settings import load_settings
+    from vllm_engine.config.settings import read_settings
     from vllm_engine.doctor.check import any_failed
     from vllm_engine.doctor.examine import examine
 
     with exit_on_error():
         environment = read_environment()
-        settings = load_settings(environment)
+        settings, illegal = read_settings(environment)
         print_notes(environment.notes)
-        checks = asyncio.run(examine(settings, environment, Path(sys.prefix)))
+        checks = asyncio.run(examine(settings, environment, Path(sys.prefix), illegal))
         print_checks(checks, console(), as_json=as_json)
         if any_failed(checks):
             sys.exit(ExitCode.STARTUP_FAILED)

@@ -29,7 +29,8 @@ def dotenv_command(is_given: bool) -> None:
 
     with exit_on_error():
         environment = understood({}, parse_env(sys.stdin.buffer.read())) if is_given else read_environment()
-        if problems := check_names(environment, FlagCatalogue.load("")):
+        problems, _ = check_names(environment, FlagCatalogue.load(""))
+        if problems:
             raise SettingsError(problems)
         print_notes(environment.notes)
         wanted = environment.dotenv.keys() | set(SAME.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from vllm_engine.cli.exit_status import exit_on_error
 if TYPE_CHECKING:
     from vllm_engine.config.environment import Environment
     from vllm_engine.config.settings import Settings
+    from vllm_engine.errors import Problem
     from vllm_engine.plan.prefetch import Fetched
 
 
@@ -35,16 +37,16 @@ def download_command(model: str | None, revision: str | None, all_caches: bool, 
     that will serve.
     """
     from vllm_engine.config.environment import read_environment
-    from vllm_engine.config.settings import load_settings
+    from vllm_engine.config.settings import read_settings
 
     with exit_on_error():
         environment = read_environment()
         given = {"MODEL_ID": model, "MODEL_REVISION": revision}
         chosen = {key: value for key, value in given.items() if value}
         environment = replace(environment, process={**environment.process, **chosen})
-        settings = load_settings(environment)
+        settings, illegal = read_settings(environment)
         print_notes(environment.notes)
-        fetched = _fetch(settings, environment)
+        fetched = _fetch(settings, environment, illegal)
         if all_caches:
             _warm(settings, environment)
         if as_json:
@@ -53,7 +55,7 @@ def download_command(model: str | None, revision: str | None, all_caches: bool, 
             print(fetched)
 
 
-def _fetch(settings: Settings, environment: Environment) -> Fetched:
+def _fetch(settings: Settings, environment: Environment, illegal: Sequence[Problem]) -> Fetched:
     import asyncio
 
     from vllm_engine.cli.download_display import DownloadView
@@ -62,7 +64,7 @@ def _fetch(settings: Settings, environment: Environment) -> Fetched:
 
     with DownloadView(console(stderr=True)) as view:
         listener = Listener(view.download, view.convert, view.note)
-        return asyncio.run(prefetch(settings, environment, Path(sys.prefix), listener))
+        return asyncio.run(prefetch(settings, environment, Path(sys.prefix), listener, illegal))
 
 
 def _warm(settings: Settings, environment: Environment) -> None:

@@ -39,7 +39,7 @@ def serve_command(dry_run: bool, local: bool, question: str | None) -> None:
 
     from vllm_engine.cli.logging_setup import never_block, set_up_logging
     from vllm_engine.config.environment import read_environment
-    from vllm_engine.config.settings import load_settings
+    from vllm_engine.config.settings import read_settings
     from vllm_engine.gateway.http.listening_sockets import listen
     from vllm_engine.gateway.settings_check import check_gateway
     from vllm_engine.plan.preflight import run_preflight
@@ -49,10 +49,11 @@ def serve_command(dry_run: bool, local: bool, question: str | None) -> None:
         environment = read_environment()
         if local:
             environment = replace(environment, defaults=_local_defaults())
-        settings = load_settings(environment)
+        settings, illegal = read_settings(environment)
         lines_dropped = (lambda: 0) if dry_run else never_block()
         set_up_logging(settings, environment, quiet=question is not None)
-        preflight = run_preflight(settings, environment, Path(sys.prefix), check_gateway(settings))
+        others = [*illegal, *check_gateway(settings)]
+        preflight = run_preflight(settings, environment, Path(sys.prefix), others)
         # Only now: importing FastAPI fails if OTEL_PROPAGATORS names one that is not installed.
         from vllm_engine.serve import serve
 

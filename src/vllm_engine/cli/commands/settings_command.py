@@ -23,7 +23,7 @@ def settings_command(as_json: bool) -> None:
     import asyncio
 
     from vllm_engine.config.environment import read_environment
-    from vllm_engine.config.settings import load_settings
+    from vllm_engine.config.settings import read_settings
     from vllm_engine.errors import ModelError, SettingsError
     from vllm_engine.gateway.settings_check import check_gateway
     from vllm_engine.models.model_source import Model
@@ -33,9 +33,13 @@ def settings_command(as_json: bool) -> None:
 
     with exit_on_error():
         environment = read_environment()
-        settings = load_settings(environment)
-        preflight, problems = inspect(settings, environment, Path(sys.prefix), check_gateway(settings))
-        plan = Planner(preflight, Model(settings.model_id)).plan()
+        settings, illegal = read_settings(environment)
+        others = [*illegal, *check_gateway(settings)]
+        preflight, problems = inspect(settings, environment, Path(sys.prefix), others)
+        try:
+            plan = Planner(preflight, Model(settings.model_id)).plan()
+        except SettingsError as error:  # what it would refuse here is among these already
+            raise SettingsError(problems) from error
         is_seen = False
         try:
             if not problems:
@@ -43,8 +47,8 @@ def settings_command(as_json: bool) -> None:
                 is_seen = True
         except ModelError as error:
             print(f"vllm-engine: {error}", file=sys.stderr)
-        rows = settings_report(preflight, plan, is_model_seen=is_seen)
-        print_notes(environment.notes)
+        rows = settings_report(preflight, plan, problems, is_model_seen=is_seen)
+        print_notes(preflight.warnings)
         if as_json:
             print_json([row.__dict__ for row in rows])
         else:
