@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Take the documentation's pictures of the page, with the tests' stand-in for vLLM, and write docs/images/.
+"""Take the documentation's pictures of the page with the real vLLM and the bundled model, and write docs/images/.
 
-.venv/bin/python -m tools.screenshots [--minutes N]
+.venv/bin/python -m tools.screenshots [--minutes N] [NAME ...]
 
-N minutes of made-up load (default 15) come before the picture of the plots. Needs Chromium (tools/debian.sh
-chromium:chromium).
+What is shown is what happens: a start that fails for want of memory, a start, answers of the model, and N minutes of load
+(default 15) before the pictures of the plots. With names (loading, failed, chat, status) only those are taken. Needs the
+engine's environment (make setup) and Chromium (tools/debian.sh chromium:chromium).
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import tempfile
 import threading
@@ -17,52 +19,38 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import httpx2
 from playwright.sync_api import Browser, Page
 
 from tests.browser.chromium import Visit, chromium
-from tests.browser.conftest import Server, serving
+from tests.e2e.conftest import CACHE_DIR, ENGINE_PYTHON, MODEL, START_SECONDS
+from tests.support.program import Program, plain_client, running, until
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs/images"
-MODEL = "Qwen/Qwen2.5-3B-Instruct"
-QUESTION = "Write a Python function that reverses a linked list."
-ANSWER = """\
-Here is a function that reverses a linked list **in place**:
-
-```python
-def reverse(head):
-    before = None
-    while head is not None:  # one step at a time
-        head.next, before, head = before, head, head.next
-    return before
-```
-
-It takes `O(n)` time and no further memory:
-
-| list | steps | result |
-| --- | --: | --- |
-| empty | 0 | `None` |
-| one node | 1 | the same node |
-| n nodes | n | the former last node |
-"""
+NAMES = ("failed", "loading", "chat", "status")
+QUESTION = "Why is the sky blue?"
+FURTHER = (
+    "Why is the sky blue?",
+    "Give me three tips for sleeping better.",
+    "Write a short email asking for a day off.",
+)
+TOO_LITTLE_CACHE = {"KV_CACHE_MEMORY_BYTES": "64000000", "ON_FATAL": "hold"}
+"""Less than the 8,192 tokens of MAX_MODEL_LEN need: vLLM refuses it, and the page stays to say why."""
 DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 800}
 
 
 @contextmanager
-def server(scenario: dict[str, Any], **variables: str) -> Iterator[Server]:
-    """Run our program with a stand-in engine in a folder of its own."""
+def server(**variables: str) -> Iterator[Program]:
+    """Run our program with the real engine in a folder of its own."""
+    environ = {"ENGINE_PYTHON": str(ENGINE_PYTHON), "MODEL_ID": MODEL, "CACHE_DIR": str(CACHE_DIR)}
     with (
         tempfile.TemporaryDirectory() as folder,
-        serving(
-            Path(folder) / "server", scenario, MODEL_ID="./model", SERVED_MODEL_NAME=MODEL, **variables
-        ) as one,
+        running(environ | variables, folder=Path(folder)) as program,
     ):
-        one.program.until_listening()
-        yield one
+        program.until_listening()
+        yield program
 
 
 @contextmanager
@@ -78,7 +66,7 @@ def shoot(one: Page, name: str) -> None:
     """Write a picture."""
     one.wait_for_timeout(400)
     one.screenshot(path=IMAGES / f"page-{name}.png")
-    print(f"page-{name}.png: {(IMAGES / f'page-{name}.png').stat().st_size / 1000:.0f} kB")
+    print(f"page-{name}.png: {(IMAGES / f'page-{name}.png').stat().st_size / 1000:.0f} kB", flush=True)
 
 
 def talk(one: Page) -> None:
@@ -87,77 +75,91 @@ def talk(one: Page) -> None:
     one.wait_for_function("(name) => document.querySelector('#chat-model').textContent === name", arg=MODEL)
     one.get_by_label("Message", exact=True).fill(QUESTION)
     one.keyboard.press("Enter")
-    one.locator(".stats").wait_for()
+    one.locator(".stats").wait_for(timeout=START_SECONDS * 1000)
     one.evaluate("document.querySelector('#scroll').scrollTop = 0")
     one.evaluate("document.activeElement.blur()")
 
 
-def load(one: Server, seconds: float) -> None:
+def load(url: str, seconds: float) -> None:
     """Have more and fewer ask, in waves."""
-    body = {"model": MODEL, "messages": [{"role": "user", "content": "Tell me something. " * 20}]}
+    end, questions = time.monotonic() + seconds, itertools.cycle(FURTHER)
 
-    def ask(until: float, number: int) -> None:
-        with httpx2.Client(base_url=one.url, timeout=60.0) as client:
-            while time.monotonic() < until:
-                client.post("/v1/chat/completions", json=body)
-                time.sleep(0.4 + 0.3 * number)
+    def ask(question: str) -> None:
+        with plain_client(url) as client:
+            client.post(
+                "/v1/chat/completions",
+                json={
+                    "model": MODEL,
+                    "messages": [{"role": "user", "content": question}],
+                    "max_tokens": 120,
+                },
+                timeout=300.0,
+            ).raise_for_status()
 
     began = time.monotonic()
-    while (passed := time.monotonic() - began) < seconds:
-        wave = 3.2 + 2.4 * math.sin(passed / 70) + 1.4 * math.sin(passed / 23)
-        one.engine(
-            text="word " * 120,
-            tokens_per_second=34 - 1.6 * wave,
-            first_token_seconds=0.12 + 0.03 * wave,
-            max_running=8,
-        )
-        threads = [
-            threading.Thread(target=ask, args=(time.monotonic() + 6, number))
-            for number in range(max(0, round(wave)))
-        ]
+    while time.monotonic() < end:
+        passed = time.monotonic() - began
+        wave = round(2.5 + 2 * math.sin(passed / 70) + math.sin(passed / 23))
+        threads = [threading.Thread(target=ask, args=(next(questions),)) for _ in range(wave)]
         for thread in threads:
             thread.start()
-        time.sleep(6)
+        time.sleep(4)
         for thread in threads:
             thread.join()
 
 
+def shoot_failed(browser: Browser) -> None:
+    """A start that fails, and what the page says about it."""
+    with server(**TOO_LITTLE_CACHE) as one, page(browser, f"{one.url}/#status") as shown:
+        shown.locator("#pill[data-tone=bad]").wait_for(timeout=START_SECONDS * 1000)
+        shoot(shown, "failed")
+
+
+def shoot_loading(browser: Browser, one: Program) -> None:
+    """A start on its way, once it has begun to load what it serves."""
+    with page(browser, f"{one.url}/#status") as shown:
+        until(lambda: (one.health() or {}).get("phase") not in ("preparing", None), "vLLM's start")
+        shown.wait_for_timeout(8_000)
+        shoot(shown, "loading")
+
+
+def shoot_chat(browser: Browser, one: Program) -> None:
+    """The same question, light, dark and on a phone."""
+    for name, dark, phone in (("chat", False, False), ("chat-dark", True, False), ("chat-phone", True, True)):
+        with page(browser, f"{one.url}/#chat", dark=dark, phone=phone) as shown:
+            talk(shown)
+            shoot(shown, name)
+
+
+def shoot_status(browser: Browser, one: Program, minutes: float) -> None:
+    """What the plots show of a real load."""
+    load(one.url, minutes * 60)
+    for name, dark in (("status", False), ("status-dark", True)):
+        with page(browser, f"{one.url}/#status", dark=dark) as shown:
+            shown.locator("#plots-part").wait_for()
+            shoot(shown, name)
+
+
 def main() -> None:
-    """Take all pictures."""
+    """Take the pictures."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*", choices=NAMES, default=list(NAMES))
     parser.add_argument("--minutes", type=float, default=15)
-    minutes = parser.parse_args().minutes
+    arguments = parser.parse_args()
     IMAGES.mkdir(parents=True, exist_ok=True)
     with chromium() as browser:
-        with (
-            server({"startup_seconds": 40, "stall_at": "Loading safetensors"}) as one,
-            page(browser, one.url) as shown,
-        ):
-            shown.wait_for_timeout(12_000)
-            shoot(shown, "loading")
-        with (
-            server(
-                {"startup_log": "cpu-0.32-fail-max-model-len.log", "die_at_start": 1}, ON_FATAL="hold"
-            ) as one,
-            page(browser, one.url) as shown,
-        ):
-            shown.locator("#pill[data-tone=bad]").wait_for()
-            shoot(shown, "failed")
-        with server({"text": ANSWER, "tokens_per_second": 60, "first_token_seconds": 0.14}) as one:
-            one.program.until_ready()
-            for name, dark, phone in (
-                ("chat", False, False),
-                ("chat-dark", True, False),
-                ("chat-phone", True, True),
-            ):
-                with page(browser, one.url, dark=dark, phone=phone) as shown:
-                    talk(shown)
-                    shoot(shown, name)
-            load(one, minutes * 60)
-            for name, dark in (("status", False), ("status-dark", True)):
-                with page(browser, f"{one.url}/#status", dark=dark) as shown:
-                    shown.locator("#plots-part").wait_for()
-                    shoot(shown, name)
+        if "failed" in arguments.names:
+            shoot_failed(browser)
+        if arguments.names == ["failed"]:
+            return
+        with server() as one:
+            if "loading" in arguments.names:
+                shoot_loading(browser, one)
+            one.until_ready(START_SECONDS)
+            if "chat" in arguments.names:
+                shoot_chat(browser, one)
+            if "status" in arguments.names:
+                shoot_status(browser, one, arguments.minutes)
 
 
 if __name__ == "__main__":
