@@ -177,7 +177,7 @@ def test_odd_environment(launch: StartProgram, tmp_path: Path) -> None:
         assert name in log, name
     engine = psutil.Process(program.engine_pid()).environ()
     assert not engine.keys() & {"VLLM_PORT", "VLLM_SERVICE_HOST", "HEALTH_PORT", "SSH_PORT"}
-    asked = run_cli(ODD | {"VLLM_ENGINE_API_KEY": "a-key\n"}, "chat", program.url, cwd=tmp_path, text="Wéll?")
+    asked = run_cli(ODD | {"API_KEY": "a-key\n"}, "chat", program.url, cwd=tmp_path, text="Wéll?")
     assert (asked.returncode, "\x1b" in asked.stdout) == (0, False), asked.stderr
     assert asked.stdout.strip()
 

@@ -25,7 +25,7 @@ from vllm_engine.errors import SettingsError, VllmEngineError
 KEY = "a-key-for-tests"
 SETTINGS = {"API_KEYS": f"me:{KEY}"}
 SCENARIO = {"tokens": 5}
-OURS = {"VLLM_ENGINE_API_KEY": KEY}
+OURS = {"API_KEY": KEY}
 
 
 def chat(text: str, *arguments: str, cwd: Path, **variables: str) -> tuple[int, str, str]:
@@ -47,6 +47,7 @@ def test_chat_in_a_pipe(gateway: Watched, tmp_path: Path) -> None:
     for status, answer, _ in (
         chat("Well?", f"{url}/v1", cwd=tmp_path),
         chat("Well?", cwd=tmp_path, **settings),
+        chat("", "Well, what?", cwd=tmp_path, **settings),
     ):
         assert (status, "\x1b" in answer) == (0, False)
         assert answer.strip()
@@ -57,8 +58,8 @@ def test_chat_in_a_pipe_fails(gateway: Watched, tmp_path: Path) -> None:
     url = gateway.program.url
     for status, part, arguments, variables in (
         (1, "status 404", (url, "--model", "none"), OURS),
-        (1, "status 401", (url,), {"VLLM_ENGINE_API_KEY": "another"}),
-        (1, "cannot connect to", (f"http://127.0.0.1:{free_port()}",), OURS),
+        (1, "; set API_KEY to one of the server's keys", (url,), {"API_KEY": "another"}),
+        (1, "; start one with `vllm-engine serve`, or", (f"http://127.0.0.1:{free_port()}",), OURS),
         (2, "BASE_URL", ("localhost:8000",), OURS),
     ):
         ended, answer, said = chat("Well?", *arguments, cwd=tmp_path, **variables)
@@ -101,6 +102,24 @@ def test_conversation(gateway: Watched, tmp_path: Path) -> None:
         assert shown.wait() == 0
 
 
+def test_one_question_on_a_terminal(gateway: Watched, tmp_path: Path) -> None:
+    """It is answered, and that is all."""
+    with terminal(OURS, "chat", gateway.program.url, "Well,", "what?", cwd=tmp_path) as shown:
+        assert shown.wait() == 0
+    assert "tokens/s" in shown.screen
+    assert "> " not in shown.screen
+
+
+def test_doctor_beside_a_server_of_ours(gateway: Watched, model_folder: Path, tmp_path: Path) -> None:
+    """Its port is not free, and that is well: the server of these settings runs already."""
+    python = gateway.program.scenario.parent / "bin/python"
+    environ = {"PORT": str(gateway.port), "MODEL_ID": str(model_folder), "ENGINE_PYTHON": str(python)}
+    done = run_cli(environ, "doctor", "--local", "--json", cwd=tmp_path)
+    checks = {check["id"]: check for check in json.loads(done.stdout)}
+    assert checks["port"]["status"] == "ok", done.stdout
+    assert "a vllm-engine that runs already" in checks["port"]["sentence"]
+
+
 def test_smoke(gateway: Watched, tmp_path: Path) -> None:
     """A server that is well passes every check, in lines and in JSON; a missing key, a bad engine do not."""
     ids = ["ready", "version", "models", "chat", "stream", "no model", "bad body"]
@@ -109,7 +128,7 @@ def test_smoke(gateway: Watched, tmp_path: Path) -> None:
     assert [re.split(r"  +", line)[1] for line in done.stdout.splitlines()] == ids
     status, checks = smoke(gateway.program, tmp_path)
     assert (status, checks["models"]["status"]) == (1, "fail")
-    assert "VLLM_ENGINE_API_KEY" in checks["models"]["remedy"]
+    assert "API_KEY" in checks["models"]["remedy"]
     gateway.change(cut_after_n_chunks=2)
     status, checks = smoke(gateway.program, tmp_path, **OURS)
     assert (status, list(checks)) == (1, ids)
@@ -150,7 +169,8 @@ def test_bench(open_program: Program, tmp_path: Path) -> None:
         assert sorted(row["number"] for row in rows) == list(range(20))
         assert (summary.completed, summary.errors, {row["tokens"] for row in rows}) == (20, {}, {8})
         assert summary.latencies_ms["tpot"].median > 0
-    done = run_cli({}, "bench", program.url, "--requests", "2", "--max-tokens", "5", "--json", cwd=tmp_path)
+    here = {"PORT": str(program.port)}
+    done = run_cli(here, "bench", "--requests", "2", "--max-tokens", "5", "--json", cwd=tmp_path)
     told = json.loads(done.stdout)
     assert (told["completed"], told["failed"], told["good"]) == (2, 0, None)
     program.change(cut_after_n_chunks=3)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import click
 
 from vllm_engine import __version__
+from vllm_engine.cli.command_group import Commands
 from vllm_engine.cli.commands.bench_command import bench_command
 from vllm_engine.cli.commands.chat_command import chat_command
 from vllm_engine.cli.commands.completion_command import completion_command
@@ -22,8 +23,8 @@ from vllm_engine.cli.exit_status import exit_on_error
 from vllm_engine.system.standard_streams import flush_streams, open_closed_streams
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="vllm-engine")
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-v", "--version", prog_name="vllm-engine")
 @click.pass_context
 def main(context: click.Context) -> None:
     """Serve one model with vLLM behind a gateway. Configured by environment variables and .env."""

@@ -21,12 +21,10 @@ from vllm_engine.client.wait_ready import until_ready
 _READY_SECONDS = 1800.0
 
 
-async def answer_once(server: Server, conversation: Conversation) -> None:
-    """Answer the question on standard input."""
-    # UTF-8 in any locale, as the request is.
-    question = sys.stdin.buffer.read().decode(errors="replace").strip()
+async def answer_once(server: Server, conversation: Conversation, question: str) -> None:
+    """Ask one question, and print the answer."""
     if not question:
-        raise click.UsageError("expected a question on standard input, got nothing")
+        raise click.UsageError('expected a question, as in `vllm-engine chat "Why?"` or piped in; got none')
     async with Client(server) as client:
         conversation.model = await _model(client, conversation.model)
         conversation.asks(question)

@@ -1,8 +1,10 @@
-"""The arguments that say which server a command talks to."""
+"""The arguments that say which server a command talks to, and what to do where none answers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -10,24 +12,37 @@ import click
 if TYPE_CHECKING:
     from vllm_engine.client.api_client import Server
 
-KEY_VARIABLE = "VLLM_ENGINE_API_KEY"
+KEY_VARIABLE = "API_KEY"
+"""Holds a client's key, for every command and script."""
 
+_ADDRESS = re.compile(r"[\w.-]+:\d+(?:/\S*)?|localhost(?:/\S*)?")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def takes_server(command: _F) -> _F:
-    """Give a command BASE_URL, --model and --api-key."""
+    """Give a command --model and --api-key."""
     for decorate in (
         click.option(
             "--api-key",
             envvar=KEY_VARIABLE,
             help=f"Sent as a bearer token; prefer {KEY_VARIABLE}, which process lists do not show.",
         ),
-        click.option("--model", default="", help="Model to request. Default: the first the server lists."),
-        click.argument("base_url", required=False),
+        click.option(
+            "-m", "--model", default="", help="Model to request. Default: the first the server lists."
+        ),
     ):
         command = decorate(command)
     return command
+
+
+def url_and_words(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Split what may begin with a URL into that URL and the other words.
+
+    A lone word such as `localhost:8000` counts as a URL too, to be refused as an incomplete one.
+    """
+    first = words[0] if words else ""
+    is_url = first.startswith(("http://", "https://")) or (len(words) == 1 and _ADDRESS.fullmatch(first))
+    return (first, list(words[1:])) if is_url else (None, list(words))
 
 
 def server_at(url: str | None, api_key: str | None) -> Server:
@@ -47,3 +62,19 @@ def server_at(url: str | None, api_key: str | None) -> Server:
     from vllm_engine.config.settings import load_settings
 
     return local_server(load_settings(read_environment()), api_key)
+
+
+@contextmanager
+def with_next_step() -> Iterator[None]:
+    """Say what to do where no server listens, or where it wants another key."""
+    from vllm_engine.client.api_client import ServerError, UnreachableError
+
+    try:
+        yield
+    except UnreachableError as error:
+        step = "start one with `vllm-engine serve`, or give the URL of another"
+        raise ServerError(f"{error}; {step}") from error
+    except ServerError as error:
+        if error.status != 401:
+            raise
+        raise ServerError(f"{error}; set {KEY_VARIABLE} to one of the server's keys", 401) from error

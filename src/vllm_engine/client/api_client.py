@@ -34,6 +34,10 @@ class ServerError(VllmEngineError):
         self.status = status
 
 
+class UnreachableError(ServerError):
+    """Nothing listens there."""
+
+
 @dataclass(frozen=True)
 class Server:
     """How to reach a server; `url` ends before `/v1`."""
@@ -143,7 +147,9 @@ class Client:
             async with self._session.request("GET" if body is None else "POST", url, **options) as response:
                 yield response
         except aiohttp.ClientConnectorError as error:
-            raise ServerError(f"cannot connect to {self.server.url} ({error.strerror or error})") from error
+            raise UnreachableError(
+                f"cannot connect to {self.server.url} ({error.strerror or error})"
+            ) from error
         except TimeoutError as error:
             raise ServerError(f"{url}: the request timed out") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:

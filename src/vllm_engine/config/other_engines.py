@@ -69,6 +69,11 @@ ELSEWHERE: Mapping[str, str] = {
 }
 """Variables whose values or meaning differ from ours, or whose names are used for something else too."""
 
+_CLIENTS_KEY = (
+    "API_KEY is the key that clients such as `vllm-engine chat` send; the server's own are in API_KEYS, "
+    "which is not set (docs/use/migration.md)"
+)
+
 _AMBIGUOUS = frozenset({"MODEL"})
 """Scripts and machines set these too: in a process's environment they must look like a model."""
 
@@ -101,11 +106,16 @@ def ambiguous(environ: Mapping[str, str]) -> list[str]:
 
 def unread(environ: Mapping[str, str]) -> list[str]:
     """Return a message for each variable of another engine whose counterpart here is not set."""
-    return [
-        f"{theirs} is not read: here this setting is called {ours} (docs/use/migration.md)"
+    messages = {
+        theirs: f"{theirs} is not read: here this setting is called {ours} (docs/use/migration.md)"
         for theirs, ours in {**ELSEWHERE, **SAME}.items()
         if environ.get(theirs) and not environ.get(ours)
-    ]
+    }
+    if "API_KEY" in messages:
+        messages["API_KEY"] = _CLIENTS_KEY
+        if environ.get("API_KEYS_FILE"):
+            del messages["API_KEY"]
+    return list(messages.values())
 
 
 def _is_model(value: str) -> bool:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from vllm_engine.client.api_client import Client, Server, ServerError
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import Settings
 from vllm_engine.doctor.check import Check, fail, ok
@@ -41,15 +42,21 @@ from vllm_engine.system.file_limit import highest_file_limit
 _OWN = ("CACHE_DIR", "DTYPE", "HOST", "TENSOR_PARALLEL", "TLS_CERT_FILE", "TLS_KEY_FILE")
 """Settings whose problems a check reports; a problem with any other is an invalid setting."""
 
+_ANSWER_SECONDS = 5.0
 _SHM = Path("/dev/shm")  # noqa: S108 - only its size is read
 
 
 async def examine(
-    settings: Settings, environment: Environment, prefix: Path, illegal: Sequence[Problem] = ()
+    settings: Settings,
+    environment: Environment,
+    prefix: Path,
+    illegal: Sequence[Problem] = (),
+    server: Server | None = None,
 ) -> list[Check]:
     """Run every check. Asks the hub; downloads only the model's configuration files.
 
-    `illegal` are values that cannot be read, in whose place `settings` has defaults.
+    `illegal` are values that cannot be read, in whose place `settings` has defaults. `server` is how the
+    server of these settings is reached, if it runs already.
 
     Raises:
         SettingsError: a setting is invalid.
@@ -61,7 +68,7 @@ async def examine(
         device_check(preflight.device, problems),
         dtype_check(settings, preflight.device, problems),
         *machine_checks(preflight),
-        port_check(settings, _port_problems(settings)),
+        await _port(settings, server),
         cache_check(settings.cache_dir, problems),
     ]
     if problems:
@@ -167,6 +174,22 @@ def _has_template(preflight: Preflight, model: Model, account: HubAccount | None
         return bool(tokenizer.get("chat_template"))
     except (OSError, ValueError, AttributeError):
         return None
+
+
+async def _port(settings: Settings, server: Server | None) -> Check:
+    problems = _port_problems(settings)
+    return port_check(settings, problems, await _running(server) if problems and server else None)
+
+
+async def _running(server: Server) -> str | None:
+    """Return the model of a server of ours; None if there is none."""
+    try:
+        async with Client(server) as client:
+            body = (await client.ask("/healthz", seconds=_ANSWER_SECONDS)).body
+    except ServerError:
+        return None
+    is_ours = isinstance(body, dict) and {"state", "phase", "model"} <= body.keys()
+    return str(body["model"]) if is_ours else None
 
 
 def _port_problems(settings: Settings) -> tuple[Problem, ...]:

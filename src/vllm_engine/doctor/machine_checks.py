@@ -105,10 +105,12 @@ def files_check(files: int, settings: Settings) -> Check:
     return warn("files", found, f"{remedy}, or set MAX_CONNECTIONS={shares.api}")
 
 
-def port_check(settings: Settings, problems: Sequence[Problem]) -> Check:
-    """Check that the server can listen on HOST and PORT."""
-    free = ok("port", f"{settings.host}:{settings.port} is free")
-    return failed_by(problems, "port") or free
+def port_check(settings: Settings, problems: Sequence[Problem], running: str | None = None) -> Check:
+    """Check that the server can listen on HOST and PORT, or does so already, with the model `running`."""
+    address = f"{settings.host}:{settings.port}"
+    if running is not None:
+        return ok("port", f"{address} is in use by a vllm-engine that runs already and serves {running}")
+    return failed_by(problems, "port") or ok("port", f"{address} is free")
 
 
 def cache_check(cache_dir: Path, problems: Sequence[Problem]) -> Check:

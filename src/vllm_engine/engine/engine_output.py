@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import NamedTuple
 
@@ -19,6 +20,15 @@ class LogLine(NamedTuple):
     level: str | None
     process: str | None
     message: str
+
+    @property
+    def severity(self) -> int:
+        """Its level as a number of the logging module's; a line without one is information."""
+        return logging.getLevelNamesMapping()[self.level or "INFO"]
+
+    def __str__(self) -> str:
+        """Say it as the log does."""
+        return f"{self.process}: {self.message}" if self.process else self.message
 
 
 def parse_line(raw: str) -> LogLine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,12 +14,13 @@ from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.child_process import EngineProcess
 from vllm_engine.engine.control_client import ControlClient, ControlError, Health
 from vllm_engine.engine.engine_exit import EngineExit
-from vllm_engine.engine.engine_output import parse_line
+from vllm_engine.engine.engine_output import LogLine, parse_line
 from vllm_engine.engine.engine_state import EngineState, Phase, StatusBoard
 from vllm_engine.engine.restarts import RestartBudget, RestartPolicy
 from vllm_engine.engine.standby import Standby
 from vllm_engine.engine.startup.log_progress import progress_in
 from vllm_engine.engine.startup.preparation import Launch
+from vllm_engine.engine.tracebacks import RepeatedTracebacks, without_repeats
 from vllm_engine.engine.watchdog.stall import StepLimit
 from vllm_engine.engine.watchdog.watchdog import Loss, LossKind, Watchdog
 from vllm_engine.errors import Diagnosis, EngineError, StartupError, StartupTimeoutError, VllmEngineError
@@ -28,6 +29,9 @@ from vllm_engine.system.log import ENGINE_LOGGER
 
 STOP_GRACE_SECONDS = 10.0
 """How long vLLM may take to end by itself after SIGTERM before its group is killed."""
+
+START_STOP_GRACE_SECONDS = 1.0
+"""The same before it serves: vLLM takes no notice of SIGTERM while it imports and loads."""
 
 _START_ANSWER_SECONDS = 60.0
 _POLL_SECONDS = 0.2
@@ -80,7 +84,9 @@ class Supervisor:
             spawn=spawn,
         )
         self._was_standby = False
+        self._has_served = False
         self._cannot_ask = False
+        self._tracebacks = RepeatedTracebacks()
         self._longest_start = 0.0
         self._process: EngineProcess | None = None
 
@@ -118,7 +124,7 @@ class Supervisor:
 
     async def _run_once(self) -> NoReturn:
         """Start the engine and watch it until it is lost."""
-        self._was_standby, began = False, self._clock()
+        self._was_standby, self._has_served, began = False, False, self._clock()
         try:
             launch = await self._prepare(self._restarts.changes)
             command = self._standby.entry(launch.command)
@@ -130,7 +136,7 @@ class Supervisor:
         seconds = self._clock() - began
         self._board.progress(Phase.READY)
         self._board.move(EngineState.READY)
-        self._restarts.has_served = True
+        self._has_served = self._restarts.has_served = True
         self._longest_start = max(self._longest_start, seconds)
         logger.info("ready after %.1f s%s", seconds, ", from the standby" * self._was_standby)
         await self._watch(process, command, token_seconds)
@@ -175,7 +181,9 @@ class Supervisor:
                     raise StartupError(await self._diagnose(process))
                 phase = str(self._board.current.phase)
                 late = EngineExit(status=None, tail=process.tail, was_ready=False, phase=phase)
-                raise StartupTimeoutError(self._explain(late))
+                told = self._explain(late)
+                self._repeat_last_lines(told, late.tail)
+                raise StartupTimeoutError(told)
             finally:
                 for task in (exited, ready):
                     task.cancel()
@@ -238,33 +246,39 @@ class Supervisor:
             child_status=lost.child_status if lost is not None else None,
         )
         told = self._explain(ended)
-        if told.code == "unknown" or not engine_logger.isEnabledFor(logging.INFO):
-            for line in ended.tail[-_LAST_LINES:]:
-                logger.error("engine's last lines | %s", line)
+        self._repeat_last_lines(told, ended.tail)
         return told
+
+    def _repeat_last_lines(self, told: Diagnosis, tail: Sequence[str]) -> None:
+        """Log the engine's last lines again if its end is not known, else those that were not logged."""
+        self._log(self._tracebacks.flush())
+        is_logged = engine_logger.isEnabledFor(logging.INFO)
+        if is_logged and told.code != "unknown":
+            return
+        for line in without_repeats(tail)[-_LAST_LINES:]:
+            if is_logged or not engine_logger.isEnabledFor(line.severity):
+                logger.error("engine's last lines | %s", line)
 
     async def _end_process(self) -> None:
         process, self._process = self._process, None
         if process is not None:
-            await process.stop(STOP_GRACE_SECONDS)
+            await process.stop(STOP_GRACE_SECONDS if self._has_served else START_STOP_GRACE_SECONDS)
 
     def _client(self, timeout_seconds: float) -> ControlClient:
         return self._connect(self._socket, timeout_seconds=timeout_seconds, own=self._activity.own)
 
     def _on_line(self, raw: str) -> None:
         """Log a line of the engine's output, and note what it says about the start's progress."""
-        line = parse_line(raw)
-        level = logging.getLevelNamesMapping()[line.level or "INFO"]
-        # While it is stopped, vLLM may report the end of its own core as an error.
-        is_stopping = self._process is None
-        engine_logger.log(
-            min(level, logging.INFO) if is_stopping else level,
-            "%s%s",
-            f"{line.process}: " if line.process else "",
-            line.message,
-        )
+        self._log(self._tracebacks.feed(parse_line(raw)))
         status = self._board.current
         if status.state is EngineState.STARTING:
             news = progress_in(status.phase, raw)
             if news is not None:
                 self._board.progress(*news)
+
+    def _log(self, lines: Iterable[LogLine]) -> None:
+        # While it is stopped, vLLM may report the end of its own core as an error.
+        most = logging.INFO if self._process is None else logging.CRITICAL
+        for line in lines:
+            if line.message.strip():  # its banner has empty lines
+                engine_logger.log(min(line.severity, most), "%s", line)

@@ -77,7 +77,7 @@ async def ensure_bundled(
     try:
         await engine.run(_SCRIPT, request, silence_seconds=_SILENCE_SECONDS, on_event=progress)
     except ScriptError as error:
-        raise _model_error(model_id, error) from error
+        raise _model_error(model_id, error, cache_dir) from error
     if not await asyncio.to_thread(is_intact, path):
         raise ModelError(
             f"{path} is damaged although it has just been written; check the disk and its free space"
@@ -85,7 +85,10 @@ async def ensure_bundled(
     return path
 
 
-def _model_error(model_id: str, error: ScriptError) -> ModelError:
-    code = "disk-full" if error.kind == "disk_full" else ModelError.code
+def _model_error(model_id: str, error: ScriptError, cache_dir: Path | None = None) -> ModelError:
     how = f"the conversion {error}" if error.kind == "crashed" else str(error)
-    return ModelError(Diagnosis(code, f'MODEL_ID="{model_id}": {how}'))
+    message = f'MODEL_ID="{model_id}": {how}'
+    if error.kind != "disk_full":
+        return ModelError(Diagnosis(ModelError.code, message))
+    remedy = f"make room in CACHE_DIR={cache_dir}, or set CACHE_DIR to a folder on a larger disk"
+    return ModelError(Diagnosis("disk-full", message, remedy))

@@ -130,7 +130,8 @@ async def _stop(child: asyncio.subprocess.Process) -> None:
     """End the script and whatever it started; it gets a moment to remove its partial files."""
     with suppress(ProcessLookupError):
         if child.returncode is None:
-            child.terminate()
+            # Not child.terminate(): that may reap it, and asyncio then does not know how it ended.
+            os.kill(child.pid, signal.SIGTERM)
             with suppress(TimeoutError):
                 await asyncio.wait_for(child.wait(), _STOP_SECONDS)
         os.killpg(child.pid, signal.SIGKILL)

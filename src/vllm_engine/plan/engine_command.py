@@ -13,9 +13,12 @@ from vllm_engine.plan.engine_installation import Installation
 from vllm_engine.plan.engine_plan import EnginePlan
 from vllm_engine.plan.engine_site import site_folder
 
-_KEPT_FROM_THE_ENGINE = ("VIRTUAL_ENV", "PYTHONHOME", "API_KEYS", "VLLM_EXTRA_ARGS", "WEB_CONCURRENCY")
-"""Ours alone (vLLM warns of names like its own that it does not know); and hosting platforms' number of
-processes, with which vLLM's uvicorn fails."""
+_KEPT_FROM_THE_ENGINE = (
+    *("VIRTUAL_ENV", "PYTHONHOME", "API_KEY", "API_KEYS", "VLLM_EXTRA_ARGS"),
+    "WEB_CONCURRENCY",
+)
+"""Ours and our clients' alone (vLLM warns of names like its own that it does not know); and hosting
+platforms' number of processes, with which vLLM's uvicorn fails."""
 UPSTREAM_KEEP_ALIVE_SECONDS = 600
 """How long vLLM keeps an idle connection: longer than our pool does, so that only we close them."""
 _SERVICE_NAME = "vllm-engine"

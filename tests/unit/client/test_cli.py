@@ -6,9 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
+import pytest
+
 from tests.support.program import run_cli
 from vllm_engine import __version__
 from vllm_engine.cli import main
+from vllm_engine.cli.command_group import SECTIONS
+from vllm_engine.cli.target import url_and_words
 
 HEAVY = ("aiohttp", "asyncio", "fastapi", "importlib.metadata", "pydantic", "rich", "uvloop")
 
@@ -23,7 +28,18 @@ def test_every_command_and_option_has_help() -> None:
     for name, command in main.commands.items():
         assert command.help, name
         without = [each.name for each in command.params if not getattr(each, "help", "")]
-        assert without in ([], ["base_url"], ["model"], ["shell"]), name
+        assert without in ([], ["base_url"], ["model"], ["shell"], ["words"]), name
+
+
+@pytest.mark.parametrize("columns", [20, 80])
+def test_the_list_of_commands_is_whole(columns: int) -> None:
+    """Each command stands in one section, and its line is wrapped, never cut."""
+    listed = [name for names in SECTIONS.values() for name in names]
+    assert sorted(listed) == sorted(main.commands)
+    with click.Context(main, terminal_width=columns, info_name="vllm-engine") as context:
+        text = " ".join(main.get_help(context).split())
+    assert "..." not in text.replace("[ARGS]...", "")
+    assert "Run the gateway and the engine until Ctrl-C or SIGTERM." in text
 
 
 def test_version_and_completion(tmp_path: Path) -> None:
@@ -36,3 +52,18 @@ def test_version_and_completion(tmp_path: Path) -> None:
     asked = {"_VLLM_ENGINE_COMPLETE": "bash_complete", "COMP_WORDS": "vllm-engine d", "COMP_CWORD": "1"}
     done = run_cli(asked, cwd=tmp_path)
     assert done.stdout.split() == ["plain,doctor", "plain,dotenv", "plain,download"]
+
+
+def test_what_is_a_url_and_what_a_question() -> None:
+    """Only what can hardly be a question is taken for a URL, complete or not."""
+    for words, url, question in (
+        (["http://a:1/v1", "Why", "so?"], "http://a:1/v1", "Why so?"),
+        (["https://a"], "https://a", ""),
+        (["localhost:8000"], "localhost:8000", ""),
+        (["127.0.0.1:8000/v1"], "127.0.0.1:8000/v1", ""),
+        (["localhost:8000", "means", "what?"], None, "localhost:8000 means what?"),
+        (["Why?"], None, "Why?"),
+        ([], None, ""),
+    ):
+        found = url_and_words(words)
+        assert (found[0], " ".join(found[1])) == (url, question), words

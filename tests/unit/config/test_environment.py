@@ -190,7 +190,9 @@ def test_no_variable_of_another_engine_is_ignored_in_silence() -> None:
         assert [name in line for line in told].count(True) == 1, name
         assert not checked.warnings
     assert unread({"MODEL_NAME": "a", "MODEL_ID": "b"}) == []
-    assert "secret" not in "".join(unread({"API_KEY": "secret"}))
+    (said,) = unread({"API_KEY": "secret"})
+    assert "clients" in said and "API_KEYS" in said and "secret" not in said
+    assert unread({"API_KEY": "a", "API_KEYS": "b"}) == unread({"API_KEY": "a", "API_KEYS_FILE": "c"}) == []
 
 
 SECRET = [

@@ -38,6 +38,7 @@ LASTING = Diagnosis("unknown", "no known cause")
 PASSING = Diagnosis("hub-unreachable", "the hub cannot be reached", retryable=True)
 TOO_LONG = Diagnosis("kv-cache-too-small", "no room", changes={"MAX_MODEL_LEN": "1280", "DTYPE": "float16"})
 NO_FILES = OSError(errno.EMFILE, "Too many open files")
+LOGS = Path(__file__).parents[2] / "data/logs/failed"
 SETTINGS = load_settings(Environment({"STANDBY": "0", "STARTUP_TIMEOUT_SECONDS": "600"}, {}))
 
 
@@ -103,11 +104,16 @@ async def test_the_engines_output(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert isinstance(await running, asyncio.CancelledError)
     assert case.path == "starting ready draining stopped"
     assert [process.ended for process in case.rig.processes] == [["stop 10"]]
+    early = Case(tmp_path, Life(up_after=50))
+    await early.run(10)
+    assert [process.ended for process in early.rig.processes] == [["stop 1"]], "nothing can be lost yet"
     assert "ready after 50." in caplog.text
+    case.rig.on_line("(APIServer pid=1) INFO 11-23 09:35:36 [api_utils.py:347] ")
     case.rig.on_line("ERROR 11-23 09:35:36 [a.py:1] the core has died")
     said = [(it.levelname, it.getMessage()) for it in caplog.records if it.name == ENGINE_LOGGER]
     assert said[0] == ("WARNING", "EngineCore: Starting to load model x")
     assert said[-1] == ("INFO", "the core has died")
+    assert all(words.strip() for _, words in said), "empty lines of vLLM's banner are not logged"
 
 
 @pytest.mark.parametrize(("change", "seen", "is_hang"), [
@@ -181,9 +187,29 @@ async def test_the_engines_last_lines(
     """They are repeated where no known cause matches, or where they were not logged when they came."""
     caplog.set_level(level, ENGINE_LOGGER)
     tail = tuple(f"line {number}" for number in range(40))
-    await Case(tmp_path, Life(exits_after=3, tail=tail), diagnosis=diagnosis).run()
-    lines = [it.getMessage() for it in caplog.records if it.getMessage().startswith("engine's last lines")]
-    assert lines == [f"engine's last lines | {line}" for line in tail[len(tail) - count :]]
+    for life in (Life(exits_after=3, tail=tail), Life(up_after=1e6, tail=tail)):
+        caplog.clear()
+        await Case(tmp_path, life, diagnosis=diagnosis).run()
+        lines = [
+            it.getMessage() for it in caplog.records if it.getMessage().startswith("engine's last lines")
+        ]
+        assert lines == [f"engine's last lines | {line}" for line in tail[len(tail) - count :]]
+
+
+@in_virtual_time
+async def test_nothing_is_said_twice_at_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What was logged as an error is not among the last lines; vLLM's second traceback of it is left out."""
+    caplog.set_level(logging.WARNING, ENGINE_LOGGER)
+    tail = (LOGS / "cuda-oom-kv-cache.log").read_text().splitlines()[1:]
+    case = Case(tmp_path, Life(exits_after=3, tail=tuple(tail)), diagnosis=TOO_LONG)
+    running = asyncio.create_task(case.run())
+    await asyncio.sleep(1)
+    for line in tail:
+        case.rig.on_line(line)
+    await running
+    assert caplog.text.count("torch.OutOfMemoryError: CUDA out of memory") == 1
+    assert caplog.text.count("RuntimeError: Engine core initialization failed") == 1
+    assert caplog.text.count("Traceback (most recent call last):") == 2
 
 
 @in_virtual_time

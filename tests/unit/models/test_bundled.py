@@ -101,7 +101,11 @@ def test_converts_only_what_is_not_intact(folder: Path, tmp_path: Path) -> None:
     ("kind", "code", "message"),
     [
         ("failed", "model-unusable", "words"),
-        ("disk_full", "disk-full", "words"),
+        (
+            "disk_full",
+            "disk-full",
+            "words; make room in CACHE_DIR={cache}, or set CACHE_DIR to a folder on a larger disk",
+        ),
         ("crashed", "model-unusable", "the conversion words"),
     ],
 )
@@ -111,7 +115,7 @@ def test_failure_is_told(tmp_path: Path, kind: str, code: str, message: str) -> 
 
     with pytest.raises(ModelError) as caught:
         ensure(tmp_path, fail)
-    assert str(caught.value) == f'MODEL_ID="{MODEL}": {message} [{code}]'
+    assert str(caught.value) == f'MODEL_ID="{MODEL}": {message.format(cache=tmp_path)} [{code}]'
 
 
 async def test_missing_package_says_what_to_run(tmp_path: Path) -> None:
@@ -144,7 +148,7 @@ def test_folder_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.
     assert names() == {f".{NAME}.lock"}
     assert convert_gguf._explain(full.value) == (
         "disk_full",
-        "cannot write the bundled model: No space left on device; it takes about 280 MB",
+        "cannot write the bundled model: No space left on device (it takes about 280 MB)",
     )
     leftover = output.with_name(f".{NAME}.tmp-12345")
     leftover.mkdir()

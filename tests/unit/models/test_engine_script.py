@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -67,6 +68,22 @@ async def test_failures(run: Run, body: str, kind: str, detail: str) -> None:
     with pytest.raises(ScriptError) as caught:
         await run(body, silence=1 if kind == "silent" else 20)
     assert (caught.value.kind, caught.value.detail) == (kind, detail)
+
+
+async def test_the_watcher_of_children_is_not_cheated(caplog: pytest.LogCaptureFixture) -> None:
+    """Asyncio alone reaps a script that has ended when it is to be stopped: no "Unknown child process pid"."""
+    if sys.version_info < (3, 12):  # the newer versions' watcher, which cannot win the race by chance
+        watcher = asyncio.PidfdChildWatcher()
+        watcher.attach_loop(asyncio.get_running_loop())
+        asyncio.set_child_watcher(watcher)
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", "", stdout=asyncio.subprocess.PIPE, start_new_session=True
+    )
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 - so the loop has not seen it
+    await engine_script._stop(child)
+    if sys.version_info < (3, 12):
+        asyncio.set_child_watcher(None)  # type: ignore[arg-type]
+    assert (child.returncode, caplog.text) == (0, "")
 
 
 async def test_no_python(tmp_path: Path) -> None:

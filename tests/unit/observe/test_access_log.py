@@ -55,9 +55,14 @@ def test_a_request() -> None:
     gone = ended(status=0, outcome=Outcome.CLIENT_GONE)
     assert "POST /v1/chat/completions - client_gone 1.234 s" in logged(gone, "console")
     assert json.loads(logged(gone, "json"))["status"] is None
-    for path in PROBES:
-        assert logged(ended(path), "json") == ""
-        assert json.loads(logged(ended(path), "json", "debug"))["level"] == "DEBUG"
+    page = ("/", "/ui", "/ui/", "/ui/chat/chat.js", "/ui/style.css", "/favicon.ico")
+    minor = [ended(path) for path in (*PROBES, *page)]
+    minor.append(ended(status=503, outcome=Outcome.REJECTED, reason="not_ready"))
+    for record in minor:
+        assert logged(record, "json") == ""
+        assert json.loads(logged(record, "json", "debug"))["level"] == "DEBUG"
+    for more in (ended("/uix"), ended(status=503, outcome=Outcome.REJECTED, reason="draining")):
+        assert json.loads(logged(more, "json"))["level"] == "INFO"
 
 
 def test_a_path_cannot_break_the_line() -> None:

@@ -8,11 +8,12 @@ import click
 
 from vllm_engine.cli.console import print_json
 from vllm_engine.cli.exit_status import exit_on_error
+from vllm_engine.cli.target import server_at, takes_server, with_next_step
 
 
 @click.command("bench")
-@click.argument("base_url")
-@click.option("--model", default="", help="Model to request. Default: the first the server lists.")
+@click.argument("base_url", required=False)
+@takes_server
 @click.option("--requests", type=click.IntRange(1), default=256, show_default=True, help="Requests to send.")
 @click.option(
     "--concurrency",
@@ -32,13 +33,12 @@ from vllm_engine.cli.exit_status import exit_on_error
     help="Per answer.",
 )
 @click.option("--slo", "slos", multiple=True, help="For goodput, in milliseconds: ttft:500. May be repeated.")
-@click.option("--api-key", envvar="BENCH_API_KEY", help="Sent as a bearer token; prefer BENCH_API_KEY.")
 @click.option(
     "--rows", type=click.Path(path_type=Path), help="Append a JSON object per request to this file."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def bench_command(
-    base_url: str,
+    base_url: str | None,
     model: str,
     requests: int,
     concurrency: int,
@@ -51,23 +51,24 @@ def bench_command(
 ) -> None:
     """Benchmark any OpenAI-compatible server.
 
+    BASE_URL defaults to the server of these settings, HOST and PORT.
+
     Reports TTFT, ITL, TPOT, E2EL, tokens per second and goodput, as `vllm bench serve` defines them.
     """
     from vllm_engine.client.bench.bench_plan import Plan
     from vllm_engine.client.bench.bench_run import parse_slos, run_bench
-    from vllm_engine.config.quoting import clean
 
-    api_key = clean(api_key or "")
-
-    with exit_on_error():
+    with exit_on_error(), with_next_step():
+        server = server_at(base_url, api_key)
         plan = Plan(
-            base_url=base_url,
+            base_url=server.url,
             model=model,
             requests=requests,
             concurrency=concurrency,
             rate=rate,
             max_tokens=max_tokens,
-            headers={"authorization": f"Bearer {api_key}"} if api_key else {},
+            headers={"authorization": f"Bearer {server.api_key}"} if server.api_key else {},
+            tls=server.tls,
             slos_ms=parse_slos(slos),
         )
         summary, text = run_bench(plan, rows)

@@ -7,18 +7,19 @@ import sys
 import click
 
 from vllm_engine.cli.exit_status import exit_on_error
-from vllm_engine.cli.target import server_at, takes_server
+from vllm_engine.cli.target import server_at, takes_server, url_and_words, with_next_step
 
 
 @click.command("chat")
+@click.argument("words", nargs=-1, metavar="[BASE_URL] [QUESTION]")
 @takes_server
-@click.option("--system", help="The system prompt.")
+@click.option("-s", "--system", help="The system prompt.")
 @click.option(
     "--temperature", type=click.FloatRange(0), help="0 for the most likely answer. Default: the server's."
 )
 @click.option("--max-tokens", type=click.IntRange(1), help="Per answer. Default: the server's.")
 def chat_command(
-    base_url: str | None,
+    words: tuple[str, ...],
     model: str,
     api_key: str | None,
     system: str | None,
@@ -27,8 +28,9 @@ def chat_command(
 ) -> None:
     """Chat with any OpenAI-compatible server.
 
-    BASE_URL defaults to the server of these settings, HOST and PORT. On a terminal this is a conversation:
-    /help lists its commands, Ctrl-C stops an answer. With a question piped in, only the answer is printed.
+    With a QUESTION, as an argument, piped in, or both, it prints the answer and exits. Without one it is a
+    conversation: /help lists its commands, Ctrl-C stops an answer. BASE_URL defaults to the server of these
+    settings, HOST and PORT.
     """
     import asyncio
 
@@ -38,9 +40,13 @@ def chat_command(
     options = {"temperature": temperature, "max_tokens": max_tokens}
     given = {key: value for key, value in options.items() if value is not None}
     conversation = Conversation(model, system, given)
-    with exit_on_error(), asyncio.Runner() as runner:
-        server = server_at(base_url, api_key)
-        if sys.stdin.isatty():
+    url, question = url_and_words(words)
+    with exit_on_error(), with_next_step(), asyncio.Runner() as runner:
+        server = server_at(url, api_key)
+        if sys.stdin.isatty() and not question:
             converse(runner, server, conversation)
         else:
-            runner.run(answer_once(server, conversation))
+            # UTF-8 in any locale, as the request is.
+            piped = "" if sys.stdin.isatty() else sys.stdin.buffer.read().decode(errors="replace")
+            text = "\n\n".join(filter(None, (piped.strip(), " ".join(question).strip())))
+            runner.run(answer_once(server, conversation, text))

@@ -9,11 +9,13 @@ import click
 
 from vllm_engine.cli.console import console, print_json, print_notes
 from vllm_engine.cli.exit_status import exit_on_error
+from vllm_engine.cli.local_defaults import environment_for, takes_local
 
 
 @click.command("settings")
+@takes_local
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def settings_command(as_json: bool) -> None:
+def settings_command(local: bool, as_json: bool) -> None:
     """Print the resolved configuration.
 
     Each value is shown with its source; secrets are masked. Values that depend on the model are marked if
@@ -22,7 +24,6 @@ def settings_command(as_json: bool) -> None:
     """
     import asyncio
 
-    from vllm_engine.config.environment import read_environment
     from vllm_engine.config.settings import read_settings
     from vllm_engine.errors import ModelError, SettingsError
     from vllm_engine.gateway.settings_check import check_gateway
@@ -32,7 +33,7 @@ def settings_command(as_json: bool) -> None:
     from vllm_engine.plan.resolve import Planner, resolve_plan
 
     with exit_on_error():
-        environment = read_environment()
+        environment = environment_for(local=local)
         settings, illegal = read_settings(environment)
         others = [*illegal, *check_gateway(settings)]
         preflight, problems = inspect(settings, environment, Path(sys.prefix), others)

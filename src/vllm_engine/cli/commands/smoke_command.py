@@ -13,6 +13,7 @@ from vllm_engine.errors import ExitCode
 
 
 @click.command("smoke")
+@click.argument("base_url", required=False)
 @takes_server
 @click.option(
     "--wait",

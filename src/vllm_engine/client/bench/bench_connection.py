@@ -179,14 +179,14 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
 
-async def connect(base_url: str) -> Connection:
-    """Connect to the server of a base URL.
+async def connect(base_url: str, tls: ssl.SSLContext | None = None) -> Connection:
+    """Connect to the server of a base URL, over HTTPS with `tls` or the system's authorities.
 
     Raises:
         OSError: it cannot be reached.
     """
     url = urlsplit(base_url)
-    context = ssl.create_default_context() if url.scheme == "https" else None
+    context = (tls or ssl.create_default_context()) if url.scheme == "https" else None
     port = url.port or (443 if context else 80)
     _, connection = await asyncio.get_running_loop().create_connection(
         Connection, url.hostname or "", port, ssl=context

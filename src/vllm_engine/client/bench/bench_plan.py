@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -37,6 +38,8 @@ class Plan:
     timeout_seconds: float = 600.0
     processes: int = 1
     headers: Mapping[str, str] = field(default_factory=dict)
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
+    """Whom to trust instead of the system's authorities; only with one process."""
     slos_ms: Mapping[Metric, float] = field(default_factory=dict)
     """A request counts towards goodput if none of its metrics exceeds these."""
 

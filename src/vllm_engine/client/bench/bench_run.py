@@ -69,7 +69,7 @@ def parse_slos(words: Sequence[str]) -> dict[Metric, float]:
 
 async def _first_model(plan: Plan) -> str:
     key = plan.headers.get("authorization", "").removeprefix("Bearer ")
-    async with Client(Server(plan.base_url, key or None)) as client:
+    async with Client(Server(plan.base_url, key or None, plan.tls)) as client:
         return await client.first_model()
 
 
@@ -158,7 +158,7 @@ class _Sender:
 
     async def _try(self, connection: Connection | None, request: bytes, exchange: Exchange) -> None:
         try:
-            connection = connection or await connect(self._plan.base_url)
+            connection = connection or await connect(self._plan.base_url, self._plan.tls)
         except OSError as error:
             exchange.end(f"cannot connect: {error.strerror or error}")
             return

@@ -15,14 +15,19 @@ PROBES = frozenset(
         *("/metrics", "/v1/metrics", "/ui/history", "/ui/state"),
     )
 )
-"""Asked every few seconds by machines and the page: logged at DEBUG, so that requests stay visible."""
+"""Asked every few seconds by machines and the page."""
+
+_PAGE = frozenset(("/", "/ui", "/favicon.ico"))
 
 logger = logging.getLogger("gateway.access")
 
 
 def log_access(record: RequestRecord, model: str | None = None) -> None:
-    """Log one ended request at INFO, probes at DEBUG; `model` is the served name if it was for the model."""
-    level = logging.DEBUG if record.path in PROBES else logging.INFO
+    """Log one ended request at INFO, what would hide such lines at DEBUG.
+
+    `model` is the served name if the request was for the model.
+    """
+    level = logging.DEBUG if _is_minor(record) else logging.INFO
     if not logger.isEnabledFor(level):
         return
     method, path = shown(record.method), shown(record.path)
@@ -55,6 +60,16 @@ def log_access(record: RequestRecord, model: str | None = None) -> None:
             "reason": record.reason,
             "stream": record.is_stream,
         },
+    )
+
+
+def _is_minor(record: RequestRecord) -> bool:
+    """Whether it is a probe, a part of the page, or one of many that came before the model was loaded."""
+    return (
+        record.path in PROBES
+        or record.path in _PAGE
+        or record.path.startswith("/ui/")
+        or (record.status == 503 and record.reason == "not_ready")
     )
 
 

@@ -184,7 +184,7 @@ def _explain(error: Exception) -> tuple[str, str]:
     message = f"cannot write the bundled model: {error.strerror or error}"
     message += f" ({error.filename})" if error.filename is not None else ""
     no_room = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return ("disk_full" if no_room else "failed"), message + ("; it takes about 280 MB" if no_room else "")
+    return ("disk_full" if no_room else "failed"), message + (" (it takes about 280 MB)" if no_room else "")
 
 
 if __name__ == "__main__":
