@@ -1,4 +1,4 @@
-"""Write down what flags `vllm serve` takes, from vLLM's own parser.
+"""Write down what flags `vllm serve` takes, from vLLM's own parser and config classes.
 
 Run by the engine's Python, so that the pinned vLLM answers for itself::
 
@@ -44,26 +44,47 @@ def serve_parser() -> Parser:
     return parser
 
 
-def platform_neutral_parser() -> Parser:
-    """Build the parser as on a device that vLLM has no platform for, to see which choices name the device."""
+def platform_neutral_parser() -> tuple[Parser, list[Any]]:
+    """Build the parser as on a device that vLLM has no platform for, to see which choices name the device.
+
+    Returns also the config classes that its flags come from.
+    """
     platform = import_module("vllm.platforms").current_platform
-    before = platform.device_type
-    platform.device_type = _SOME_DEVICE
+    arguments: Any = import_module("vllm.engine.arg_utils")
+    before, get_kwargs = platform.device_type, arguments.get_kwargs
+    configs: list[Any] = []
+
+    def get_and_note(config: Any) -> Any:
+        configs.append(config)
+        return get_kwargs(config)
+
+    platform.device_type, arguments.get_kwargs = _SOME_DEVICE, get_and_note
     try:
-        return serve_parser()
+        return serve_parser(), configs
     finally:
-        platform.device_type = before
+        platform.device_type, arguments.get_kwargs = before, get_kwargs
+
+
+def bounds_of(configs: list[Any]) -> dict[str, dict[str, float]]:
+    """Return the least and greatest values of the fields that have such, and the same in every class."""
+    found: dict[str, list[dict[str, float]]] = {}
+    for config in configs:
+        for name, field in config.__pydantic_fields__.items():
+            pairs = ((bound, getattr(each, bound, None)) for each in field.metadata for bound in BOUNDS)
+            found.setdefault(name, []).append({bound: value for bound, value in pairs if value is not None})
+    return {name: several[0] for name, several in found.items() if all(one == several[0] for one in several)}
 
 
 def catalogue() -> dict[str, Any]:
     """Return everything the gateway needs to know of the flags, ordered so that two runs agree."""
-    parser = platform_neutral_parser()
+    parser, configs = platform_neutral_parser()
+    bounds = bounds_of(configs)
     options: dict[argparse.Action, list[str]] = {}
     # Not `action.option_strings`: since 0.33 vLLM hides the --no-enable-x forms there, yet accepts them.
     for option, action in parser._option_string_actions.items():
         options.setdefault(action, []).append(option)
     flags = [
-        entry(parser, action, names)
+        entry(parser, action, names) | bounds.get(action.dest, {})
         for action, names in options.items()
         if not isinstance(action, argparse._HelpAction)
     ]
@@ -123,6 +144,9 @@ def value_type(action: argparse.Action) -> tuple[str, list[str]]:
             return type_name, []
     raise SystemExit(f"{action.option_strings}: cannot tell the type of its values; add a probe for it")
 
+
+BOUNDS = ("ge", "gt", "le", "lt")
+"""As annotated_types and pydantic call them: the parser takes such a value, and its config class refuses it."""
 
 # Probed in this order: each text is one that no later type turns into that value.
 PROBES: dict[str, tuple[str, Any]] = {

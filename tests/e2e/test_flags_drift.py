@@ -26,7 +26,7 @@ ENVIRONMENTS: list[dict[str, str]] = [
     {"ENABLE_AUTO_TOOL_CHOICE": "1", "TOOL_CALL_PARSER": "hermes"},
     {"MAX_NUM_SEQS": "64", "MAX_MODEL_LEN": "8k", "KV_CACHE_MEMORY_BYTES": "1G"},
     {"ENABLE_PREFIX_CACHING": "0", "NO_ENFORCE_EAGER": "0", "DISABLE_LOG_STATS": "1"},
-    {"WATERMARK": "-0.5", "CHAT_TEMPLATE": "--x", "RESPONSE_ROLE": "two words"},
+    {"MM_PROCESSOR_CACHE_GB": "-0.5", "CHAT_TEMPLATE": "--x", "RESPONSE_ROLE": "two words"},
     {"COMPILATION_CONFIG": '{"mode": 3, "max_cudagraph_capture_size": 1k}'},
     {"SERVED_MODEL_NAME": '["a", "b c"]', "CUDAGRAPH_CAPTURE_SIZES": "1 2 4", "MIDDLEWARE": "a b"},
     {"LORA_MODULES": '[{"name": "a", "path": "/a"}, "b=/b"]', "MAX_LORA_RANK": "16"},
@@ -43,7 +43,7 @@ LINES = """
     --collect-detailed-traces all None --max-lora-rank ' 16' | --max-num-s 4 |
     -cc.mode=3 --compilation-config.cudagraph_capture_sizes+ 1,2 | -cc.moed=3 | -cc.mode |
     --compilation-config 3 | --lora-modules.name a --lora-modules.path /a | --lora-modules.name a |
-    --seed -1 --ignore-patterns a -1 | --seed -1e5 | --watermark -0.5 | --watermark=-0.5 |
+    --seed -1 --ignore-patterns a -1 | --seed -1e5 | --mm-processor-cache-gb -0.5 | --mm-processor-cache-gb=-0.5 |
     --chat-template '-a b' --hf-token | --max-num-seqs 8k | --max-num-batched-tokens 1.5K |
     --scheduling-policy fcsf | --max-log-len '' | --max-num-seqs '' | --enforce-eager=true |
     --enforce-eager true | --max-num-seqs | --max-num-sequences 4 | --model other | stray |

@@ -66,7 +66,7 @@ TAKEN_FROM_ENVIRONMENT: list[tuple[dict[str, str], list[str]]] = [
     ({"MAX_NUM_SEQS": ""}, []),
     ({"DEVICE_MEMORY_UTILIZATION": ".5"}, ["--gpu-memory-utilization", ".5"]),
     ({"MAX_LOG_LEN": "None"}, ["--max-log-len", "None"]),
-    ({"WATERMARK": "-0.5"}, ["--watermark=-0.5"]),
+    ({"MM_PROCESSOR_CACHE_GB": "-0.5"}, ["--mm-processor-cache-gb=-0.5"]),
     ({"CHAT_TEMPLATE": "--x"}, ["--chat-template=--x"]),
     ({"MOE_BACKEND": "Deep-GEMM"}, ["--moe-backend", "Deep-GEMM"]),
     ({"COMPILATION_CONFIG": '{"mode": 3}'}, ["--compilation-config", '{"mode": 3}']),
@@ -96,7 +96,12 @@ def test_upper_case_names_are_flags() -> None:
 REFUSED_FROM_ENVIRONMENT = table(
     """
     ENFORCE_EAGER => yes => expected 1/0/true/false
-    MAX_NUM_SEQS => 8k => expected an integer
+    MAX_NUM_SEQS => 8k => expected an integer from 1
+    MAX_NUM_SEQS => -1 => expected an integer from 1
+    MAX_NUM_BATCHED_TOKENS => 0 => expected an integer from 1, such as 8192, 8k or 8K
+    WATERMARK => 1 => expected a number from 0 and below 1
+    WATERMARK => nan => expected a number from 0 and below 1
+    KV_CACHE_METRICS_SAMPLE => 0 => expected a number above 0 and up to 1
     MAX_MODEL_LEN => 1.5K => expected an integer such as 8192, 8k or 8K, or auto
     SCHEDULING_POLICY => fcsf => expected one of fcfs, priority; did you mean fcfs?
     POOLER_CONFIG => [] => expected a JSON object
@@ -157,7 +162,7 @@ def test_names_that_are_almost_flags_get_a_warning() -> None:
 TAKEN = """
     --enforce_eager --no-enable-prefix-caching --no_enforce_eager
     --max-num-seqs 64 --max_num_seqs=64 --max-num-batched-tokens 8K
-    --seed -1 --watermark=-0.5 --max-num-seqs ' 64 ' --max-log-len ''
+    --seed -1 --mm-processor-cache-gb=-0.5 --max-num-seqs ' 64 ' --max-log-len ''
     --gpu-mem .9 --no-enable-pre --mm-processor-device cuda
     -tp 2 -q awq -qawq -n2 -r=0 -ep -t 2
     -O2 -O 2 -O=2
@@ -194,10 +199,10 @@ REFUSED = table(
     --headless=1 => --headless=1 => expected no value; write --headless
     --response-role two words => --response-role two words => expected one value; quote it if it has spaces
     --hf-token two words => --hf-token *** *** => expected one value; quote it if it has spaces
-    --max-num-seqs => --max-num-seqs => expected a value after it: an integer; write --max-num-seqs=VALUE if it starts with a dash
+    --max-num-seqs => --max-num-seqs => expected a value after it: an integer from 1; write --max-num-seqs=VALUE if it starts with a dash
     --ignore-patterns --enforce-eager => --ignore-patterns => expected a value after it: text; write --ignore-patterns=VALUE if it starts with a dash
-    --watermark x => --watermark x => expected a number
-    --watermark -0.5 => -0.5 => is a dotted key to vLLM, as it starts with a dash and has a dot; write --watermark=-0.5
+    --mm-processor-cache-gb x => --mm-processor-cache-gb x => expected a number
+    --mm-processor-cache-gb -0.5 => -0.5 => is a dotted key to vLLM, as it starts with a dash and has a dot; write --mm-processor-cache-gb=-0.5
     --scheduling-policy fcsf => --scheduling-policy fcsf => expected one of fcfs, priority; did you mean fcfs?
     --max-lora-rank 17 => --max-lora-rank 17 => expected one of 1, 8, 16, 32, 64, 128, 256, 320, 512
     --allowed-origins a => --allowed-origins a => expected JSON

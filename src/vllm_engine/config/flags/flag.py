@@ -59,6 +59,11 @@ class Flag:
     """Whether JSON keys may be given one by one, as in `--compilation-config.mode 3`."""
     keys: tuple[str, ...] | None = None
     """The only keys vLLM takes in the JSON object; None where it takes any."""
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+    """The bounds of a number, as pydantic calls them."""
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Self:

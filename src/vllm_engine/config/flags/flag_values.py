@@ -55,6 +55,8 @@ def refusal(flag: Flag, text: str) -> Refusal | None:
         return _unknown_key(flag.keys, value)
     if flag.choices is not None:
         return _not_a_choice(flag, value)
+    if isinstance(value, int | float) and not _is_within(flag, value):
+        return Refusal(f"expected {wanted(flag)}", listed=True)
     return None
 
 
@@ -62,7 +64,25 @@ def wanted(flag: Flag) -> str:
     """Return what the flag's value must be, in words."""
     if flag.choices is not None:
         return "one of " + ", ".join([*flag.choices, *flag.platform_choices])
-    return _TYPES[flag.type][1]
+    words, such_as, examples = _TYPES[flag.type][1].partition(" such as ")
+    bounds = _bounds(flag)
+    return f"{words}{bounds}{',' if bounds and such_as else ''}{such_as}{examples}"
+
+
+def _is_within(flag: Flag, value: float) -> bool:
+    """Whether a number is within its bounds; NaN never is."""
+    return (
+        (flag.ge is None or value >= flag.ge)
+        and (flag.gt is None or value > flag.gt)
+        and (flag.le is None or value <= flag.le)
+        and (flag.lt is None or value < flag.lt)
+    )
+
+
+def _bounds(flag: Flag) -> str:
+    words = {"from": flag.ge, "above": flag.gt, "up to": flag.le, "below": flag.lt}
+    told = " and ".join(f"{word} {bound:g}" for word, bound in words.items() if bound is not None)
+    return f" {told}" if told else ""
 
 
 def nested_value(text: str) -> object:
