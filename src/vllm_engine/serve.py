@@ -8,6 +8,7 @@ import logging
 import signal
 import tempfile
 from collections.abc import Awaitable, Callable, Generator
+from functools import partial
 from math import nan
 from pathlib import Path
 
@@ -26,8 +27,12 @@ from vllm_engine.gateway.build import build_gateway
 from vllm_engine.gateway.drain import drain
 from vllm_engine.gateway.front import Front, open_front
 from vllm_engine.gateway.http.listening_sockets import Listeners
+from vllm_engine.gateway.local.operator_report import Machine, SettingRow
 from vllm_engine.gateway.local.probes import Build
+from vllm_engine.plan.configuration_report import EffectiveSettings
+from vllm_engine.plan.engine_plan import EnginePlan
 from vllm_engine.plan.preflight import Preflight
+from vllm_engine.system.device import gpu_loads
 from vllm_engine.system.file_limit import raise_file_limit
 
 Companion = Callable[[StatusReader], Awaitable[None]]
@@ -65,15 +70,21 @@ async def serve(
     folder = tempfile.TemporaryDirectory(prefix="vllm-engine-", dir=socket_root(), ignore_cleanup_errors=True)
     with folder as path:
         socket = Path(path) / "engine.sock"
-        preparation = Preparation(preflight, socket, board, recorder, explainer.planned, explainer.explain)
+        effective = EffectiveSettings(preflight)
+
+        def planned(preflight: Preflight, plan: EnginePlan) -> None:
+            explainer.planned(preflight, plan)
+            effective.planned(preflight, plan)
+
+        preparation = Preparation(preflight, socket, board, recorder, planned, explainer.explain)
         supervisor = Supervisor(
             board, preparation, preparation.explain, socket=socket, settings=settings, activity=activity
         )
         build = _build(preflight)
-        expiry = listeners.tls.expiry if listeners.tls else lambda: nan
         async with contextlib.AsyncExitStack() as stack:
             control = await stack.enter_async_context(ControlClient(socket, timeout_seconds=_HEALTH_SECONDS))
-            gateway = build_gateway(settings, board, build, socket, activity, control, lines_dropped, expiry)
+            machine = _machine(preflight, effective, lines_dropped, listeners)
+            gateway = build_gateway(settings, board, build, socket, activity, control, machine)
             stack.push_async_callback(gateway.close)
             front = await stack.enter_async_context(open_front(settings, gateway, listeners, files))
             beside = companion(board) if companion is not None else None
@@ -157,6 +168,20 @@ def _hold_or_raise(settings: Settings, engine: asyncio.Task[None]) -> None:
     logger.error("%s", error)
     logger.error("ON_FATAL=hold: staying up, not ready, until stopped")
     write_termination_log(settings.termination_log, str(error))
+
+
+def _machine(
+    preflight: Preflight, effective: EffectiveSettings, lines_dropped: Callable[[], int], listeners: Listeners
+) -> Machine:
+    visible = preflight.environment.merged.get("CUDA_VISIBLE_DEVICES")
+    return Machine(
+        gpu_loads=partial(gpu_loads, visible) if preflight.device.kind == "cuda" else None,
+        settings=lambda: [
+            SettingRow(name=row.key, value=row.value, source=row.source) for row in effective.rows
+        ],
+        log_lines_dropped=lines_dropped,
+        certificate_expiry=listeners.tls.expiry if listeners.tls else lambda: nan,
+    )
 
 
 def _build(preflight: Preflight) -> Build:

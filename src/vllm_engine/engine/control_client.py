@@ -15,6 +15,9 @@ _BASE = "http://engine"
 _METRICS_TIMEOUT = aiohttp.ClientTimeout(total=5.0)
 """Below Prometheus' own limit, 10 s by default."""
 _MAX_METRICS_BYTES = 16 << 20
+_DESCRIPTION_TIMEOUT = aiohttp.ClientTimeout(total=60.0)
+"""vLLM takes seconds to make the first one."""
+_MAX_DESCRIPTION_BYTES = 8 << 20
 _NO_TIMEOUT = aiohttp.ClientTimeout()
 
 
@@ -90,19 +93,44 @@ class ControlClient:
         except NotAskedError:
             return None
 
+    async def description(self) -> bytes | None:
+        """Return vLLM's OpenAPI document; None if it has none, as its Rust frontend.
+
+        The first one after a start takes its API process, which does nothing else meanwhile, seconds.
+
+        Raises:
+            ControlError: it did not answer, or with more than 8 MiB.
+        """
+        status, text = await self._get("/openapi.json", _DESCRIPTION_TIMEOUT, _MAX_DESCRIPTION_BYTES)
+        if status == 404:
+            return None
+        if status != 200 or text is None:
+            raise ControlError(f"/openapi.json answered {status}, or too much")
+        return text
+
     async def _metrics(self) -> bytes | None:
         try:
-            async with self._session.get(f"{_BASE}/metrics", timeout=_METRICS_TIMEOUT) as response:
+            status, text = await self._get("/metrics", _METRICS_TIMEOUT, _MAX_METRICS_BYTES)
+        except NotAskedError:
+            raise
+        except ControlError:
+            return None
+        return text if status == 200 else None
+
+    async def _get(self, path: str, limit: aiohttp.ClientTimeout, most: int) -> tuple[int, bytes | None]:
+        """Return the status and the body; None in its place if it is larger than `most` bytes."""
+        try:
+            async with self._session.get(_BASE + path, timeout=limit) as response:
                 text = bytearray()
                 async for piece in response.content.iter_any():
                     text += piece
-                    if len(text) > _MAX_METRICS_BYTES:
-                        return None
-                return bytes(text) if response.status == 200 else None
+                    if len(text) > most:
+                        return response.status, None
+                return response.status, bytes(text)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if is_own_shortage(error):
-                raise NotAskedError(f"cannot ask for /metrics: {error}") from error
-            return None
+                raise NotAskedError(f"cannot ask for {path}: {error}") from error
+            raise ControlError(f"{path} did not answer: {type(error).__name__} {error}".rstrip()) from error
 
     async def counters(self) -> int | None:
         """Return a hash of vLLM's metrics, which changes whenever its engine core works; None without them.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import nan
 from pathlib import Path
 
 from vllm_engine import __version__
@@ -14,15 +12,18 @@ from vllm_engine.engine.engine_state import StatusReader
 from vllm_engine.gateway.app import Gateway
 from vllm_engine.gateway.body.body_budget import BodyBudget
 from vllm_engine.gateway.body.request_body import Bodies
-from vllm_engine.gateway.local.local_routes import local_routes
+from vllm_engine.gateway.local.local_routes import Sources, local_routes
 from vllm_engine.gateway.local.metric_history import Recorder
+from vllm_engine.gateway.local.operator_report import Load, Machine, Reporter
 from vllm_engine.gateway.local.probes import Build
 from vllm_engine.gateway.observe.gateway_metrics import GatewayMetrics
 from vllm_engine.gateway.observe.observation import Observation
 from vllm_engine.gateway.observe.tracing import make_tracer
 from vllm_engine.gateway.policy.admission import Admission
 from vllm_engine.gateway.policy.admission_limits import Limits
+from vllm_engine.gateway.policy.auth import Keyring
 from vllm_engine.gateway.policy.cors import Cors
+from vllm_engine.gateway.policy.routes import RouteTable
 from vllm_engine.gateway.proxy.attempt import Engine
 from vllm_engine.gateway.proxy.engine_proxy import Proxy
 from vllm_engine.gateway.proxy.failover import Recovery
@@ -38,6 +39,9 @@ _READING_AT_ONCE = 1024
 count."""
 
 
+_UNKNOWN_MACHINE = Machine()
+
+
 def build_gateway(
     settings: Settings,
     status: StatusReader,
@@ -45,8 +49,7 @@ def build_gateway(
     socket: Path,
     activity: EngineActivity,
     control: ControlClient,
-    lines_dropped: Callable[[], int] = lambda: 0,
-    certificate_expiry: Callable[[], float] = lambda: nan,
+    machine: Machine = _UNKNOWN_MACHINE,
 ) -> Gateway:
     """Return the gateway to the engine on `socket`, of whose work it keeps `activity` up to date.
 
@@ -68,22 +71,21 @@ def build_gateway(
     def waiting() -> int:
         return admission.waiting + recovery.waiting
 
-    labels = {"version": __version__, "sha": build.build_sha, "vllm": build.vllm, "model": build.model}
-    metrics = GatewayMetrics(routes.templates, keyring, labels)
-    metrics.follow(status)
+    load = Load(lambda: admission.in_flight, waiting)
+    metrics = _metrics(routes, keyring, build, status)
     metrics.watch(
-        in_flight=lambda: admission.in_flight,
+        in_flight=load.in_flight,
         waiting=waiting,
         bodies_incomplete=lambda: bodies.budget.reading,
         body_bytes=lambda: bodies.budget.held_bytes,
-        log_lines_dropped=lines_dropped,
-        tls_certificate_expiry_timestamp_seconds=certificate_expiry,
+        log_lines_dropped=machine.log_lines_dropped,
+        tls_certificate_expiry_timestamp_seconds=machine.certificate_expiry,
     )
     observation = Observation(settings, metrics, control.metrics)
     recorder = Recorder(status, observation.engine_metrics, waiting, activity.own)
-    local = local_routes(
-        settings, status, build, observation, recorder, keyring, on_start=proxy.start, on_stop=proxy.stop
-    )
+    reporter = Reporter(settings, status, observation, machine, load)
+    sources = Sources(status, observation, recorder, reporter, control.description, load)
+    local = local_routes(settings, build, sources, keyring, routes, on_start=proxy.start, on_stop=proxy.stop)
     return Gateway(
         status=status,
         local=local,
@@ -97,6 +99,13 @@ def build_gateway(
         recovery=recovery,
         finished=observation.finished,
     )
+
+
+def _metrics(routes: RouteTable, keyring: Keyring, build: Build, status: StatusReader) -> GatewayMetrics:
+    labels = {"version": __version__, "sha": build.build_sha, "vllm": build.vllm, "model": build.model}
+    metrics = GatewayMetrics(routes.templates, keyring, labels)
+    metrics.follow(status)
+    return metrics
 
 
 def _bodies(settings: Settings) -> Bodies:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from vllm_engine.config.redaction import masked
+from vllm_engine.config.flags import mask
+from vllm_engine.config.redaction import HIDDEN, masked
 from vllm_engine.config.settings import Settings
 from vllm_engine.errors import Problem
+from vllm_engine.models.model_source import Model
 from vllm_engine.plan.engine_plan import Choice, EnginePlan
 from vllm_engine.plan.preflight import Preflight
+from vllm_engine.plan.resolve import Planner
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _OF_THE_MODEL = frozenset({"MAX_MODEL_LEN", "TENSOR_PARALLEL", "KV_CACHE_MEMORY_BYTES"})
 """Settings that the model's configuration limits or decides."""
@@ -48,7 +53,9 @@ def settings_report(
         ),
     }
     choices = {
-        name.upper(): Choice(_shown(getattr(settings, name)), environment.source(name.upper()) or "default")
+        name.upper(): Choice(
+            _shown(name, getattr(settings, name)), environment.source(name.upper()) or "default"
+        )
         for name in Settings.model_fields
     } | resolved
     for key in preflight.flag_variables:
@@ -65,18 +72,42 @@ def settings_report(
     ]
 
 
-def _shown(value: object) -> str:
+class EffectiveSettings:
+    """The report of the running engine's configuration, brought up to date at each start."""
+
+    def __init__(self, preflight: Preflight) -> None:
+        plan = Planner(preflight, Model(preflight.settings.model_id)).plan()
+        self.rows = settings_report(preflight, plan, is_model_seen=False)
+
+    def planned(self, preflight: Preflight, plan: EnginePlan) -> None:
+        """Record the settings and the plan with which an engine is about to be started."""
+        self.rows = settings_report(preflight, plan)
+
+
+def _shown(name: str, value: object) -> str:
     if isinstance(value, SecretStr):
         return "***"
+    if name == "vllm_extra_args":
+        return _masked_flags(str(value))
     if isinstance(value, bool):
         return "1" if value else "0"
     if isinstance(value, tuple):
         return " ".join(value)
-    return "" if value is None else str(value)
+    return "" if value is None else masked(name, str(value))
+
+
+def _masked_flags(text: str) -> str:
+    try:
+        return shlex.join(mask(shlex.split(text)))
+    except ValueError:  # a quote is left open, which is told as a problem
+        return HIDDEN
 
 
 def show_settings(rows: Sequence[Row], console: Console) -> None:
     """Print a table on a terminal, a line a setting elsewhere."""
+    from rich.table import Table  # noqa: PLC0415 - the server, which needs no tables, shall not load it
+    from rich.text import Text  # noqa: PLC0415
+
     if not console.is_terminal:
         width = max(len(row.key) for row in rows)
         for row in rows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,20 @@ class Gpu:
     capability: tuple[int, int]
     memory_bytes: int
     free_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class GpuLoad:
+    """How busy one NVIDIA GPU is; each is None where the driver does not tell it, as of a MIG device."""
+
+    index: int
+    name: str
+    memory_used_bytes: int | None
+    memory_total_bytes: int | None
+    utilization: float | None
+    """The share of the last second or so in which anything ran on it, from 0 to 1."""
+    temperature_celsius: int | None
+    power_watts: float | None
 
 
 @dataclass(frozen=True)
@@ -69,6 +83,22 @@ def nvidia_gpus() -> tuple[Gpu, ...]:
         return tuple(_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount())) if nvml else ()
 
 
+def gpu_loads(visible: str | None) -> tuple[GpuLoad, ...]:
+    """Return how busy the GPUs are that `CUDA_VISIBLE_DEVICES` leaves the engine; takes milliseconds or more.
+
+    None without a driver. A MIG device's figures are its whole GPU's.
+    """
+    with _nvml() as nvml:
+        if nvml is None:
+            return ()
+        try:
+            handles = {at: nvml.nvmlDeviceGetHandleByIndex(at) for at in range(nvml.nvmlDeviceGetCount())}
+            seen = {at: one for at, one in handles.items() if _is_visible(nvml, at, one, visible)}
+            return tuple(_load(nvml, at, one) for at, one in seen.items())
+        except nvml.NVMLError:  # such as a GPU that has fallen off the bus
+            return ()
+
+
 def visible_gpus(gpus: tuple[Gpu, ...], visible: str | None) -> tuple[Gpu, ...]:
     """Filter `gpus` by `CUDA_VISIBLE_DEVICES` (CUDA Programming Guide, environment variables).
 
@@ -110,6 +140,41 @@ def _gpu(nvml: Any, index: int) -> Gpu:
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     name = str(nvml.nvmlDeviceGetName(handle))
     return Gpu(name, (int(major), int(minor)), int(memory.total), int(memory.free))
+
+
+def _is_visible(nvml: Any, index: int, handle: Any, visible: str | None) -> bool:
+    if visible is None:
+        return True
+    uuid = str(_told(nvml, nvml.nvmlDeviceGetUUID, handle))
+    items = [part.strip() for part in visible.split(",")]
+    # A MIG device has an id of its own, which does not say whose part it is.
+    return any(
+        item == str(index) or item.startswith("MIG-") or (item.startswith("GPU-") and uuid.startswith(item))
+        for item in items
+    )
+
+
+def _load(nvml: Any, index: int, handle: Any) -> GpuLoad:
+    memory = _told(nvml, nvml.nvmlDeviceGetMemoryInfo, handle)
+    rates = _told(nvml, nvml.nvmlDeviceGetUtilizationRates, handle)
+    temperature = _told(nvml, nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU)
+    milliwatts = _told(nvml, nvml.nvmlDeviceGetPowerUsage, handle)
+    return GpuLoad(
+        index=index,
+        name=str(nvml.nvmlDeviceGetName(handle)),
+        memory_used_bytes=None if memory is None else int(memory.used),
+        memory_total_bytes=None if memory is None else int(memory.total),
+        utilization=None if rates is None else int(rates.gpu) / 100,
+        temperature_celsius=None if temperature is None else int(temperature),
+        power_watts=None if milliwatts is None else int(milliwatts) / 1000,
+    )
+
+
+def _told(nvml: Any, ask: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return ask(*arguments)
+    except nvml.NVMLError:
+        return None
 
 
 def nvidia_driver() -> Driver | None:
@@ -165,23 +230,32 @@ def _words(path: Path) -> list[str]:
         return []
 
 
+_V1_LIMIT = "sys/fs/cgroup/memory/memory.limit_in_bytes"
+
+
 def free_memory_bytes(root: Path = Path("/")) -> int:
     """Return the main memory available to this process: what the kernel has, within the cgroup's limit."""
-    available = _meminfo(root / "proc/meminfo")
+    available = _meminfo(root / "proc/meminfo", "MemAvailable")
     v2 = _number(root / "sys/fs/cgroup/memory.max"), _number(root / "sys/fs/cgroup/memory.current")
-    v1_folder = root / "sys/fs/cgroup/memory"
-    v1 = _number(v1_folder / "memory.limit_in_bytes"), _number(v1_folder / "memory.usage_in_bytes")
+    v1 = _number(root / _V1_LIMIT), _number(root / "sys/fs/cgroup/memory/memory.usage_in_bytes")
     for limit, used in (v2, v1):
         if limit is not None and used is not None:
             available = min(available, max(0, limit - used))
     return available
 
 
-def _meminfo(path: Path) -> int:
+def total_memory_bytes(root: Path = Path("/")) -> int:
+    """Return the main memory that this process may use in all: the machine's, within the cgroup's limit."""
+    total = _meminfo(root / "proc/meminfo", "MemTotal")
+    limits = _number(root / "sys/fs/cgroup/memory.max"), _number(root / _V1_LIMIT)
+    return min(total, *(limit for limit in limits if limit is not None), total)
+
+
+def _meminfo(path: Path, name: str) -> int:
     for line in path.read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
-    raise ValueError(f"expected MemAvailable in {path}")
+    raise ValueError(f"expected {name} in {path}")
 
 
 def _number(path: Path) -> int | None:

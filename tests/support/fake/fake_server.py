@@ -21,7 +21,7 @@ from tests.support.fake.fake_bodies import (
     error_body,
     read_body,
 )
-from tests.support.fake.fake_fixed import echo, model_list, no_such_response
+from tests.support.fake.fake_fixed import DESCRIPTION, echo, model_list, no_such_response
 from tests.support.fake.fake_http import (
     Answer,
     ClientGoneError,
@@ -75,6 +75,7 @@ class FakeApp:
             "/version": {"GET": self._version},
             "/load": {"GET": self._load},
             "/metrics": {"GET": self._metrics},
+            "/openapi.json": {"GET": self._description},
             "/v1/models": {"GET": self._models},
             "/tokenize": {"POST": self._tokenize},
             "/v1/messages/count_tokens": {"POST": self._count_tokens},
@@ -141,6 +142,9 @@ class FakeApp:
     async def _metrics(self, request: Request) -> Answer:
         text = render_metrics(self._engine, self._served.names[0])
         return Answer(200, text.encode(), "text/plain; version=1.0.0; charset=utf-8")
+
+    async def _description(self, request: Request) -> Answer:
+        return Answer.json(DESCRIPTION)
 
     async def _models(self, request: Request) -> Answer:
         return model_list(self._served)

@@ -113,6 +113,25 @@ async def test_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert await client.counters() is None
 
 
+async def test_description(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounded too; an engine that has none says so with 404, and any other answer is an error."""
+    monkeypatch.setattr(control_client, "_MAX_DESCRIPTION_BYTES", 50)
+    monkeypatch.setattr(control_client, "_DESCRIPTION_TIMEOUT", aiohttp.ClientTimeout(total=0.2))
+    for reply, told in ((answer(200, b"{}"), b"{}"), (answer(404, b"x"), None)):
+        async with asking(tmp_path / "socket", reply) as client:
+            assert await client.description() == told
+    for bad in (
+        answer(500, b"x"),
+        answer(200, b"x" * 51),
+        answer(200, b"{}")[:-1],
+        b"nonsense\r\n\r\n",
+        None,
+    ):
+        async with asking(tmp_path / "socket", bad) as client:
+            with pytest.raises(ControlError):
+                await client.description()
+
+
 async def test_for_want_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is asked, however the library wraps what the kernel said; the token is not counted."""
 
@@ -124,7 +143,12 @@ async def test_for_want_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(asyncio.get_running_loop(), "create_unix_connection", fail)
         assert await client.health() is Health.NOT_ASKED
         assert await client.metrics() is None
-        for question in (client.generate_one("m"), client.check_models(), client.counters()):
+        for question in (
+            client.generate_one("m"),
+            client.check_models(),
+            client.counters(),
+            client.description(),
+        ):
             with pytest.raises(NotAskedError):
                 await question
     assert own.asked == 0

@@ -178,13 +178,13 @@ async def test_a_dead_mount(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     """A file system that does not answer blocks nobody, is asked once at a time, and may come back."""
     answer, usage = threading.Event(), shutil.disk_usage(tmp_path)
     blocked = Mock(side_effect=lambda _: answer.wait(20) and usage)
-    monkeypatch.setattr("vllm_engine.gateway.observe.disk_usage._SECONDS", 0.01)
+    monkeypatch.setattr("vllm_engine.gateway.observe.blocking_read.SECONDS", 0.01)
     monkeypatch.setattr("vllm_engine.gateway.observe.disk_usage.shutil.disk_usage", blocked)
     disk = Disk(tmp_path)
     assert [await disk.space() for _ in range(3)] == [None] * 3
     blocked.assert_called_once()
     answer.set()
-    monkeypatch.setattr("vllm_engine.gateway.observe.disk_usage._SECONDS", 20)
+    monkeypatch.setattr("vllm_engine.gateway.observe.blocking_read.SECONDS", 20)
     space = await disk.space()
     assert space is not None and space.size == usage.total
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,11 @@ from rich.console import Console
 
 from tests.support.fake.fake_engine import make_fake_engine_python
 from vllm_engine.config.environment import Environment
-from vllm_engine.config.settings import load_settings, read_settings
+from vllm_engine.config.settings import Settings, load_settings, read_settings
 from vllm_engine.errors import Problem, SettingsError, StartupError
 from vllm_engine.gateway.settings_check import check_gateway
 from vllm_engine.models.model_source import Model
-from vllm_engine.plan.configuration_report import settings_report, show_settings
+from vllm_engine.plan.configuration_report import EffectiveSettings, settings_report, show_settings
 from vllm_engine.plan.engine_installation import Installation
 from vllm_engine.plan.preflight import Preflight, run_preflight, warnings_about
 from vllm_engine.plan.resolve import Planner, resolve_command, resolve_plan
@@ -137,6 +138,23 @@ async def test_plan_command_and_report(python: Path, tmp_path: Path, model: Path
         out = io.StringIO()
         show_settings(list(rows.values()), Console(file=out, force_terminal=is_terminal, width=300))
         assert "ENGINE_PYTHON" in out.getvalue() and ("\x1b" in out.getvalue()) is is_terminal
+
+
+def test_report_blanks_what_is_secret_inside(python: Path, tmp_path: Path) -> None:
+    """A token among VLLM_EXTRA_ARGS; with a quote that is left open, all of them. The latest plan is what is shown."""
+    given = {"MODEL_ID": "org/name", "VLLM_EXTRA_ARGS": "--max-num-seqs 4 --hf-token hf_topsecret"}
+    settings = Settings(CACHE_DIR=str(tmp_path), **given)
+    preflight = replace(check(python, tmp_path, MODEL_ID="org/name"), settings=settings)
+    effective = EffectiveSettings(preflight)
+    rows = {row.key: row.value for row in effective.rows}
+    broken = replace(
+        preflight, settings=settings.model_copy(update={"vllm_extra_args": "--hf-token 'topsecret"})
+    )
+    assert "topsecret" not in str([rows, EffectiveSettings(broken).rows])
+    assert rows["VLLM_EXTRA_ARGS"] == "--max-num-seqs 4 --hf-token '***'"
+    before = effective.rows
+    effective.planned(preflight, Planner(preflight, Model("org/name")).plan())
+    assert {row.key for row in before if not row.known} and all(row.known for row in effective.rows)
 
 
 def test_report_without_the_model(python: Path, tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pynvml
 import pytest
@@ -16,7 +18,9 @@ from vllm_engine.system.device import (
     Gpu,
     find_device,
     free_memory_bytes,
+    gpu_loads,
     parse_cpuinfo,
+    total_memory_bytes,
     usable_cores,
     visible_gpus,
 )
@@ -74,20 +78,20 @@ V1, V2 = "sys/fs/cgroup/memory/memory", "sys/fs/cgroup/memory"
 
 
 @pytest.mark.parametrize(
-    ("files", "expected"),
+    ("files", "expected", "total"),
     [
-        ({}, 4096 * 1024),
-        ({f"{V2}.max": "max\n", f"{V2}.current": "5"}, 4096 * 1024),
-        ({f"{V2}.max": "1000", f"{V2}.current": "400"}, 600),
-        ({f"{V1}.limit_in_bytes": "100", f"{V1}.usage_in_bytes": "500"}, 0),
+        ({}, 4096 * 1024, 9 * 1024),
+        ({f"{V2}.max": "max\n", f"{V2}.current": "5"}, 4096 * 1024, 9 * 1024),
+        ({f"{V2}.max": "1000", f"{V2}.current": "400"}, 600, 1000),
+        ({f"{V1}.limit_in_bytes": "100", f"{V1}.usage_in_bytes": "500"}, 0, 100),
     ],
 )
-def test_free_memory(tmp_path: Path, files: dict[str, str], expected: int) -> None:
+def test_free_memory(tmp_path: Path, files: dict[str, str], expected: int, total: int) -> None:
     """Both versions of cgroups narrow what the kernel has."""
     for name, text in ({"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    4096 kB\n"} | files).items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert free_memory_bytes(tmp_path) == expected
+    assert (free_memory_bytes(tmp_path), total_memory_bytes(tmp_path)) == (expected, total)
 
 
 def test_driver(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,6 +107,44 @@ def test_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(pynvml, "nvmlInit", absent)
     assert device.nvidia_driver() is None
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [(None, [0, 1, 2]), ("2,0", [0, 2]), ("GPU-b", [1]), ("MIG-x", [0, 1, 2]), ("", []), ("7", [])],
+)
+def test_gpu_loads(monkeypatch: pytest.MonkeyPatch, visible: str | None, expected: list[int]) -> None:
+    """The GPUs that the engine may use, as a played NVML tells them; what it does not tell is not made up."""
+
+    def untold(*_: object) -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    played: dict[str, Any] = {
+        "Init": lambda: None,
+        "Shutdown": lambda: None,
+        "DeviceGetCount": lambda: 3,
+        "DeviceGetHandleByIndex": lambda index: index,
+        "DeviceGetUUID": lambda index: f"GPU-{'abc'[index]}-1234",
+        "DeviceGetName": lambda _: "NVIDIA H100",
+        "DeviceGetMemoryInfo": lambda _: SimpleNamespace(total=80 << 30, used=60 << 30, free=20 << 30),
+        "DeviceGetUtilizationRates": lambda index: (
+            untold() if index == 2 else SimpleNamespace(gpu=97, memory=40)
+        ),
+        "DeviceGetTemperature": lambda _, sensor: 61 if sensor == pynvml.NVML_TEMPERATURE_GPU else untold(),
+        "DeviceGetPowerUsage": untold,
+    }
+    for name, answer in played.items():
+        monkeypatch.setattr(pynvml, f"nvml{name}", answer)
+    loads = gpu_loads(visible)
+    assert [load.index for load in loads] == expected
+    for load in loads:
+        busy = None if load.index == 2 else 0.97
+        told = (load.memory_used_bytes, load.memory_total_bytes, load.utilization, load.temperature_celsius)
+        assert (*told, load.power_watts) == (60 << 30, 80 << 30, busy, 61, None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", untold)
+    assert gpu_loads(None) == (), "a GPU that fell off the bus"
+    monkeypatch.setattr(pynvml, "nvmlInit", untold)
+    assert gpu_loads(None) == (), "no driver"
 
 
 def test_shares_of_open_files() -> None:

@@ -12,11 +12,13 @@ from fastapi.responses import RedirectResponse, Response
 from pydantic import BaseModel
 
 from vllm_engine.gateway.local.metric_history import History, Recorder
+from vllm_engine.gateway.local.operator_report import OperatorReport, Reporter
 from vllm_engine.gateway.local.probes import Health, Status, health_of
 from vllm_engine.gateway.observe.shared_answer import Shared
 
 STATE_PATH: Final = "/ui/state"
 HISTORY_PATH: Final = "/ui/history"
+STATUS_PATH: Final = "/ui/status"
 
 _TYPES: Final = {
     ".html": "text/html; charset=utf-8",
@@ -77,27 +79,34 @@ def load_files() -> dict[str, Answer]:
 
 
 class Page:
-    """The page's routes: `/` and `/ui`, its files below `/ui/`, and the history.
+    """The page's routes: `/`, `/ui` and `/docs`, its files below `/ui/`, and what it shows.
 
-    One rendered history serves all who ask within `keep_seconds`.
+    One rendered history, and one report, serve all who ask within `keep_seconds`.
     """
 
-    def __init__(self, recorder: Recorder, *, needs_key: bool, keep_seconds: float) -> None:
-        self._recorder = recorder
+    def __init__(
+        self, recorder: Recorder, reporter: Reporter, *, needs_key: bool, keep_seconds: float
+    ) -> None:
+        self._recorder, self._reporter = recorder, reporter
         self._needs_key = needs_key
         self._history = Shared(self._render_history, keep_seconds)
-        self.router = APIRouter()
+        self._report = Shared(self._render_report, keep_seconds)
+        self.router = APIRouter(tags=["page"])
         loaded = load_files()
         index = loaded.pop(_INDEX)
-        answers = {"/": index, "/ui": index} | {f"/ui/{name}": answer for name, answer in loaded.items()}
-        self.public_paths = frozenset((*answers, "/ui/", STATE_PATH))
+        answers = {"/": index, "/ui": index, "/docs": index} | {
+            f"/ui/{name}": answer for name, answer in loaded.items()
+        }
+        self.public_paths = frozenset((*answers, "/ui/", "/docs/", STATE_PATH))
         """What needs no key: the package's files, and what `/healthz` says anyway."""
         for path, answer in answers.items():
             self._add(path, answer)
         # Relative, as all of the page's addresses are: the page may stand behind a path prefix.
-        self._add("/ui/", _redirect)
+        self._add("/ui/", _redirect_to("../ui"))
+        self._add("/docs/", _redirect_to("../docs"))
         self.router.add_api_route(STATE_PATH, self._state)
         self.router.add_api_route(HISTORY_PATH, self._answer_history, response_model=History)
+        self.router.add_api_route(STATUS_PATH, self._answer_report, response_model=OperatorReport)
 
     def _add(self, path: str, answer: Answer) -> None:
         self.router.add_api_route(path, answer, include_in_schema=False)
@@ -113,6 +122,13 @@ class Page:
     async def _render_history(self) -> bytes:
         return self._recorder.history().model_dump_json().encode()
 
+    async def _answer_report(self) -> Response:
+        """Return requests, keys, failures, device, disk and settings, for operators."""
+        return Response(await self._report.get(), media_type="application/json")
+
+    async def _render_report(self) -> bytes:
+        return (await self._reporter.report()).model_dump_json().encode()
+
 
 def _answer(content: bytes, media_type: str) -> Answer:
     tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'  # RFC 9110, section 8.8.3
@@ -126,5 +142,8 @@ def _answer(content: bytes, media_type: str) -> Answer:
     return answer
 
 
-async def _redirect(_: Request) -> Response:
-    return RedirectResponse("../ui", 308)
+def _redirect_to(address: str) -> Answer:
+    async def redirect(_: Request) -> Response:
+        return RedirectResponse(address, 308)
+
+    return redirect

@@ -18,7 +18,7 @@ from vllm_engine.errors import error_body
 from vllm_engine.gateway.error_dialect import ApiError
 from vllm_engine.gateway.policy.readiness import not_ready, retry_after_seconds
 
-router = APIRouter()
+router = APIRouter(tags=["server"])
 
 PUBLIC_PATHS = frozenset(
     ("/livez", "/healthz", "/readyz", "/health", "/v1/health/live", "/v1/health/ready", "/ping")

@@ -12,7 +12,7 @@ from vllm_engine.gateway.observe.request_record import RequestRecord, shown
 PROBES = frozenset(
     (
         *("/livez", "/healthz", "/readyz", "/health", "/v1/health/live", "/v1/health/ready", "/ping"),
-        *("/metrics", "/v1/metrics", "/ui/history", "/ui/state"),
+        *("/metrics", "/v1/metrics", "/ui/history", "/ui/state", "/ui/status"),
     )
 )
 """Asked every few seconds by machines and the page."""

@@ -17,6 +17,7 @@ from vllm_engine.engine.engine_state import EngineState, EngineStatus, StatusRea
 from vllm_engine.gateway.observe.disk_usage import Space
 from vllm_engine.gateway.observe.metrics_registry import Described, Registry
 from vllm_engine.gateway.observe.request_record import UNMATCHED, Outcome, RequestRecord
+from vllm_engine.gateway.observe.work_totals import Totals, count_up
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 """What `GatewayMetrics.render` returns. vLLM's metrics must be asked for in the same format: send
@@ -64,6 +65,7 @@ class GatewayMetrics:
         self._duration = own.histogram("request_duration_seconds", _DURATION_BUCKETS, "route")
         self._queue = own.histogram("queue_seconds", _QUEUE_BUCKETS)
         self._requests = own.counter("requests", "route", "status", "outcome")
+        self._key_requests = own.counter("key_requests", "key", "outcome")
         self._rejections = own.counter("rejections", "reason")
         self._disconnects = own.counter("disconnects")
         self._replays = own.counter("replays")
@@ -88,6 +90,7 @@ class GatewayMetrics:
         self._requests_of: dict[tuple[str, int, Outcome], Counter] = {}
         self._times_of: dict[str, tuple[Histogram, Histogram]] = {}
         self._tokens_of: dict[tuple[str | None, str], Counter] = {}
+        self._key_requests_of: dict[tuple[str, Outcome], Counter] = {}
         self._rejections_of: dict[str, Counter] = {}
 
     @property
@@ -129,6 +132,8 @@ class GatewayMetrics:
         outcome = record.outcome
         requests = self._requests_of.get((route, record.status, outcome))
         (requests or self._new_requests(route, record.status, outcome)).inc()
+        if record.key is not None:
+            self._count_key(record.key, outcome)
         self._bytes_in.inc(record.bytes_in)
         self._bytes_out.inc(record.bytes_out)
         if record.queue_seconds is not None:
@@ -152,6 +157,10 @@ class GatewayMetrics:
         if record.completion_tokens:
             kind = "completion_estimate" if record.is_estimate else "completion"
             self._count_tokens(record.key, kind, record.completion_tokens)
+
+    def totals(self) -> Totals:
+        """Return what was counted since the start, for the page."""
+        return count_up(self._requests, self._rejections, self._key_requests, self._tokens)
 
     def render(self, engine_text: bytes | None, cache: Space | None = None) -> bytes:
         """Return the engine's metrics, byte for byte, and ours after them.
@@ -180,6 +189,15 @@ class GatewayMetrics:
             child = self._rejections.labels(reason if known else _OTHER)
             if known:
                 self._rejections_of[reason] = child
+        child.inc()
+
+    def _count_key(self, key: str, outcome: Outcome) -> None:
+        child = self._key_requests_of.get((key, outcome))
+        if child is None:
+            known = key in self._key_names
+            child = self._key_requests.labels(key if known else _OTHER, outcome.value)
+            if known:
+                self._key_requests_of[key, outcome] = child
         child.inc()
 
     def _count_tokens(self, key: str | None, kind: str, count: int) -> None:

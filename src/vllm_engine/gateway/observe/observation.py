@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable
 
 from vllm_engine.config.settings import Settings
 from vllm_engine.gateway.observe.access_log import log_access
-from vllm_engine.gateway.observe.disk_usage import Disk
+from vllm_engine.gateway.observe.disk_usage import Disk, Space
 from vllm_engine.gateway.observe.gateway_metrics import GatewayMetrics
 from vllm_engine.gateway.observe.request_record import UNMATCHED, RequestRecord
 from vllm_engine.gateway.observe.shared_answer import Shared
+from vllm_engine.gateway.observe.work_totals import Totals
 
 
 class Observation:
@@ -43,5 +44,13 @@ class Observation:
         """Return vLLM's metrics as they are; None while it does not answer."""
         return await self._engine_text.get()
 
+    def totals(self) -> Totals:
+        """Return what was counted since the start."""
+        return self._metrics.totals()
+
+    async def cache_space(self) -> Space | None:
+        """Return the disk space where CACHE_DIR is; None while that is not known."""
+        return await self._cache.space()
+
     async def _render(self) -> bytes:
-        return self._metrics.render(*await asyncio.gather(self.engine_metrics(), self._cache.space()))
+        return self._metrics.render(*await asyncio.gather(self.engine_metrics(), self.cache_space()))

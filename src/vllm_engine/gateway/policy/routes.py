@@ -101,7 +101,9 @@ class RouteTable:
     """Finds the route of a path, by exact match."""
 
     def __init__(self, extra: Sequence[Route] = ()) -> None:
-        routes = _merged((*ROUTES, *extra))
+        self.routes = routes = _merged((*ROUTES, *extra))
+        self.extra = frozenset(route.template for route in extra)
+        """Those that were named in `EXTRA_ROUTES`."""
         self.templates = frozenset(route.template for route in routes)
         """A bounded set, fit for a metric's label."""
         self._exact = {route.template.encode(): route for route in routes if _ID not in route.template}
