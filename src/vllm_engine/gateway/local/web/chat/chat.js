@@ -9,7 +9,7 @@ import { addDelta } from "./content.js";
 import { Conversation } from "./conversation.js";
 import { AnswerView, userMessage } from "./message.js";
 import { Meter } from "./meter.js";
-import { connectOptions } from "./options.js";
+import { OptionsForm } from "./options_form.js";
 
 const NEAR = 80;
 const IDEAS = [
@@ -29,13 +29,14 @@ export class ChatView {
     this.list = byId("messages");
     this.composer = new Composer({
       canSend: () => this.isReady && !this.running,
+      check: () => this.options.check(),
       send: (text) => this.say(text),
       stop: () => this.stop(),
     });
     this.welcome();
     byId("new-chat").addEventListener("click", () => this.startAnew());
-    connectOptions(this.conversation.options, () => this.conversation.keep());
-    connectCodeDialog({ nextBody: () => this.nextBody(), needsKey });
+    this.options = new OptionsForm(this.conversation.options, () => this.conversation.keep());
+    connectCodeDialog({ nextBody: () => this.nextBody(), needsKey, check: () => this.options.check() });
     this.draw();
   }
 
@@ -126,13 +127,13 @@ export class ChatView {
   }
 
   regenerate() {
-    if (this.running || !this.isReady) return;
+    if (this.running || !this.isReady || !this.options.check()) return;
     this.conversation.cut(this.conversation.messages.length - 1);
     this.answer();
   }
 
   edit(index, text) {
-    if (!this.isReady) return;
+    if (!this.isReady || !this.options.check()) return;
     this.stop();
     this.running = null;
     this.conversation.cut(index);

@@ -5,7 +5,7 @@ import { byId, copy, h } from "../lib/dom.js";
 import { highlight } from "./highlight.js";
 import { snippets } from "./snippets.js";
 
-export function connectCodeDialog({ nextBody, needsKey }) {
+export function connectCodeDialog({ nextBody, needsKey, check }) {
   const dialog = byId("code-dialog");
   const buttons = Object.keys(snippets).map((name) =>
     h("button", { type: "button", class: "tab", "aria-pressed": "false", onclick: () => choose(name) }, name));
@@ -17,6 +17,7 @@ export function connectCodeDialog({ nextBody, needsKey }) {
     byId("code").replaceChildren(highlight(code, language));
   };
   byId("copy-code").addEventListener("click", () => {
+    if (!check()) return;
     choose("curl");
     dialog.showModal();
   });

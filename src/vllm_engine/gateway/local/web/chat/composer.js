@@ -6,10 +6,11 @@ export class Composer {
   #field = byId("prompt");
   #canSend = () => false;
 
-  constructor({ canSend, send, stop }) {
+  /** `check` says whether a message may go, and shows what keeps it. */
+  constructor({ canSend, check, send, stop }) {
     this.#canSend = canSend;
     const submit = () => {
-      if (!this.text || !canSend()) return;
+      if (!this.text || !canSend() || !check()) return;
       const { text } = this;
       this.text = "";
       send(text);

@@ -1,4 +1,21 @@
 // The next request as a program that others can run. It reads the key from the environment and never contains it.
+// Of images it has the beginning only: their data is longer than everything else.
+
+const LEFT_OUT = "Put the image's data, in Base64, in place of the …";
+// What vLLM takes and OpenAI's client does not know.
+const EXTRA = new Set(["top_k", "min_p", "repetition_penalty"]);
+
+const withoutImages = (body) =>
+  JSON.parse(JSON.stringify(body, (name, value) => (name === "url" && typeof value === "string" ? value.replace(/^(data:[^,]*,)[^]*/, "$1…") : value)));
+
+/** Return a snippet's maker, which gets the body without its images' data. */
+function shortened(make, comment) {
+  return (url, body, needsKey) => {
+    const shown = withoutImages(body);
+    const isShort = JSON.stringify(shown) !== JSON.stringify(body);
+    return `${isShort ? `${comment} ${LEFT_OUT}\n` : ""}${make(url, shown, needsKey)}`;
+  };
+}
 
 const json = (value) => JSON.stringify(value, null, 2);
 const shell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
@@ -25,7 +42,10 @@ function python(value, indent = "") {
 function openai(url, body, needsKey) {
   const base = url.replace(/\/chat\/completions$/, "");
   const key = needsKey ? 'os.environ["API_KEY"]' : '"none"';
-  const options = Object.entries(body).map(([name, value]) => `    ${name}=${python(value, "    ")},\n`);
+  const known = Object.entries(body).filter(([name]) => !EXTRA.has(name));
+  const extra = Object.entries(body).filter(([name]) => EXTRA.has(name));
+  if (extra.length) known.push(["extra_body", Object.fromEntries(extra)]);
+  const options = known.map(([name, value]) => `    ${name}=${python(value, "    ")},\n`);
   return `${needsKey ? "import os\n\n" : ""}from openai import OpenAI  # pip install openai
 
 client = OpenAI(base_url=${JSON.stringify(base)}, api_key=${key})
@@ -50,7 +70,7 @@ console.log(answer.choices[0].message.content);`;
 
 /** Each takes the URL of chat completions, the request's body, and whether the server needs a key. */
 export const snippets = {
-  curl: { make: curl, language: "sh" },
-  Python: { make: openai, language: "python" },
-  JavaScript: { make: javascript, language: "js" },
+  curl: { make: shortened(curl, "#"), language: "sh" },
+  Python: { make: shortened(openai, "#"), language: "python" },
+  JavaScript: { make: shortened(javascript, "//"), language: "js" },
 };
