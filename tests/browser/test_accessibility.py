@@ -101,8 +101,8 @@ def test_keyboard_alone(visit: Visit, server: Server) -> None:
     server.engine(text="Yes.")
     page = visit.open(server.url)
     until_ready(page)
-    page.keyboard.press("Tab")
-    assert focused(page) == "Skip to the content"
+    assert focused(page) == "Message"
+    tab_to(page, "Skip to the content")
     page.keyboard.press("Enter")
     tab_to(page, "Options")
     page.keyboard.press("Enter")
@@ -114,6 +114,7 @@ def test_keyboard_alone(visit: Visit, server: Server) -> None:
     page.keyboard.press("Enter")
     expect(page.locator(".stats")).to_have_count(1)
     expect(page.get_by_role("status")).to_have_text("The answer is there: 1 token")
+    assert focused(page) == "Message"
     page.keyboard.press("Shift+Tab")
     assert focused(page) == "Regenerate"
     page.reload()

@@ -59,7 +59,7 @@ def test_options_are_sent_and_seen(visit: Visit, server: Server) -> None:
     expect(page.locator(".stats")).to_have_count(1)
     system = {"role": "system", "content": "Be brief."}
     assert seen[0] == SENT | {
-        "model": MODEL, "stream": True, "stream_options": {"include_usage": True},
+        "model": MODEL, "stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True},
         "messages": [system, {"role": "user", "content": "Go"}],
     }  # fmt: skip
     page.get_by_role("button", name="Reset Temperature 0.5").click()

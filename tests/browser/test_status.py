@@ -129,7 +129,11 @@ def test_key_is_asked_for(start: StartServer, visit: Visit) -> None:
     visit.forgive("status of 401")
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator("#notice")).to_contain_text("This server asks for an API key.")
-    page.get_by_role("button", name="API key").click()
+    # What the chat says leads to the dialog, and to no other view.
+    assert page.locator("#notice a").count() == 0
+    page.locator("#notice").get_by_role("button", name="Enter the key").click()
+    expect(dialog).to_be_visible()
+    assert page.url.endswith("#chat") and dialog.locator("a").count() == 0
     page.get_by_label("Key", exact=True).fill("sk-the-right-one")
     page.keyboard.press("Enter")
     expect(dialog).to_be_hidden()
@@ -151,5 +155,5 @@ def test_key_is_asked_for(start: StartServer, visit: Visit) -> None:
     page.get_by_role("button", name="Close", exact=True).click()
     page.get_by_role("button", name="API key").click()
     page.get_by_role("button", name="Forget it").click()
-    assert page.evaluate("sessionStorage.length") == 0
+    assert "sk-the-right-one" not in page.evaluate("JSON.stringify(sessionStorage)")
     expect(page.locator("#notice")).to_contain_text("This server asks for an API key.")

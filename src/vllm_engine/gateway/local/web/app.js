@@ -2,6 +2,7 @@
 
 import { ApiError, getJson, keyring } from "./lib/api.js";
 import { ChatView } from "./chat/chat.js";
+import { openLibrary } from "./conversations/library.js";
 import { announce, byId, setText } from "./lib/dom.js";
 import { short } from "./status/start.js";
 import { StatusView } from "./status/status.js";
@@ -14,7 +15,7 @@ const known = { health: null, version: null, model: null, history: null, needsKe
 const lacksKey = () => known.needsKey && !keyring.has;
 
 const status = new StatusView({ askForKey });
-const chat = new ChatView({ onUnauthorized: () => askForKey("The server refused this key."), needsKey: () => known.needsKey });
+const chat = new ChatView({ library: await openLibrary(), onUnauthorized: () => askForKey("The server refused this key."), needsKey: () => known.needsKey });
 
 // --- views
 
@@ -29,6 +30,7 @@ function showView() {
     else byId(`to-${name}`).removeAttribute("aria-current");
   }
   if (changed && view === "status") poll.soon();
+  if (changed && view === "chat") chat.focus();
 }
 addEventListener("hashchange", showView);
 
@@ -97,14 +99,19 @@ function show() {
   document.title = name ? `${name} – ${text}` : "vllm-engine";
   status.showState(health, name);
   status.showFacts({ ...known, needsKey: lacksKey() });
-  chat.setReady({ isReady: health.state === "ready" && Boolean(known.model), model: name, note: note(health) });
+  chat.setServer({
+    isReady: health.state === "ready" && Boolean(known.model), model: name, limit: known.model?.max_model_len ?? null, note: note(health),
+  });
   showView();
 }
 
 function note(health) {
-  if (health.state === "ready") return lacksKey() ? "This server asks for an API key." : null;
-  return { starting: "The model is still loading.", failed: "The engine cannot run.", offline: "The server cannot be reached." }[health.state] ??
+  if (health.state === "ready") {
+    return lacksKey() ? { text: "This server asks for an API key.", help: { label: "Enter the key", run: () => askForKey() } } : null;
+  }
+  const text = { starting: "The model is still loading.", failed: "The engine cannot run.", offline: "The server cannot be reached." }[health.state] ??
     "The engine cannot answer just now.";
+  return { text, help: { label: "See its status", href: "#status" } };
 }
 
 // --- key
@@ -167,5 +174,6 @@ setTheme(document.documentElement.dataset.theme ?? "auto");
 
 // --- start
 
+await chat.start();
 showView();
 poll.now();

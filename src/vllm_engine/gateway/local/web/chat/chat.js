@@ -1,161 +1,257 @@
-// The chat view: sends, streams, stops, edits. Conversation has the content, message.js the appearance.
+// The chat view: shows one conversation, and asks for answers. conversation.js has the content, message.js the appearance.
 
-import { ApiError, streamChat } from "../lib/api.js";
-import { announce, byId, h } from "../lib/dom.js";
+import { announce, byId, h, store } from "../lib/dom.js";
 import { plural } from "../lib/format.js";
+import { drafts, openId } from "../conversations/drafts.js";
+import { PLACE } from "../conversations/library.js";
+import { Panel } from "../conversations/panel.js";
+import { newId, newRecord } from "../conversations/record.js";
+import { receive } from "./answering.js";
 import { connectCodeDialog } from "./code_dialog.js";
 import { Composer } from "./composer.js";
-import { addDelta } from "./content.js";
 import { Conversation } from "./conversation.js";
+import { Follower } from "../lib/follower.js";
 import { AnswerView, userMessage } from "./message.js";
-import { Meter } from "./meter.js";
 import { OptionsForm } from "./options_form.js";
 
-const NEAR = 80;
 const IDEAS = [
   "Explain what a KV cache is, in three sentences.",
   "Write a Python function that reverses a linked list.",
   "Make a table of three planets and their diameters.",
 ];
+// How often an answer under way is stored.
+const SAVE_EVERY = 1000;
 
 export class ChatView {
-  constructor({ onUnauthorized, needsKey }) {
-    this.conversation = new Conversation();
+  constructor({ library, onUnauthorized, needsKey }) {
+    this.library = library;
     this.onUnauthorized = onUnauthorized;
-    this.model = "";
-    this.isReady = false;
-    this.running = null;
-    this.scroll = byId("scroll");
+    this.server = { isReady: false, model: "", note: null, limit: null };
+    this.chosen = store.get(PLACE, {}).options ?? {};
+    this.options = new OptionsForm(this.chosen, () => store.set(PLACE, { options: this.chosen }));
+    // The answers that are awaited, by conversation.
+    this.runs = new Map();
     this.list = byId("messages");
+    this.follower = new Follower(byId("scroll"), byId("to-end"));
     this.composer = new Composer({
-      canSend: () => this.isReady && !this.running,
+      canSend: () => this.canAsk,
       check: () => this.options.check(),
       send: (text) => this.say(text),
-      stop: () => this.stop(),
+      stop: () => this.run?.controller.abort(),
+      typed: (text) => drafts.set(this.conversation.id, text, { hasBegun: library.has(this.conversation.id) }),
     });
     this.welcome();
     byId("new-chat").addEventListener("click", () => this.startAnew());
-    this.options = new OptionsForm(this.conversation.options, () => this.conversation.keep());
     connectCodeDialog({ nextBody: () => this.nextBody(), needsKey, check: () => this.options.check() });
-    this.draw();
+    this.conversation = new Conversation(newRecord(openId.get()));
+    this.panel = new Panel({ library, open: (id) => this.open(id) });
+    library.addEventListener("change", ({ detail }) => this.follow(detail));
   }
 
-  /** Show whether messages can be sent now, and why not. */
-  setReady({ isReady, model, note }) {
-    this.isReady = isReady;
-    this.model = model;
-    byId("chat-model").textContent = model;
-    this.composer.note(note);
+  /** Show the conversation that this tab last showed. */
+  start() {
+    return this.open(this.conversation.id);
+  }
+
+  get run() {
+    return this.runs.get(this.conversation.id);
+  }
+
+  get isElsewhere() {
+    return this.library.isAnsweredElsewhere(this.conversation.id);
+  }
+
+  get canAsk() {
+    return this.server.isReady && !this.run && !this.isElsewhere;
+  }
+
+  /** Show whether messages can be sent now, and why not; `limit` is the context's length in tokens. */
+  setServer(server) {
+    this.server = server;
+    byId("chat-model").textContent = server.model;
     this.buttons();
   }
 
+  focus() {
+    // On a phone the keyboard would cover half of the page.
+    if (matchMedia("(hover: hover)").matches && !document.querySelector("dialog[open]")) this.composer.focus();
+  }
+
   buttons() {
-    this.composer.update({ isRunning: Boolean(this.running) });
-    byId("new-chat").disabled = !this.conversation.messages.length;
+    this.composer.note(this.isElsewhere ? { text: "Another tab is waiting for an answer in this conversation." } : this.server.note);
+    this.composer.update({ isRunning: Boolean(this.run) });
+    this.composer.count(this.conversation.messages, { isRunning: Boolean(this.run), limit: this.server.limit });
+    byId("new-chat").disabled = !this.conversation.all.length;
   }
 
   welcome() {
-    const ideas = IDEAS.map((text) =>
-      h("button", { type: "button", class: "idea", onclick: () => this.propose(text) }, text));
+    const propose = (text) => {
+      this.composer.text = text;
+      this.composer.focus();
+    };
+    const ideas = IDEAS.map((text) => h("button", { type: "button", class: "idea", onclick: () => propose(text) }, text));
     byId("welcome").append(h("p", { class: "big" }, "What would you like to know?"), h("div", { class: "ideas" }, ...ideas));
   }
 
-  propose(text) {
-    this.composer.text = text;
-    this.composer.focus();
+  // --- which conversation
+
+  async open(id) {
+    const record = (await this.library.get(id)) ?? newRecord(id);
+    openId.set(id);
+    this.conversation = new Conversation(record);
+    this.composer.text = drafts.get(id);
+    this.panel.mark(id);
+    this.draw();
+    this.follower.toEnd();
+    this.focus();
   }
 
   startAnew() {
-    this.stop();
-    this.conversation.clear();
-    this.draw();
+    return this.open(newId());
+  }
+
+  /** Take over what another tab, or the list, has changed. */
+  async follow({ id }) {
+    const run = this.runs.get(id);
+    const isGone = !this.library.has(id);
+    if (run && isGone) this.drop(run);
+    if (id !== this.conversation.id || !this.conversation.all.length) return;
+    if (isGone) return void this.startAnew();
+    const record = await this.library.get(id);
+    if (id !== this.conversation.id || !record || this.run) return;
+    if (record === this.conversation.record) return void this.buttons();
+    const before = this.conversation.path.join();
+    this.conversation.record = record;
+    if (this.conversation.path.join() !== before) return void this.draw();
+    this.conversation.messages.forEach((message, index) => (this.views[index].message = message));
+    this.show();
+    this.buttons();
+  }
+
+  drop(run) {
+    run.isDropped = true;
+    this.runs.delete(run.conversation.id);
+    run.controller.abort();
+    this.library.endAnswer(run.conversation.id);
+  }
+
+  // --- asking
+
+  say(text) {
+    this.conversation.add({ role: "user", content: text });
+    this.ask();
+    drafts.set(this.conversation.id, "", { hasBegun: true });
+  }
+
+  /** Ask for an answer to the last message shown. */
+  ask() {
+    return this.receive(this.conversation.add({ role: "assistant", content: "", reasoning: "" }));
+  }
+
+  /** Ask again: another version, unless this one never came to anything. */
+  regenerate() {
+    if (!this.canAsk || !this.options.check()) return;
+    const { conversation } = this;
+    const message = conversation.messages.at(-1);
+    if (message.content || message.calls) {
+      conversation.record.head = message.parent;
+      return void this.ask();
+    }
+    Object.assign(message, { reasoning: "", stats: null });
+    this.receive(message);
+  }
+
+  resume() {
+    if (this.canAsk && this.options.check()) this.receive(this.conversation.messages.at(-1), { isContinued: true });
+  }
+
+  edit(index, text) {
+    if (!this.server.isReady || this.isElsewhere || !this.options.check()) return;
+    const { conversation, run } = this;
+    if (run) {
+      this.runs.delete(conversation.id);
+      run.controller.abort();
+    }
+    conversation.add({ role: "user", content: text }, conversation.all[index].parent);
+    this.ask();
     this.composer.focus();
   }
 
-  say(text) {
-    this.conversation.messages.push({ role: "user", content: text });
-    this.answer();
-  }
-
-  /** Ask for an answer to the conversation as it is. */
-  async answer() {
-    const { conversation } = this;
-    const body = conversation.body(this.model);
-    const message = { role: "assistant", content: "", reasoning: "" };
-    conversation.messages.push(message);
-    conversation.keep();
-    const controller = new AbortController();
-    this.running = controller;
+  /** Receive the answer to what comes before a message into it, or the rest of what it has. */
+  async receive(message, { isContinued = false } = {}) {
+    const { conversation, library } = this;
+    const messages = isContinued ? conversation.messages : conversation.messages.slice(0, -1);
+    const body = conversation.body({ model: this.server.model, options: this.chosen, messages });
+    if (isContinued) Object.assign(body, { continue_final_message: true, add_generation_prompt: false });
+    const run = { conversation, message, controller: new AbortController(), isDropped: false };
+    this.runs.set(conversation.id, run);
+    let saved = performance.now();
+    const changed = () => {
+      if (run.isDropped) return;
+      if (performance.now() - saved > SAVE_EVERY) {
+        saved = performance.now();
+        library.save(conversation.record);
+      }
+      if (this.run === run) this.redraw();
+    };
+    const received = receive(message, body, { signal: run.controller.signal, changed });
+    library.save(conversation.record);
+    library.beginAnswer(conversation.record);
     this.draw();
-    this.scroll.scrollTop = this.scroll.scrollHeight;
+    this.follower.toEnd();
     announce("The model answers");
-    await this.receive(message, body, controller);
-    if (this.running === controller) this.running = null;
-    // A new chat may have been started meanwhile.
-    if (!conversation.messages.includes(message)) return;
-    conversation.keep();
+    await received;
+    if (run.isDropped) return;
+    library.save(conversation.record);
+    if (this.runs.get(conversation.id) === run) {
+      this.runs.delete(conversation.id);
+      library.endAnswer(conversation.id);
+    }
+    if (conversation !== this.conversation) return;
     this.show();
     this.buttons();
     announce(message.error ? message.error.title : `The answer is there: ${plural(message.stats.tokens, "token")}`);
     if (message.error?.status === 401) this.onUnauthorized();
   }
 
-  async receive(message, body, { signal }) {
-    const meter = new Meter();
-    try {
-      const wanted = { ...body, stream: true, stream_options: { include_usage: true } };
-      for await (const chunk of streamChat(wanted, signal)) {
-        const choice = chunk.choices?.[0];
-        if (addDelta(message, choice?.delta ?? {})) meter.piece();
-        if (choice?.finish_reason) message.ended = choice.finish_reason;
-        if (chunk.usage) meter.usage(chunk.usage.completion_tokens);
-        message.stats = meter.result();
-        this.redraw();
-      }
-    } catch (error) {
-      if (error.name === "AbortError") message.ended = "stopped";
-      else {
-        const told = error instanceof ApiError ? error : new ApiError(0, String(error.message));
-        message.error = { status: told.status, title: told.title, message: told.message, advice: told.advice };
-      }
-    }
-    message.stats = meter.result();
-  }
-
-  stop() {
-    this.running?.abort();
-  }
-
-  regenerate() {
-    if (this.running || !this.isReady || !this.options.check()) return;
-    this.conversation.cut(this.conversation.messages.length - 1);
-    this.answer();
-  }
-
-  edit(index, text) {
-    if (!this.isReady || !this.options.check()) return;
-    this.stop();
-    this.running = null;
-    this.conversation.cut(index);
-    this.conversation.messages.push({ role: "user", content: text });
-    this.answer();
-    this.composer.focus();
-  }
+  // --- showing
 
   draw() {
-    const { messages } = this.conversation;
-    byId("welcome").hidden = messages.length > 0;
-    this.views = messages.map((message, index) =>
-      message.role === "user"
-        ? { node: userMessage(message, { edit: (text) => this.edit(index, text) }) }
-        : new AnswerView(message, { regenerate: () => this.regenerate() }));
-    this.list.replaceChildren(...this.views.map(({ node }) => node));
-    this.views.forEach((view, index) => {
-      const last = index === messages.length - 1;
-      view.update?.({ streaming: last && Boolean(this.running), last });
+    const { conversation } = this;
+    byId("welcome").hidden = conversation.all.length > 0;
+    this.views = conversation.path.map((index) => {
+      const message = conversation.all[index];
+      const versions = this.versions(index);
+      return message.role === "user"
+        ? userMessage(message, { edit: (text) => this.edit(index, text), versions })
+        : new AnswerView(message, { regenerate: () => this.regenerate(), resume: () => this.resume(), versions });
     });
+    this.list.replaceChildren(...this.views.map(({ node }) => node));
+    this.views.slice(0, -1).forEach((view) => view.update?.({ streaming: false, last: false }));
+    this.show();
     this.buttons();
-    this.scroll.scrollTop = this.scroll.scrollHeight;
+  }
+
+  /** Return where a message is among its versions, and how to show another; null if it is the only one. */
+  versions(index) {
+    const { conversation } = this;
+    const all = conversation.versions(index);
+    if (all.length < 2) return null;
+    const at = all.indexOf(index);
+    return {
+      at,
+      count: all.length,
+      show: (step) => {
+        if (this.run || this.isElsewhere) return;
+        conversation.show(all[at + step]);
+        this.library.save(conversation.record);
+        this.draw();
+        // The same arrow, of the version that is shown now.
+        const place = conversation.path.indexOf(all[at + step]);
+        const [back, forth] = this.views[place].node.querySelectorAll(".versions button");
+        (step < 0 ? (back.disabled ? forth : back) : forth.disabled ? back : forth).focus();
+      },
+    };
   }
 
   /** Render the last answer again, at most once a frame, and scroll with it unless the reader has scrolled up. */
@@ -166,20 +262,17 @@ export class ChatView {
   show() {
     if (this.frame) cancelAnimationFrame(this.frame);
     this.frame = null;
-    const { scroll } = this;
-    const follows = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < NEAR;
-    this.views.at(-1)?.update?.({ streaming: Boolean(this.running), last: true });
-    if (follows) scroll.scrollTop = scroll.scrollHeight;
+    const isRunning = Boolean(this.run);
+    this.follower.follow(() => this.views.at(-1)?.update?.({ streaming: isRunning || this.isElsewhere, last: true }));
+    if (isRunning) this.composer.count(this.conversation.messages, { isRunning, limit: this.server.limit });
   }
 
   /** Return the body of the request that sending would make, or of the last one if nothing is typed. */
   nextBody() {
-    const { conversation } = this;
+    const { messages } = this.conversation;
     const typed = this.composer.text;
-    const count = conversation.messages.findLastIndex(({ role }) => role === "user") + 1;
-    const body = conversation.body(this.model, typed ? undefined : count);
-    if (typed) body.messages.push({ role: "user", content: typed });
-    if (!body.messages.some(({ role }) => role === "user")) body.messages.push({ role: "user", content: "Hello!" });
-    return body;
+    const said = typed ? [...messages, { role: "user", content: typed }] : messages.slice(0, messages.findLastIndex(({ role }) => role === "user") + 1);
+    if (!said.length) said.push({ role: "user", content: "Hello!" });
+    return this.conversation.body({ model: this.server.model, options: this.chosen, messages: said });
   }
 }

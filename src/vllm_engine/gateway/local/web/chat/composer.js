@@ -1,19 +1,22 @@
 // Where a message is typed, sent and stopped.
 
-import { byId, h } from "../lib/dom.js";
+import { byId, h, setText } from "../lib/dom.js";
+import { number, percent } from "../lib/format.js";
 
 export class Composer {
   #field = byId("prompt");
   #canSend = () => false;
 
-  /** `check` says whether a message may go, and shows what keeps it. */
-  constructor({ canSend, check, send, stop }) {
+  /** `check` says whether a message may go, and shows what keeps it; `typed` is told of every change of the draft. */
+  constructor({ canSend, check, send, stop, typed }) {
     this.#canSend = canSend;
     const submit = () => {
       if (!this.text || !canSend() || !check()) return;
       const { text } = this;
       this.text = "";
       send(text);
+      // Where it was the button, that is gone now.
+      this.focus();
     };
     byId("composer").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -25,8 +28,14 @@ export class Composer {
       event.preventDefault();
       submit();
     });
-    this.#field.addEventListener("input", () => this.#grow());
-    byId("stop").addEventListener("click", stop);
+    this.#field.addEventListener("input", () => {
+      typed(this.#field.value);
+      this.#grow();
+    });
+    byId("stop").addEventListener("click", () => {
+      stop();
+      this.focus();
+    });
     document.addEventListener("keydown", (event) => {
       if (event.key === "Escape" && !document.querySelector("dialog[open]")) stop();
     });
@@ -45,11 +54,14 @@ export class Composer {
     this.#field.focus();
   }
 
-  /** Say why nothing can be sent. */
-  note(text) {
+  /** Say why nothing can be sent, with what helps: { text, help?: { label, run } or { label, href } }. */
+  note(note) {
     const notice = byId("notice");
-    notice.hidden = !text;
-    if (text) notice.replaceChildren(text, " ", h("a", { href: "#status" }, "See its status"));
+    notice.hidden = !note;
+    if (!note || notice.firstChild?.textContent === note.text) return;
+    const { text, help } = note;
+    const way = help?.href ? h("a", { href: help.href }, help.label) : help && h("button", { type: "button", class: "link", onclick: help.run }, help.label);
+    notice.replaceChildren(...[h("span", {}, text), way && " ", way].filter(Boolean));
   }
 
   /** Show Send or Stop. */
@@ -57,6 +69,16 @@ export class Composer {
     byId("send").hidden = isRunning;
     byId("stop").hidden = !isRunning;
     byId("send").disabled = !this.#canSend() || !this.text;
+  }
+
+  /** Show how fast the answer comes, and how much of the context is used. */
+  count(messages, { isRunning, limit }) {
+    const last = messages.findLast(({ stats }) => stats?.total)?.stats;
+    const rate = isRunning ? messages.at(-1).stats?.rate : null;
+    const share = last && limit ? last.total / limit : 0;
+    setText(byId("rate"), rate ? `${number(rate)} tokens/s` : "");
+    setText(byId("context"), !last ? "" : limit ? `${number(last.total)} of ${number(limit)} tokens (${percent(share)})` : `${number(last.total)} tokens`);
+    byId("context").dataset.tone = share >= 0.9 ? "warn" : "quiet";
   }
 
   #grow() {

@@ -1,44 +1,69 @@
-// The conversation and its options: stored in this browser, and turned into requests.
+// A conversation as a tree: each message follows an earlier one, and one path from the first to the last is shown.
 
-import { base } from "../lib/api.js";
-import { store } from "../lib/dom.js";
 import { sent } from "./content.js";
 import { bodyOf } from "./options.js";
 
-// Several servers may stand behind one address, each with its own prefix.
-const KEY = `vllm-engine.chat ${base.pathname}`;
-
 export class Conversation {
-  constructor() {
-    const kept = store.get(KEY, {});
-    this.messages = Array.isArray(kept.messages) ? kept.messages.filter(isMessage) : [];
-    this.options = typeof kept.options === "object" && kept.options ? kept.options : {};
+  constructor(record) {
+    this.record = record;
   }
 
-  keep() {
-    store.set(KEY, { messages: this.messages, options: this.options });
+  get id() {
+    return this.record.id;
   }
 
-  clear() {
-    this.messages = [];
-    this.keep();
+  get all() {
+    return this.record.messages;
   }
 
-  /** Delete everything from a message on. */
-  cut(index) {
-    this.messages.length = Math.min(index, this.messages.length);
+  /** Return the indexes of what is shown, from the first message to the last. */
+  get path() {
+    const path = [];
+    for (let at = this.record.head; at !== null; at = this.all[at].parent) path.push(at);
+    return path.reverse();
   }
 
-  /** Return the body of a request for the answer to the first `count` messages. */
-  body(model, count = this.messages.length) {
-    const { system } = this.options;
-    const messages = [
-      ...(system?.trim() ? [{ role: "system", content: system }] : []),
-      ...this.messages.slice(0, count).map(sent).filter(Boolean),
-    ];
-    return { model, messages, ...bodyOf(this.options) };
+  get messages() {
+    return this.path.map((index) => this.all[index]);
+  }
+
+  /** Add a message after another and show it. */
+  add(message, parent = this.record.head) {
+    this.all.push({ parent, ...message });
+    this.record.head = this.all.length - 1;
+    this.record.updated = Date.now();
+    return this.all.at(-1);
+  }
+
+  /** Return the indexes of the messages that follow the same one: versions of each other. */
+  versions(index) {
+    const { parent, role } = this.all[index];
+    return this.all.flatMap((one, at) => (one.parent === parent && one.role === role ? [at] : []));
+  }
+
+  /** Show a message and what was said last after it. */
+  show(index) {
+    const next = this.all.findLastIndex(({ parent }) => parent === index);
+    if (next !== -1) this.show(next);
+    else this.record.head = index;
+  }
+
+  /** Return the body of a request for the answer to these messages. */
+  body({ model, options, messages = this.messages }) {
+    const { system } = options;
+    return {
+      model,
+      messages: [
+        ...(system?.trim() ? [{ role: "system", content: system }] : []),
+        ...answered(messages),
+      ],
+      ...bodyOf(options),
+    };
   }
 }
 
-const isMessage = (message) =>
-  (message?.role === "user" || message?.role === "assistant") && typeof message.content === "string";
+/** Return the messages as a request has them, without each question that got no answer, but for the last: a model takes turns. */
+function answered(messages) {
+  const all = messages.map(sent);
+  return all.filter((one, index) => one && (one.role === "assistant" || index === all.length - 1 || (messages[index + 1].role === "assistant" && all[index + 1])));
+}

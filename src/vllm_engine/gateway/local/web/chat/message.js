@@ -5,15 +5,25 @@ import { duration, number, plural } from "../lib/format.js";
 import { callsText, parts } from "./content.js";
 import { render } from "./markdown.js";
 
+/** Arrows between the versions of a message. */
+function arrows(versions) {
+  if (!versions) return null;
+  const { at, count, show } = versions;
+  const arrow = (name, sign, step) =>
+    h("button", { type: "button", class: "plain", "aria-label": `${name} version`, disabled: at + step < 0 || at + step >= count, onclick: () => show(step) }, sign);
+  return h("span", { class: "versions", role: "group", "aria-label": "Versions" },
+    arrow("Previous", "‹", -1), h("span", {}, `${at + 1}/${count}`), arrow("Next", "›", 1));
+}
+
 function action(text, run) {
   const button = h("button", { type: "button", class: "plain" }, text);
   button.addEventListener("click", () => run(button));
   return button;
 }
 
-export function userMessage(message, { edit }) {
+export function userMessage(message, { edit, versions }) {
   const body = h("div", { class: "body" }, message.content);
-  const actions = h("div", { class: "actions" }, action("Edit", () => startEdit()), action("Copy", (button) => copy(message.content, button)));
+  const actions = h("div", { class: "actions" }, arrows(versions), action("Edit", () => startEdit()), action("Copy", (button) => copy(message.content, button)));
   const item = h("li", { class: "user" }, h("h2", { class: "unseen" }, "You"), body, actions);
 
   function startEdit() {
@@ -22,7 +32,7 @@ export function userMessage(message, { edit }) {
     const leave = () => {
       form.replaceWith(body);
       actions.hidden = false;
-      actions.firstElementChild.focus();
+      actions.querySelector(":scope > .plain").focus();
     };
     const form = h("form", { class: "edit" }, field,
       h("div", { class: "row" }, h("span", { class: "grow" }), action("Cancel", leave), h("button", { class: "primary" }, "Send again")));
@@ -41,14 +51,14 @@ export function userMessage(message, { edit }) {
     body.replaceWith(form);
     field.focus();
   }
-  return item;
+  return { node: item };
 }
 
 /** An answer; `update` shows the message as it is now. */
 export class AnswerView {
-  constructor(message, { regenerate }) {
+  constructor(message, { regenerate, resume, versions }) {
     this.message = message;
-    this.regenerate = regenerate;
+    Object.assign(this, { regenerate, resume, versions });
     this.thought = h("summary");
     this.thinking = h("div", { class: "markdown" });
     this.reasoning = h("details", { class: "reasoning", hidden: true }, this.thought, this.thinking);
@@ -87,10 +97,12 @@ export class AnswerView {
         message.error.message ? h("span", {}, message.error.message) : null,
         message.error.advice ? h("span", {}, message.error.advice) : null));
     }
-    const actions = h("div", { class: "actions" });
     const { text } = parts(message);
+    const isPart = text && (message.error || ["stopped", "interrupted", "length"].includes(message.ended));
+    const actions = h("div", { class: "actions" }, arrows(this.versions));
     if (text) actions.append(action("Copy", (button) => copy(text, button)));
-    if (last) actions.append(action(message.error ? "Try again" : "Regenerate", this.regenerate));
+    if (last && isPart) actions.append(action("Continue", this.resume));
+    if (last) actions.append(action(message.error || !message.content ? "Try again" : "Regenerate", this.regenerate));
     actions.append(...stats(message));
     foot.push(actions);
     this.foot.replaceChildren(...foot);
@@ -102,7 +114,7 @@ function stats({ stats: counted, ended }) {
   if (counted?.tokens) words.push(`${counted.exact ? "" : "about "}${plural(counted.tokens, "token")}`);
   if (counted?.ttft) words.push(`first after ${duration(counted.ttft)}`);
   if (counted?.rate) words.push(`${number(counted.rate)} tokens/s`);
-  const ends = { length: "ended at the token limit", stopped: "stopped", tool_calls: "ended to call a tool", content_filter: "filtered" };
+  const ends = { length: "ended at the token limit", stopped: "stopped", interrupted: "interrupted", tool_calls: "ended to call a tool", content_filter: "filtered" };
   if (ended in ends) words.push(ends[ended]);
   return words.length ? [h("span", { class: "stats" }, words.join(" · "))] : [];
 }

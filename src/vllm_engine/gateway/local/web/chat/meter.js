@@ -1,10 +1,15 @@
-/** Measures one answer as seen by the browser. */
+/** Measures one answer as seen by the browser, or what is added to one that has counts already. */
 export class Meter {
+  #before;
   #began = performance.now();
   #first = null;
   #last = null;
   #pieces = 0;
-  #tokens = null;
+  #usage = null;
+
+  constructor(before) {
+    this.#before = before?.tokens ?? 0;
+  }
 
   piece() {
     this.#last = performance.now();
@@ -12,18 +17,20 @@ export class Meter {
     this.#pieces += 1;
   }
 
-  usage(tokens) {
-    this.#tokens = tokens;
+  usage(usage) {
+    this.#usage = usage;
   }
 
   result() {
-    const tokens = this.#tokens ?? this.#pieces;
+    const tokens = this.#usage?.completion_tokens ?? this.#pieces;
     const seconds = (this.#last - this.#first) / 1000;
     return {
-      tokens,
-      exact: this.#tokens !== null,
+      tokens: this.#before + tokens,
+      exact: this.#usage !== null,
       ttft: this.#first === null ? null : (this.#first - this.#began) / 1000,
       rate: tokens > 1 && seconds > 0 ? (tokens - 1) / seconds : null,
+      // Of the context: the prompt and the answer.
+      total: this.#usage?.total_tokens ?? null,
     };
   }
 }

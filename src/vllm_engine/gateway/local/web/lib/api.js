@@ -39,7 +39,7 @@ export class ApiError extends Error {
 
   get title() {
     const titles = {
-      0: "The server cannot be reached",
+      0: "The server could not be reached",
       400: "The server refused this request",
       401: "The API key is missing or wrong",
       404: "Not found on this server",

@@ -20,6 +20,9 @@ export const h = (tag, properties = {}, ...children) => fill(document.createElem
 export const svg = (tag, properties = {}, ...children) =>
   fill(document.createElementNS(SVG, tag), properties, children);
 
+/** A picture of one line, for a button that has a name. */
+export const icon = (d) => svg("svg", { viewBox: "0 0 24 24", "aria-hidden": "true" }, svg("path", { d }));
+
 export const byId = (id) => document.getElementById(id);
 
 /** Change text only if it differs: nothing is read out twice, and no selection is lost. */
@@ -55,20 +58,22 @@ function copyOldWay(text) {
   return done;
 }
 
-/** Storage that may be blocked, full, or have data of an older page. */
-export const store = {
-  get(key, fallback) {
+/** Storage that may be blocked, full, or have data of an older page; what cannot be stored is lost on reload. */
+const jsonIn = (find) => {
+  const attempt = (act, otherwise) => {
     try {
-      return JSON.parse(localStorage.getItem(key)) ?? fallback;
+      return act(find());
     } catch {
-      return fallback;
+      return otherwise;
     }
-  },
-  set(key, value) {
-    try {
-      localStorage.setItem(key, JSON.stringify(value));
-    } catch {
-      // What cannot be stored is lost on reload.
-    }
-  },
+  };
+  return {
+    get: (key, fallback) => attempt((place) => JSON.parse(place.getItem(key)), null) ?? fallback,
+    set: (key, value) => attempt((place) => place.setItem(key, JSON.stringify(value))),
+    remove: (key) => attempt((place) => place.removeItem(key)),
+    keys: (start) => attempt((place) => Object.keys(place).filter((key) => key.startsWith(start)), []),
+  };
 };
+export const store = jsonIn(() => localStorage);
+/** Lasts as long as the tab, and is its own. */
+export const tabStore = jsonIn(() => sessionStorage);

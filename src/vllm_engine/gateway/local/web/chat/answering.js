@@ -1,0 +1,38 @@
+// One answer, from the request to its end.
+
+import { ApiError, streamChat } from "../lib/api.js";
+import { addDelta } from "./content.js";
+import { Meter } from "./meter.js";
+
+/** Receive an answer into its message; `changed` is called for each piece. */
+export async function receive(message, body, { signal, changed }) {
+  const meter = new Meter(message.stats);
+  // Until it has come to another end: this page may be left at any time.
+  message.ended = "interrupted";
+  delete message.error;
+  message.reasoning ??= "";
+  try {
+    // The usage comes with each piece, which need not be one token.
+    const options = { include_usage: true, continuous_usage_stats: true };
+    let ended;
+    for await (const chunk of streamChat({ ...body, stream: true, stream_options: options }, signal)) {
+      const choice = chunk.choices?.[0];
+      if (addDelta(message, choice?.delta ?? {})) meter.piece();
+      if (chunk.usage) meter.usage(chunk.usage);
+      ended = choice?.finish_reason ?? ended;
+      message.stats = meter.result();
+      changed();
+    }
+    message.ended = ended;
+  } catch (error) {
+    if (error.name === "AbortError") message.ended = "stopped";
+    else message.error = told(error, message);
+  }
+  message.stats = meter.result();
+}
+
+function told(error, { content }) {
+  const { status, title, message, advice } = error instanceof ApiError ? error : new ApiError(0, String(error.message));
+  if (status === 0 && content) return { status, title: "The answer was interrupted", message, advice: "" };
+  return { status, title, message, advice };
+}

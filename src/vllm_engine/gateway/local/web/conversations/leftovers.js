@@ -1,0 +1,41 @@
+// What an earlier page left in local storage: what it could not finish writing, and the conversation of older versions.
+
+import { store } from "../lib/dom.js";
+import { checkRecord, newRecord } from "./record.js";
+
+/** Keep records that a page which is being left has not written yet. */
+export function leaveBehind(place, records) {
+  for (const record of records) store.set(`${place} unsaved ${record.id}`, record);
+}
+
+/** Write each record that was left behind, unless a newer one is there. */
+export async function takeUp(place, database) {
+  for (const key of store.keys(`${place} unsaved `)) {
+    const record = valid(store.get(key, null));
+    const known = record && (await database.get(record.id));
+    if (record && !(known?.updated > record.updated)) await database.put(record);
+    store.remove(key);
+  }
+  await migrate(place, database);
+}
+
+/** The page once had one conversation, in local storage beside the options, which stay there. */
+async function migrate(place, database) {
+  const { messages, ...options } = store.get(place, {});
+  if (!Array.isArray(messages)) return;
+  const record = valid({
+    ...newRecord(),
+    messages: messages.map((message, index) => ({ ...message, parent: index ? index - 1 : null })),
+    head: messages.length ? messages.length - 1 : null,
+  });
+  if (record?.messages.length) await database.put(record);
+  if (database.isLasting) store.set(place, options);
+}
+
+function valid(value) {
+  try {
+    return checkRecord(value, "record");
+  } catch {
+    return null;
+  }
+}
