@@ -66,7 +66,7 @@ def rebuilt(docker: Docker, image: str, base_image: str, folder: Path) -> int:
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
         else:
             shutil.copy2(source, target)
-    with (folder / "checkout/src/vllm_engine/cli/start_display.py").open("a") as code:
+    with (folder / "checkout/src/vllm_engine/cli/screen/start_display.py").open("a") as code:
         code.write("\n# one line more\n")
     tag = image.partition(":")[2]
     build(docker, base_image, folder / "checkout", TARGET=tag, IMAGE_TAG=f"{tag}-changed")

@@ -74,15 +74,19 @@ class Terminal:
         return bool(data)
 
 
-def _sit_at(descriptor: int) -> None:
+def _sit_at(descriptor: int, stderr: Path | None) -> None:
     os.login_tty(descriptor)
+    if stderr is not None:
+        os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT), 2)
     # Tests that run in a shell's background inherit that it is ignored.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextmanager
-def terminal(environ: Mapping[str, str], *arguments: str, cwd: Path) -> Iterator[Terminal]:
-    """Run `vllm-engine` with a terminal for all three of its streams."""
+def terminal(
+    environ: Mapping[str, str], *arguments: str, cwd: Path, stderr: Path | None = None
+) -> Iterator[Terminal]:
+    """Run `vllm-engine` with a terminal for all three of its streams, or for two and a file for `stderr`."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "vllm_engine.cli", *arguments],
@@ -93,7 +97,7 @@ def terminal(environ: Mapping[str, str], *arguments: str, cwd: Path) -> Iterator
         stdout=theirs,
         stderr=theirs,
         cwd=cwd,
-        preexec_fn=lambda: _sit_at(theirs),
+        preexec_fn=lambda: _sit_at(theirs, stderr),
     )
     os.close(theirs)
     shown = Terminal(process, ours)

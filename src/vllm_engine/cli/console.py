@@ -25,15 +25,16 @@ def escape_what_cannot_be_encoded() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def console(*, stderr: bool = False) -> Console:
+def console(*, stderr: bool = False, is_plain: bool = False) -> Console:
     """Return a console that counts as a terminal only if its stream is one, even if `FORCE_COLOR` is set.
 
-    CI systems set that variable for everything they run; output into a pipe is read by programs.
+    CI systems set that variable for everything they run; output into a pipe is read by programs. With
+    `is_plain` it never counts as one.
     """
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, force_terminal=stream is not None and stream.isatty())
+    return Console(stderr=stderr, force_terminal=not is_plain and stream is not None and stream.isatty())
 
 
 def print_notes(notes: Iterable[str]) -> None:

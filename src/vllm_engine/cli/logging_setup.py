@@ -14,15 +14,29 @@ from vllm_engine.system.log import ENGINE_LOGGER, configure_logging
 from vllm_engine.system.standard_streams import drain_all, stop_blocking
 
 
-def set_up_logging(settings: Settings, environment: Environment, *, quiet: bool) -> None:
-    """Configure logging, with secrets masked; `quiet` drops the engine's lines unless LOG_LEVEL is set."""
+def set_up_logging(
+    settings: Settings, environment: Environment, *, is_hidden: bool = False, is_verbose: bool = False
+) -> None:
+    """Configure logging, with secrets masked.
+
+    Args:
+        settings: the level and the format.
+        environment: what may be secret.
+        is_hidden: log warnings and errors alone; of the engine, which warns at every start, errors alone.
+        is_verbose: log information whatever `LOG_LEVEL` says.
+    """
     secrets = secrets_in_environment(environment.merged)
     if settings.hf_token:
         secrets.append(settings.hf_token.get_secret_value())
     if settings.api_keys:
         secrets += secrets_in(words(settings.api_keys.get_secret_value()))
-    configure_logging(settings.log_level, settings.log_format, secrets)
-    if quiet and environment.source("LOG_LEVEL") is None:
+    level = settings.log_level
+    if is_hidden:
+        level = "warning"
+    elif is_verbose and level != "debug":
+        level = "info"
+    configure_logging(level, settings.log_format, secrets)
+    if is_hidden:
         logging.getLogger(ENGINE_LOGGER).setLevel(logging.ERROR)
 
 

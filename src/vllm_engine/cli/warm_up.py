@@ -7,7 +7,7 @@ import signal
 import socket
 from pathlib import Path
 
-from vllm_engine.cli.start_display import Presenter
+from vllm_engine.cli.screen.start_display import Presenter
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import Settings
 from vllm_engine.engine.engine_state import StatusReader

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import select
 import sys
 import threading
@@ -23,6 +24,11 @@ MAX_BUFFER_BYTES = 4 * 1024 * 1024
 
 DRAIN_SECONDS = 2.0
 """How long the program waits at exit for its last lines to be written."""
+
+_LINE_BEGINS = ("\n", "\r")
+_LAST_LINE = re.compile(r"\A.*(?:\n|\x1b\[2K)", re.DOTALL)
+"""What comes before the last line, which a progress bar erases to draw it anew."""
+_INVISIBLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 
 _LINE_COST_BYTES = 64
 _BATCH_BYTES = 65_536
@@ -119,12 +125,32 @@ def _write(descriptor: int, data: bytes) -> bytes:
     return data
 
 
+class _Screen:
+    """Where two streams meet: on one screen, or in one file. Neither goes on in a line of the other's."""
+
+    def __init__(self) -> None:
+        self._began_line: object = None
+
+    def placed(self, stream: object, text: str) -> str:
+        """Return a stream's text as it is to be written: on a new line if need be."""
+        if not text:
+            return text
+        is_in_the_way = self._began_line not in (None, stream) and not text.startswith(_LINE_BEGINS)
+        rest = _LAST_LINE.sub("", text)
+        if _INVISIBLE.sub("", rest):
+            self._began_line = stream
+        elif rest != text:
+            self._began_line = None
+        return f"\n{text}" if is_in_the_way else text
+
+
 class _NonBlockingStream(io.TextIOBase):
     """A text stream on top of a writer; replaces a standard stream."""
 
-    def __init__(self, original: TextIO, writer: Writer) -> None:
+    def __init__(self, original: TextIO, writer: Writer, screen: _Screen) -> None:
         self._original = original
         self._writer = writer
+        self._screen = screen
         self._is_terminal = original.isatty()
 
     @property
@@ -133,7 +159,8 @@ class _NonBlockingStream(io.TextIOBase):
 
     def write(self, text: str, /) -> int:
         # A line of the log must not be lost for a character that the terminal's encoding lacks.
-        self._writer.put(text.encode(self._original.encoding, "backslashreplace"))
+        placed = self._screen.placed(self, text)
+        self._writer.put(placed.encode(self._original.encoding, "backslashreplace"))
         return len(text)
 
     def flush(self) -> None:
@@ -201,6 +228,7 @@ def stop_blocking(on_room: Callable[[int], None]) -> Sequence[Writer]:
     # One writer for one file keeps lines in the order in which they were printed.
     is_one = os.path.sameopenfile(out.fileno(), err.fileno())
     to_out = to_err if is_one else Writer(out.fileno(), on_room)
-    sys.stdout = cast(TextIO, _NonBlockingStream(out, to_out))
-    sys.stderr = cast(TextIO, _NonBlockingStream(err, to_err))
+    screen = _Screen()
+    sys.stdout = cast(TextIO, _NonBlockingStream(out, to_out, screen))
+    sys.stderr = cast(TextIO, _NonBlockingStream(err, to_err, screen if is_one else _Screen()))
     return (to_err,) if is_one else (to_err, to_out)

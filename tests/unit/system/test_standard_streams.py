@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.support.program import until
-from vllm_engine.system.standard_streams import Writer
+from vllm_engine.system.standard_streams import Writer, _Screen
 
 LINE = b"x" * 9_999 + b"\n"
 
@@ -100,3 +100,20 @@ def test_cannot_be_written(tmp_path: Path) -> None:
         pipe.writer.drain(60.0)
     assert pipe.told == [3]
     assert (tmp_path / "log").read_text() == "four\n"
+
+
+def test_two_streams_on_one_screen_share_no_line() -> None:
+    """A line that one has begun is not gone on with by the other; a bar that was erased is no line."""
+    screen = _Screen()
+    written = "".join(
+        screen.placed(stream, text)
+        for stream, text in (
+            ("out", "A: Tokyo"), ("err", "12:00 INFO a request\n"), ("out", " is it"), ("out", ".\n"),
+            ("err", "12:01 INFO\n"), ("out", "\x1b[2K⠋ importing"), ("out", "\r\x1b[2K\x1b[?25h"), ("err", "12:02 INFO\n"),
+            ("out", ""), ("out", "B:"), ("out", "\x1b[0m"), ("err", "\n12:03"), ("out", "\n"),
+        )
+    )  # fmt: skip
+    assert written == (
+        "A: Tokyo\n12:00 INFO a request\n is it.\n12:01 INFO\n\x1b[2K⠋ importing\r\x1b[2K\x1b[?25h12:02 INFO\n"
+        "B:\x1b[0m\n12:03\n"
+    )

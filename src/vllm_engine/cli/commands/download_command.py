@@ -58,7 +58,7 @@ def download_command(model: str | None, revision: str | None, all_caches: bool, 
 def _fetch(settings: Settings, environment: Environment, illegal: Sequence[Problem]) -> Fetched:
     import asyncio
 
-    from vllm_engine.cli.download_display import DownloadView
+    from vllm_engine.cli.screen.download_display import DownloadView
     from vllm_engine.models.hub_download import Listener
     from vllm_engine.plan.prefetch import prefetch
 
@@ -71,9 +71,9 @@ def _warm(settings: Settings, environment: Environment) -> None:
     import uvloop
 
     from vllm_engine.cli.logging_setup import set_up_logging
-    from vllm_engine.cli.start_display import Presenter
+    from vllm_engine.cli.screen.start_display import Presenter
     from vllm_engine.cli.warm_up import warm
 
-    set_up_logging(settings, environment, quiet=True)
+    set_up_logging(settings, environment, is_hidden=environment.source("LOG_LEVEL") is None)
     presenter = Presenter(settings, None, console(stderr=True))
     uvloop.run(warm(settings, environment, Path(sys.prefix), presenter))

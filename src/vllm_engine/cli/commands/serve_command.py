@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,46 +12,44 @@ import click
 
 from vllm_engine.cli.console import console
 from vllm_engine.cli.exit_status import exit_on_error
-from vllm_engine.client import STANDARD_QUESTION
+from vllm_engine.cli.local_defaults import environment_for, takes_local
+from vllm_engine.client import FIRST_QUESTION
 from vllm_engine.errors import ExitCode
 
 if TYPE_CHECKING:
+    from vllm_engine.cli.screen.start_display import Presenter
+    from vllm_engine.config.environment import Environment
+    from vllm_engine.config.settings import Settings
     from vllm_engine.plan.preflight import Preflight
 
 
 @click.command("serve")
 @click.option("--dry-run", is_flag=True, help="Print the engine's command and environment, and exit.")
-@click.option(
-    "--local",
-    is_flag=True,
-    help="Change defaults: the bundled model, on loopback only, cached in ./.cache.",
-)
+@takes_local
 @click.option(
     "--ask",
     "question",
     is_flag=False,
-    flag_value=STANDARD_QUESTION,
+    flag_value=FIRST_QUESTION,
     help="When ready, ask this question and print the answer.",
 )
-def serve_command(dry_run: bool, local: bool, question: str | None) -> None:
+@click.option("-v", "--verbose", is_flag=True, help="Show the log on a terminal too, vLLM's included.")
+def serve_command(dry_run: bool, local: bool, question: str | None, verbose: bool) -> None:
     """Run the gateway and the engine until Ctrl-C or SIGTERM."""
     import uvloop
 
     from vllm_engine.cli.logging_setup import never_block, set_up_logging
-    from vllm_engine.config.environment import read_environment
     from vllm_engine.config.settings import read_settings
     from vllm_engine.gateway.http.listening_sockets import listen
     from vllm_engine.gateway.settings_check import check_gateway
     from vllm_engine.plan.preflight import run_preflight
-    from vllm_engine.system.log import is_console
 
     with exit_on_error(to_termination_log=True, interrupted=ExitCode.CLEAN):
-        environment = read_environment()
-        if local:
-            environment = replace(environment, defaults=_local_defaults())
+        environment = environment_for(local=local)
         settings, illegal = read_settings(environment)
         lines_dropped = (lambda: 0) if dry_run else never_block()
-        set_up_logging(settings, environment, quiet=question is not None)
+        view = _View.of(settings, environment, is_verbose=verbose)
+        set_up_logging(settings, environment, is_hidden=view.is_log_hidden, is_verbose=verbose)
         others = [*illegal, *check_gateway(settings)]
         preflight = run_preflight(settings, environment, Path(sys.prefix), others)
         # Only now: importing FastAPI fails if OTEL_PROPAGATORS names one that is not installed.
@@ -62,20 +60,35 @@ def serve_command(dry_run: bool, local: bool, question: str | None) -> None:
             _print_command(preflight)
             return
         listeners = listen(settings)
-        presenter = None
-        if question is not None or (sys.stdout.isatty() and is_console(settings.log_format)):
-            from vllm_engine.cli.start_display import Presenter
-
-            presenter = Presenter(settings, question, console())
+        presenter = _presenter(preflight, question, view) if view.is_screen or question is not None else None
         uvloop.run(serve(preflight, listeners, presenter, lines_dropped))
 
 
-def _local_defaults() -> dict[str, str]:
-    return {
-        "MODEL_ID": "bundled:smollm2-135m-instruct",
-        "HOST": "127.0.0.1",
-        "CACHE_DIR": str(Path.cwd() / ".cache"),
-    }
+@dataclass(frozen=True)
+class _View:
+    """What is where: a screen on standard output, the log on standard error."""
+
+    is_screen: bool
+    is_log_hidden: bool
+
+    @classmethod
+    def of(cls, settings: Settings, environment: Environment, *, is_verbose: bool) -> _View:
+        """Decide it: whoever sets LOG_LEVEL or LOG_FORMAT, or asks for -v, sees the log."""
+        is_together = sys.stderr.isatty()
+        is_screen = sys.stdout.isatty() and not (is_together and settings.log_format == "json")
+        is_chosen = environment.source("LOG_LEVEL") or environment.source("LOG_FORMAT")
+        return cls(is_screen, is_screen and is_together and not is_verbose and not is_chosen)
+
+
+def _presenter(preflight: Preflight, question: str | None, view: _View) -> Presenter:
+    from vllm_engine.cli.screen.start_display import Presenter
+
+    device = preflight.device
+    engine = (
+        f" with vLLM {preflight.installation.version} on {'CPU' if device.kind == 'cpu' else device.name}"
+    )
+    shown = console(is_plain=not view.is_screen)
+    return Presenter(preflight.settings, question, shown, engine, view.is_log_hidden)
 
 
 def _log_warnings(preflight: Preflight) -> None:

@@ -1,0 +1,40 @@
+"""Pure: the lines to paste that stand on the screen once the server is ready."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+from vllm_engine.client import FIRST_QUESTION
+from vllm_engine.config.settings import Settings
+
+MAX_TOKENS = 256
+
+
+def addresses(settings: Settings, url: str) -> str:
+    """Return where the page and the API are, and the name of the model."""
+    lines = [f"  Page   {url}"] if settings.enable_ui else []
+    return "\n".join([*lines, f"  API    {url}/v1", f"  Model  {settings.served_names[0]}"])
+
+
+def curl(settings: Settings, url: str) -> str:
+    """Return the command that asks this server a question and shows the answer as it comes."""
+    model = json.dumps(settings.served_names[0], ensure_ascii=False)
+    question = json.dumps(FIRST_QUESTION)
+    body = (
+        f'{{"model": {model}, "stream": true, "max_tokens": {MAX_TOKENS},\n'
+        f'       "messages": [{{"role": "user", "content": {question}}}]}}'
+    )
+    options = f" --cacert {shlex.quote(str(settings.tls_cert_file))}" if settings.tls_cert_file else ""
+    has_keys = settings.api_keys is not None or settings.api_keys_file is not None
+    key = ' \\\n  -H "Authorization: Bearer $API_KEY"' if has_keys else ""
+    return (
+        f"curl -N{options} {url}/v1/chat/completions -H 'Content-Type: application/json'{key} \\\n"
+        f"  -d {shlex.quote(body)}"
+    )
+
+
+def chat(program: str, url: str) -> str:
+    """Return the command that holds a conversation with this server; `program` is how ours was called."""
+    name = program if program.endswith("vllm-engine") else "vllm-engine"
+    return f"{shlex.quote(name)} chat {url}"

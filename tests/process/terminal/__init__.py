@@ -1,0 +1,1 @@
+"""Commands on a terminal, in a pipe and in a shell."""
