@@ -1,9 +1,10 @@
 #!/bin/sh
-# Build the image.
+# Build the image, for NVIDIA GPUs unless TARGET says otherwise.
 #
 #   scripts/build_image.sh [--help]
 #
-#   TARGET=cuda|cpu          which vLLM (cuda)
+#   TARGET=cuda|cpu          which vLLM (cuda). Where Docker has no GPU, unset is refused: cpu runs there, and cuda builds
+#                            for another machine; with PUSH=1 unset is cuda anywhere
 #   IMAGE_REPO, IMAGE_TAG    the image's name (vllm-engine, and the target's name)
 #   PUSH=1                   push it, when it is built
 #   TARGET_PLATFORM          linux/amd64 by default; linux/arm64 for TARGET=cpu alone
@@ -13,11 +14,11 @@
 #   BAKE_MODEL=1             put MODEL_ID (and MODEL_REVISION) into the image; HF_TOKEN goes along as a build secret
 #   PIP_CONF                 a pip configuration file for the build, if packages come from a mirror; not in the image
 #   BUILD_SHA, BUILD_TIME    what /version tells (this checkout's commit, and now; SOURCE_DATE_EPOCH counts)
-#   SOURCE_URL               where the sources are, for the label
+#   SOURCE_URL               where the sources are, for the label (this project's address)
 #   DOCKER                   the client to use (docker)
 #
-# They come from the environment or else from .env here.
-# Uses buildx where it is installed and plain BuildKit (Docker 20.10 to 22) else.
+# They come from the environment or else from .env here, which run_image.sh and smoke_test.sh read too: TARGET=cpu there
+# holds for all three. Uses buildx where it is installed and plain BuildKit (Docker 20.10 to 22) else.
 set -eu
 
 die() {
@@ -34,8 +35,10 @@ esac
 root=$(cd "$(dirname "$0")/.." && pwd -P)
 docker=${DOCKER:-docker}
 . "$root/scripts/dotenv.sh"
+. "$root/scripts/gpu.sh"
 load_dotenv "${IMAGE_REPO:-vllm-engine}:${IMAGE_TAG:-${TARGET:-cuda}}" vllm-engine:cpu vllm-engine:cuda ||
     printf 'build_image: .env is NOT READ: neither .venv of this checkout (make setup) nor an image is there for it\n' >&2
+is_chosen=${TARGET:+1}
 TARGET=${TARGET:-cuda}
 IMAGE_REPO=${IMAGE_REPO:-vllm-engine}
 IMAGE_TAG=${IMAGE_TAG:-$TARGET}
@@ -75,11 +78,15 @@ find_client() {
 find_client
 "$client" info >/dev/null 2>&1 ||
     die "no answer from Docker's engine; is it running, and may $(id -un) use it? Try: $client info"
+if [ -z "$is_chosen" ] && [ "${PUSH:-0}" != 1 ] && ! docker_has_gpu "$client"; then
+    die 'Docker has no NVIDIA GPU here, which the default image needs: set TARGET=cpu to build the one that runs here, or' \
+        'TARGET=cuda to build for another machine (10 GB, and some 30 GB of disk for the build)'
+fi
 
 # Values that must not show in a list of processes travel by name.
 export DOCKER_BUILDKIT=1 BUILDKIT_PROGRESS="${BUILDKIT_PROGRESS:-plain}"
 export MODEL_ID="${MODEL_ID:-}" MODEL_REVISION="${MODEL_REVISION:-}" BAKE_MODEL="${BAKE_MODEL:-0}"
-export SOURCE_URL="${SOURCE_URL:-}" EXTRA_PACKAGES="${EXTRA_PACKAGES:-}" HF_ENDPOINT="${HF_ENDPOINT:-}"
+export EXTRA_PACKAGES="${EXTRA_PACKAGES:-}" HF_ENDPOINT="${HF_ENDPOINT:-}"
 if [ -z "${BUILD_SHA:-}" ]; then
     BUILD_SHA=$(git -C "$root" rev-parse HEAD 2>/dev/null || echo dev)
     [ -z "$(git -C "$root" status --porcelain 2>/dev/null)" ] || BUILD_SHA=$BUILD_SHA-dirty
@@ -93,7 +100,8 @@ set -- --file "$root/docker/Dockerfile" --target "$TARGET" --platform "$TARGET_P
 for name in BUILD_SHA BUILD_TIME; do set -- "$@" --build-arg "$name"; done
 case $TARGET in
     cpu | cuda)
-        set -- "$@" --build-arg SOURCE_URL --build-arg EXTRA_PACKAGES
+        set -- "$@" --build-arg EXTRA_PACKAGES
+        if [ -n "${SOURCE_URL:-}" ]; then set -- "$@" --build-arg SOURCE_URL; fi
         if [ "$BAKE_MODEL" = 1 ]; then
             for name in BAKE_MODEL MODEL_ID MODEL_REVISION HF_ENDPOINT; do set -- "$@" --build-arg "$name"; done
             if [ -n "${HF_TOKEN:-}" ]; then set -- "$@" --secret id=hf_token,env=HF_TOKEN; fi

@@ -1,23 +1,22 @@
 #!/bin/sh
-# Start the image in the background, on this machine's GPUs if it has any.
+# Start the image in the background: on NVIDIA GPUs with Qwen/Qwen2.5-3B-Instruct, unless TARGET=cpu.
 #
 #   scripts/run_image.sh [--help]
 #
-#   TARGET=cuda|cpu          which image (cuda where nvidia-smi shows a GPU, else cpu)
+#   TARGET=cuda|cpu          which image (cuda): cuda is refused where Docker shows no GPU; cpu serves the bundled model
 #   IMAGE_REPO, IMAGE_TAG    its name (vllm-engine, and the target's name)
 #   NAME                     the container's name (vllm-engine)
 #   HOST                     address to publish the ports on: 127.0.0.1, or 0.0.0.0 once API_KEYS or API_KEYS_FILE is set
 #   PORT                     8000
-#   CACHE_VOLUME             volume or absolute folder for /cache (model_cache)
+#   CACHE_VOLUME             volume or absolute folder for /cache (model_cache, as in Compose)
 #   SHM_SIZE                 shared memory (8g, or 1g on CPU)
 #   MEMORY                   memory limit, such as 6g (none)
-#   GPUS                     which GPUs: all, or what docker run --gpus takes (all)
+#   GPUS                     which GPUs: all, or what docker run --gpus takes (all); set, no GPU is looked for before
 #   SSH_HOST_PORT            where SSH is published, if PUBLIC_KEY or ENABLE_SSHD=1 is set (2222)
 #   DOCKER                   the client to use (docker)
 #
 # Every setting of the server (docs/use/configuration.md) and every vLLM flag by its upper-case name goes into the container,
 # from the environment or else from .env here. Keys, certificates and a model that are files here are mounted.
-# On CPU and without MODEL_ID the bundled model is served.
 set -eu
 
 die() {
@@ -36,40 +35,50 @@ root=$(cd "$(dirname "$0")/.." && pwd -P)
 docker=${DOCKER:-docker}
 
 . "$root/scripts/dotenv.sh"
+. "$root/scripts/gpu.sh"
 repo=${IMAGE_REPO:-vllm-engine}
-load_dotenv "$repo:${IMAGE_TAG:-${TARGET:-cpu}}" "$repo:cpu" "$repo:cuda" ||
+load_dotenv "$repo:${IMAGE_TAG:-${TARGET:-cuda}}" "$repo:cuda" "$repo:cpu" ||
     die '.env is here, and nothing to read it with: neither .venv of this checkout (make setup) nor an image; what names' \
         'the image (IMAGE_REPO, IMAGE_TAG) must be in the environment then'
 
-has_gpu() { command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q '^GPU '; }
-
-if [ -z "${TARGET:-}" ]; then
-    if has_gpu; then
-        TARGET=cuda
-    else
-        TARGET=cpu
-        say 'nvidia-smi shows no GPU here: this is the cpu image (TARGET=cuda insists on the other)'
-    fi
-fi
-image=${IMAGE_REPO:-vllm-engine}:${IMAGE_TAG:-$TARGET}
+TARGET=${TARGET:-cuda}
+case $TARGET in
+    cuda) other=cpu ;;
+    cpu) other=cuda ;;
+    *) die "TARGET=$TARGET: it is cuda or cpu" ;;
+esac
+repo=${IMAGE_REPO:-vllm-engine}
+image=$repo:${IMAGE_TAG:-$TARGET}
 name=${NAME:-vllm-engine}
 port=${PORT:-8000}
 "$docker" info >/dev/null 2>&1 || die "no answer from Docker's engine; is it running, and may $(id -un) use it?"
-"$docker" image inspect "$image" >/dev/null 2>&1 || "$docker" pull --quiet "$image" >/dev/null 2>&1 ||
-    die "there is no image $image; build it: TARGET=$TARGET scripts/build_image.sh"
+
+is_here() { "$docker" image inspect "$1" >/dev/null 2>&1; }
+hint=
+if [ -z "${IMAGE_TAG:-}" ] && is_here "$repo:$other"; then hint=" ($repo:$other is here)"; fi
+if [ "$TARGET" = cuda ] && [ -z "${GPUS:-}" ] && ! docker_has_gpu "$docker"; then
+    die "Docker has no NVIDIA GPU here, which the default image needs: set TARGET=cpu${hint:-, here and for build_image.sh} (GPUS=all: try anyway)"
+fi
+is_here "$image" || "$docker" pull --quiet "$image" >/dev/null 2>&1 ||
+    die "there is no image $image; build it: TARGET=$TARGET scripts/build_image.sh${hint:+, or set TARGET=$other$hint}"
 case $("$docker" container inspect --format '{{.State.Status}}' "$name" 2>/dev/null || true) in
     '') ;;
     running | restarting | paused) die "$name runs already; stop it (docker stop $name) or choose another NAME" ;;
     *) "$docker" rm "$name" >/dev/null ;;
 esac
 
-if [ -z "${HOST:-}" ]; then
-    HOST=127.0.0.1
-    if [ -n "${API_KEYS:-}${API_KEYS_FILE:-}" ]; then HOST=0.0.0.0; fi
+# Whoever reaches a port without keys may use the engine: the others of the network only when that is asked for.
+reach='reached from this machine alone until API_KEYS or HOST is set'
+if [ -n "${HOST:-}" ]; then
+    reach="published on HOST=$HOST"
+elif [ -n "${API_KEYS:-}${API_KEYS_FILE:-}" ]; then
+    HOST=0.0.0.0
+    reach='published on all addresses, as keys are set'
 fi
+HOST=${HOST:-127.0.0.1}
+case $HOST in \[*) ;; *:*) HOST="[$HOST]" ;; esac
 if [ "$TARGET" = cpu ] && [ -z "${MODEL_ID:-}" ]; then
     export MODEL_ID=bundled:smollm2-135m-instruct
-    say "no MODEL_ID: serving $MODEL_ID"
 fi
 
 # What must pass before the engine is stopped, and 5 s more: docs/operate/lifecycle.md.
@@ -137,7 +146,17 @@ for variable in $(env | sed -n 's/^\([A-Z][A-Z0-9_]*\)=..*/\1/p'); do
     if is_ours "$variable"; then set -- "$@" --env "$variable"; fi
 done
 
-"$docker" run "$@" "$image" >/dev/null || die "docker could not start $image; its message is above"
-say "$name runs $image; http://$HOST:$port (docker logs -f $name, docker stop $name)"
-if [ -n "$ssh" ]; then say "SSH: ssh -p ${SSH_HOST_PORT:-2222} appuser@$HOST"; fi
-say 'when is it ready, and does it answer? scripts/smoke_test.sh'
+if ! "$docker" run "$@" "$image" >/dev/null; then
+    "$docker" rm "$name" >/dev/null 2>&1 || true # what was created and cannot be started
+    advice=
+    if [ "$TARGET" = cuda ]; then
+        advice="; if it is about GPUs: install NVIDIA's Container Toolkit and restart Docker, or set TARGET=cpu"
+    fi
+    die "docker could not start $image; its message is above$advice"
+fi
+scheme=http
+if [ -n "${TLS_CERT_FILE:-}" ]; then scheme=https; fi
+case $HOST in 0.0.0.0) address=127.0.0.1 ;; '[::]') address='[::1]' ;; *) address=$HOST ;; esac
+say "$name runs $image${MODEL_ID:+ with $MODEL_ID}: $scheme://$address:$port, $reach"
+if [ -n "$ssh" ]; then say "SSH: ssh -p ${SSH_HOST_PORT:-2222} appuser@$address"; fi
+say "log: docker logs -f $name; end: docker stop $name; when is it ready, and does it answer: scripts/smoke_test.sh"

@@ -3,12 +3,12 @@
 #
 #   scripts/smoke_test.sh [--help]
 #
-#   BASE_URL           the server (http://127.0.0.1:8000, or PORT's)
-#   API_KEY            its key, if it wants one
+#   BASE_URL           the server (this machine's: HOST and PORT, https if TLS_CERT_FILE is set; http://127.0.0.1:8000)
+#   API_KEY            its key, if it wants one (without BASE_URL: the first key that API_KEYS has in plain)
 #   TIMEOUT_SECONDS    how long it may take to become ready (1800)
 #   NAME               its container (vllm-engine): when that ends before it is ready, waiting ends too
 #
-# They come from the environment or else from .env here. Needs curl.
+# They come from the environment or else from .env here, as for run_image.sh. Needs curl.
 # Exit status: 0 all is well, 1 not, with the server's own diagnosis.
 set -eu
 
@@ -21,13 +21,37 @@ esac
 root=$(cd "$(dirname "$0")/.." && pwd -P)
 docker=${DOCKER:-docker}
 . "$root/scripts/dotenv.sh"
+. "$root/scripts/gpu.sh"
 repo=${IMAGE_REPO:-vllm-engine}
-load_dotenv "$repo:${IMAGE_TAG:-${TARGET:-cpu}}" "$repo:cpu" "$repo:cuda" ||
+load_dotenv "$repo:${IMAGE_TAG:-${TARGET:-cuda}}" "$repo:cuda" "$repo:cpu" ||
     echo 'smoke_test: .env is NOT READ: neither .venv of this checkout (make setup) nor an image is there for it' >&2
 
-url=${BASE_URL:-http://127.0.0.1:${PORT:-8000}}
-url=${url%/}
-url=${url%/v1}
+key=${API_KEY:-}
+port=${PORT:-8000}
+if [ -n "${BASE_URL:-}" ]; then
+    url=${BASE_URL%/}
+    url=${url%/v1}
+else
+    # Where run_image.sh and Compose publish it.
+    host=${HOST:-127.0.0.1}
+    case $host in
+        0.0.0.0) host=127.0.0.1 ;;
+        :: | '[::]') host='[::1]' ;;
+        \[*) ;;
+        *:*) host="[$host]" ;;
+    esac
+    url=http${TLS_CERT_FILE:+s}://$host:$port
+    if [ -z "$key" ]; then
+        # As auth.py reads it: entries key, name:key or name:sha256:HEX, by blanks or commas. Never sent to another BASE_URL.
+        set -f
+        for entry in $(printf %s "${API_KEYS:-}" | tr , ' '); do
+            case $entry in *:sha256:*) continue ;; esac
+            key=${entry#*:}
+            break
+        done
+        set +f
+    fi
+fi
 timeout=${TIMEOUT_SECONDS:-1800}
 command -v curl >/dev/null 2>&1 || { echo 'smoke_test: error: curl is missing' >&2 && exit 2; }
 folder=$(mktemp -d)
@@ -36,7 +60,12 @@ trap 'exit 130' INT TERM
 body=$folder/body
 # The key goes by a file: command lines are no place for it.
 : >"$folder/curl"
-if [ -n "${API_KEY:-}" ]; then (umask 077 && printf 'header = "Authorization: Bearer %s"\n' "$API_KEY" >"$folder/curl"); fi
+if [ -n "$key" ]; then
+    quoted=$(printf %s "$key" | sed 's/[\\"]/\\&/g')
+    (umask 077 && printf 'header = "Authorization: Bearer %s"\n' "$quoted" >"$folder/curl")
+fi
+# This machine asks itself, under a name that the certificate need not have.
+if [ -z "${BASE_URL:-}" ] && [ -n "${TLS_CERT_FILE:-}" ]; then echo insecure >>"$folder/curl"; fi
 
 say() { printf 'smoke_test: %s\n' "$*"; }
 fail() {
@@ -66,6 +95,13 @@ ended() {
     [ "$("$docker" container inspect --format '{{.State.Status}}' "${NAME:-vllm-engine}" 2>/dev/null)" = exited ]
 }
 
+# Whether nobody listens there and no container publishes that port, so that nobody will. Not asked of a server elsewhere.
+nothing_is_there() {
+    [ -z "${BASE_URL:-}" ] && grep -q '^curl: (7)' "$folder/error" || return 1
+    [ -z "$("$docker" ps --quiet --filter "publish=$port" 2>/dev/null)" ]
+}
+patience=$((timeout < 10 ? timeout : 10))
+
 shown=
 began=$(date +%s)
 while :; do
@@ -83,6 +119,11 @@ while :; do
         fail "the container ended with status" \
             "$("$docker" container inspect --format '{{.State.ExitCode}}' "${NAME:-vllm-engine}"); its last lines are above"
     fi
+    if [ "$status" = 000 ] && [ "$elapsed" -ge "$patience" ] && nothing_is_there; then
+        start=scripts/run_image.sh
+        if ! docker_has_gpu "$docker"; then start="TARGET=cpu $start, as Docker has no NVIDIA GPU here"; fi
+        fail "nothing listens at $url; start a server first (by $start), or set BASE_URL or PORT"
+    fi
     if [ "$elapsed" -ge "$timeout" ]; then fail "not ready after $timeout s: $state $(field message)"; fi
     sleep 1
 done
@@ -98,7 +139,10 @@ check version 200 "$(ask /version)"
 say "version: $(field version), vLLM $(field vllm), $(field device)"
 
 status=$(ask /v1/models)
-if [ "$status" = 401 ]; then fail "the server wants a key: set API_KEY"; fi
+if [ "$status" = 401 ]; then
+    if [ -n "$key" ]; then fail 'the server does not accept this key: set API_KEY to one of its own'; fi
+    fail 'the server wants a key: set API_KEY'
+fi
 check models 200 "$status"
 model=$(tr -d '\n' <"$body" | sed 's/"permission".*//' | sed -n 's/.*"data": *\[ *{ *"id": *"\([^"]*\)".*/\1/p')
 [ -n "$model" ] || fail "no model is listed: $(head -c 500 "$body")"

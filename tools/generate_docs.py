@@ -167,7 +167,10 @@ def parts() -> dict[Path, dict[str, str]]:
         ROOT / "docs/operate/metrics.md": {"gateway": own_metrics(), "vllm": vllm_metrics()},
         ROOT / "docs/operate/troubleshooting.md": {"catalogue": catalogue()},
         ROOT / ".env.example": {"": env_example(every)},
-        ROOT / "compose.yaml": {"settings": compose_environment(every)},
+        **{
+            ROOT / name: {"settings": compose_environment(every)}
+            for name in ("compose.yaml", "compose.cpu.yaml")
+        },
     }
 
 

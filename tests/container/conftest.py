@@ -13,6 +13,7 @@ import pytest
 
 from tests.container.box import Box, Docker, options
 from tests.container.docker_engine import NoDocker, find_client, running_engine
+from tests.support.program import free_port
 
 ROOT = Path(__file__).parents[2]
 BUILD_SECRET = "hf_this_is_in_no_image"
@@ -98,3 +99,16 @@ def volume(docker: Docker) -> Iterator[str]:
     """An empty volume."""
     with new_volume(docker) as name:
         yield name
+
+
+@pytest.fixture
+def environ(docker: Docker, fake_image: str, volume: str) -> Iterator[dict[str, str]]:
+    """Variables for the scripts and for Compose; whatever container the scripts start is removed."""
+    name = f"vllm-engine-test-{secrets.token_hex(4)}"
+    repository, tag = fake_image.split(":")
+    yield docker.environ | {
+        "NAME": name, "IMAGE_REPO": repository, "IMAGE_TAG": tag, "TARGET": "cpu", "PORT": str(free_port()),
+        "CACHE_VOLUME": volume, "MODEL_ID": "/opt/fake/model",
+    }  # fmt: skip
+    print(docker("logs", "--tail", "5", name, check=False))
+    docker("rm", "--force", "--volumes", name, check=False)

@@ -1,36 +1,19 @@
-"""run_image.sh, smoke_test.sh and Compose, from end to end with the image `fake`."""
+"""run_image.sh and smoke_test.sh, from end to end with the image `fake`."""
 
 from __future__ import annotations
 
 import json
 import re
-import secrets
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from tests.container.box import Box, Docker
 from tests.container.conftest import ROOT, StartBox
-from tests.support.program import free_port, until
 
 KEY = "a-key-of-some-length"
-
-
-@pytest.fixture
-def environ(docker: Docker, fake_image: str, volume: str) -> Iterator[dict[str, str]]:
-    """Variables for the scripts; whatever container they start is removed."""
-    name = f"vllm-engine-test-{secrets.token_hex(4)}"
-    repository, tag = fake_image.split(":")
-    yield docker.environ | {
-        "NAME": name, "IMAGE_REPO": repository, "IMAGE_TAG": tag, "TARGET": "cpu", "PORT": str(free_port()),
-        "CACHE_VOLUME": volume, "MODEL_ID": "/opt/fake/model",
-    }  # fmt: skip
-    print(docker("logs", "--tail", "5", name, check=False))
-    docker("rm", "--force", "--volumes", name, check=False)
 
 
 def script(name: str, environ: dict[str, str], folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -80,15 +63,6 @@ def test_run_and_smoke(environ: dict[str, str], docker: Docker, tmp_path: Path) 
     assert box.stop() == 0
 
 
-def test_loopback_unless_told_otherwise(environ: dict[str, str], docker: Docker, tmp_path: Path) -> None:
-    """Without a key the port is this machine's alone, with one it is everybody's."""
-    for variables, address in (({}, "127.0.0.1"), ({"API_KEYS": KEY}, "0.0.0.0")):
-        assert script("run_image.sh", environ | variables, tmp_path).returncode == 0
-        (bound,) = docker.inspect(environ["NAME"])["HostConfig"]["PortBindings"].values()
-        assert bound[0]["HostIp"] == address
-        docker("rm", "--force", environ["NAME"])
-
-
 def test_what_is_told_of_failures(
     environ: dict[str, str], start: StartBox, docker: Docker, tmp_path: Path
 ) -> None:
@@ -104,37 +78,6 @@ def test_what_is_told_of_failures(
     smoke = script("smoke_test.sh", docker.environ | {"BASE_URL": box.url, "TIMEOUT_SECONDS": "60"}, tmp_path)
     assert smoke.returncode == 1
     assert "FAILED" in smoke.stderr and "remedy" in smoke.stderr
-
-
-COMPOSE = shutil.which("docker-compose")
-
-
-@pytest.mark.skipif(COMPOSE is None, reason="NOT TESTED: Compose: there is no docker-compose")
-def test_compose(environ: dict[str, str], docker: Docker, tmp_path: Path) -> None:
-    """Both files are valid; up, a healthy answer with a setting from .env, and down with status 0."""
-    for name in ("compose.yaml", "compose.gpu.yaml"):
-        shutil.copy(ROOT / name, tmp_path)
-    (tmp_path / ".env").write_text("MAX_MODEL_LEN=1024\n")
-
-    def compose(*words: str) -> str:
-        argv = [COMPOSE or "", "--project-name", environ["NAME"], *words]
-        done = subprocess.run(argv, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=180)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    both = compose("-f", "compose.yaml", "-f", "compose.gpu.yaml", "config")
-    assert "nvidia" in both and "target: cuda" in both
-    try:
-        compose("up", "--detach", "--no-build")
-        box = Box(docker, compose("ps", "--quiet").strip(), int(environ["PORT"]))
-        box.until_ready()
-        body = httpx2.get(f"{box.url}/v1/models", timeout=30).json()
-        assert body["data"][0]["max_model_len"] == 1024
-        until(lambda: box.state["Health"]["Status"] == "healthy", "healthy", 60)
-        compose("stop")
-        assert box.state["ExitCode"] == 0
-    finally:
-        compose("down", "--volumes")
 
 
 def test_without_docker(tmp_path: Path) -> None:

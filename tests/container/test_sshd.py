@@ -112,6 +112,7 @@ def test_the_host_key_stays(start: StartBox, key: Path, volume: str) -> None:
         (("--user=10001:0",), {"ENABLE_SSHD": "1"}, "SSH needs a container that starts as root"),
         ((), {"PUBLIC_KEY": "not a key"}, "PUBLIC_KEY holds no OpenSSH public key"),
         (("--read-only", "--tmpfs=/tmp"), {"ENABLE_SSHD": "1"}, "with --read-only add --tmpfs /run"),
+        (("--cap-drop=AUDIT_WRITE",), {"ENABLE_SSHD": "1"}, "it needs the capabilities SYS_CHROOT and AUDIT_WRITE"),
     ],
 )  # fmt: skip
 def test_without_ssh_it_goes_on(
