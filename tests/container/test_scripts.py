@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.container.box import Box, Docker
 from tests.container.conftest import ROOT, StartBox
@@ -99,3 +100,13 @@ def test_systemd_unit() -> None:
     unit = ROOT / "deploy/vm/vllm-engine.service"
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
     assert "vllm-engine.service" not in done.stderr, done.stderr
+
+
+def test_cloud_init_has_the_unit_and_makes_a_key() -> None:
+    """The unit in it is the file beside it, and its key is neither known nor too short for the program."""
+    written = yaml.safe_load((ROOT / "deploy/vm/cloud-init.yaml").read_text())
+    contents = {Path(file["path"]).name: file["content"] for file in written["write_files"]}
+    assert contents["vllm-engine.service"] == (ROOT / "deploy/vm/vllm-engine.service").read_text()
+    (make_key,) = (line for line in written["runcmd"] if "API_KEYS" in line)
+    made = {subprocess.check_output(["sh", "-c", make_key.partition(" >> ")[0]], text=True) for _ in range(2)}
+    assert len(made) == 2 and all(re.fullmatch(r"API_KEYS=first:[0-9a-f]{48}\n", line) for line in made)

@@ -62,8 +62,8 @@ class Settings(BaseModel):
 
     # --- gateway
     host: Annotated[str, Legal("an IP address or host name of this machine")] = "0.0.0.0"  # noqa: S104
-    """Address to listen on. A container's ports are published on 127.0.0.1 until `HOST` is set (`run_image.sh`: or
-    keys are), since whoever reaches a port without keys may use the engine."""  # all: a container is reached from outside
+    """Address to listen on. A container's ports are published on 127.0.0.1 until `HOST` is set
+    (`run_image.sh`: or keys are), since whoever reaches a port without keys may use the engine."""
     port: Port = 8000
     """Port to listen on."""
     health_port: Annotated[Port | None, Legal("a port number from 1 to 65535, other than PORT")] = None
