@@ -39,6 +39,7 @@ def serving(folder: Path, scenario: dict[str, Any], **variables: str) -> Iterato
     model = folder / "model"
     model.mkdir(parents=True)
     (model / "config.json").write_text(json.dumps(CONFIG))
+    (model / "generation_config.json").write_text('{"temperature": 0.3}')
     python = fake.make_fake_engine_python(folder / "engine", scenario)
     environ = {"ENGINE_PYTHON": str(python), "MODEL_ID": str(model), "SERVED_MODEL_NAME": MODEL} | variables
     with running(environ, folder=folder) as program:

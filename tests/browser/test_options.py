@@ -45,6 +45,8 @@ def test_options_are_sent_and_seen(visit: Visit, server: Server) -> None:
     chips = page.get_by_role("group", name="Options that are not at their defaults")
     expect(chips).to_be_hidden()
     options(page)
+    expect(page.get_by_label("Temperature")).to_have_attribute("placeholder", "0.3 (default)")
+    expect(page.get_by_label("Top p")).to_have_attribute("placeholder", "Default")
     for label, value in TYPED.items():
         page.get_by_label(label, exact=True).fill(value)
     page.get_by_label("JSON mode").check()

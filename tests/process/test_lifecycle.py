@@ -60,6 +60,7 @@ def test_a_ready_program(start: StartProgram, tmp_path: Path) -> None:
         BUILD_TIME="now",
         MODEL_REVISION="r1",
         DTYPE="float16",
+        OVERRIDE_GENERATION_CONFIG='{"temperature": 0.25, "top_k": 20}',
         PROMETHEUS_MULTIPROC_DIR=str(multiprocess),
     )
     body = program.client.get("/version").json()
@@ -69,6 +70,8 @@ def test_a_ready_program(start: StartProgram, tmp_path: Path) -> None:
         "vllm": "0.32.0",
         "model_revision": "r1",
         "dtype": "float16",
+        "input_modalities": ["text"],
+        "sampling_defaults": {"temperature": 0.25, "top_k": 20},
     }
     assert told.items() <= body.items()
     assert body["model"].endswith("/model")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from vllm_engine.errors import Diagnosis
+from vllm_engine.models.abilities import Abilities
 from vllm_engine.models.download_progress import Download
 
 
@@ -72,6 +73,7 @@ class EngineStatus:
     error: Diagnosis | None = None
     model_revision: str | None = None
     dtype: str | None = None
+    abilities: Abilities = field(default_factory=Abilities)
     pid: int | None = None
     starts: int = 1
     """Which start of the engine this is."""
@@ -151,9 +153,10 @@ class StatusBoard(StatusReader):
         self._current = replace(self._current, download=download)
         self.progress(Phase.DOWNLOADING, download.fraction)
 
-    def describe(self, *, model_revision: str | None, dtype: str, pid: int) -> None:
+    def describe(self, *, model_revision: str | None, dtype: str, abilities: Abilities, pid: int) -> None:
         """Record what is running."""
-        self._set(replace(self._current, model_revision=model_revision, dtype=dtype, pid=pid))
+        described = replace(self._current, model_revision=model_revision, dtype=dtype, abilities=abilities)
+        self._set(replace(described, pid=pid))
 
     def standing_by(self, size: int | None) -> None:
         """Record the memory of the standby; None: there is none."""

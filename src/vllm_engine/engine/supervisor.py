@@ -131,7 +131,12 @@ class Supervisor:
             process = self._process = await self._start_process(command)
         except OSError as error:
             raise StartupError(f"the engine cannot be started: {error}") from error
-        self._board.describe(model_revision=launch.model_revision, dtype=launch.dtype, pid=process.pid)
+        self._board.describe(
+            model_revision=launch.model_revision,
+            dtype=launch.dtype,
+            abilities=launch.abilities,
+            pid=process.pid,
+        )
         token_seconds = await self._until_ready(process)
         seconds = self._clock() - began
         self._board.progress(Phase.READY)

@@ -102,7 +102,15 @@ def read_config(folder: Path) -> Mapping[str, Any]:
     Raises:
         ModelError: the file is there and is not a JSON object.
     """
-    path = folder / "config.json"
+    return read_json_file(folder / "config.json")
+
+
+def read_json_file(path: Path) -> Mapping[str, Any]:
+    """Read one of a model's JSON files; empty if it is not there.
+
+    Raises:
+        ModelError: the file is there and is not a JSON object.
+    """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):

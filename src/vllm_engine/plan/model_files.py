@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_engine.errors import ModelError
+from vllm_engine.models.abilities import Abilities, abilities
 from vllm_engine.models.bundled import ensure_bundled, is_bundled
 from vllm_engine.models.engine_script import EnginePython, ScriptError
 from vllm_engine.models.engine_scripts.hub_files import (
@@ -19,7 +20,7 @@ from vllm_engine.models.engine_scripts.hub_files import (
 )
 from vllm_engine.models.hub_download import Listener, fetch_files
 from vllm_engine.models.hub_errors import explain_hub_error
-from vllm_engine.models.model_source import Model
+from vllm_engine.models.model_source import Model, read_json_file
 from vllm_engine.plan.engine_command import flag_value
 from vllm_engine.plan.preflight import Preflight
 
@@ -91,6 +92,19 @@ async def obtain_model(
             settings, engine, model, wanted.files, listener, cache=cache, check_all=check_all
         )
     return ModelFiles(model.folder, wanted, fetched)
+
+
+def model_abilities(preflight: Preflight, model: Model, folder: Path | None) -> Abilities:
+    """Return what a model takes and how it samples; `folder` is where its files are, if that is known."""
+    try:
+        generation = read_json_file(folder / "generation_config.json") if folder is not None else {}
+    except ModelError:
+        # vLLM goes on without it.
+        generation = {}
+    names = ("limit-mm-per-prompt", "generation-config", "override-generation-config")
+    given = {name: flag_value(preflight.flags, name) for name in names}
+    is_text_only = any(word.replace("_", "-") == "--language-model-only" for word in preflight.flags)
+    return abilities(model.config, generation, given, is_text_only=is_text_only)
 
 
 def _is_offline(engine: EnginePython) -> bool:

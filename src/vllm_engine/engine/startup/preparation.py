@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,11 +13,12 @@ from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.engine.engine_state import Phase, StatusBoard
 from vllm_engine.engine.startup.start_history import StartRecorder
 from vllm_engine.errors import Diagnosis
+from vllm_engine.models.abilities import Abilities
 from vllm_engine.models.hub_download import Listener
 from vllm_engine.models.model_source import Model
 from vllm_engine.plan.engine_command import EngineCommand
 from vllm_engine.plan.engine_plan import EnginePlan
-from vllm_engine.plan.model_files import obtain_model
+from vllm_engine.plan.model_files import model_abilities, obtain_model
 from vllm_engine.plan.offline import may_start_offline
 from vllm_engine.plan.preflight import Preflight
 from vllm_engine.plan.resolve import Planner, find_model, resolve_command, start_key
@@ -32,6 +33,7 @@ class Launch:
     command: EngineCommand
     model_revision: str | None
     dtype: str
+    abilities: Abilities = field(default_factory=Abilities)
 
 
 @dataclass
@@ -70,6 +72,7 @@ class Preparation:
             command=resolve_command(preflight, plan, self.socket, is_offline=self.is_offline),
             model_revision=model.revision,
             dtype=plan.dtype.value,
+            abilities=model_abilities(preflight, model, files.folder),
         )
 
     def explain(self, end: EngineExit) -> Diagnosis:

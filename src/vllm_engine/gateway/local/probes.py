@@ -78,7 +78,11 @@ class Health(BaseModel):
 
 
 class Version(BaseModel):
-    """Answer of `/version`."""
+    """Answer of `/version`.
+
+    `input_modalities` are `text` and, where the model's configuration describes a vision encoder, `image`.
+    `sampling_defaults` are the model's own, from its generation_config.json and vLLM's flags.
+    """
 
     version: str
     build_sha: str
@@ -89,6 +93,8 @@ class Version(BaseModel):
     model: str
     model_revision: str | None
     dtype: str | None
+    input_modalities: tuple[str, ...]
+    sampling_defaults: dict[str, int | float]
     device: str
     frontend: str
 
@@ -184,4 +190,11 @@ async def version(request: Request, status: Status) -> Version:
     """Return what runs: our build, vLLM, the model, the device."""
     build: Build = request.app.state.build
     known = asdict(build) | {"model_revision": status.model_revision or build.model_revision}
-    return Version(version=__version__, python=platform.python_version(), dtype=status.dtype, **known)
+    return Version(
+        version=__version__,
+        python=platform.python_version(),
+        dtype=status.dtype,
+        input_modalities=status.abilities.input_modalities,
+        sampling_defaults=dict(status.abilities.sampling_defaults),
+        **known,
+    )

@@ -102,6 +102,7 @@ function show() {
   chat.setServer({
     isReady: health.state === "ready" && Boolean(known.model), model: name, limit: known.model?.max_model_len ?? null, note: note(health),
   });
+  if (known.version) chat.setAbilities(known.version);
   showView();
 }
 

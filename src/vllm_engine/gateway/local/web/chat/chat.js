@@ -77,6 +77,11 @@ export class ChatView {
     if (matchMedia("(hover: hover)").matches && !document.querySelector("dialog[open]")) this.composer.focus();
   }
 
+  /** Take what the server's model takes besides text, and how it samples unless told otherwise. */
+  setAbilities({ sampling_defaults: defaults }) {
+    this.options.showDefaults(defaults ?? {});
+  }
+
   buttons() {
     this.composer.note(this.isElsewhere ? { text: "Another tab is waiting for an answer in this conversation." } : this.server.note);
     this.composer.update({ isRunning: Boolean(this.run) });
