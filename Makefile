@@ -41,10 +41,10 @@ chaos: setup
 ## nightly    what takes too long for each change: hostile inputs, memory bounds, storms, chaos, the whole transparency matrix, traces
 # Hostile inputs and storms by real tools run against a program with the fake engine, the rest with the real vLLM. The tables of
 # docs/operate/security.md and docs/measured/reliability.md are written; a fault is printed with the words that play it again.
-STORM_TOOLS := slowhttptest:slowhttptest hey:hey httperf:httperf iptables:iptables
+NIGHTLY_TOOLS := slowhttptest:slowhttptest hey:hey httperf:httperf iptables:iptables nginx:nginx caddy:caddy
 nightly:
 	@FRONTEND=rust scripts/setup.sh all
-	@tools/debian.sh $(STORM_TOOLS)
+	@tools/debian.sh $(NIGHTLY_TOOLS)
 	@.venv/bin/pytest tests/nightly
 	@.venv/bin/python -m perf.campaign
 	@.venv/bin/python -m perf.storms --write

@@ -24,41 +24,37 @@ from vllm_engine.gateway.observe.gateway_metrics import GatewayMetrics
 ROOT = Path(__file__).resolve().parents[1]
 OF_THE_IMAGE = frozenset(("HOST", "CACHE_DIR", "ENGINE_PYTHON", "BUILD_SHA", "BUILD_TIME"))
 """Settings that an image has made, so that Compose passes none of them on; its `HOST` is where it publishes."""
-CONTRACT = [
+FIRST_SETTINGS = [
     "MODEL_ID",
     "HF_TOKEN",
-    "PORT",
+    "API_KEYS",
     "HOST",
+    "PORT",
     "DTYPE",
     "TENSOR_PARALLEL",
     "MAX_MODEL_LEN",
     "GPU_MEMORY_UTILIZATION",
-    "BUILD_SHA",
-    "BUILD_TIME",
-    "ENABLE_SSHD",
-    "PUBLIC_KEY",
-    "SSH_PORT",
 ]
-
-
-HEADINGS = {
-    **{
-        "MODEL_ID": "model",
-        "HOST": "gateway",
-        "DTYPE": "engine",
-        "CACHE_DIR": "storage",
-        "API_KEYS": "access",
-    },
-    **{"MAX_IN_FLIGHT": "admission", "STARTUP_TIMEOUT_SECONDS": "lifecycle", "LOG_LEVEL": "logging"},
-    **{"BUILD_SHA": "build", "ENABLE_SSHD": "ssh"},
+"""What README shows: what somebody who starts a first server wants to know."""
+GROUPS_OF_SETTINGS = {
+    "MODEL_ID": "Model",
+    "HOST": "Gateway",
+    "DTYPE": "Engine",
+    "CACHE_DIR": "Storage",
+    "API_KEYS": "Access",
+    "MAX_IN_FLIGHT": "Limits",
+    "STARTUP_TIMEOUT_SECONDS": "Start, failure and stop",
+    "LOG_LEVEL": "Logs and traces",
+    "BUILD_SHA": "Build",
+    "ENABLE_SSHD": "SSH",
 }
-"""The first setting of each group in `.env.example`."""
+"""The title of each group, by its first setting."""
 
 
 def default_of(key: str) -> str:
     """Show a setting's default as a user would write it."""
     value = Settings.model_fields[key.lower()].default
-    if value is None or value == ():
+    if value in (None, (), ""):
         return ""
     return f"`{int(value)}`" if isinstance(value, bool) else f"`{value}`"
 
@@ -68,18 +64,22 @@ def described(key: str) -> str:
     return " ".join((Settings.model_fields[key.lower()].description or "").split())
 
 
-def settings_table(keys: list[str], *, whole: bool) -> str:
+def settings_table(keys: list[str]) -> str:
     """Render settings as a Markdown table."""
-    head = (
-        ["variable", "default", "what it does"]
-        if not whole
-        else ["variable", "default", "legal", "what it does"]
-    )
-    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
-    for key in keys:
-        cells = [f"`{key}`", default_of(key), *([legal(key)] if whole else []), described(key)]
-        lines.append(f"| {' | '.join(cells)} |")
+    lines = ["| variable | default | what it does |", "| --- | --- | --- |"]
+    lines += [f"| `{key}` | {default_of(key)} | {described(key)} |" for key in keys]
     return "\n".join(lines)
+
+
+def grouped_settings(keys: list[str]) -> str:
+    """Render every setting with the values it takes, a table for each group."""
+    lines: list[str] = []
+    for key in keys:
+        if key in GROUPS_OF_SETTINGS:
+            lines += ["", f"### {GROUPS_OF_SETTINGS[key]}", ""]
+            lines += ["| variable | default | what it does, and its values |", "| --- | --- | --- |"]
+        lines.append(f"| `{key}` | {default_of(key)} | {described(key)}<br>*{legal(key)}* |")
+    return "\n".join(lines[1:])
 
 
 def cli_help() -> str:
@@ -145,8 +145,8 @@ def env_example(keys: list[str]) -> str:
     """Render every setting as a line of `.env`, all of them commented out."""
     lines = ["# Copy to .env and uncomment what you want to change. Written by tools/generate_docs.py."]
     for key in keys:
-        if key in HEADINGS:
-            lines += ["", f"# --- {HEADINGS[key]}"]
+        if key in GROUPS_OF_SETTINGS:
+            lines += ["", f"# --- {GROUPS_OF_SETTINGS[key].lower()}"]
         lines += [f"# {described(key)}".replace("`", ""), f"#   {legal(key)}"]
         lines.append(f"# {key}={default_of(key).strip('`')}")
     return "\n".join(lines) + "\n"
@@ -161,8 +161,8 @@ def parts() -> dict[Path, dict[str, str]]:
     """Return each document's generated parts by the name of their marker; the name "" is the whole file."""
     every = [name.upper() for name in Settings.model_fields]
     return {
-        ROOT / "README.md": {"settings": settings_table(CONTRACT, whole=False)},
-        ROOT / "docs/use/configuration.md": {"settings": settings_table(every, whole=True)},
+        ROOT / "README.md": {"settings": settings_table(FIRST_SETTINGS)},
+        ROOT / "docs/use/configuration.md": {"settings": grouped_settings(every)},
         ROOT / "docs/use/cli.md": {"help": cli_help()},
         ROOT / "docs/operate/metrics.md": {"gateway": own_metrics(), "vllm": vllm_metrics()},
         ROOT / "docs/operate/troubleshooting.md": {"catalogue": catalogue()},

@@ -29,7 +29,10 @@ from vllm_engine.models.model_config import kv_cache_bytes, most_tokens
 DOCS = ROOT / "docs"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
-RUN_BY = {DOCS / "use/clients.md": "tests/e2e/test_clients.py"}
+RUN_BY = {
+    DOCS / "use/clients.md": "tests/e2e/test_clients.py",
+    DOCS / "recipes.md": "tests/nightly/test_proxies.py",
+}
 """Documents whose `run` markers a test obeys."""
 GIB = 1 << 30
 
@@ -137,6 +140,55 @@ def test_capacity() -> None:
     assert most_tokens(config(36, 2, 128), room * GIB) == pytest.approx(tokens, abs=1)
     assert most_tokens(config(36, 2, 128), 32.94 * GIB) == pytest.approx(959_536, rel=0.001)
     assert most_tokens(config(30, 3, 64), 1_509_949_440) == pytest.approx(65_536, rel=0.001)
+
+
+AWQ_BYTES = (4 + 20 / 128) / 8
+"""Of a weight in 4 bits: 128 share a scale of 16 bits and a zero point of 4."""
+SHAPES: dict[str, tuple[tuple[int, int, int], float]] = {
+    "Qwen2.5-3B": ((36, 2, 128), 2 * PARAMETERS["Qwen2.5-3B"]),
+    "Llama-3.1-8B": ((32, 8, 128), 2 * PARAMETERS["Llama-3.1-8B"]),
+    "Llama-3.1-70B": ((80, 8, 128), 2 * PARAMETERS["Llama-3.1-70B"]),
+    # Its embedding and head, of 152,064 tokens each, stay in 16 bits.
+    "Qwen2.5-14B": (
+        (48, 8, 128),
+        48 * (5120 * (2 * 5120 + 2 * 1024) + 3 * 5120 * 13_824) * AWQ_BYTES + 4 * 152_064 * 5120,
+    ),
+}
+
+
+def test_which_model_fits_which_gpu() -> None:
+    """README's and the recipes' figures are computed by the formula of the documentation, and each row fits."""
+    readme, recipes = (ROOT / "README.md").read_text(), (DOCS / "recipes.md").read_text()
+    for name, (shape, weights) in SHAPES.items():
+        kv = (kv_cache_bytes(config(*shape), 8192) or 0) / GIB
+        figures = f"{weights / GIB:.2f}", f"{kv:.2f}"
+        row = re.search(rf"^\| {name}.* \| (\d) × (\d+) GB \| ([\d.]+) \+ ([\d.]+) \|", readme, re.MULTILINE)
+        assert row is not None and (row[3], row[4]) == figures, (name, figures)
+        assert int(row[1]) * (0.9 * int(row[2]) - 1.5) - weights / GIB > kv
+        row = re.search(
+            rf"^\| `\S+/{name}-.* \| ([\d.]+) \| ([\d.]+) \| (\d) × (\d+) \| ([\d.]+) \| ([\d,]+) \|$",
+            recipes,
+            re.MULTILINE,
+        )
+        assert row is not None and (row[1], row[2]) == figures, (name, figures)
+        room = int(row[3]) * (0.9 * int(row[4]) - 1.5) - weights / GIB
+        assert float(row[5]) == pytest.approx(room, abs=0.006), (name, room)
+        tokens = most_tokens(config(*shape), room * GIB)
+        assert int(row[6].replace(",", "")) == pytest.approx(tokens, abs=400), (name, tokens)
+
+
+def test_the_oldest_driver_is_that_of_the_locked_pytorch() -> None:
+    """PyTorch 2.13 for CUDA 13, which NVIDIA's driver 580 and newer run: another major version is another driver."""
+    lock = (ROOT / "requirements/engine-cuda.txt").read_text()
+    vllm, torch, cuda = (
+        match[1]
+        for name in ("vllm", "torch", "nvidia-cuda-runtime")
+        if (match := re.search(rf"^{name}==(\d+\.\d+)\.", lock, re.MULTILINE))
+    )
+    page = (DOCS / "recipes.md").read_text()
+    assert f"vLLM {vllm} comes with PyTorch {torch} for CUDA {cuda}" in page
+    assert cuda.startswith("13.") and "NVIDIA driver 580 or newer" in page
+    assert "driver 580 or newer" in (ROOT / "README.md").read_text()
 
 
 def test_stopping_and_exit_statuses() -> None:
