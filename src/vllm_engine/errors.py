@@ -7,6 +7,7 @@
     └── EngineError          exit 1: the engine died after it had been ready
         └── StartupError     exit 3: the engine cannot start with this configuration
             ├── ModelError   the model could not be found, downloaded or prepared
+            ├── RefusedError exit 2: the engine refuses a value of the user's
             └── StartupTimeoutError
 """
 
@@ -41,16 +42,17 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{self._assignment}: {self.message}"
+        return f"{self.assignment}: {self.message}"
 
     @property
-    def _assignment(self) -> str:
+    def assignment(self) -> str:
+        """The setting and its value."""
         return f"{self.key} is not set" if self.value is None else f"{self.key}={_quoted(self.value)}"
 
     @property
     def cause(self) -> str:
         """What is wrong, without the remedy."""
-        return f"{self._assignment}: {self.message.partition('; ')[0]}"
+        return f"{self.assignment}: {self.message.partition('; ')[0]}"
 
     @property
     def remedy(self) -> str:
@@ -87,6 +89,7 @@ class Diagnosis:
         retryable: whether another start with the same settings may succeed.
         evidence: the line of the engine's log that shows the cause.
         changes: settings, by variable, that may let a start succeed; computed for this case.
+        is_setting: whether the cause is a value that the engine refuses, so that nothing else would help.
     """
 
     code: str
@@ -95,6 +98,7 @@ class Diagnosis:
     retryable: bool = False
     evidence: str | None = None
     changes: Mapping[str, str] = field(default_factory=dict)
+    is_setting: bool = False
 
     def __str__(self) -> str:
         return "; ".join(filter(None, (self.message, self.remedy))) + f" [{self.code}]"
@@ -153,6 +157,12 @@ class ModelError(StartupError):
     """The model could not be found, downloaded or prepared."""
 
     code = "model-unusable"
+
+
+class RefusedError(StartupError):
+    """The engine refuses the value of a setting or flag, which it could check only itself."""
+
+    exit_code = ExitCode.BAD_SETTINGS
 
 
 class StartupTimeoutError(StartupError):

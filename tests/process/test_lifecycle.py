@@ -203,6 +203,19 @@ def test_failed_start(launch: StartProgram, tmp_path: Path) -> None:
     until_gone(everybody)
 
 
+def test_a_value_that_vllm_refuses(launch: StartProgram) -> None:
+    """What only vLLM's own configuration can check is a bad setting all the same, and its status is 2."""
+    error = "pydantic_core._pydantic_core.ValidationError: 1 validation error for SchedulerConfig"
+    reason = "max_num_batched_tokens (100) must be greater than or equal to max_num_seqs (500)."
+    detail = f"  Value error, {reason} [type=value_error, input_value=ArgsKwargs(()), input_type=ArgsKwargs]"
+    program = launch({"die_at_start": 1, "last_lines": [error, detail]}, MAX_NUM_SEQS="500")
+    assert program.wait() == 2
+    last = program.log().splitlines()[-1]
+    assert (
+        f'vLLM does not accept MAX_NUM_SEQS="500" ({reason}); correct MAX_NUM_SEQS [bad-flag-value]' in last
+    )
+
+
 def test_hold(launch: StartProgram) -> None:
     """With ON_FATAL=hold the gateway stays, not ready, says why, and ends with 0 when told to stop."""
     program = launch({"die_at_start": 1, "last_lines": ["ValueError: no such thing"]}, ON_FATAL="hold")

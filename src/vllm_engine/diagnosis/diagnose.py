@@ -67,6 +67,7 @@ def diagnose(whole: EngineExit, facts: Facts) -> Diagnosis:
         retryable=entry.retryable or ending.was_ready,
         evidence=_clean(line)[:MAX_EVIDENCE_CHARS] if line is not None else None,
         changes=dict(advice.changes),
+        is_setting=entry.is_setting,
     )
 
 
@@ -85,6 +86,9 @@ def findings(ending: EngineExit, facts: Facts) -> Iterator[Finding]:
         certain = [entry for entry in by_exit if not entry.compiled or entry.ended_child(ending)]
         yield from (Finding(entry, {}, None) for entry in certain)
         yield from _by_lines(entries, ending)
+        for entry in entries:
+            if entry.read is not None and (groups := entry.read(ending, facts)):
+                yield Finding(entry, groups, ending.last_error)
         yield from (Finding(entry, {}, None) for entry in by_exit if entry not in certain)
 
 

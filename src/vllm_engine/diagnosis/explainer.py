@@ -13,6 +13,7 @@ from vllm_engine.errors import Diagnosis
 from vllm_engine.models.model_config import attention_heads, loaded_bytes
 from vllm_engine.plan.engine_command import flag_number, is_switched_on
 from vllm_engine.plan.engine_plan import EnginePlan
+from vllm_engine.plan.given_flags import given_flags
 from vllm_engine.plan.model_files import files_of
 from vllm_engine.plan.preflight import Preflight
 
@@ -48,6 +49,7 @@ def known_facts(preflight: Preflight) -> Facts:
     settings, device, flags = preflight.settings, preflight.device, preflight.flags
     return Facts(
         model=settings.model_id,
+        given=given_flags(preflight),
         is_local=settings.is_local_model,
         revision=settings.model_revision,
         has_token=settings.hf_token is not None,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from signal import SIGABRT, SIGBUS, SIGFPE, SIGHUP, SIGILL, SIGINT, SIGKILL, SIGSEGV, SIGTERM
 
 from vllm_engine.diagnosis.known_failure import Advice, Groups, KnownFailure, Stage, setting
+from vllm_engine.diagnosis.refused_values import refused_values
 from vllm_engine.diagnosis.run_facts import Facts
+from vllm_engine.engine.engine_exit import EngineExit
 
 
 def _flag(groups: Groups, _facts: Facts) -> Advice:
@@ -14,6 +16,16 @@ def _flag(groups: Groups, _facts: Facts) -> Advice:
     return Advice(
         f"{named} VLLM_EXTRA_ARGS or the variable of that name; `vllm serve --help=all` lists the flags"
     )
+
+
+def _refused(end: EngineExit, facts: Facts) -> Groups | None:
+    found = refused_values(end, facts.given)
+    if not found:
+        return None
+    names = dict.fromkeys(
+        each.given.variable if each.given else f"--{each.flag} in VLLM_EXTRA_ARGS" for each in found
+    )
+    return {"refused": ", ".join(map(str, found)), "variables": " and ".join(names)}
 
 
 def _timeout(_groups: Groups, facts: Facts) -> Advice:
@@ -31,19 +43,17 @@ HOST = (
         cause="this vLLM has no flag {flag}",
         remedy=_flag,
         patterns=(r"error: unrecognized arguments: (?P<flag>\S+)",),
+        is_setting=True,
     ),
     KnownFailure(
         code="bad-flag-value",
-        seen="`error: argument --max-model-len: invalid … value: 'banana'`; `invalid tool call parser: …`.",
-        cause="vLLM does not accept the value of {flag} ({why})",
-        remedy=lambda groups, _facts: Advice(
-            f"correct {groups.get('flag', 'the flag')} in VLLM_EXTRA_ARGS or in the variable of that name"
-        ),
-        patterns=(
-            r"error: argument (?P<flag>--[\w-]+)\S*: (?P<why>.{1,120})",
-            r"(?:KeyError|ValueError)\W*(?P<why>invalid (?P<flag>tool call parser|reasoning parser): "
-            r".{1,60})",
-        ),
+        seen="`error: argument --max-model-len: invalid … value: 'banana'`; `2 validation errors for "
+        "SchedulerConfig`, `max_num_seqs`, `Input should be greater than or equal to 1`; `invalid tool call "
+        "parser: …`.",
+        cause="vLLM does not accept {refused}",
+        remedy=lambda groups, _facts: Advice(f"correct {groups.get('variables', 'the setting or flag')}"),
+        read=_refused,
+        is_setting=True,
     ),
     KnownFailure(
         code="address-in-use",

@@ -54,9 +54,11 @@ class KnownFailure:
         hints: each finds further groups in the first line that has them; may be absent.
         signals: the engine's process or one of its children was ended by one of these.
         ended: recognises it from how the engine ended, without a line.
+        read: recognises it from several lines together, if no entry matches a single one; returns groups.
         stage: when it may match.
         is_symptom: whether it is the consequence of something else, so that any cause takes precedence.
         is_silent: whether it matches only where the engine left no error that could be a cause.
+        is_setting: whether only another value of a setting can help.
         retryable: whether the same start may succeed when it is tried again; a loss after it always may.
     """
 
@@ -70,9 +72,11 @@ class KnownFailure:
     hints: tuple[str, ...] = ()
     signals: tuple[signal.Signals, ...] = ()
     ended: Callable[[EngineExit, Facts], bool] | None = None
+    read: Callable[[EngineExit, Facts], Groups | None] | None = None
     stage: Stage = Stage.STARTING
     is_symptom: bool = False
     is_silent: bool = False
+    is_setting: bool = False
     retryable: bool = False
 
     def advise(self, groups: Groups, facts: Facts) -> Advice:

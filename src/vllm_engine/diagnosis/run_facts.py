@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from vllm_engine.plan.given_flags import GivenFlag
+
 GIB = 1 << 30
 
 
@@ -14,6 +16,7 @@ class Facts:
 
     Attributes:
         model: `MODEL_ID`.
+        given: vLLM's flags that the user has set, by whatever variable.
         max_model_len: tokens, as settled for this model; None where vLLM chooses.
         attention_heads: the model's, which `TENSOR_PARALLEL` must divide.
         gpus: how many the engine may use.
@@ -28,6 +31,7 @@ class Facts:
     """
 
     model: str = ""
+    given: tuple[GivenFlag, ...] = ()
     is_local: bool = False
     revision: str | None = None
     has_token: bool = False

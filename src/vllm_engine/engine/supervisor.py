@@ -23,7 +23,14 @@ from vllm_engine.engine.startup.preparation import Launch
 from vllm_engine.engine.tracebacks import RepeatedTracebacks, without_repeats
 from vllm_engine.engine.watchdog.stall import StepLimit
 from vllm_engine.engine.watchdog.watchdog import Loss, LossKind, Watchdog
-from vllm_engine.errors import Diagnosis, EngineError, StartupError, StartupTimeoutError, VllmEngineError
+from vllm_engine.errors import (
+    Diagnosis,
+    EngineError,
+    RefusedError,
+    StartupError,
+    StartupTimeoutError,
+    VllmEngineError,
+)
 from vllm_engine.plan.engine_command import EngineCommand
 from vllm_engine.system.log import ENGINE_LOGGER
 
@@ -183,7 +190,8 @@ class Supervisor:
                 if ready.done() and ready.exception() is None:
                     return ready.result()
                 if exited.done():
-                    raise StartupError(await self._diagnose(process))
+                    told = await self._diagnose(process)
+                    raise (RefusedError if told.is_setting else StartupError)(told)
                 phase = str(self._board.current.phase)
                 late = EngineExit(status=None, tail=process.tail, was_ready=False, phase=phase)
                 told = self._explain(late)

@@ -39,12 +39,13 @@ from vllm_engine.models.hub_errors import explain_hub_error
 from vllm_engine.models.model_source import Model
 from vllm_engine.plan.engine_installation import Installation
 from vllm_engine.plan.engine_plan import Choice, EnginePlan
+from vllm_engine.plan.given_flags import GivenFlag
 from vllm_engine.plan.preflight import Preflight
 from vllm_engine.system.device import Device, Gpu
 
 FACTS = Facts(
     model="org/model", has_token=False, max_model_len=8192, gpus=2, gpu_memory_bytes=24 * GIB, attention_heads=16,
-    cache_free_bytes=50 << 20, shm_bytes=64 << 20, memory_limit_bytes=2 * GIB, vllm_version="0.32.0",
+    given=(GivenFlag("attention-backend", "ATTENTION_BACKEND", "foo"),), cache_free_bytes=50 << 20, shm_bytes=64 << 20, memory_limit_bytes=2 * GIB, vllm_version="0.32.0",
 )  # fmt: skip
 FAILURES = failures()
 TOLD = Diagnosis("disk-full", "the disk is full", "make room")
