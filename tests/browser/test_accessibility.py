@@ -47,12 +47,31 @@ def test_axe_of_the_chat(seen: Visit, server: Server) -> None:
     assert seen.axe() == []
     page.get_by_role("button", name="Close", exact=True).click()
     page.get_by_role("button", name="Close options").click()
+    page.get_by_role("button", name="Regenerate").click()
+    expect(page.locator(".versions")).to_have_text("‹2/2›")
+    page.get_by_role("button", name="New chat").click()
+    say(page, "Hello")
+    expect(page.locator(".stats")).to_have_count(1)
+    change_list(page)
+    assert seen.axe() == []
     page.get_by_role("button", name="Edit").click()
     page.set_viewport_size({"width": 390, "height": 800})
     assert seen.axe() == []
+    page.get_by_role("button", name="Conversations", exact=True).click()
+    assert seen.axe() == []
+    page.get_by_role("button", name="Close conversations").click()
     # Nothing is cut off or has to be scrolled to sideways (WCAG 2.2, 1.4.10).
     page.set_viewport_size({"width": 320, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= 320
+
+
+def change_list(page: Page) -> None:
+    """Delete one conversation, so that it can be brought back, and begin to rename the other."""
+    page.locator("#conversations-list li").last.hover()
+    page.get_by_role("button", name="Delete: Hello").last.click()
+    expect(page.get_by_role("button", name="Undo")).to_be_focused()
+    page.locator("#conversations-list li").hover()
+    page.get_by_role("button", name="Rename: Hello").click()
 
 
 def test_axe_of_the_status(seen: Visit, server: Server) -> None:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.browser.chromium import Visit
@@ -15,6 +16,9 @@ from tests.browser.test_chat import bodies, ready, say, until_ready
 
 _NO_STORAGE = """for (const name of ["indexedDB", "localStorage", "sessionStorage"])
     Object.defineProperty(window, name, { get() { throw new DOMException("blocked", "SecurityError") } })"""
+_FULL_STORAGE = (
+    """IDBObjectStore.prototype.put = () => { throw new DOMException("full", "QuotaExceededError") }"""
+)
 _OLD = {
     "messages": [
         {"role": "user", "content": "an old question"},
@@ -89,7 +93,7 @@ def test_reload_in_mid_answer(visit: Visit, server: Server) -> None:
     say(page, "Talk")
     expect(answer(page)).to_contain_text("word word")
     expect(page.locator("#rate")).to_have_text(re.compile(r"^[\d.]+ tokens/s$"))
-    expect(page.locator("#context")).to_have_text(re.compile(r"^\d+ of 2,048 tokens \(\d"))
+    expect(page.locator("#context")).to_have_text(re.compile(r"^Context: \d+ of 2,048 tokens \(\d"))
     shown = answer(page).inner_text()
     page.get_by_label("Message", exact=True).fill("a draft")
     page.reload()
@@ -175,9 +179,9 @@ def test_failed_turns_are_left_out(visit: Visit, server: Server) -> None:
     server.engine(error_status=503)
     for text in ("failed", "failed again"):
         say(page, text)
-        expect(page.locator(".messages > li").last.locator(".failure")).to_contain_text(
-            "The engine cannot answer"
-        )
+        last = page.locator(".messages > li").last
+        expect(last.locator(".failure")).to_contain_text("The engine cannot answer")
+        expect(last).to_contain_text("left out of later requests")
     server.engine(text="Better.")
     seen = bodies(page)
     ask(page, "and now", "Better.")
@@ -275,13 +279,14 @@ def test_old_conversation_is_taken_over(visit: Visit, server: Server) -> None:
     expect(titles(page)).to_have_text(["an old question"])
 
 
-def test_without_storage(visit: Visit, server: Server) -> None:
+@pytest.mark.parametrize("script", [_NO_STORAGE, _FULL_STORAGE], ids=["blocked", "full"])
+def test_without_storage(visit: Visit, server: Server, script: str) -> None:
     """Where the browser stores nothing it works all the same, and says what that means."""
-    visit.page.add_init_script(_NO_STORAGE)
+    visit.page.add_init_script(script)
     server.engine(text="Yes.")
     page = ready(visit, server.url)
-    expect(page.get_by_text("This browser stores nothing for this page")).to_be_visible()
     ask(page, "first", "Yes.")
+    expect(page.get_by_text("This browser does not store them")).to_be_visible()
     page.get_by_role("button", name="New chat").click()
     ask(page, "second", "Yes.")
     titles(page).last.click()

@@ -90,11 +90,8 @@ export class ChatView {
   }
 
   welcome() {
-    const propose = (text) => {
-      this.composer.text = text;
-      this.composer.focus();
-    };
-    const ideas = IDEAS.map((text) => h("button", { type: "button", class: "idea", onclick: () => propose(text) }, text));
+    const ideas = IDEAS.map((text) =>
+      h("button", { type: "button", class: "idea", onclick: () => this.composer.propose(text) }, text));
     byId("welcome").append(h("p", { class: "big" }, "What would you like to know?"), h("div", { class: "ideas" }, ...ideas));
   }
 
@@ -120,11 +117,11 @@ export class ChatView {
     const run = this.runs.get(id);
     const isGone = !this.library.has(id);
     if (run && isGone) this.drop(run);
+    if (isGone) drafts.set(id, "", { hasBegun: true });
     if (id !== this.conversation.id || !this.conversation.all.length) return;
     if (isGone) return void this.startAnew();
     const record = await this.library.get(id);
     if (id !== this.conversation.id || !record || this.run) return;
-    if (record === this.conversation.record) return void this.buttons();
     const before = this.conversation.path.join();
     this.conversation.record = record;
     if (this.conversation.path.join() !== before) return void this.draw();
@@ -207,11 +204,9 @@ export class ChatView {
     announce("The model answers");
     await received;
     if (run.isDropped) return;
-    library.save(conversation.record);
-    if (this.runs.get(conversation.id) === run) {
-      this.runs.delete(conversation.id);
-      library.endAnswer(conversation.id);
-    }
+    if (this.runs.get(conversation.id) === run) this.runs.delete(conversation.id);
+    // The other tabs have the whole answer before they may ask for another.
+    library.save(conversation.record).then(() => this.runs.has(conversation.id) || library.endAnswer(conversation.id));
     if (conversation !== this.conversation) return;
     this.show();
     this.buttons();

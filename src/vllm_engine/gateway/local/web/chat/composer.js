@@ -6,10 +6,12 @@ import { number, percent } from "../lib/format.js";
 export class Composer {
   #field = byId("prompt");
   #canSend = () => false;
+  #typed = () => {};
 
   /** `check` says whether a message may go, and shows what keeps it; `typed` is told of every change of the draft. */
   constructor({ canSend, check, send, stop, typed }) {
     this.#canSend = canSend;
+    this.#typed = typed;
     const submit = () => {
       if (!this.text || !canSend() || !check()) return;
       const { text } = this;
@@ -50,6 +52,13 @@ export class Composer {
     this.#grow();
   }
 
+  /** Write a draft for the reader. */
+  propose(text) {
+    this.text = text;
+    this.#typed(text);
+    this.focus();
+  }
+
   focus() {
     this.#field.focus();
   }
@@ -77,7 +86,8 @@ export class Composer {
     const rate = isRunning ? messages.at(-1).stats?.rate : null;
     const share = last && limit ? last.total / limit : 0;
     setText(byId("rate"), rate ? `${number(rate)} tokens/s` : "");
-    setText(byId("context"), !last ? "" : limit ? `${number(last.total)} of ${number(limit)} tokens (${percent(share)})` : `${number(last.total)} tokens`);
+    const used = last ? `${number(last.total)}${limit ? ` of ${number(limit)}` : ""} tokens` : "";
+    setText(byId("context"), used && limit ? `Context: ${used} (${percent(share)})` : used);
     byId("context").dataset.tone = share >= 0.9 ? "warn" : "quiet";
   }
 

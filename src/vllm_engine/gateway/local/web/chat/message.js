@@ -99,6 +99,7 @@ export class AnswerView {
     }
     const { text } = parts(message);
     const isPart = text && (message.error || ["stopped", "interrupted", "length"].includes(message.ended));
+    if (!text && !message.calls) foot.push(h("p", { class: "small" }, "Without an answer, this question is left out of later requests."));
     const actions = h("div", { class: "actions" }, arrows(this.versions));
     if (text) actions.append(action("Copy", (button) => copy(text, button)));
     if (last && isPart) actions.append(action("Continue", this.resume));

@@ -8,15 +8,20 @@ export function leaveBehind(place, records) {
   for (const record of records) store.set(`${place} unsaved ${record.id}`, record);
 }
 
-/** Write each record that was left behind, unless a newer one is there. */
+/** Write each record that was left behind, unless a newer one is there; returns the ids of those written. */
 export async function takeUp(place, database) {
+  const written = [];
   for (const key of store.keys(`${place} unsaved `)) {
     const record = valid(store.get(key, null));
     const known = record && (await database.get(record.id));
-    if (record && !(known?.updated > record.updated)) await database.put(record);
+    if (record && !(known?.updated > record.updated)) {
+      await database.put(record);
+      written.push(record.id);
+    }
     store.remove(key);
   }
   await migrate(place, database);
+  return written;
 }
 
 /** The page once had one conversation, in local storage beside the options, which stay there. */

@@ -14,8 +14,8 @@ const SILENCE = 90_000;
 
 export async function openLibrary() {
   const database = await openDatabase(PLACE);
-  await takeUp(PLACE, database);
-  return new Library(database, await database.summaries());
+  const changed = await takeUp(PLACE, database);
+  return new Library(database, await database.summaries(), changed);
 }
 
 /** Tells of changes with the event "change", whose detail is { id, isElsewhere }. */
@@ -31,12 +31,14 @@ class Library extends EventTarget {
   #isLeaving = false;
   #failed = false;
 
-  constructor(database, summaries) {
+  /** `changed` are the ids of what another tab may show as it was before. */
+  constructor(database, summaries, changed) {
     super();
     this.#database = database;
     this.#summaries = new Map(summaries.map((one) => [one.id, one]));
     this.#channel.onmessage = ({ data }) => this.#hear(data);
     this.#channel.postMessage({ kind: "hello" });
+    for (const id of changed) this.#tellOthers(id);
     setInterval(() => this.#beat(), BEAT);
     addEventListener("pagehide", () => this.#leave());
     // Brought back from the browser's memory, it has missed what other tabs said.
@@ -89,7 +91,7 @@ class Library extends EventTarget {
     this.#tell(record.id, false);
     const isWritten = await this.#write(() => this.#database.put(record));
     if (isWritten) this.#unwritten.delete(record.id);
-    this.#channel.postMessage({ kind: "saved", id: record.id, summary: this.#summaries.get(record.id) });
+    this.#tellOthers(record.id);
   }
 
   async remove(id) {
@@ -158,6 +160,11 @@ class Library extends EventTarget {
       this.#failed = true;
       return false;
     }
+  }
+
+  #tellOthers(id) {
+    const summary = this.#summaries.get(id);
+    if (summary) this.#channel.postMessage({ kind: "saved", id, summary });
   }
 
   #tell(id, isElsewhere) {

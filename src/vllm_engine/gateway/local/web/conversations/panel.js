@@ -25,7 +25,10 @@ export class Panel {
     this.#connect();
     library.addEventListener("change", () => this.#draw());
     byId("conversations-kept").hidden = library.isLasting;
-    this.#toggle(WIDE.matches && store.get(IS_OPEN, true));
+    // Where it would cover the conversation, it comes only when it is asked for.
+    const fit = () => this.#toggle(WIDE.matches && store.get(IS_OPEN, true));
+    WIDE.addEventListener("change", fit);
+    fit();
   }
 
   /** Mark the conversation that is shown. */
@@ -44,7 +47,8 @@ export class Panel {
     button.addEventListener("click", () => show(button.getAttribute("aria-expanded") === "false"));
     byId("conversations-close").addEventListener("click", () => show(false));
     byId("conversations").addEventListener("keydown", (event) => {
-      if (event.key !== "Escape") return;
+      // In a search that has text it empties that.
+      if (event.key !== "Escape" || event.target.value) return;
       event.stopPropagation();
       show(false);
     });
@@ -112,6 +116,7 @@ export class Panel {
   }
 
   #choose(id) {
+    this.#say("");
     if (!WIDE.matches) this.#toggle(false);
     this.#open(id);
   }
@@ -166,6 +171,6 @@ export class Panel {
     const note = byId("conversations-note");
     note.hidden = !text;
     note.replaceChildren(h("span", {}, text), ...more);
-    announce(text);
+    if (text) announce(text);
   }
 }

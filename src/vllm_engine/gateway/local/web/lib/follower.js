@@ -5,13 +5,14 @@ const NEAR = 80;
 export class Follower {
   #box;
   #button;
+  #follows = true;
 
   constructor(box, button) {
     this.#box = box;
     this.#button = button;
-    const look = () => (button.hidden = this.#isNear());
-    box.addEventListener("scroll", look, { passive: true });
-    new ResizeObserver(look).observe(box);
+    box.addEventListener("scroll", () => this.#look(), { passive: true });
+    // As when a phone's keyboard comes up.
+    new ResizeObserver(() => this.follow(() => {})).observe(box);
     button.addEventListener("click", () => {
       this.toEnd();
       box.focus({ preventScroll: true });
@@ -20,18 +21,19 @@ export class Follower {
 
   toEnd() {
     this.#box.scrollTop = this.#box.scrollHeight;
+    this.#look();
   }
 
   /** Change what is shown and, if its end was in sight, keep it there. */
   follow(change) {
-    const follows = this.#isNear();
     change();
-    if (follows) this.toEnd();
-    this.#button.hidden = this.#isNear();
+    if (this.#follows) this.toEnd();
+    else this.#look();
   }
 
-  #isNear() {
+  #look() {
     const { scrollHeight, scrollTop, clientHeight } = this.#box;
-    return scrollHeight - scrollTop - clientHeight < NEAR;
+    this.#follows = scrollHeight - scrollTop - clientHeight < NEAR;
+    this.#button.hidden = this.#follows;
   }
 }
