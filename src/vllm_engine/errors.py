@@ -63,6 +63,15 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class OptionProblem(Problem):
+    """Words of the command line that cannot be taken: `key` is what is shown of them."""
+
+    @property
+    def _assignment(self) -> str:
+        return self.key
+
+
+@dataclass(frozen=True)
 class IllegalValue(Problem):
     """A value that cannot be read at all: the checks after it see the setting's default instead."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,17 +99,76 @@ def test_settings_report(never_started: dict[str, str], tmp_path: Path) -> None:
 
 
 def test_dry_run_is_exact(never_started: dict[str, str], tmp_path: Path) -> None:
-    """`serve --dry-run` prints the command that really runs, without starting it or showing secrets."""
-    environ = never_started | {"HF_TOKEN": "hf_secret", "MAX_NUM_SEQ": "3"}
-    done = run_cli(environ, "serve", "--dry-run", cwd=tmp_path)
+    """`serve --dry-run` prints the command that really runs, first and without its environment; it can be pasted.
+
+    What is printed of the environment is what we set: no secret, and nothing that the shell has anyway.
+    """
+    (tmp_path / ".env").write_text("HF_TOKEN=hf_secret\n")
+    environ = never_started | {"MAX_NUM_SEQ": "3", "OF_THE_SHELL": "1", "API_KEYS": "me:a-secret-key"}
+    done = run_cli(environ, "serve", "--dry-run", "--enforce-eager", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    command = done.stdout.splitlines()[-1].strip()
     python, model = never_started["ENGINE_PYTHON"], never_started["MODEL_ID"]
+    assert done.stdout.startswith(f"# vllm serve {model} ")
+    command = done.stdout.splitlines()[-1].strip()
     assert command.startswith(f"{python} -P -m vllm.entrypoints.cli.main serve {model} ")
     assert "--max-model-len 2048" in command
-    assert "HF_TOKEN='***'" in done.stdout
+    assert command.endswith(" --enforce-eager")
     assert "MAX_NUM_SEQS" in done.stderr, "what is nearly a flag may well be something else"
-    assert "hf_secret" not in done.stdout + done.stderr
+    assert "secret" not in done.stdout + done.stderr
+    assert "OF_THE_SHELL" not in done.stdout
+    # Pasted into that shell, with `env` alone in place of the engine, it shows the engine's environment.
+    pasted = done.stdout.replace(python, "env #")
+    shell = environ | {
+        "PATH": os.environ["PATH"],
+        "CACHE_DIR": str(tmp_path / "cache"),
+        "HF_TOKEN": "hf_mine",
+    }
+    told = subprocess.run(["sh", "-c", pasted], env=shell, capture_output=True, text=True, check=True).stdout
+    variables = dict(line.partition("=")[::2] for line in told.splitlines())
+    assert variables["HF_TOKEN"] == "hf_mine"
+    assert variables["OF_THE_SHELL"] == "1"
+    assert variables["HF_HOME"] == str(tmp_path / "cache/huggingface")
+    assert "API_KEYS" not in variables
+
+
+def test_serve_takes_what_vllm_serve_takes(never_started: dict[str, str], tmp_path: Path) -> None:
+    """A model, our settings and vLLM's flags; they win, and that a variable lost is said."""
+    model = never_started["MODEL_ID"]
+    environ = never_started | {"MODEL_ID": "another/model", "MAX_MODEL_LEN": "512"}
+    words = [
+        model,
+        "--max-model-len",
+        "1k",
+        "--served-model-name",
+        "a",
+        "b",
+        "--max-num-seqs=8",
+        "--no-enable-prefix-caching",
+    ]
+    done = run_cli(environ, "serve", "--dry-run", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    command = done.stdout.splitlines()[-1]
+    assert f" serve {model} --served-model-name a b " in command
+    assert "--max-model-len 1000 " in command
+    assert command.endswith(" --max-num-seqs=8 --no-enable-prefix-caching")
+    assert done.stderr.count("MODEL_ID=another/model is not used") == 1
+    for wrong, said in (
+        (
+            ["--max-num-sqes=8"],
+            ("--max-num-sqes=8: is not a flag of vllm serve", "; did you mean --max-num-seqs?"),
+        ),
+        (
+            ["--max-inflight", "4", "--api-key", "hunter2hunter2"],
+            (
+                "--max-inflight: is not an option of serve; did you mean --max-in-flight?",
+                "--api-key: a command line can be read by every process of this machine; set API_KEYS",
+            ),
+        ),
+    ):
+        done = run_cli(environ, "serve", "--dry-run", model, *wrong, cwd=tmp_path)
+        assert done.returncode == 2
+        assert [part for part in said if part not in done.stderr] == []
+        assert "hunter2" not in done.stderr
 
 
 @pytest.mark.parametrize("command", ["serve", "download", "settings", "doctor"])

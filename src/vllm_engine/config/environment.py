@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vllm_engine.config.env_file import read_env_file
@@ -24,20 +24,37 @@ class Environment:
     dotenv: Mapping[str, str]
     defaults: Mapping[str, str] = field(default_factory=dict)
     """The values of variables that neither sets."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Settings given on the command line, by their variables."""
+    flags: tuple[str, ...] = ()
+    """vLLM's flags given on the command line."""
     notes: tuple[str, ...] = ()
     """Messages about variables that were read under another name, or left out."""
 
     @property
     def merged(self) -> dict[str, str]:
-        """Every variable; the process environment wins over `.env`, empty values are unset."""
+        """Every variable: options before the process environment before `.env`; empty values are unset."""
         filled = {**self.defaults, **{key: value for key, value in self.dotenv.items() if value}}
-        return filled | {key: value for key, value in self.process.items() if value or key not in filled}
+        filled |= {key: value for key, value in self.process.items() if value or key not in filled}
+        return filled | dict(self.options)
 
     def source(self, key: str) -> str | None:
-        """Say where a variable was set: `environment`, `.env`, or None where it is not."""
+        """Say where a variable was set: `command line`, `environment`, `.env`, or None where it is not."""
+        if key in self.options:
+            return "command line"
         if self.process.get(key):
             return "environment"
         return ".env" if self.dotenv.get(key) else None
+
+    def changed(self, changes: Mapping[str, str]) -> Environment:
+        """Return it with other values for some variables, wherever those were set."""
+        options = {key: value for key, value in self.options.items() if key not in changes}
+        return replace(self, process={**self.process, **changes}, options=options)
+
+
+def inherited() -> dict[str, str]:
+    """Return the environment of this process as it is."""
+    return dict(os.environ)  # noqa: TID251 - the one reader
 
 
 def read_environment(env_file: Path = Path(".env")) -> Environment:

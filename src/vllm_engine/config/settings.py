@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, ValidationInfo, field_validator
@@ -270,7 +270,18 @@ def legal(key: str) -> str:
     return legal_values(Settings.model_fields[key.lower()])
 
 
+def is_secret(key: str) -> bool:
+    """Whether a setting's value is never shown."""
+    return Settings.model_fields[key.lower()].annotation in (SecretStr | None, HubToken | None)
+
+
+def is_switch(key: str) -> bool:
+    """Whether a setting is turned on and off; False for what is no setting."""
+    field = Settings.model_fields.get(key.lower())
+    return field is not None and (field.annotation is bool or bool in get_args(field.annotation))
+
+
 def _shown(key: str, value: str) -> str:
-    if Settings.model_fields[key.lower()].annotation in (SecretStr | None, HubToken | None):
+    if is_secret(key):
         return "***"
     return re.sub(r"//.*@", "//***@", value)  # the password in a URL

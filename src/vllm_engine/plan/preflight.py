@@ -105,11 +105,11 @@ def inspect(
         # Without a vLLM the flags are checked against those of the newest that is known.
         catalogue = FlagCatalogue.load("")
         misspelt, _ = check_names(environment, catalogue)
-        flags = check_flags(settings, environ, catalogue)
+        flags = check_flags(settings, environ, catalogue, environment.flags)
         raise SettingsError([*problems, *error.problems, *misspelt, *flags.problems]) from error
     device = find_device(installation.kind, environ)
     catalogue = FlagCatalogue.load(installation.version)
-    flags = check_flags(settings, environ, catalogue)
+    flags = check_flags(settings, environ, catalogue, environment.flags)
     misspelt, similar = check_names(environment, catalogue)
     problems += [
         *check_device(settings, device),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.flags import ENV_NAMES_NOT_TAKEN, CheckedFlags, FlagCatalogue
@@ -28,12 +28,15 @@ def check_names(environment: Environment, catalogue: FlagCatalogue) -> tuple[lis
     return misspelt(environment.process, environment.dotenv, ours=_OURS, known=known)
 
 
-def check_flags(settings: Settings, environ: Mapping[str, str], catalogue: FlagCatalogue) -> CheckedFlags:
-    """Check the flags given by name and in `VLLM_EXTRA_ARGS`, and the quoting of what libraries read."""
+def check_flags(
+    settings: Settings, environ: Mapping[str, str], catalogue: FlagCatalogue, options: Sequence[str] = ()
+) -> CheckedFlags:
+    """Check the flags given by name, in `VLLM_EXTRA_ARGS` and as options, and what libraries read."""
     quoted = _quoted(environ, {*catalogue.by_env_name} - _OURS)
     environ = {key: value for key, value in environ.items() if key not in {each.key for each in quoted}}
     named = catalogue.from_environment(environ, reserved=RESERVED_FLAGS)
     raw = catalogue.check_extra_args(settings.vllm_extra_args, reserved=RESERVED_FLAGS)
+    given = catalogue.check_options(options, reserved=RESERVED_FLAGS)
     near = catalogue.near_misses(environ, known=_OURS | ELSEWHERE.keys() | SAME.keys())
     owned = [
         Problem(key, environ[key], f"is not read; set {RESERVED_FLAGS[flag.name]} instead")
@@ -41,10 +44,17 @@ def check_flags(settings: Settings, environ: Mapping[str, str], catalogue: FlagC
         if environ.get(key) and flag.name in RESERVED_FLAGS and key not in _OURS
     ]
     return CheckedFlags(
-        argv=named.argv + raw.argv,
+        argv=named.argv + raw.argv + given.argv,
         variables=named.variables,
-        problems=[*quoted, *named.problems, *raw.problems, *owned, *_check_engine_key(environ)],
-        warnings=[*named.warnings, *raw.warnings, *near],
+        problems=[
+            *quoted,
+            *named.problems,
+            *raw.problems,
+            *given.problems,
+            *owned,
+            *_check_engine_key(environ),
+        ],
+        warnings=[*named.warnings, *raw.warnings, *given.warnings, *near],
     )
 
 

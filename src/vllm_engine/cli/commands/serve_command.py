@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
     from vllm_engine.plan.preflight import Preflight
 
 
-@click.command("serve")
-@click.option("--dry-run", is_flag=True, help="Print the engine's command and environment, and exit.")
+@click.command("serve", context_settings={"ignore_unknown_options": True})
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[MODEL] [SETTING | VLLM FLAG]...")
+@click.option(
+    "--dry-run", is_flag=True, help="Print the engine's command and what is set of its environment, and exit."
+)
 @takes_local
 @click.option(
     "--ask",
@@ -34,18 +38,31 @@ if TYPE_CHECKING:
     help="When ready, ask this question and print the answer.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Show the log on a terminal too, vLLM's included.")
-def serve_command(dry_run: bool, local: bool, question: str | None, verbose: bool) -> None:
-    """Run the gateway and the engine until Ctrl-C or SIGTERM."""
+def serve_command(
+    words: tuple[str, ...], dry_run: bool, local: bool, question: str | None, verbose: bool
+) -> None:
+    """Run the gateway and the engine until Ctrl-C or SIGTERM.
+
+    MODEL is a repository of the Hugging Face Hub or a folder; default: MODEL_ID. Every setting is an option
+    as well, and so is every flag of `vllm serve`; both win over variables:
+
+    \b
+      vllm-engine serve Qwen/Qwen2.5-3B-Instruct --port 8001 --max-model-len 4096
+      vllm-engine serve --api-keys-file keys.txt --no-enable-ui --max-num-seqs 64
+
+    Secrets are taken from variables alone: a command line can be read by every process of the machine.
+    """
     import uvloop
 
     from vllm_engine.cli.logging_setup import never_block, set_up_logging
+    from vllm_engine.cli.serve_words import with_words
     from vllm_engine.config.settings import read_settings
     from vllm_engine.gateway.http.listening_sockets import listen
     from vllm_engine.gateway.settings_check import check_gateway
     from vllm_engine.plan.preflight import run_preflight
 
     with exit_on_error(to_termination_log=True, interrupted=ExitCode.CLEAN):
-        environment = environment_for(local=local)
+        environment = with_words(environment_for(local=local), words)
         settings, illegal = read_settings(environment)
         lines_dropped = (lambda: 0) if dry_run else never_block()
         view = _View.of(settings, environment, is_verbose=verbose)
@@ -107,13 +124,24 @@ def _log_warnings(preflight: Preflight) -> None:
 def _print_command(preflight: Preflight) -> None:
     import asyncio
 
+    from vllm_engine.config.environment import inherited
     from vllm_engine.config.flags import mask
-    from vllm_engine.config.redaction import mask_environ
     from vllm_engine.plan.resolve import resolve_command, resolve_plan
 
     plan = asyncio.run(resolve_plan(preflight))
     command = resolve_command(preflight, plan, Path("engine.sock"))
-    print("env -i \\")
-    for key, value in sorted(mask_environ(command.environ).items()):
-        print(f"  {key}={shlex.quote(value)} \\")
-    print(f"  {shlex.join(mask(command.argv))}")
+    argv = mask(command.argv)
+    print(f"# vllm {shlex.join(argv[argv.index('serve') :])}\n#")
+    print("# The whole command, to be pasted: of the environment, only what differs from this shell's.")
+    print(" \\\n  ".join(["env", *_changes(inherited(), command.environ), shlex.join(argv)]))
+
+
+def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[str]:
+    """Yield the arguments of env(1) that turn one environment into another; secrets stay the shell's."""
+    from vllm_engine.config.redaction import masked
+
+    for key in sorted(before.keys() - after.keys()):
+        yield f"-u {shlex.quote(key)}"
+    for key, value in sorted(after.items()):
+        if before.get(key) != value:
+            yield f"{key}={shlex.quote(value)}" if masked(key, value) == value else f'{key}="${key}"'

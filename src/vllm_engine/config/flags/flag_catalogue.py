@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
@@ -15,7 +15,7 @@ from vllm_engine.config.flags.flag import ENV_NAMES_NOT_TAKEN, SECRET_FLAGS, Fla
 from vllm_engine.config.flags.flag_parser import HIDDEN, FlagParser
 from vllm_engine.config.flags.flag_values import Refusal, refusal, wanted
 from vllm_engine.config.spelling import closest
-from vllm_engine.errors import Problem
+from vllm_engine.errors import OptionProblem, Problem
 
 _ON = frozenset({"1", "true"})
 _OFF = frozenset({"0", "false"})
@@ -113,12 +113,25 @@ class FlagCatalogue:
             secret = any(name in raw.replace("_", "-") for name in SECRET_FLAGS)
             why = Refusal("expected words quoted as for a shell", str(error).lower())
             return CheckedFlags(problems=[Problem(key, HIDDEN if secret else raw, str(why))])
-        owned = {bare_name(name): setting for name, setting in reserved.items()}
         checked = CheckedFlags(words)
-        for shown, why in FlagParser(self.version, self.flags, owned).check(words):
-            is_uncertain = why.listed and not self.exact
-            (checked.warnings if is_uncertain else checked.problems).append(Problem(key, shown, str(why)))
+        for shown, why, to in self._refused(words, checked, reserved):
+            to.append(Problem(key, shown, str(why)))
         return checked
+
+    def check_options(self, words: Sequence[str], *, reserved: Mapping[str, str]) -> CheckedFlags:
+        """Return options of the command line in the same way; each problem names its words alone."""
+        checked = CheckedFlags(list(words))
+        for shown, why, to in self._refused(words, checked, reserved):
+            to.append(OptionProblem(shown, "", str(why)))
+        return checked
+
+    def _refused(
+        self, words: Sequence[str], checked: CheckedFlags, reserved: Mapping[str, str]
+    ) -> Iterator[tuple[str, Refusal, list[Problem]]]:
+        """Yield what is refused of a command line, and where that belongs."""
+        owned = {bare_name(name): setting for name, setting in reserved.items()}
+        for shown, why in FlagParser(self.version, self.flags, owned).check(words):
+            yield shown, why, checked.warnings if why.listed and not self.exact else checked.problems
 
     def near_misses(self, env: Mapping[str, str], *, known: Collection[str]) -> list[Problem]:
         """Return a warning for each variable whose name is almost a flag's, such as `MAX_MODEL_LENGTH`.

@@ -89,7 +89,7 @@ class FlagParser(argparse.ArgumentParser):
 
     def _unknown(self, word: str) -> Refusal:
         name = word.partition("=")[0]
-        if not _is_flag(name):
+        if not is_flag(name):
             remedy = "vllm serve takes nothing after it" if name == "--" else ""
             return Refusal("is not a flag", remedy)
         if not name.startswith("--") and name[:3] in self._by_option:
@@ -105,7 +105,7 @@ def mask(argv: Sequence[str]) -> list[str]:
     shown: list[str] = []
     secret = False
     for word in argv:
-        if not _is_flag(word):
+        if not is_flag(word):
             shown.append(HIDDEN if secret else word)
             continue
         option, joined, _ = word.partition("=")
@@ -153,7 +153,7 @@ def _no_value(flag: Flag) -> Refusal:
     return Refusal("expected no value", f"write {forms}")
 
 
-def _is_flag(word: str) -> bool:
+def is_flag(word: str) -> bool:
     """Whether argparse takes a word for a flag; neither a number nor a word with a space is one."""
     name = word.partition("=")[0]
     is_dashed = word.startswith("-") and word not in ("-", "--")
@@ -164,7 +164,7 @@ def _chunks(words: Sequence[str]) -> Iterator[list[str]]:
     """Split a command line before each flag."""
     chunk: list[str] = []
     for word in words:
-        if chunk and (_is_flag(word) or word == "--"):
+        if chunk and (is_flag(word) or word == "--"):
             yield chunk
             chunk = []
         chunk.append(word)
@@ -207,7 +207,7 @@ def _without_dotted_keys(
         if not name.startswith("-") or "." not in name:
             plain.append(word)
         elif _NEGATIVE_NUMBER.fullmatch(word):
-            before = next((it.partition("=")[0] for it in reversed(plain) if _is_flag(it)), "--flag")
+            before = next((it.partition("=")[0] for it in reversed(plain) if is_flag(it)), "--flag")
             is_key = "is a dotted key to vLLM, as it starts with a dash and has a dot"
             refused.append((word, Refusal(is_key, f"write {before}={word}")))
             plain.append(word)

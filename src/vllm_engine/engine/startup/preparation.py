@@ -55,8 +55,7 @@ class Preparation:
         """Settle the plan, with `changes` in place of what was set, and bring the model to this machine."""
         preflight = self.preflight
         if changes:
-            given = preflight.environment
-            environment = replace(given, process={**given.process, **changes})
+            environment = preflight.environment.changed(changes)
             preflight = replace(preflight, settings=load_settings(environment), environment=environment)
         model = self.model or await find_model(preflight)
         plan = Planner(preflight, model).plan()
