@@ -6,6 +6,7 @@ import { drafts, openId } from "../conversations/drafts.js";
 import { PLACE } from "../conversations/library.js";
 import { Panel } from "../conversations/panel.js";
 import { newId, newRecord } from "../conversations/record.js";
+import { Tray } from "../attachments/tray.js";
 import { receive } from "./answering.js";
 import { connectCodeDialog } from "./code_dialog.js";
 import { Composer } from "./composer.js";
@@ -22,6 +23,8 @@ const IDEAS = [
 // How often an answer under way is stored.
 const SAVE_EVERY = 1000;
 
+const attached = (attachments) => (attachments?.length ? { attachments } : {});
+
 export class ChatView {
   constructor({ library, onUnauthorized, needsKey }) {
     this.library = library;
@@ -35,11 +38,12 @@ export class ChatView {
     this.follower = new Follower(byId("scroll"), byId("to-end"));
     this.composer = new Composer({
       canSend: () => this.canAsk,
-      check: () => this.options.check(),
+      check: () => !this.tray.isReading && this.options.check(),
       send: (text) => this.say(text),
       stop: () => this.run?.controller.abort(),
       typed: (text) => drafts.set(this.conversation.id, text, { hasBegun: library.has(this.conversation.id) }),
     });
+    this.tray = new Tray();
     this.welcome();
     byId("new-chat").addEventListener("click", () => this.startAnew());
     connectCodeDialog({ nextBody: () => this.nextBody(), needsKey, check: () => this.options.check() });
@@ -78,7 +82,8 @@ export class ChatView {
   }
 
   /** Take what the server's model takes besides text, and how it samples unless told otherwise. */
-  setAbilities({ sampling_defaults: defaults }) {
+  setAbilities({ input_modalities: modalities, sampling_defaults: defaults }) {
+    this.tray.takesImages = Boolean(modalities?.includes("image"));
     this.options.showDefaults(defaults ?? {});
   }
 
@@ -102,6 +107,7 @@ export class ChatView {
     openId.set(id);
     this.conversation = new Conversation(record);
     this.composer.text = drafts.get(id);
+    this.tray.take();
     this.panel.mark(id);
     this.draw();
     this.follower.toEnd();
@@ -140,7 +146,7 @@ export class ChatView {
   // --- asking
 
   say(text) {
-    this.conversation.add({ role: "user", content: text });
+    this.conversation.add({ role: "user", content: text, ...attached(this.tray.take()) });
     this.ask();
     drafts.set(this.conversation.id, "", { hasBegun: true });
   }
@@ -174,7 +180,8 @@ export class ChatView {
       this.runs.delete(conversation.id);
       run.controller.abort();
     }
-    conversation.add({ role: "user", content: text }, conversation.all[index].parent);
+    const { parent, attachments } = conversation.all[index];
+    conversation.add({ role: "user", content: text, ...attached(attachments) }, parent);
     this.ask();
     this.composer.focus();
   }
@@ -271,7 +278,7 @@ export class ChatView {
   nextBody() {
     const { messages } = this.conversation;
     const typed = this.composer.text;
-    const said = typed ? [...messages, { role: "user", content: typed }] : messages.slice(0, messages.findLastIndex(({ role }) => role === "user") + 1);
+    const said = typed ? [...messages, { role: "user", content: typed, ...attached(this.tray.all) }] : messages.slice(0, messages.findLastIndex(({ role }) => role === "user") + 1);
     if (!said.length) said.push({ role: "user", content: "Hello!" });
     return this.conversation.body({ model: this.server.model, options: this.chosen, messages: said });
   }

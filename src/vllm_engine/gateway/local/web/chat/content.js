@@ -1,5 +1,7 @@
 // What is in a message: taken from the stream, parted for the reader, and put into the next request.
 
+import { withAttachments } from "../attachments/attachment.js";
+
 const OPEN = "<think>";
 const CLOSE = "</think>";
 const FENCE = /^ {0,3}(?:`{3}|~{3})/gm;
@@ -78,6 +80,7 @@ function indented(json) {
 
 /** Return a message as a request has it, without reasoning; null if there is nothing to send. */
 export function sent(message) {
-  const content = message.role === "assistant" ? parts(message).text : message.content;
-  return content ? { role: message.role, content } : null;
+  const text = message.role === "assistant" ? parts(message).text : message.content;
+  if (!text) return null;
+  return { role: message.role, content: message.attachments ? withAttachments(text, message.attachments) : text };
 }

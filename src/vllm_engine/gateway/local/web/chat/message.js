@@ -1,5 +1,7 @@
 // One message of the conversation, as nodes.
 
+import { isAttachment } from "../attachments/attachment.js";
+import { attachmentItem } from "../attachments/tray.js";
 import { copy, h } from "../lib/dom.js";
 import { duration, number, plural } from "../lib/format.js";
 import { callsText, parts } from "./content.js";
@@ -24,7 +26,9 @@ function action(text, run) {
 export function userMessage(message, { edit, versions }) {
   const body = h("div", { class: "body" }, message.content);
   const actions = h("div", { class: "actions" }, arrows(versions), action("Edit", () => startEdit()), action("Copy", (button) => copy(message.content, button)));
-  const item = h("li", { class: "user" }, h("h2", { class: "unseen" }, "You"), body, actions);
+  const attached = (message.attachments ?? []).filter(isAttachment).map((one) => attachmentItem(one));
+  const item = h("li", { class: "user" }, h("h2", { class: "unseen" }, "You"),
+    attached.length ? h("ul", { class: "attached", "aria-label": "Attachments" }, attached) : null, body, actions);
 
   function startEdit() {
     const field = h("textarea", { "aria-label": "Edit your message", rows: "3" });

@@ -1,10 +1,12 @@
 // A conversation as it is stored and exported: a list of messages, each naming the earlier one that it follows.
 
+import { isAttachment } from "../attachments/attachment.js";
+
 const ROLES = ["user", "assistant"];
 const ENDS = ["stop", "length", "stopped", "interrupted", "content_filter", "tool_calls"];
 
 /** Bounds of what is taken from a file. */
-export const MOST = { conversations: 5000, messages: 10_000, text: 4_000_000, calls: 1000, name: 200 };
+export const MOST = { conversations: 5000, messages: 10_000, text: 4_000_000, calls: 1000, attachments: 100, name: 200 };
 
 /** Something in a file that is not as it should be; the message says where, what was found and what was expected. */
 export class FormatError extends Error {}
@@ -41,16 +43,22 @@ export function checkRecord(value, at) {
 }
 
 function checkMessage(value, index, at) {
-  const { parent, role, content, reasoning, calls, ended, error, stats } = object(value, at);
+  const { parent, role, content, attachments, reasoning, calls, ended, error, stats } = object(value, at);
   if (parent !== null && !isIndex(parent, index)) throw wrong(`${at}.parent`, parent, "null or the index of an earlier message");
   if (!ROLES.includes(role)) throw wrong(`${at}.role`, role, ROLES.join(" or "));
   const message = { parent, role, content: text(content, `${at}.content`, MOST.text) };
+  if (attachments) message.attachments = checkAttachments(attachments, `${at}.attachments`);
   if (reasoning) message.reasoning = text(reasoning, `${at}.reasoning`, MOST.text);
   if (calls) message.calls = checkCalls(calls, `${at}.calls`);
   if (ENDS.includes(ended)) message.ended = ended;
   if (error) message.error = checkError(error, `${at}.error`);
   if (stats) message.stats = checkStats(stats);
   return message;
+}
+
+function checkAttachments(value, at) {
+  if (!Array.isArray(value) || value.length > MOST.attachments || !value.every(isAttachment)) throw wrong(at, value, "a list of text files and images as this page makes them");
+  return value.map(({ kind, name, text: content, url }) => (kind === "text" ? { kind, name, text: content } : { kind, name, url }));
 }
 
 function checkCalls(value, at) {
