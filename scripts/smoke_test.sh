@@ -122,7 +122,8 @@ while :; do
     if [ "$status" = 000 ] && [ "$elapsed" -ge "$patience" ] && nothing_is_there; then
         start=scripts/run_image.sh
         if ! docker_has_gpu "$docker"; then start="TARGET=cpu $start, as Docker has no NVIDIA GPU here"; fi
-        fail "nothing listens at $url; start a server first (by $start), or set BASE_URL or PORT"
+        fail "nothing listens at $url; start a server first (by $start), or set BASE_URL or PORT;" \
+            'why one ended: docker ps --all, docker logs'
     fi
     if [ "$elapsed" -ge "$timeout" ]; then fail "not ready after $timeout s: $state $(field message)"; fi
     sleep 1
