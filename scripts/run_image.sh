@@ -57,7 +57,7 @@ is_here() { "$docker" image inspect "$1" >/dev/null 2>&1; }
 hint=
 if [ -z "${IMAGE_TAG:-}" ] && is_here "$repo:$other"; then hint=" ($repo:$other is here)"; fi
 if [ "$TARGET" = cuda ] && [ -z "${GPUS:-}" ] && ! docker_has_gpu "$docker"; then
-    die "Docker has no NVIDIA GPU here, which the default image needs: set TARGET=cpu${hint:-, here and for build_image.sh} (GPUS=all: try anyway)"
+    die "Docker has no NVIDIA GPU here, which the default image needs: set TARGET=cpu${hint:- (for build_image.sh too)}, or GPUS=all to try anyway"
 fi
 is_here "$image" || "$docker" pull --quiet "$image" >/dev/null 2>&1 ||
     die "there is no image $image; build it: TARGET=$TARGET scripts/build_image.sh${hint:+, or set TARGET=$other$hint}"
