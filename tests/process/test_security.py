@@ -269,7 +269,7 @@ def test_tls(launch: StartProgram, files: Certificate) -> None:
     program.client = httpx2.Client(base_url=program.url, verify=trusting(files), timeout=DEADLINE)
     program.until_logged(f"Serving at {program.url}")
     program.until_logged("First token after")
-    program.until_logged("Clients must trust the certificate in TLS_CERT_FILE")
+    program.until_logged(f"curl -N --cacert {files.cert} {program.url}/")
     assert program.chat(max_tokens=5).json()["usage"]["completion_tokens"] == 5
     expiry = datetime(datetime.now(UTC).year + 2, 1, 1, tzinfo=UTC).timestamp()
     assert program.metric("gateway_tls_certificate_expiry_timestamp_seconds") == expiry

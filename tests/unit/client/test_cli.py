@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from tests.support.program import run_cli
 from vllm_engine import __version__
@@ -67,3 +71,21 @@ def test_what_is_a_url_and_what_a_question() -> None:
     ):
         found = url_and_words(words)
         assert (found[0], " ".join(found[1])) == (url, question), words
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_interrupted_download_says_what_is_kept(
+    number: int, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And how to go on, whoever interrupts it."""
+
+    async def never(*_: object) -> None:
+        os.kill(os.getpid(), number)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("vllm_engine.plan.prefetch.prefetch", never)
+    monkeypatch.setenv("CACHE_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["download", "a/b"])
+    kept = f"files that are complete are kept in CACHE_DIR={tmp_path}: run the same command again"
+    assert (done.exit_code, kept in done.output) == (status, True), done.output

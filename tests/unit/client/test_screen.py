@@ -70,4 +70,6 @@ def test_curl_can_be_pasted() -> None:
     assert max(map(len, next_steps.curl(load_settings(Environment({}, {})), URL).splitlines())) < 100
     page = next_steps.addresses(load_settings(Environment({"ENABLE_UI": "0"}, {})), URL)
     assert "Page" not in page
-    assert next_steps.chat(str(Path("/a b/vllm-engine")), URL) == f"'/a b/vllm-engine' chat {URL}"
+    plain, own = load_settings(Environment({}, {})), load_settings(Environment(given, {}))
+    assert next_steps.chat(plain, str(Path("/a b/vllm-engine")), URL) == f"'/a b/vllm-engine' chat {URL}"
+    assert next_steps.chat(own, "pytest", URL) == f"SSL_CERT_FILE='/a b/cert.pem' vllm-engine chat {URL}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -62,9 +63,23 @@ def _fetch(settings: Settings, environment: Environment, illegal: Sequence[Probl
     from vllm_engine.models.hub_download import Listener
     from vllm_engine.plan.prefetch import prefetch
 
-    with DownloadView(console(stderr=True)) as view:
-        listener = Listener(view.download, view.convert, view.note)
-        return asyncio.run(prefetch(settings, environment, Path(sys.prefix), listener, illegal))
+    async def fetch(listener: Listener) -> Fetched:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await prefetch(settings, environment, Path(sys.prefix), listener, illegal)
+
+    number = signal.SIGTERM
+    try:
+        with DownloadView(console(stderr=True)) as view:
+            return asyncio.run(fetch(Listener(view.download, view.convert, view.note)))
+    except KeyboardInterrupt:
+        number = signal.SIGINT
+    except asyncio.CancelledError:  # by the handler above
+        pass
+    kept = f"files that are complete are kept in CACHE_DIR={settings.cache_dir}"
+    print_notes([f"interrupted; {kept}: run the same command again to fetch the rest"])
+    sys.exit(128 + number)
 
 
 def _warm(settings: Settings, environment: Environment) -> None:

@@ -34,7 +34,8 @@ def curl(settings: Settings, url: str) -> str:
     )
 
 
-def chat(program: str, url: str) -> str:
+def chat(settings: Settings, program: str, url: str) -> str:
     """Return the command that holds a conversation with this server; `program` is how ours was called."""
     name = program if program.endswith("vllm-engine") else "vllm-engine"
-    return f"{shlex.quote(name)} chat {url}"
+    trusts = f"SSL_CERT_FILE={shlex.quote(str(settings.tls_cert_file))} " if settings.tls_cert_file else ""
+    return f"{trusts}{shlex.quote(name)} chat {url}"

@@ -84,8 +84,12 @@ class Presenter:
             self.print(f"Ready after {human_seconds(last.elapsed_seconds())}.\n")
             self.print(next_steps.addresses(self.settings, server.url))
         said = await self._ask(server, began) if self.question is not None else ""
-        commands = [next_steps.curl(self.settings, server.url), next_steps.chat(sys.argv[0], server.url)]
-        steps = "\n\n".join(["\nTry it from another terminal:", *commands])
+        commands = [
+            next_steps.curl(self.settings, server.url),
+            next_steps.chat(self.settings, sys.argv[0], server.url),
+        ]
+        where = ", under a host name that the certificate is valid for" if server.tls else ""
+        steps = "\n\n".join([f"\nTry it from another terminal{where}:", *commands])
         hint = " -v shows the log." if self.is_log_hidden else ""
         self.print(f"{said}{steps}\n\nServing at {server.url} until Ctrl-C.{hint}")
 
