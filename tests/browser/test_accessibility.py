@@ -14,7 +14,8 @@ from tests.browser.test_chat import ready, say, until_ready
 
 TEXT = (
     "Why?\n\n# Title\n\nText with `code`, [a link](https://example.com).\n\n"
-    "```python\n# comment\ndef f(x):\n    return 'text', 42\n```\n\n- one\n- two\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n> said"
+    "```python\n# comment\ndef f(x):\n    return 'text', 42\n```\n\n- one\n- two\n\n| a | b |\n|---|:-:|\n| 1 | 2 |\n\n> said\n\n"
+    "- [x] done\n- [ ] to do\n\n\\(x_1\\) and\n\n\\[\n\\frac{1}{2}\n\\]"
 )
 FAILED = {
     "state": "failed", "model": MODEL, "fraction": None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -11,6 +12,7 @@ from playwright.sync_api import Page, expect
 from tests.browser.chromium import Visit
 from tests.browser.conftest import MODEL, Server
 from tests.browser.test_chat import bodies, ready, say, until_ready
+from tests.browser.test_rendering import stream
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 TYPED = {
@@ -99,3 +101,32 @@ def test_wrong_options_are_named(visit: Visit, server: Server) -> None:
     say(page, "Hi")
     expect(page.locator(".stats")).to_have_count(1)
     assert [body["temperature"] for body in seen] == [0.1]
+
+
+def test_token_probabilities(visit: Visit, server: Server) -> None:
+    """Asked for, each token's probability is told, with what else could have been there, to mouse and keyboard."""
+    page = ready(visit, server.url)
+    options(page)
+    page.get_by_label("Token probabilities").check()
+    other = {"token": " No", "logprob": math.log(0.25)}
+    tokens = [
+        {
+            "token": "Yes",
+            "logprob": math.log(0.5),
+            "top_logprobs": [{"token": "Yes", "logprob": math.log(0.5)}, other],
+        },
+        {"token": "<b>", "logprob": math.log(0.04), "top_logprobs": []},
+    ]
+    chunks = [{"delta": {"content": one["token"]}, "logprobs": {"content": [one]}} for one in tokens]
+    seen = stream(page, *chunks)
+    say(page, "Is it?")
+    page.locator(".probabilities summary").click()
+    assert (seen[0]["logprobs"], seen[0]["top_logprobs"]) == (True, 5)
+    expect(page.locator(".tokens span")).to_have_text(["Yes", "<b>"])
+    told = page.locator(".probabilities [role=status]")
+    page.locator(".tokens span").first.hover()
+    expect(told).to_have_text('"Yes" 50 %; else " No" 25 %')
+    page.get_by_role("group", name="Tokens").focus()
+    page.keyboard.press("ArrowRight")
+    expect(told).to_have_text('"<b>" 4 %')
+    assert visit.axe() == []

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.chromium import Visit
 from tests.browser.conftest import Server
@@ -125,15 +125,15 @@ def test_tool_calls_are_shown(visit: Visit, server: Server) -> None:
     """A call of a tool shows its name and its arguments, whatever pieces it comes in."""
     page = ready(visit, server.url)
     arguments = '{"city": "Oslo ~~~", "days": 2}'
+    first = {"index": 0, "id": "a", "type": "function", "function": {"name": "weather", "arguments": ""}}
+    calls = [
+        first,
+        *({"index": 0, "function": {"arguments": letter}} for letter in arguments),
+        {"index": 1, "function": {"name": "time`", "arguments": "{broken"}},
+    ]
     stream(
         page,
-        {
-            "tool_calls": [
-                {"index": 0, "id": "a", "type": "function", "function": {"name": "weather", "arguments": ""}}
-            ]
-        },
-        *({"tool_calls": [{"index": 0, "function": {"arguments": letter}}]} for letter in arguments),
-        {"tool_calls": [{"index": 1, "function": {"name": "time`", "arguments": "{broken"}}]},
+        *({"delta": {"tool_calls": [call]}} for call in calls),
         finish="tool_calls",
     )
     say(page, "Weather?")
@@ -142,9 +142,17 @@ def test_tool_calls_are_shown(visit: Visit, server: Server) -> None:
     expect(page.locator(".calls pre")).to_have_text([json.dumps(json.loads(arguments), indent=2), "{broken"])
 
 
-def stream(page: Page, *deltas: dict[str, Any], finish: str = "stop") -> None:
-    """Have the next answers come in these pieces."""
-    events = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
-    events.append({"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]})
+def stream(page: Page, *chunks: dict[str, Any], finish: str = "stop") -> list[dict[str, Any]]:
+    """Have the next answers come in these pieces; returns what is posted from now on."""
+    seen: list[dict[str, Any]] = []
+    events = [
+        {"choices": [{"index": 0, **chunk}]} for chunk in (*chunks, {"delta": {}, "finish_reason": finish})
+    ]
     text = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
-    page.route(CHAT, lambda route: route.fulfill(content_type="text/event-stream", body=text))
+
+    def answer(route: Route) -> None:
+        seen.append(json.loads(route.request.post_data or ""))
+        route.fulfill(content_type="text/event-stream", body=text)
+
+    page.route(CHAT, answer)
+    return seen

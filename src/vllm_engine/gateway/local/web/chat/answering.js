@@ -3,6 +3,7 @@
 import { ApiError, streamChat } from "../lib/api.js";
 import { addDelta } from "./content.js";
 import { Meter } from "./meter.js";
+import { addProbabilities } from "./probabilities.js";
 
 /** Receive an answer into its message; `changed` is called for each piece. */
 export async function receive(message, body, { signal, changed }) {
@@ -18,6 +19,7 @@ export async function receive(message, body, { signal, changed }) {
     for await (const chunk of streamChat({ ...body, stream: true, stream_options: options }, signal)) {
       const choice = chunk.choices?.[0];
       if (addDelta(message, choice?.delta ?? {})) meter.piece();
+      addProbabilities(message, choice?.logprobs);
       if (chunk.usage) meter.usage(chunk.usage);
       ended = choice?.finish_reason ?? ended;
       message.stats = meter.result();

@@ -6,6 +6,7 @@ import { copy, h } from "../lib/dom.js";
 import { duration, number, plural } from "../lib/format.js";
 import { callsText, parts } from "./content.js";
 import { render } from "./markdown.js";
+import { probabilities } from "./probabilities.js";
 
 /** Arrows between the versions of a message. */
 function arrows(versions) {
@@ -95,7 +96,7 @@ export class AnswerView {
 
   finish(last) {
     const { message } = this;
-    const foot = [];
+    const foot = [probabilities(message)].filter(Boolean);
     if (message.error) {
       foot.push(h("div", { class: "failure", role: "alert" }, h("strong", {}, message.error.title),
         message.error.message ? h("span", {}, message.error.message) : null,

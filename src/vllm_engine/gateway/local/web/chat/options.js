@@ -13,7 +13,7 @@ export const NUMBERS = {
   seed: { label: "Seed", isWhole: true, fallback: "random" },
 };
 
-const OTHERS = { system: "System prompt", stop: "Stop at", json: "JSON mode", schema: "JSON schema" };
+const OTHERS = { system: "System prompt", stop: "Stop at", json: "JSON mode", schema: "JSON schema", logprobs: "Token probabilities" };
 
 const typed = (options, name) => String(options[name] ?? "").trim();
 const stops = (options) => String(options.stop ?? "").split("\n").filter((line) => line !== "");
@@ -71,5 +71,6 @@ export function bodyOf(options) {
   if (typed(options, "schema") && !problem("schema", options)) {
     body.response_format = { type: "json_schema", json_schema: { name: "answer", schema: JSON.parse(options.schema) } };
   }
+  if (options.logprobs) Object.assign(body, { logprobs: true, top_logprobs: 5 });
   return body;
 }
