@@ -6,19 +6,18 @@ import asyncio
 import contextlib
 import logging
 import signal
-import tempfile
 from collections.abc import Awaitable, Callable, Generator
 from functools import partial
 from math import nan
-from pathlib import Path
 
-from vllm_engine.config.library_variables import socket_root
+from vllm_engine.config.library_variables import temporary_roots
 from vllm_engine.config.settings import Settings
 from vllm_engine.diagnosis.explainer import Explainer
 from vllm_engine.diagnosis.termination import write_termination_log
 from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.control_client import ControlClient
 from vllm_engine.engine.engine_state import StatusBoard, StatusReader
+from vllm_engine.engine.startup.engine_folders import engine_folders
 from vllm_engine.engine.startup.preparation import Preparation
 from vllm_engine.engine.startup.start_history import StartHistory, StartRecorder
 from vllm_engine.engine.supervisor import Supervisor
@@ -67,18 +66,17 @@ async def serve(
     board, activity = StatusBoard(), EngineActivity()
     explainer = Explainer(preflight)
     recorder = StartRecorder(board, StartHistory(settings.cache_dir / "starts.json"))
-    folder = tempfile.TemporaryDirectory(prefix="vllm-engine-", dir=socket_root(), ignore_cleanup_errors=True)
-    with folder as path:
-        socket = Path(path) / "engine.sock"
+    with engine_folders(*temporary_roots()) as folders:
+        socket = folders.socket
         effective = EffectiveSettings(preflight)
 
         def planned(preflight: Preflight, plan: EnginePlan) -> None:
             explainer.planned(preflight, plan)
             effective.planned(preflight, plan)
 
-        preparation = Preparation(preflight, socket, board, recorder, planned, explainer.explain)
+        preparation = Preparation(preflight, folders, board, recorder, planned, explainer.explain)
         supervisor = Supervisor(
-            board, preparation, preparation.explain, socket=socket, settings=settings, activity=activity
+            board, preparation, preparation.explain, folders=folders, settings=settings, activity=activity
         )
         build = _build(preflight)
         async with contextlib.AsyncExitStack() as stack:

@@ -6,6 +6,7 @@ import json
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import httpx2
 import psutil
@@ -15,6 +16,7 @@ from tests.process.conftest import StartProgram
 from tests.support.fake.fake_engine import make_fake_engine_python, write_scenario
 from tests.support.model import CHAT, make_model
 from tests.support.program import TELLS_EXIT_STATUS, Program, plain_client, running, until, until_gone
+from vllm_engine.system.private_folder import MARK
 
 STANDBY_SECONDS = 90.0
 
@@ -223,6 +225,28 @@ def test_standby_is_the_next_engine(start: StartProgram) -> None:
     program.send(signal.SIGTERM)
     assert program.wait() == 0
     until_gone(everybody)
+
+
+def test_temporary_files(start: StartProgram, tmp_path: Path) -> None:
+    """The engine's are in a folder of ours: what a killed server has left goes at the start, all the rest at the end."""
+    root = tmp_path / "t"
+    left = root / "vllm-engine-killed00"
+    left.mkdir(parents=True)
+    (left / MARK).touch()
+    program = start(TMPDIR=str(root), STANDBY="0")
+    assert not left.exists()
+    (ours,) = root.iterdir()
+    for _ in range(2):
+        assert psutil.Process(program.engine_pid()).environ()["TMPDIR"] == str(ours / "tmp")
+        (file,) = (ours / "tmp").iterdir()
+        assert file.name.startswith("vllm_dist_"), "one: that of the engine before was removed"
+        with program.loses_engine():
+            kill_leader(program)
+        program.until_ready()
+    sockets = Path(psutil.Process(program.engine_pid()).environ()["VLLM_RPC_BASE_PATH"])
+    program.send(signal.SIGTERM)
+    assert program.wait() == 0
+    assert (list(root.iterdir()), sockets.exists()) == ([], False)
 
 
 def test_lost_for_good(launch: StartProgram) -> None:

@@ -15,9 +15,8 @@ from vllm_engine.errors import Problem, SettingsError
 MAX_SOCKET_PATH = 107
 """Longest path of a Unix socket, in bytes (unix(7): `sun_path` has 108, the last of them zero)."""
 
-_ROOM = len("/vllm-engine-12345678/engine.sock")
-_ROOM_FOR_VLLM = 1 + len("01234567-89ab-cdef-0123-456789abcdef")
-"""vLLM names the sockets between its processes by UUIDs, in `VLLM_RPC_BASE_PATH`."""
+_ROOM = len("/vllm-engine-12345678/01234567-89ab-cdef-0123-456789abcdef")
+"""The longest of the sockets in our folder: vLLM names those between its processes by UUIDs."""
 
 _CA_FILES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 AUTHORITIES = (*_CA_FILES, "SSL_CERT_DIR")
@@ -72,33 +71,36 @@ def check_propagators(process: Mapping[str, str]) -> list[Problem]:
     return [Problem("OTEL_PROPAGATORS", value, wanted)]
 
 
-def socket_root(needed: int = _ROOM) -> str:
-    """Return a folder for temporary files in which a Unix socket's path is not too long.
+def divides_preload(path: str) -> bool:
+    """Whether `LD_PRELOAD` cannot hold a path, as it is divided there (ld.so(8)).
 
-    It is `TMPDIR`, or else `/tmp`.
+    vLLM's CPU build names a library there that is below its own folder.
+    """
+    return any(each in path for each in " :\t\n")
+
+
+def temporary_roots() -> tuple[Path, Path]:
+    """Return the folder for sockets and links and that for temporary files: `TMPDIR`, or else `/tmp`.
+
+    They differ where `TMPDIR` is too long for the path of a Unix socket, or has a space in it.
 
     Raises:
-        SettingsError: neither can be written.
+        SettingsError: none can be written.
     """
     try:
         folder = tempfile.gettempdir()
     except FileNotFoundError as error:
         remedy = "no folder for temporary files can be written; set TMPDIR to one that can"
         raise SettingsError([Problem("TMPDIR", "", remedy)]) from error
-    if len(os.fsencode(folder)) + needed <= MAX_SOCKET_PATH:
-        return folder
+    is_short = len(os.fsencode(folder)) + _ROOM <= MAX_SOCKET_PATH
+    if is_short and not divides_preload(folder):
+        return Path(folder), Path(folder)
     if os.access("/tmp", os.W_OK | os.X_OK):  # noqa: S108 - folders are made in it with mkdtemp
-        return "/tmp"  # noqa: S108
-    most = MAX_SOCKET_PATH - needed
+        return Path("/tmp"), Path(folder)  # noqa: S108
+    if is_short:
+        return Path(folder), Path(folder)
+    most = MAX_SOCKET_PATH - _ROOM
     raise SettingsError([Problem("TMPDIR", folder, f"too long for Unix sockets; at most {most} bytes")])
-
-
-def socket_variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return where vLLM is to put its sockets if `TMPDIR` is too long and the user has not said where."""
-    if environ.get("VLLM_RPC_BASE_PATH"):
-        return {}
-    root = socket_root(_ROOM_FOR_VLLM)
-    return {} if root == tempfile.gettempdir() else {"VLLM_RPC_BASE_PATH": root}
 
 
 def check_temporary(environ: Mapping[str, str]) -> list[str]:

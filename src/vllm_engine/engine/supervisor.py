@@ -18,6 +18,7 @@ from vllm_engine.engine.engine_output import LogLine, parse_line
 from vllm_engine.engine.engine_state import EngineState, Phase, StatusBoard
 from vllm_engine.engine.restarts import RestartBudget, RestartPolicy
 from vllm_engine.engine.standby import Standby
+from vllm_engine.engine.startup.engine_folders import EngineFolders
 from vllm_engine.engine.startup.log_progress import progress_in
 from vllm_engine.engine.startup.preparation import Launch
 from vllm_engine.engine.tracebacks import RepeatedTracebacks, without_repeats
@@ -56,7 +57,7 @@ class Supervisor:
     """Runs one engine, start after start; the only writer of its status.
 
     `prepare` makes everything for a start, with the settings that it is called with in place of the user's.
-    `explain` diagnoses the end of an engine. The engine is to listen on `socket`.
+    `explain` diagnoses the end of an engine. The engine listens on the socket in `folders`.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Supervisor:
         prepare: Callable[[Mapping[str, str]], Awaitable[Launch]],
         explain: Callable[[EngineExit], Diagnosis],
         *,
-        socket: Path,
+        folders: EngineFolders,
         settings: Settings,
         activity: EngineActivity,
         spawn: Callable[..., Awaitable[EngineProcess]] = EngineProcess.spawn,
@@ -75,7 +76,7 @@ class Supervisor:
         self._board = board
         self._prepare = prepare
         self._explain = explain
-        self._socket = socket
+        self._folders, self._socket = folders, folders.socket
         self._settings = settings
         self._activity = activity
         self._spawn = spawn
@@ -84,7 +85,7 @@ class Supervisor:
         budget = RestartBudget(settings.max_restarts, settings.restart_window_seconds, clock=clock)
         self._restarts = RestartPolicy(budget, auto_fit=settings.auto_fit)
         self._standby = Standby(
-            socket.with_name("spawned"),
+            self._socket.with_name("spawned"),
             settings.standby,
             on_line=self._on_line,
             tell=board.standing_by,
@@ -172,6 +173,8 @@ class Supervisor:
         if standby is not None:
             self._was_standby = True
             return standby
+        # Now that no process has files there.
+        await asyncio.to_thread(self._folders.clear)
         return await self._spawn(command.argv, command.environ, on_line=self._on_line, cwd=Path.cwd())
 
     async def _until_ready(self, process: EngineProcess) -> float:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from vllm_engine.config.library_variables import socket_variables
 from vllm_engine.errors import Problem, SettingsError
 from vllm_engine.models.model_config import attention_heads, kv_cache_bytes, longest_context
 from vllm_engine.models.model_source import Model, locate_model
@@ -42,11 +43,20 @@ async def find_model(preflight: Preflight) -> Model:
 
 
 def resolve_command(
-    preflight: Preflight, plan: EnginePlan, socket: Path, *, is_offline: bool = False
+    preflight: Preflight,
+    plan: EnginePlan,
+    socket: Path,
+    *,
+    is_offline: bool = False,
+    python: Path | None = None,
+    places: Mapping[str, str] | None = None,
 ) -> EngineCommand:
-    """Return the engine's command for a plan, and write the files that it needs."""
+    """Return the engine's command for a plan, and write the files that it needs.
+
+    `python` is another path of the engine's Python; `places` are variables that say where its files go.
+    """
     settings, environ = preflight.settings, preflight.environment.merged
-    installation = preflight.installation
+    installation = replace(preflight.installation, python=python or preflight.installation.python)
     offline = {"HF_HUB_OFFLINE": "1"} if is_offline else {}
     folder = site_folder(settings.cache_dir)
     if installation.distribution != "vllm":
@@ -57,7 +67,7 @@ def resolve_command(
         installation,
         plan,
         socket=socket,
-        environ=environ | socket_variables(environ) | offline,
+        environ=environ | dict(places or {}) | offline,
         flags=preflight.flags,
     )
 

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -21,6 +22,8 @@ def main() -> None:
     live = LiveScenario(Path(os.environ.get(SCENARIO_VARIABLE) or Path(sys.prefix) / "scenario.json"))
     start = _Start(_parse(sys.argv[1:]), live.now())
     starts = record_start(live.path)
+    # As the file by which vLLM's processes find each other (`vllm/utils/network_utils.py`), and which it leaves.
+    tempfile.mkstemp(prefix="vllm_dist_")
     start.run()
     scenario = live.now()
     if scenario.die_at_start is not None and (scenario.dies_times is None or starts <= scenario.dies_times):

@@ -53,18 +53,18 @@ def test_propagators_and_key_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         check_key_log()
 
 
-def test_sockets_in_a_long_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A `TMPDIR` that is too long for the path of a Unix socket is left for /tmp, by vLLM as well."""
-    monkeypatch.setattr(tempfile, "tempdir", "/t")
-    assert library_variables.socket_root() == "/t"
-    assert library_variables.socket_variables({}) == {}
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("x" * 90)))
-    assert library_variables.socket_root() == "/tmp"
-    assert library_variables.socket_variables({}) == {"VLLM_RPC_BASE_PATH": "/tmp"}
-    assert library_variables.socket_variables({"VLLM_RPC_BASE_PATH": "/x"}) == {}
+def test_sockets_in_a_long_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `TMPDIR` that is too long for the path of a Unix socket is left for /tmp, for sockets alone."""
+    longest = "/" + "x" * 48
+    monkeypatch.setattr(tempfile, "tempdir", longest)
+    assert library_variables.temporary_roots() == (Path(longest), Path(longest))
+    monkeypatch.setattr(tempfile, "tempdir", "/a b")
+    assert library_variables.temporary_roots() == (Path("/tmp"), Path("/a b"))
+    monkeypatch.setattr(tempfile, "tempdir", longest + "x")
+    assert library_variables.temporary_roots() == (Path("/tmp"), Path(longest + "x"))
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(SettingsError, match=r"TMPDIR=.*too long for Unix sockets; at most 74 bytes"):
-        library_variables.socket_root()
+    with pytest.raises(SettingsError, match=r"TMPDIR=.*too long for Unix sockets; at most 49 bytes"):
+        library_variables.temporary_roots()
 
 
 def test_no_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,4 +79,4 @@ def test_no_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.Monke
     assert library_variables.check_temporary({}) == []
     monkeypatch.setattr(tempfile, "gettempdir", none)
     with pytest.raises(SettingsError, match="TMPDIR"):
-        library_variables.socket_root()
+        library_variables.temporary_roots()

@@ -14,6 +14,7 @@ from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import load_settings
 from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.engine.engine_state import EngineStatus, Phase, StatusBoard
+from vllm_engine.engine.startup.engine_folders import EngineFolders
 from vllm_engine.engine.startup.preparation import Preparation
 from vllm_engine.engine.startup.start_history import StartHistory, StartRecorder
 from vllm_engine.errors import Diagnosis, ModelError
@@ -62,7 +63,7 @@ def preparation(folder: Path, **variables: str) -> Preparation:
     device = Device("cpu", "a CPU", supports_bfloat16=True)
     return Preparation(
         Preflight(load_settings(environment), environment, INSTALLATION, device),
-        folder / "engine.sock", board, StartRecorder(board, StartHistory(folder / "starts.json")),
+        EngineFolders(folder, folder / "tmp"), board, StartRecorder(board, StartHistory(folder / "starts.json")),
         lambda preflight, plan: None, lambda end: MISSING,
     )  # fmt: skip
 

@@ -21,6 +21,7 @@ from vllm_engine.engine.control_client import Health
 from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.engine.engine_state import Phase, StatusBoard
 from vllm_engine.engine.restarts import FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, RestartBudget
+from vllm_engine.engine.startup.engine_folders import EngineFolders
 from vllm_engine.engine.startup.preparation import Launch
 from vllm_engine.engine.supervisor import Supervisor
 from vllm_engine.errors import (
@@ -55,7 +56,7 @@ class Case:
         """How many starts are prepared before that error."""
         self.board.watch(lambda status: self.states.append(status.state))
         self.supervisor = Supervisor(
-            self.board, self._prepare, self._explain, socket=folder / "engine.sock",
+            self.board, self._prepare, self._explain, folders=EngineFolders(folder, folder / "tmp"),
             settings=SETTINGS.model_copy(update=changes), activity=EngineActivity(), spawn=self.rig.spawn, connect=self.rig.connect,
             clock=asyncio.get_running_loop().time,
         )  # fmt: skip

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
 from vllm_engine.config.settings import load_settings
 from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.engine.engine_state import Phase, StatusBoard
+from vllm_engine.engine.startup.engine_folders import EngineFolders
 from vllm_engine.engine.startup.start_history import StartRecorder
 from vllm_engine.errors import Diagnosis
 from vllm_engine.models.abilities import Abilities
@@ -41,7 +41,7 @@ class Preparation:
     """Makes everything for one start of the engine; only the first looks the model up and downloads it."""
 
     preflight: Preflight
-    socket: Path
+    folders: EngineFolders
     board: StatusBoard
     recorder: StartRecorder
     planned: Callable[[Preflight, EnginePlan], None]
@@ -68,7 +68,7 @@ class Preparation:
         self.model = model
         self.is_offline = not self.needs_hub and may_start_offline(preflight, model, files)
         return Launch(
-            command=resolve_command(preflight, plan, self.socket, is_offline=self.is_offline),
+            command=self._command(preflight, plan),
             model_revision=model.revision,
             dtype=plan.dtype.value,
             abilities=model_abilities(preflight, model, files.folder),
@@ -81,6 +81,16 @@ class Preparation:
             return told
         self.needs_hub = True
         return replace(told, remedy="vLLM is started again with access to the hub", retryable=True)
+
+    def _command(self, preflight: Preflight, plan: EnginePlan) -> EngineCommand:
+        return resolve_command(
+            preflight,
+            plan,
+            self.folders.socket,
+            is_offline=self.is_offline,
+            python=self.folders.without_separators(preflight.installation.python),
+            places=self.folders.variables(preflight.environment.merged),
+        )
 
     def _converting(self, done: int, total: int) -> None:
         self.board.progress(Phase.PREPARING, done / max(1, total))
