@@ -77,7 +77,7 @@ def grouped_settings(keys: list[str]) -> str:
     for key in keys:
         if key in GROUPS_OF_SETTINGS:
             lines += ["", f"### {GROUPS_OF_SETTINGS[key]}", ""]
-            lines += ["| variable | default | what it does, and its values |", "| --- | --- | --- |"]
+            lines += ["| variable | default | what it does |", "| --- | --- | --- |"]
         lines.append(f"| `{key}` | {default_of(key)} | {described(key)}<br>*{legal(key)}* |")
     return "\n".join(lines[1:])
 

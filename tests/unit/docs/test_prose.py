@@ -81,13 +81,21 @@ def test_a_placeholder_is_found(text: str, tmp_path: Path) -> None:
     assert placeholders(document)
 
 
+def test_commands_can_be_typed() -> None:
+    """The bare name works with an active environment alone: a page that uses it says what to type otherwise."""
+    bare = re.compile(r"^(?:.*[|;&(] *)?vllm-engine [a-z]", re.MULTILINE)
+    for document in DOCUMENTS:
+        if any(bare.search(block.text) for block in blocks(document) if block.language in ("bash", "sh")):
+            assert ".venv/bin/vllm-engine" in document.read_text(), document
+
+
 def test_the_project_has_one_address_and_its_image_one_name() -> None:
     """pyproject.toml has them; whoever names the image says that it is not published yet, and how to build it."""
     pattern = re.compile(r"(?:github\.com|ghcr\.io)/[\w-]+/vllm-engine\b")
     for path in [*DOCUMENTS, *SHIPPED, ROOT / "mkdocs.yml", *ROOT.glob("compose*.yaml")]:
         text = path.read_text(encoding="utf-8", errors="replace")
         found = {"https://" + name if name.startswith("github") else name for name in pattern.findall(text)}
-        assert found <= {REPOSITORY, IMAGE}, path
+        assert found <= {REPOSITORY, IMAGE, "ghcr.io/you/vllm-engine"}, path  # the last is the reader's own
         if IMAGE in found and path.suffix == ".md" and path.name != "CHANGELOG.md":
             assert f"IMAGE_REPO={IMAGE} ./scripts/build_image.sh" in text, path
             assert re.search(r"no\s+release\s+is\s+published\s+yet", text, re.IGNORECASE), path
