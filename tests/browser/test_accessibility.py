@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.browser.chromium import Visit
 from tests.browser.conftest import MODEL, Server, visiting
 from tests.browser.test_chat import ready, say, until_ready
+from tests.browser.test_status import GPUS
 
 TEXT = (
     "Why?\n\n# Title\n\nText with `code`, [a link](https://example.com).\n\n"
@@ -88,6 +89,32 @@ def test_axe_of_the_status(seen: Visit, server: Server) -> None:
     say_state(page, STARTING, needs_key=True)
     expect(page.get_by_role("dialog", name="API key")).to_be_visible()
     assert seen.axe() == []
+
+
+def test_axe_of_the_operators_part(seen: Visit, server: Server) -> None:
+    """GPUs, failures, settings; the API reference with an operation that is unfolded; all on a phone too."""
+    past = {
+        "time": "2026-11-26T20:31:07Z",
+        "start": 2,
+        "is_final": True,
+        "code": "gpu-fault",
+        "message": "it failed",
+        "remedy": "ask",
+    }
+    report = server.program.client.get("/ui/status").json() | {"gpus": GPUS, "failures": [past]}
+    seen.page.route("**/ui/status", lambda route: route.fulfill(json=report))
+    page = seen.open(f"{server.url}/#status")
+    page.locator("#settings summary").click()
+    for width in (1280, 320):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert seen.axe() == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.get_by_role("link", name="API", exact=True).click()
+    for name in ("Create Chat Completion", "ChatCompletionRequest", "Fields"):
+        page.locator("#api summary", has_text=name).first.click()
+    for width in (320, 1280):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert seen.axe() == []
 
 
 def say_state(page: Page, health: dict[str, Any], *, needs_key: bool = False) -> None:

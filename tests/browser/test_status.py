@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from typing import Any
 
+import psutil
 import pytest
 from playwright.sync_api import expect
 
@@ -11,6 +15,12 @@ from tests.browser.chromium import Visit
 from tests.browser.conftest import MODEL, Server, StartServer
 from tests.support.program import until
 
+GPUS: list[dict[str, Any]] = [
+    {"index": 0, "name": "NVIDIA H100 80GB HBM3", "memory_used_bytes": 60 << 30, "memory_total_bytes": 80 << 30,
+     "utilization": 0.97, "temperature_celsius": 61, "power_watts": 512.4},
+    {"index": 1, "name": "NVIDIA A100 MIG", "memory_used_bytes": None, "memory_total_bytes": None,
+     "utilization": None, "temperature_celsius": None, "power_watts": None},
+]  # fmt: skip
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
 
 
@@ -113,6 +123,110 @@ def test_plots_survive_a_reload(visit: Visit, server: Server) -> None:
     expect(plot.locator(".line-0")).to_have_attribute("d", re.compile("^M"))
     plot.hover()
     expect(plot.locator(".tip")).to_have_text(re.compile(r"^generated .*, prompts .* ago$"))
+
+
+KEYS = {"alice": "sk-the-key-of-alice", "bob": "sk-the-key-of-bob"}
+
+
+def test_what_operators_see(start: StartServer, visit: Visit) -> None:
+    """Requests by status and by key, a failure and its remedy, the machine, settings and their source; no key, no sight."""
+    server = start(API_KEYS=" ".join(f"{name}:{key}" for name, key in KEYS.items()), MAX_NUM_SEQS="7")
+    bob = {"Authorization": f"Bearer {KEYS['bob']}"}
+    server.program.until_ready()
+    client = server.program.client
+    for key, count in ((KEYS["alice"], 3), (KEYS["bob"], 1), ("sk-a-wrong-one", 2)):
+        for _ in range(count):
+            client.post("/v1/chat/completions", json=CHAT, headers={"Authorization": f"Bearer {key}"})
+    psutil.Process(server.program.engine_pid()).kill()
+    until(lambda: client.get("/ui/status", headers=bob).json()["failures"], "the failure")
+    server.program.until_ready()
+    assert client.get("/ui/status").status_code == 401
+    visit.page.add_init_script(
+        f"if (location.protocol === 'http:') sessionStorage.setItem('vllm-engine.key', '{KEYS['bob']}')"
+    )
+    page = visit.open(f"{server.url}/#status")
+    rows = page.get_by_role("table", name="Requests by status").locator("tbody tr")
+    expect(rows.filter(has_text="200")).to_contain_text("answered")
+    expect(rows.filter(has_text="401").locator("td").last).to_have_text("3")
+    keys = page.get_by_role("table", name="Work by API key").locator("tbody tr")
+    expect(keys).to_have_count(2)
+    assert keys.first.locator("td").all_inner_texts()[:3] == ["alice", "3", "0"]
+    expect(page.locator("#tiles")).to_contain_text("Engine restarts")
+    failure = page.locator("#failures article")
+    error = next(
+        iter(client.get("/ui/status", headers={"Authorization": f"Bearer {KEYS['bob']}"}).json()["failures"])
+    )
+    expect(failure).to_contain_text(error["message"][1:])
+    expect(failure).to_contain_text(error["remedy"][1:])
+    link = failure.get_by_role("link", name=error["code"])
+    expect(link).to_have_attribute("href", re.compile(rf"/docs/operate/troubleshooting\.md#{error['code']}$"))
+    for name, value, source in (("API_KEYS", "***", "environment"), ("MAX_NUM_SEQS", "7", "environment")):
+        row = page.locator("#settings tr", has=page.get_by_text(name, exact=True))
+        assert row.locator("td").all_inner_texts() == [name, value, source]
+    expect(page.locator("#machine").get_by_role("meter")).to_have_count(2)
+    defaults = page.locator("#settings details")
+    defaults.locator("summary").click()
+    with page.expect_response("**/ui/status"):
+        pass
+    expect(defaults.get_by_text("MAX_QUEUE", exact=True)).to_be_visible()
+    text = client.get("/ui/status", headers=bob).text
+    assert not [key for key in KEYS.values() if key in text + page.content()]
+
+
+def test_gpus(visit: Visit, server: Server) -> None:
+    """Memory and utilisation of each, as the driver tells them; what it does not tell is left open."""
+    report = server.program.client.get("/ui/status").json()
+    page = visit.page
+    page.route("**/ui/status", lambda route: route.fulfill(json=report | {"gpus": GPUS}))
+    visit.open(f"{server.url}/#status")
+    devices = page.locator("#machine .device")
+    expect(devices).to_have_count(4)
+    memory = devices.first.get_by_role("meter", name="Memory")
+    expect(memory).to_have_attribute("aria-valuenow", "75")
+    expect(devices.first).to_contain_text("60.0 GiB of 80.0 GiB")
+    expect(devices.first).to_contain_text("61 °C, 512 W")
+    expect(devices.nth(1)).to_contain_text("GPU 1: NVIDIA A100 MIG")
+    report |= {"gpus": []}
+    page.unroute_all()
+    page.route("**/ui/status", lambda route: route.fulfill(json=report))
+    page.reload()
+    expect(page.locator("#machine")).to_contain_text("The NVIDIA driver does not answer.")
+
+
+def test_programs_to_paste(visit: Visit, server: Server) -> None:
+    """The card has the base URL, and programs that run as they stand."""
+    server.engine(text="Tokyo.")
+    page = visit.open(f"{server.url}/#status")
+    card = page.locator("#clients")
+    expect(card).to_contain_text(f"{server.url}/v1")
+    programs = {}
+    for name in ("curl", "Python", "JavaScript", "LangChain", "LiteLLM", "Environment"):
+        card.get_by_role("button", name=name, exact=True).click()
+        card.get_by_role("button", name="Copy: Ready to paste").click()
+        expect(card.get_by_role("button", name="Copy: Ready to paste")).to_have_text("Copied")
+        programs[name] = page.evaluate("navigator.clipboard.readText()")
+        assert MODEL in programs[name] and server.url in programs[name], name
+    for command, name in (["bash", "-euc"], "curl"), ([sys.executable, "-c"], "Python"):
+        done = subprocess.run(
+            [*command, programs[name]], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (done.returncode, "Tokyo." in done.stdout) == (0, True), done.stderr
+    for name in ("LangChain", "LiteLLM"):
+        compile(programs[name], name, "exec")
+
+
+def test_requests_cut_off_by_leaving(visit: Visit, server: Server) -> None:
+    """A page that is being left does not take its own requests' end for that of the server."""
+    page = visit.open(f"{server.url}/#status")
+    expect(page.locator("#pill")).to_have_text("Ready")
+    page.route("**/ui/state", lambda route: None)
+    with page.expect_request("**/ui/state"):
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.evaluate("dispatchEvent(new Event('beforeunload')); stop()")
+    page.unroute_all()
+    with page.expect_response("**/ui/state"):
+        expect(page.locator("#pill")).to_have_text("Ready")
+    expect(page.locator("#pill")).to_have_text("Ready")
 
 
 def test_key_is_asked_for(start: StartServer, visit: Visit) -> None:

@@ -73,7 +73,7 @@ async def test_work_by_status_and_key(tmp_path: Path) -> None:
         ended(key="team-003", prompt_tokens=5, completion_tokens=7),
         ended(key="team-003", prompt_tokens=1, is_prompt_estimate=True),
         ended(key="team-003", status=429, reason="saturated", outcome=Outcome.REJECTED),
-        ended("/livez"),
+        ended("/livez", key="team-003"),
         ended("/nowhere", status=404, reason="unknown_route", outcome=Outcome.REJECTED),
         ended("/nowhere", status=404, reason="unknown_route", outcome=Outcome.REJECTED),
         ended(status=0, outcome=Outcome.CLIENT_GONE),

@@ -132,7 +132,7 @@ class GatewayMetrics:
         outcome = record.outcome
         requests = self._requests_of.get((route, record.status, outcome))
         (requests or self._new_requests(route, record.status, outcome)).inc()
-        if record.key is not None:
+        if record.key is not None and route != UNMATCHED:
             self._count_key(record.key, outcome)
         self._bytes_in.inc(record.bytes_in)
         self._bytes_out.inc(record.bytes_out)

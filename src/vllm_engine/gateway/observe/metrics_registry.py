@@ -12,7 +12,7 @@ _HELP = {
     "request_duration_seconds": "Time from a request to its end, of all requests that were not rejected.",
     "queue_seconds": "Time a request waited in the gateway for admission, whether or not it was admitted.",
     "requests": "Requests that have ended; status is none if the client disconnected before there was one.",
-    "key_requests": "Requests that have ended, by API key; none without keys.",
+    "key_requests": "Requests on routes of the API that have ended, by API key; none without keys.",
     "rejections": "Requests that the gateway answered instead of the engine.",
     "disconnects": "Requests whose client disconnected before their end.",
     "replays": "Requests sent again because the engine was lost before their answer began.",

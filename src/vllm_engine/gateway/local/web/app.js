@@ -1,9 +1,10 @@
 // Runs the page: which view is shown, what is asked of the server and how often, theme and key.
 
-import { ApiError, getJson, keyring } from "./lib/api.js";
+import { ApiError, base, getJson, keyring } from "./lib/api.js";
 import { ChatView } from "./chat/chat.js";
 import { openLibrary } from "./conversations/library.js";
 import { announce, byId, setText } from "./lib/dom.js";
+import { ReferenceView } from "./reference/reference.js";
 import { short } from "./status/start.js";
 import { StatusView } from "./status/status.js";
 
@@ -15,21 +16,31 @@ const known = { health: null, version: null, model: null, history: null, needsKe
 const lacksKey = () => known.needsKey && !keyring.has;
 
 const status = new StatusView({ askForKey });
+const reference = new ReferenceView({ askForKey });
 const chat = new ChatView({ library: await openLibrary(), onUnauthorized: () => askForKey("The server refused this key."), needsKey: () => known.needsKey });
 
 // --- views
 
+const VIEWS = ["chat", "status", "api"];
+const isShown = (view) => !byId(`view-${view}`).hidden;
+
+function wantedView() {
+  const named = location.hash.slice(1);
+  if (VIEWS.includes(named)) return named;
+  return new URL("docs", base).pathname === location.pathname ? "api" : null;
+}
+
 function showView() {
-  const wanted = location.hash === "#status" || location.hash === "#chat" ? location.hash.slice(1) : null;
+  const wanted = wantedView();
   if (!wanted && !known.health) return;
   const view = wanted ?? (known.health.state === "ready" ? "chat" : "status");
-  const changed = byId(`view-${view}`).hidden;
-  for (const name of ["chat", "status"]) {
+  const changed = !isShown(view);
+  for (const name of VIEWS) {
     byId(`view-${name}`).hidden = name !== view;
     if (name === view) byId(`to-${name}`).setAttribute("aria-current", "page");
     else byId(`to-${name}`).removeAttribute("aria-current");
   }
-  if (changed && view === "status") poll.soon();
+  if (changed && view !== "chat") poll.soon();
   if (changed && view === "chat") chat.focus();
 }
 addEventListener("hashchange", showView);
@@ -39,12 +50,15 @@ addEventListener("hashchange", showView);
 const poll = {
   timer: null,
   busy: false,
+  again: false,
   soon() {
     clearTimeout(this.timer);
-    if (!this.busy) this.now();
+    if (this.busy) this.again = true;
+    else this.now();
   },
   async now() {
     this.busy = true;
+    this.again = false;
     let wait = LATER;
     try {
       const { health, needs_key: needsKey } = await getJson("ui/state");
@@ -54,15 +68,20 @@ const poll = {
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
       if (error.status === 401) askForKey("The server refused this key.");
-      else if (error.status === 0) learnNothing();
+      else if (error.status === 0 && !isLeaving()) learnNothing();
     } finally {
       this.busy = false;
       // Hidden pages ask nothing; they ask at once when they are shown again.
-      if (!document.hidden) this.timer = setTimeout(() => this.now(), wait);
+      if (!document.hidden) this.timer = setTimeout(() => this.now(), this.again ? 0 : wait);
     }
   },
 };
 document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(poll.timer) : poll.soon()));
+
+// A page that is left has its requests cut off, which says nothing of the server.
+let left = -Infinity;
+const isLeaving = () => document.hidden || performance.now() - left < LATER;
+for (const event of ["beforeunload", "pagehide"]) addEventListener(event, () => (left = performance.now()));
 
 async function learn(health) {
   const before = known.health?.state;
@@ -72,16 +91,26 @@ async function learn(health) {
   if (before && before !== health.state) announce(`The engine's state: ${short(health).text}`);
   if (lacksKey()) {
     if (!before) askForKey();
+    await showReference();
     return;
   }
   known.version ??= await getJson("version");
   if (health.state === "ready" && !known.model) known.model = (await getJson("v1/models")).data[0];
-  if (!byId("view-status").hidden) {
-    known.history = await getJson("ui/history");
-    status.showHistory(known.history);
+  if (isShown("status")) {
+    const [history, report] = await Promise.all([getJson("ui/history"), getJson("ui/status")]);
+    known.history = history;
+    status.showHistory(history);
+    status.showReport(report);
   }
   show();
+  await showReference();
 }
+
+async function showReference() {
+  if (isShown("api")) await reference.refresh({ state: known.health.state, model: modelName(), lacksKey: lacksKey() });
+}
+
+const modelName = () => known.model?.id ?? known.health.model ?? "";
 
 function learnNothing() {
   known.health = { ...known.health, state: "offline", error: null };
@@ -90,7 +119,7 @@ function learnNothing() {
 
 function show() {
   const { health } = known;
-  const name = known.model?.id ?? health.model ?? "";
+  const name = modelName();
   const { text, tone } = short(health);
   byId("key-button").hidden = !known.needsKey;
   const pill = byId("pill");
@@ -98,6 +127,7 @@ function show() {
   setText(pill.querySelector("span"), text);
   document.title = name ? `${name} – ${text}` : "vllm-engine";
   status.showState(health, name);
+  status.showClients(known.model?.id, known.needsKey);
   status.showFacts({ ...known, needsKey: lacksKey() });
   chat.setServer({
     isReady: health.state === "ready" && Boolean(known.model), model: name, limit: known.model?.max_model_len ?? null, note: note(health),
@@ -144,8 +174,10 @@ byId("key-cancel").addEventListener("click", () => dialog.close());
 byId("key-forget").addEventListener("click", () => {
   keyring.set("");
   known.version = known.model = known.history = null;
+  status.showReport(null);
   dialog.close();
   show();
+  showReference();
 });
 byId("key-button").addEventListener("click", () => askForKey());
 
@@ -177,4 +209,4 @@ setTheme(document.documentElement.dataset.theme ?? "auto");
 
 await chat.start();
 showView();
-poll.now();
+poll.soon();

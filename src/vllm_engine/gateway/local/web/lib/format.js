@@ -34,6 +34,17 @@ export function bytes(count) {
   return `${count.toFixed(at > 2 ? 1 : 0)} ${units[at]}`;
 }
 
+/** Memory and disks, in powers of 1024 as nvidia-smi and free count them. */
+export function size(count) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let at = 0;
+  while (count >= 1024 && at < units.length - 1) {
+    count /= 1024;
+    at += 1;
+  }
+  return `${count.toFixed(at > 2 && count < 100 ? 1 : 0)} ${units[at]}`;
+}
+
 export const percent = (share) => `${number(share * 100, share > 0 && share < 0.1 ? 1 : 0)} %`;
 export const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
 

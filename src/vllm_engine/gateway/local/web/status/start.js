@@ -2,6 +2,7 @@
 
 import { h, setText } from "../lib/dom.js";
 import { bytes, sentence, span } from "../lib/format.js";
+import { codeLink } from "./parts.js";
 
 const WORDS = {
   starting: ["Loading the model", "Requests are answered as soon as it is loaded.", "busy"],
@@ -49,10 +50,10 @@ export class StartCard {
     this.list = h("ol", { class: "steps", "aria-label": "Phases of the start" }, ...[...this.steps.values()].map(({ item }) => item));
     this.what = h("p");
     this.remedy = h("p");
-    this.code = h("code");
+    this.code = h("span");
     this.failure = h("div", { class: "diagnosis" }, h("h2", {}, "What happened"), this.what,
       h("div", { class: "remedy" }, h("h2", {}, "What to do"), this.remedy),
-      h("p", { class: "small" }, "Look it up in the documentation, Troubleshooting, as ", this.code, "."));
+      h("p", { class: "small" }, "In the documentation, Troubleshooting: ", this.code));
     this.progress = h("div", { class: "progress" }, this.bar, this.times, this.download);
     node.append(h("div", { class: "said" }, h("div", { class: "headline" }, h("i", { "aria-hidden": "true" }), h("div", {}, this.title, this.text)), this.progress, this.failure), this.list);
   }
@@ -70,7 +71,7 @@ export class StartCard {
     if (error) {
       setText(this.what, sentence(error.message));
       setText(this.remedy, sentence(error.remedy || "look at the server's log: its last lines say more"));
-      setText(this.code, error.code);
+      if (this.code.textContent !== error.code) this.code.replaceChildren(codeLink(error.code));
     }
   }
 

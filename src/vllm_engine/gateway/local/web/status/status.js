@@ -1,9 +1,16 @@
-// The status view: state, plots, and what runs.
+// The status view: state, clients, plots, what operators ask, and what runs.
 
 import { Chart } from "./chart.js";
+import { address } from "../lib/api.js";
 import { byId, h } from "../lib/dom.js";
 import { duration, number, percent, span } from "../lib/format.js";
+import { ClientsCard } from "./clients.js";
+import { drawFailures } from "./failures.js";
+import { drawMachine } from "./machine.js";
+import { Part } from "./parts.js";
+import { drawSettings } from "./settings.js";
 import { StartCard } from "./start.js";
+import { drawTiles, drawWork } from "./work.js";
 
 const CHARTS = [
   {
@@ -28,11 +35,23 @@ const CHARTS = [
   },
 ];
 
+// Id, the fields of `/ui/status` that are drawn there, and how.
+const PARTS = [
+  ["tiles", ["queue", "totals", "starts"], drawTiles],
+  ["work", ["totals"], drawWork],
+  ["failures", ["failures"], drawFailures],
+  ["machine", ["gpus", "memory", "storage"], drawMachine],
+  ["settings", ["settings"], drawSettings],
+  ["links", ["is_metrics_public"], drawLinks],
+];
+
 export class StatusView {
   constructor({ askForKey }) {
     this.card = new StartCard(byId("state"));
     this.charts = CHARTS.map((one) => new Chart(one));
     byId("plots").append(...this.charts.map(({ node }) => node));
+    this.clients = new ClientsCard(byId("clients"));
+    this.parts = PARTS.map(([id, fields, draw]) => ({ part: new Part(byId(id), draw), fields }));
     this.facts = byId("facts");
     this.askForKey = askForKey;
     this.shown = "";
@@ -45,6 +64,18 @@ export class StatusView {
   showHistory(history) {
     byId("plots-part").hidden = history.running.every((value) => value === null);
     for (const chart of this.charts) chart.update(history);
+  }
+
+  /** Show what `/ui/status` said; null without a key. */
+  showReport(report) {
+    for (const id of ["report-part", "settings-part"]) byId(id).hidden = !report;
+    if (!report) return;
+    for (const { part, fields } of this.parts) part.update(Object.fromEntries(fields.map((field) => [field, report[field]])));
+  }
+
+  showClients(model, needsKey) {
+    byId("clients-part").hidden = !model;
+    if (model) this.clients.update(model, needsKey);
   }
 
   /** Show what is known; `version`, `model` and `history` may be null. */
@@ -77,4 +108,10 @@ export class StatusView {
         h("button", { type: "button", class: "plain", onclick: () => this.askForKey() }, "Enter the API key"))));
     }
   }
+}
+
+function drawLinks({ is_metrics_public: isPublic }) {
+  const links = [["API reference", "docs"], ["Readiness", "healthz"]];
+  if (isPublic) links.push(["Metrics", "metrics"]);
+  return links.map(([name, path]) => h("a", { href: address(path) }, name));
 }
