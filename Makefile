@@ -15,10 +15,11 @@ PYTHON_FILES := src tests tools perf docker
 setup:
 	@scripts/setup.sh gateway engine
 
-## run        set up, then serve MODEL_ID (default: the bundled model) on this machine, and ask it something
-# exec: the server itself gets Ctrl-C and SIGTERM, and a clean end is a clean end for make too.
+## run        set up, then serve MODEL_ID (default: the bundled model) on this machine, and ask it something (ARGS=-v: with the log)
+# exec: no shell stands between make and the server. After Ctrl-C make waits for the server to end, and then ends by the
+# same signal whatever the server's status is (130 in a shell); a server that is sent SIGTERM ends cleanly for make, too.
 run: setup
-	@exec .venv/bin/vllm-engine serve --local --ask
+	@exec .venv/bin/vllm-engine serve --local $(ARGS) --ask
 
 # What some tests take from Debian, beside a Docker engine that runs already.
 DEBIAN := chromium:chromium promtool:prometheus dockerd:docker.io debootstrap:debootstrap iptables:iptables \

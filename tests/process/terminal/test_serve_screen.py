@@ -101,6 +101,18 @@ def test_a_poor_terminal(environ: dict[str, str], tmp_path: Path, variables: dic
         assert max(map(len, frames)) <= 30
 
 
+def test_ctrl_c_while_it_imports(environ: dict[str, str], tmp_path: Path) -> None:
+    """It is answered at once, and the end is a clean one: no line of the bar stays, the cursor is back."""
+    with serving(environ, tmp_path) as (shown, program):
+        program.change(startup_seconds=600)
+        shown.until("importing vLLM")
+        shown.type("\x03")
+        shown.until("Stopping …")
+        assert shown.wait() == 0
+    assert shown.screen.count("\x1b[?25l") == shown.screen.count("\x1b[?25h") == 1
+    assert plain(shown.screen).rstrip().endswith("Stopped.")
+
+
 def test_only_the_log_is_redirected(environ: dict[str, str], tmp_path: Path) -> None:
     """`serve 2>log` shows the screen, and the file has every line, as JSON."""
     log = tmp_path / "log"

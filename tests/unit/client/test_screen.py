@@ -67,7 +67,7 @@ def test_curl_can_be_pasted() -> None:
     assert json.loads(words[-1])["model"] == "it's-mine"
     assert "secret" not in command
     assert "Authorization" not in next_steps.curl(load_settings(Environment({}, {})), URL)
-    assert max(map(len, next_steps.curl(load_settings(Environment({}, {})), URL).splitlines())) < 100
+    assert max(map(len, next_steps.curl(load_settings(Environment({}, {})), URL).splitlines())) < 80
     page = next_steps.addresses(load_settings(Environment({"ENABLE_UI": "0"}, {})), URL)
     assert "Page" not in page
     plain, own = load_settings(Environment({}, {})), load_settings(Environment(given, {}))

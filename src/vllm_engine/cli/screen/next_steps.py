@@ -18,18 +18,18 @@ def addresses(settings: Settings, url: str) -> str:
 
 
 def curl(settings: Settings, url: str) -> str:
-    """Return the command that asks this server a question and shows the answer as it comes."""
+    """Return the command that asks this server and shows the answer as it comes, in short lines."""
     model = json.dumps(settings.served_names[0], ensure_ascii=False)
     question = json.dumps(FIRST_QUESTION)
     body = (
-        f'{{"model": {model}, "stream": true, "max_tokens": {MAX_TOKENS},\n'
+        f'{{"model": {model},\n       "stream": true, "max_tokens": {MAX_TOKENS},\n'
         f'       "messages": [{{"role": "user", "content": {question}}}]}}'
     )
     options = f" --cacert {shlex.quote(str(settings.tls_cert_file))}" if settings.tls_cert_file else ""
     has_keys = settings.api_keys is not None or settings.api_keys_file is not None
     key = ' \\\n  -H "Authorization: Bearer $API_KEY"' if has_keys else ""
     return (
-        f"curl -N{options} {url}/v1/chat/completions -H 'Content-Type: application/json'{key} \\\n"
+        f"curl -N{options} {url}/v1/chat/completions \\\n  -H 'Content-Type: application/json'{key} \\\n"
         f"  -d {shlex.quote(body)}"
     )
 

@@ -111,7 +111,7 @@ class Presenter:
             logger.error("the first question failed: %s", error)
             return "\n"
         since = human_seconds(time.monotonic() - began)
-        times = f"First token after {first:.2f} s, whole answer after {whole:.2f} s; {since} since the start."
+        times = f"First token after {first:.2f} s, the answer after {whole:.2f} s, {since} after the start."
         return ("" if self.console.is_terminal else head + "".join(pieces)) + f"\n\n{times}\n"
 
 
@@ -129,13 +129,8 @@ class _Narrator:
         if status.state is before:
             return
         if status.state is EngineState.DRAINING:
-            seconds = self._presenter.settings.drain_timeout_seconds
-            more = (
-                f" Running requests have {seconds:g} s to end; Ctrl-C again ends them."
-                if self._has_served
-                else ""
-            )
-            self._presenter.print(f"\nStopping …{more}")
+            hurry = " (Ctrl-C once more ends running requests at once)" if self._has_served else ""
+            self._presenter.print(f"\nStopping …{hurry}")
         elif status.state is EngineState.STOPPED:
             self._presenter.print("Stopped.")
         elif status.is_ready and self._has_served:
