@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Take the documentation's pictures of the page with the real vLLM and the bundled model, and write docs/images/.
 
-.venv/bin/python -m tools.screenshots [--minutes N] [NAME ...]
+.venv/bin/python -m tools.screenshots [--minutes N] [--only NAME ...]
 
 What is shown is what happens: a start that fails for want of memory, a start, answers of the model, and N minutes of load
-(default 15) before the pictures of the plots. With names (loading, failed, chat, status) only those are taken. Needs the
+(default 15) before the pictures of the plots. NAME is failed, loading, chat or status; `--only` may be repeated. Needs the
 engine's environment (make setup) and Chromium (tools/debian.sh chromium:chromium).
 """
 
@@ -143,22 +143,23 @@ def shoot_status(browser: Browser, one: Program, minutes: float) -> None:
 def main() -> None:
     """Take the pictures."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("names", nargs="*", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--only", action="append", choices=NAMES)
     parser.add_argument("--minutes", type=float, default=15)
     arguments = parser.parse_args()
+    names = set(arguments.only or NAMES)
     IMAGES.mkdir(parents=True, exist_ok=True)
     with chromium() as browser:
-        if "failed" in arguments.names:
+        if "failed" in names:
             shoot_failed(browser)
-        if arguments.names == ["failed"]:
+        if names == {"failed"}:
             return
         with server() as one:
-            if "loading" in arguments.names:
+            if "loading" in names:
                 shoot_loading(browser, one)
             one.until_ready(START_SECONDS)
-            if "chat" in arguments.names:
+            if "chat" in names:
                 shoot_chat(browser, one)
-            if "status" in arguments.names:
+            if "status" in names:
                 shoot_status(browser, one, arguments.minutes)
 
 
