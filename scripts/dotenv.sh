@@ -9,7 +9,8 @@
 # shellcheck disable=SC2154  # root and docker are the caller's
 
 load_dotenv() {
-    if [ -x "$root/.venv/bin/python" ]; then
+    # One whose set-up was interrupted cannot read anything.
+    if "$root/.venv/bin/python" -c 'import click, dotenv, pydantic, vllm_engine' 2>/dev/null; then
         status=0
         found=$("$root/.venv/bin/python" -m vllm_engine.cli dotenv) || status=$?
         case $status in

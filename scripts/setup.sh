@@ -18,8 +18,12 @@ set -euo pipefail
 cd -P "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/uv.sh
 ENGINE=${ENGINE:-auto} FRONTEND=${FRONTEND:-python} begun='' python=''
-why='the lines above say why; check the network, the index (pip config list) and the disk space, then run this again'
 
+index() { local url=${UV_DEFAULT_INDEX:-https://pypi.org/simple} && echo "${url/\/\/*@///***@}"; }  # no password
+why() {
+    echo "the lines above say why; check the network, the index (PIP_INDEX_URL or UV_DEFAULT_INDEX, now $(index))" \
+        'and the disk space, then run this again'
+}
 say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: error: %s\n' "$*" >&2 && exit 1; }
 trap 'printf "\nsetup: interrupted; run it again to continue\n" >&2; exit 130' INT
@@ -44,14 +48,22 @@ usable() { [[ $(line "$1" 1) == "$(made "$1")" && $(made "$1") == *"$("${PYTHON:
 finished() { usable "$1" && [[ $(line "$1" 2) == "$(contents "${@:2}")" ]]; }   # environment kind file...
 
 make_venv() { # environment option...
+    local said
     rm -rf "$1"
-    "$python" -m venv "$@" || die "$1: the lines above say why; on Debian and Ubuntu: apt install python3-venv"
+    # Of a traceback the last line, and of Debian's long advice nothing.
+    if ! said=$("$python" -m venv "$@" 2>&1); then
+        if [[ $said =~ ensurepip|No\ module\ named\ venv ]]; then
+            die "$python lacks the module venv; on Debian and Ubuntu: apt install python3-venv"
+        fi
+        die "$1 cannot be made: $(tail -n 1 <<<"$said")"
+    fi
     made "$1" >"$1/.setup"
 }
 
 # Before anything is installed: check the machine, and get uv.
 begin() { # gigabytes
     local free log=.venv/setup.log
+    [[ -w . ]] || die "$(id -un) cannot write to $PWD; use a checkout that is yours, on a disk that is not read-only"
     free=$(df -Pk . | awk 'NR == 2 { print int($4 / 1048576) }')
     ((free >= $1)) || die "$free GB are free in $PWD and about $1 are needed; free some, then run this again"
     [[ -z $begun ]] || return 0
@@ -63,10 +75,11 @@ begin() { # gigabytes
     find_uv
     # Older ones lack options that are used here.
     if [[ $("$uv" --version 2>/dev/null) =~ ^uv\ (0\.[5-9]|0\.[1-9][0-9]|[1-9]) ]]; then return; fi
+    say "uv into .venv with pip, from $(index)"
     if .venv/bin/python -m pip install --retries 1 --timeout 20 "${hashed[@]}" -r requirements/uv.txt >"$log" 2>&1; then
         uv=.venv/bin/uv
     elif grep -Eqi 'connection|timed out|resolve|proxy|ssl' "$log"; then
-        die "pip cannot reach its index ($log); check the network, or name a reachable one (PIP_INDEX_URL=...)"
+        die "pip cannot reach $(index) ($log); check the network, or name an index that it reaches (PIP_INDEX_URL=...)"
     else
         uv='' && say "uv cannot be installed ($log says why); pip does its work, which takes longer"
     fi
@@ -78,11 +91,11 @@ setup_gateway() { # gateway|dev
     if [[ $kind == dev || $(line .venv 2) == dev* ]]; then kind=dev locks+=(dev); fi
     if finished .venv "$kind" requirements/{gateway,build,dev}.txt pyproject.toml; then return; fi
     begin 1
-    say "$kind into .venv"
+    say "$kind into .venv, from $(index)"
     rm -f .venv/.setup
-    install_locks .venv "${locks[@]}" || die "$kind: $why"
+    install_locks .venv "${locks[@]}" || die "$kind: $(why)"
     # build.txt has what builds this project, so no index is asked.
-    pip_install .venv --no-index --no-deps --no-build-isolation --editable . || die "$kind: $why"
+    pip_install .venv --no-index --no-deps --no-build-isolation --editable . || die "$kind: $(why)"
     stamp .venv "$kind" requirements/{gateway,build,dev}.txt pyproject.toml
 }
 
@@ -94,9 +107,9 @@ setup_engine() {
     locks=(requirements/engine-{"$kind",bundled}.txt)
     if ! finished .venv-engine "$kind" "${locks[@]}"; then
         if [[ $kind == cpu ]]; then begin 4; else begin 16; fi
-        say "vLLM for $kind into .venv-engine (ENGINE=cpu or ENGINE=cuda decides otherwise)"
+        say "vLLM for $kind into .venv-engine, from $(index) (ENGINE=cpu or ENGINE=cuda decides otherwise)"
         make_venv .venv-engine --without-pip
-        install_engine .venv-engine "$kind" || die "engine: $why"
+        install_engine .venv-engine "$kind" || die "engine: $(why)"
         stamp .venv-engine "$kind" "${locks[@]}"
     fi
     if [[ $FRONTEND == rust && $kind == cpu ]]; then add_rust_frontend; fi
@@ -110,7 +123,7 @@ add_rust_frontend() {
     begin 2
     say "vLLM's Rust frontend into .venv-engine"
     UV_COMPILE_BYTECODE=0 PIP_NO_COMPILE=1 \
-        pip_install .venv-engine "${hashed[@]}" --target "$wheel" -r <(entry vllm engine-cuda) || die "FRONTEND=rust: $why"
+        pip_install .venv-engine "${hashed[@]}" --target "$wheel" -r <(entry vllm engine-cuda) || die "FRONTEND=rust: $(why)"
     mv "$wheel/vllm/vllm-rs" "$target" && rm -rf "$wheel"
 }
 

@@ -102,11 +102,16 @@ def test_an_env_file_that_cannot_be_read(reader: tuple[str, str], tmp_path: Path
 
 @pytest.mark.parametrize("reader", ["neither"], indirect=True)
 def test_nothing_to_read_it_with(reader: tuple[str, str], tmp_path: Path) -> None:
-    """An .env that nobody can read does not count as an empty one."""
-    assert loaded(reader, tmp_path)[0] == 0
-    (tmp_path / ".env").write_text("PORT=1\n")
-    status, _, said = loaded(reader, tmp_path)
-    assert (status, said) == (9, "not read\n")
+    """An .env that nobody can read does not count as an empty one; half an environment is none."""
+    python = Path(reader[0]) / ".venv/bin/python"
+    for text in ("", f'#!/bin/sh\nexec {sys.executable} -S "$@"\n'):
+        python.write_text(text)
+        python.chmod(0o755 if text else 0o644)
+        (tmp_path / ".env").unlink(missing_ok=True)
+        assert loaded(reader, tmp_path)[0] == 0
+        (tmp_path / ".env").write_text("PORT=1\n")
+        status, _, said = loaded(reader, tmp_path)
+        assert (status, said) == (9, "not read\n")
 
 
 def test_local_defaults_stand_back(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ class Checkout:
         for folder in ("scripts", "requirements"):
             shutil.copytree(ROOT / folder, self.root / folder)
         shutil.copy(ROOT / "pyproject.toml", self.root)
+        self.told = self.errors = ""
         self.shims.mkdir()
         for name in ("python3", "python3.11", "python3.12", "python3.13", "python3.14", "uv"):
             self.shim(name, STAND_IN)
@@ -61,7 +62,8 @@ class Checkout:
 
     def refused(self, *words: str, **environ: str) -> str:
         process = self.start(*words, **environ)
-        line = process.communicate()[1].splitlines()[-1]
+        self.told, self.errors = process.communicate()
+        line = self.errors.splitlines()[-1]
         assert process.returncode == 1
         assert line.startswith("setup: error: ")
         return line
@@ -112,6 +114,26 @@ def test_one_line_says_what_is_wrong(checkout: Checkout) -> None:
     assert "ENGINE=tpu: expected auto, cpu or cuda" in checkout.refused(ENGINE="tpu")
     assert "FRONTEND=go: expected python or rust" in checkout.refused(FRONTEND="go")
     assert "unknown arguments: everything" in checkout.refused("everything")
+    for said, line in (
+        (
+            "The virtual environment ... because ensurepip is not available",
+            "lacks the module venv; on Debian",
+        ),
+        (
+            "No module named venv",
+            "python3 lacks the module venv; on Debian and Ubuntu: apt install python3-venv",
+        ),
+        (
+            "Traceback\nOSError: [Errno 28] No space left",
+            ".venv cannot be made: OSError: [Errno 28] No space left",
+        ),
+    ):
+        assert line in checkout.refused("gateway", FAILS="-m venv", SAYS=said)
+        assert "\n" not in checkout.errors.strip()
+    assert "check the network, the index (PIP_INDEX_URL or UV_DEFAULT_INDEX, now https://***@mine)" in (
+        checkout.refused("gateway", FAILS="--exact", PIP_CONFIG=":env:.index-url='https://me:secret@mine'\n")
+    )
+    checkout.calls.write_text("")
     checkout.shim("uname", "#!/bin/sh\necho Darwin arm64\n")
     assert "this is Darwin arm64; Linux on" in checkout.refused()
     checkout.shim("df", "#!/bin/sh\nprintf 'head\\n/dev/x 9 9 2000000 9 /\\n'\n")
@@ -128,7 +150,9 @@ def test_uv_gets_pips_configuration_and_no_other_target(checkout: Checkout) -> N
 
 def test_uv_is_fetched_or_pip_does_its_work(checkout: Checkout) -> None:
     old = {"UV_VERSION": "0.4.30", "FAILS": "-r requirements/uv.txt"}
-    assert "check the network" in checkout.refused("gateway", SAYS="Connection refused", **old)
+    away = checkout.refused("gateway", SAYS="Connection refused", **old)
+    assert "pip cannot reach https://pypi.org/simple" in away and "(PIP_INDEX_URL=...)" in away
+    assert "setup: uv into .venv with pip, from https://pypi.org/simple" in checkout.told, "what it waits for"
     *_, locks, _ = checkout.setup("gateway", SAYS="No matching distribution", **old)
     assert locks.startswith("-m pip --python .venv install --quiet --require-hashes --no-deps")
 
