@@ -12,8 +12,25 @@ SECTIONS = {
 }
 
 
+_ELSEWHERE = {
+    "run": "serve MODEL` and, in another terminal, `vllm-engine chat",
+    "pull": "download MODEL",
+    "prompt": 'chat "QUESTION"',
+    "complete": 'chat "QUESTION"',
+}
+"""Commands of ollama, llm and vllm, and ours to use instead."""
+
+
 class Commands(click.Group):
     """The commands in their sections."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command; for another program's name the one to use here."""
+        if args[0] in _ELSEWHERE:
+            ctx.fail(f"No such command {args[0]!r}. Use `vllm-engine {_ELSEWHERE[args[0]]}`.")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write a list for each section, with the first paragraph of each command's help."""

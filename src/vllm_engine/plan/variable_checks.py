@@ -25,7 +25,8 @@ def check_names(environment: Environment, catalogue: FlagCatalogue) -> tuple[lis
     Returns problems and warnings.
     """
     known = {*ELSEWHERE, *SAME, *catalogue.by_env_name, *ENV_NAMES_NOT_TAKEN}
-    return misspelt(environment.process, environment.dotenv, ours=_OURS, known=known)
+    given = {**environment.process, **environment.options}
+    return misspelt(given, environment.dotenv, ours=_OURS, known=known)
 
 
 def check_flags(

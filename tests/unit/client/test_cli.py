@@ -58,6 +58,17 @@ def test_version_and_completion(tmp_path: Path) -> None:
     assert done.stdout.split() == ["plain,doctor", "plain,dotenv", "plain,download"]
 
 
+def test_commands_of_other_programs() -> None:
+    """Whoever types one is told ours."""
+    for theirs, ours in (
+        ("pull", "`vllm-engine download MODEL`"),
+        ("run", "serve MODEL"),
+        ("prompt", "chat"),
+    ):
+        done = CliRunner().invoke(main, [theirs, "x"])
+        assert (done.exit_code, ours in done.output) == (2, True), done.output
+
+
 def test_what_is_a_url_and_what_a_question() -> None:
     """Only what can hardly be a question is taken for a URL, complete or not."""
     for words, url, question in (
