@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from vllm_engine.models.bundled import describe_bundled, ensure_bundled
 from vllm_engine.models.engine_script import EnginePython
 from vllm_engine.models.engine_scripts.bundled_files import FILES, MANIFEST, SOURCES, WEIGHTS, is_intact
+from vllm_engine.models.engine_scripts.chat_format import read_chat_format
 
 pytestmark = pytest.mark.e2e
 
@@ -38,7 +41,7 @@ model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype="auto")
 prompt = tokenizer.apply_chat_template(
     messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
 )
-generated = model.generate(**prompt, max_new_tokens=32, do_sample=False)[0][prompt["input_ids"].shape[1]:]
+generated = model.generate(**prompt, max_new_tokens=32, do_sample=False, repetition_penalty=1.0)[0][prompt["input_ids"].shape[1]:]
 specials = tokenizer.all_special_tokens + list(tokenizer.get_added_vocab())
 print(json.dumps({
     "ids": {text: tokenizer.encode(text) for text in texts},
@@ -104,9 +107,29 @@ def test_folder(folder: Path, engine_python: Path) -> None:
     assert config["architectures"] == ["LlamaForCausalLM"]
     exact = {"rms_norm_eps": 1e-05, "rope_theta": 100000, "max_position_embeddings": 8192}
     assert config | exact == config
-    told, size = asyncio.run(describe_bundled(MODEL, EnginePython(engine_python, {})))
+    told, size, template = asyncio.run(describe_bundled(MODEL, EnginePython(engine_python, {})))
+    assert template == read_chat_format(folder).template.strip()
     header = int.from_bytes((folder / WEIGHTS).read_bytes()[:8], "little") + 8
     assert (told, size + header) == (config, (folder / WEIGHTS).stat().st_size)
+    sampling = json.loads((folder / "generation_config.json").read_text())
+    assert sampling | SOURCES[NAME].generation == sampling
+
+
+def test_older_folder(folder: Path, engine_python: Path, tmp_path: Path) -> None:
+    """What the first version wrote gets the new files beside its weights, which are not converted again."""
+    older = tmp_path / "bundled" / NAME
+    shutil.copytree(folder, older, copy_function=os.link)
+    manifest = json.loads((older / MANIFEST).read_text())
+    (older / MANIFEST).unlink()
+    del manifest["weights_version"]
+    (older / MANIFEST).write_text(json.dumps(manifest | {"converter_version": 1}))
+    (older / "generation_config.json").unlink()
+    (older / "generation_config.json").write_text("{}")
+    weights = (older / WEIGHTS).stat().st_ino
+    assert not is_intact(older)
+    engine = EnginePython(engine_python, {})
+    asyncio.run(ensure_bundled(MODEL, cache_dir=tmp_path, engine=engine, on_progress=lambda *_: None))
+    assert (is_intact(older), (older / WEIGHTS).stat().st_ino) == (True, weights)
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,7 @@ FILES = {
     "tokenizer/vocab.json": b"{}",
     **SHARDS,
 }
+HERMES = """{% if tools %}<tool_call>\n{"name": <function-name>}\n</tool_call>{% endif %}"""
 BLOBS = "cache/huggingface/hub/models--org--model/blobs"
 FIRST = next(iter(SHARDS))
 
@@ -77,6 +78,8 @@ def watched(program: Program, seconds: float = 60) -> list[dict[str, Any]]:
 def test_serve_downloads_first_and_then_starts_offline(hub: Hub, half_fake: Path, tmp_path: Path) -> None:
     """Every byte is counted; what is there is not fetched again, and then no hub is needed at all."""
     hub.bytes_per_second = 3 * MEGABYTE
+    files = {**FILES, "tokenizer_config.json": json.dumps({"chat_template": HERMES}).encode()}
+    hub.files |= files
     with running(environ(hub, half_fake, MODEL_REVISION=COMMIT), folder=tmp_path) as program:
         seen = watched(program)
         log = program.log()
@@ -84,14 +87,16 @@ def test_serve_downloads_first_and_then_starts_offline(hub: Hub, half_fake: Path
     assert (phases[0], phases[-1]) == ("preparing", "ready")
     assert phases.index("downloading") < phases.index("importing")
     during = [body["download"] for body in seen if body["phase"] == "downloading"]
-    whole = sum(map(len, FILES.values()))
-    assert {(each["files_total"], each["bytes_total"]) for each in during} == {(len(FILES), whole)}
+    whole = sum(map(len, files.values()))
+    assert {(each["files_total"], each["bytes_total"]) for each in during} == {(len(files), whole)}
     done = [each["bytes_done"] for each in during]
     assert (done == sorted(done), len(set(done)) > 1, done[-1] <= whole) == (True, True, True)
     assert any(each["bytes_per_second"] and each["remaining_seconds"] for each in during)
     assert seen[-1]["download"] is None
     assert "gateway.supervisor: downloading: " in log
     assert "gateway: vLLM starts offline: the model is complete" in log
+    assert "TOOL_CALL_PARSER=hermes: auto: " in log
+    assert log.index("TOOL_CALL_PARSER=hermes") < log.index("gateway.supervisor: downloading: ")
     assert not (tmp_path / BLOBS / hub.blob("pytorch_model.bin")).exists()
     asked = len(hub.requests)
     with running(environ(hub, half_fake), folder=tmp_path) as program:

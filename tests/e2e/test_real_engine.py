@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shutil
@@ -18,6 +19,7 @@ from openai.types.chat import ChatCompletionUserMessageParam
 
 from tests.e2e.conftest import MODEL, ROOT, Served
 from tests.support.program import engine_metric, until
+from vllm_engine.models.engine_scripts.bundled_files import SOURCES
 
 pytestmark = pytest.mark.e2e
 
@@ -47,6 +49,20 @@ def test_chat_whole_and_streamed(client: OpenAI) -> None:
     assert "".join(pieces) == chat.choices[0].message.content
     assert len([piece for piece in pieces if piece]) > 3
     assert chunks[-1].usage == chat.usage
+
+
+def test_the_bundled_models_own_sampling(served: Served, client: OpenAI) -> None:
+    """A request that says nothing of sampling gets what was shipped with the model, and its answer ends."""
+    shipped = dict(SOURCES[MODEL.removeprefix("bundled:")].generation)
+    most = shipped.pop("max_new_tokens")
+    if not served.is_elsewhere:
+        told = re.search(r"`generation_config.json`: `(\{.*?\})`", served.program.log())
+        assert told is not None, "vLLM does not say that it uses the model's sampling"
+        del shipped["do_sample"]
+        assert ast.literal_eval(told[1]) == {**shipped, "max_tokens": most}
+    chat = client.chat.completions.create(model=MODEL, messages=[QUESTION])
+    assert chat.usage is not None
+    assert (chat.choices[0].finish_reason == "stop") is (chat.usage.completion_tokens < most)
 
 
 def test_other_routes(client: OpenAI) -> None:

@@ -94,6 +94,11 @@ class Settings(BaseModel):
     /v1/responses and /v1/messages."""
     api_server_count: CountOrAuto = "auto"
     """vLLM API server processes (Python frontend). `auto`: 1 on CPU, by cores on GPU machines."""
+    tool_call_parser: Annotated[str, Lower, Legal("auto, none, or the name of a parser of vLLM's")] = "auto"
+    """Finds tool calls in answers. `auto`: by the model's architecture, chat template and name, `none` where
+    unsure. With a parser, `ENABLE_AUTO_TOOL_CHOICE` is on."""
+    reasoning_parser: Annotated[str, Lower, Legal("auto, none, or the name of a parser of vLLM's")] = "auto"
+    """Parts reasoning from answers, as `reasoning`. `auto`: by the model, `none` where unsure."""
     vllm_extra_args: Annotated[str, Legal("vLLM flags as on a command line")] = ""
     """Raw `vllm serve` flags, added last, checked before the start."""
     engine_python: Annotated[HomePath | None, Legal("the path of a Python that has vLLM installed")] = None

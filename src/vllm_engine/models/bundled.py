@@ -40,8 +40,8 @@ def bundled_path(model_id: str, cache_dir: Path) -> Path:
     return cache_dir / "bundled" / name
 
 
-async def describe_bundled(model_id: str, engine: EnginePython) -> tuple[Mapping[str, Any], int]:
-    """Return a bundled model's config.json and the bytes of its weights, without converting it.
+async def describe_bundled(model_id: str, engine: EnginePython) -> tuple[Mapping[str, Any], int, str]:
+    """Return a bundled model's config.json, the bytes of its weights and its chat template; convert nothing.
 
     Raises:
         ModelError: its package is missing or altered.
@@ -51,7 +51,7 @@ async def describe_bundled(model_id: str, engine: EnginePython) -> tuple[Mapping
         found = await engine.run(_SCRIPT, request, silence_seconds=_SILENCE_SECONDS)
     except ScriptError as error:
         raise _model_error(model_id, error) from error
-    return found["config"], found["bytes"]
+    return found["config"], found["bytes"], found["template"]
 
 
 async def ensure_bundled(

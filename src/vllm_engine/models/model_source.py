@@ -15,6 +15,7 @@ from vllm_engine.errors import Diagnosis, ModelError
 from vllm_engine.models.bundled import bundled_path, describe_bundled, is_bundled
 from vllm_engine.models.engine_script import EnginePython, ScriptError
 from vllm_engine.models.engine_scripts.bundled_files import WEIGHTS
+from vllm_engine.models.engine_scripts.chat_format import UNKNOWN, ChatFormat, read_chat_format
 from vllm_engine.models.engine_scripts.hub_files import HubFile, Listing
 from vllm_engine.models.hub_errors import explain_hub_error
 
@@ -32,6 +33,7 @@ class Model:
         config: the model's config.json; empty where it has none.
         folder: where its files are, or will be once they are fetched; None where that is not known.
         listing: what the hub's repository holds; None for local models, and if the hub did not list it.
+        chat: how its conversations are written, as far as that can be known before the download.
     """
 
     location: str
@@ -39,6 +41,7 @@ class Model:
     config: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     listing: Listing | None = None
+    chat: ChatFormat = UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,10 @@ async def locate_model(settings: Settings, engine: EnginePython, cache: str | No
 async def _bundled_model(settings: Settings, engine: EnginePython) -> Model:
     folder = bundled_path(settings.model_id, settings.cache_dir)
     if folder.is_dir():
-        return Model(str(folder), None, read_config(folder), folder)
-    config, size = await describe_bundled(settings.model_id, engine)
-    return Model(str(folder), None, config, folder, Listing((HubFile(WEIGHTS, size, ""),)))
+        return _in_folder(folder)
+    config, size, template = await describe_bundled(settings.model_id, engine)
+    listing = Listing((HubFile(WEIGHTS, size, ""),))
+    return Model(str(folder), None, config, folder, listing, ChatFormat(template))
 
 
 def _local_model(model_id: str) -> Model:
@@ -92,8 +96,11 @@ def _local_model(model_id: str) -> Model:
             "model-not-found", f'MODEL_ID="{model_id}": no such folder', "mount it or correct the path"
         )
         raise ModelError(told)
-    folder = folder.resolve()
-    return Model(str(folder), None, read_config(folder), folder)
+    return _in_folder(folder.resolve())
+
+
+def _in_folder(folder: Path) -> Model:
+    return Model(str(folder), None, read_config(folder), folder, chat=read_chat_format(folder))
 
 
 def read_config(folder: Path) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from vllm_engine.config.redaction import HIDDEN, masked
 from vllm_engine.config.settings import Settings
 from vllm_engine.errors import Problem
 from vllm_engine.models.model_source import Model
+from vllm_engine.plan.engine_command import OWN_FLAGS
 from vllm_engine.plan.engine_plan import Choice, EnginePlan
 from vllm_engine.plan.preflight import Preflight
 from vllm_engine.plan.resolve import Planner
@@ -64,7 +65,8 @@ def settings_report(
         if problem.key in choices:
             source = environment.source(problem.key) or choices[problem.key].source
             choices[problem.key] = Choice(problem.value or "", f"{source}; INVALID")
-    unknown = frozenset() if is_model_seen else _OF_THE_MODEL
+    parsers = {key for key in OWN_FLAGS.values() if choices[key].source.startswith("auto")}
+    unknown = frozenset() if is_model_seen else _OF_THE_MODEL | parsers
     note = "; NOT KNOWN until the model can be read"
     return [
         Row(key, choice.value, choice.source + (note if key in unknown else ""), key not in unknown)

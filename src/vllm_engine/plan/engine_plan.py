@@ -23,6 +23,9 @@ class EnginePlan:
         kv_cache_bytes: size of the KV cache, on CPU only: there vLLM's own default would
             reserve `GPU_MEMORY_UTILIZATION` of the machine's RAM.
         enforce_eager: run without torch.compile; None leaves it to vLLM.
+        tool_call_parser: a name of vLLM's, `none`, or `auto` where its frontend chooses.
+        reasoning_parser: likewise.
+        auto_tool_choice: let models call tools by themselves; None leaves it to the user's flags.
     """
 
     model: Model
@@ -32,6 +35,9 @@ class EnginePlan:
     api_server_count: Choice
     kv_cache_bytes: Choice | None
     enforce_eager: Choice | None
+    tool_call_parser: Choice = Choice("none", "default")
+    reasoning_parser: Choice = Choice("none", "default")
+    auto_tool_choice: Choice | None = None
 
     @property
     def choices(self) -> dict[str, Choice]:
@@ -43,13 +49,16 @@ class EnginePlan:
             "API_SERVER_COUNT": self.api_server_count,
             "KV_CACHE_MEMORY_BYTES": self.kv_cache_bytes,
             "ENFORCE_EAGER": self.enforce_eager,
+            "TOOL_CALL_PARSER": self.tool_call_parser,
+            "ENABLE_AUTO_TOOL_CHOICE": self.auto_tool_choice,
+            "REASONING_PARSER": self.reasoning_parser,
         }
         return {key: choice for key, choice in named.items() if choice is not None}
 
     @property
     def notes(self) -> tuple[str, ...]:
         """A message about every value that was derived, for the log."""
-        plain = ("default", "environment", ".env")
+        plain = ("default", "environment", ".env", "VLLM_EXTRA_ARGS")
         return tuple(
             f"{key}={choice.value}: {choice.source}"
             for key, choice in self.choices.items()

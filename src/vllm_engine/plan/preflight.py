@@ -19,6 +19,7 @@ from vllm_engine.models.engine_script import EnginePython
 from vllm_engine.plan.api_servers import most_api_servers, needs_one
 from vllm_engine.plan.engine_command import engine_environment, flag_value, tracing_gap
 from vllm_engine.plan.engine_installation import Installation, find_engine_python, inspect_installation
+from vllm_engine.plan.parser_choice import check_parsers
 from vllm_engine.plan.variable_checks import check_flags, check_names
 from vllm_engine.system.device import Device, find_device
 
@@ -127,7 +128,8 @@ def inspect(
     )
     argv, variables = tuple(flags.argv), tuple(flags.variables)
     found = Preflight(settings, environment, installation, device, argv, variables, warnings)
-    return found, told_once([*problems, *_check_api_servers(found)])
+    parsers = check_parsers(settings, installation, argv)
+    return found, told_once([*problems, *_check_api_servers(found), *parsers])
 
 
 def warnings_about(settings: Settings, installation: Installation) -> list[str]:

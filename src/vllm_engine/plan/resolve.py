@@ -15,6 +15,7 @@ from vllm_engine.plan.api_servers import automatic, needs_one
 from vllm_engine.plan.engine_command import EngineCommand, build_command
 from vllm_engine.plan.engine_plan import Choice, EnginePlan
 from vllm_engine.plan.engine_site import site_folder, write_metadata, write_shims
+from vllm_engine.plan.parser_choice import ParserChoice, wants_a_parser
 from vllm_engine.plan.preflight import Preflight
 from vllm_engine.system.device import free_memory_bytes
 
@@ -96,6 +97,9 @@ class Planner:
         self._settings, self._device = preflight.settings, preflight.device
         self._environ, self._source = preflight.environment.merged, preflight.environment.source
         self._words, self._flags = preflight.flags, preflight.flag_names
+        self._parsers = ParserChoice(
+            preflight.settings, preflight.installation, preflight.flags, model, preflight.environment.source
+        )
         self._model = model
         self._free_memory = free_memory_bytes() if free_memory is None else free_memory
         self._problems: list[Problem] = []
@@ -106,7 +110,8 @@ class Planner:
         Raises:
             SettingsError: a value does not fit the machine or the model, with the values that would.
         """
-        length, parallel = self._max_model_len(), self._tensor_parallel()
+        length, parallel, tools = self._max_model_len(), self._tensor_parallel(), self._parsers.tools()
+        self._problems += wants_a_parser(self._words, tools)
         if self._problems:
             raise SettingsError(self._problems)
         return EnginePlan(
@@ -117,6 +122,9 @@ class Planner:
             api_server_count=self._api_server_count(),
             kv_cache_bytes=self._kv_cache_bytes(length),
             enforce_eager=self._enforce_eager(),
+            tool_call_parser=tools,
+            reasoning_parser=self._parsers.reasoning(),
+            auto_tool_choice=self._parsers.auto_tool_choice(tools),
         )
 
     def _given(self, key: str, value: object) -> Choice:

@@ -12,7 +12,7 @@ from vllm_engine.config.redaction import masked
 from vllm_engine.config.settings import Settings
 from vllm_engine.config.spelling import Misspelt, misspelt
 from vllm_engine.errors import Problem
-from vllm_engine.plan.engine_command import RESERVED_FLAGS
+from vllm_engine.plan.engine_command import OWN_FLAGS, RESERVED_FLAGS
 
 _OURS = frozenset(name.upper() for name in Settings.model_fields)
 _LIBRARIES = ("CUDA_", "HF_", "HUGGING", "NCCL_", "NVIDIA_", "OTEL_", "TORCH", "TRITON_", "VLLM_")
@@ -35,7 +35,7 @@ def check_flags(
     """Check the flags given by name, in `VLLM_EXTRA_ARGS` and as options, and what libraries read."""
     quoted = _quoted(environ, {*catalogue.by_env_name} - _OURS)
     environ = {key: value for key, value in environ.items() if key not in {each.key for each in quoted}}
-    named = catalogue.from_environment(environ, reserved=RESERVED_FLAGS)
+    named = catalogue.from_environment(environ, reserved={**RESERVED_FLAGS, **OWN_FLAGS})
     raw = catalogue.check_extra_args(settings.vllm_extra_args, reserved=RESERVED_FLAGS)
     given = catalogue.check_options(options, reserved=RESERVED_FLAGS)
     near = catalogue.near_misses(environ, known=_OURS | ELSEWHERE.keys() | SAME.keys())

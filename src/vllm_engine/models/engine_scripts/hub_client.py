@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vllm_engine.models.engine_scripts.chat_format import TEKKEN, ChatFormat, format_files, read_chat_format
 from vllm_engine.models.engine_scripts.hub_files import INDEX, HubFile, Listing, read_index
 from vllm_engine.models.engine_scripts.script_io import emit, run
 
@@ -43,7 +44,7 @@ class DamagedError(Exception):
 
 
 def look(model: str, revision: str | None, cache: str) -> dict[str, object]:
-    """Return a model's config.json, its commit, its folder in the cache, and its files.
+    """Return a model's config.json, its commit, its folder in the cache, its files, and its chat format.
 
     `cache` is empty for the hub client's own; `listing` is None where the hub did not list them, as offline.
 
@@ -67,7 +68,22 @@ def look(model: str, revision: str | None, cache: str) -> dict[str, object]:
         listing = None
     folder = Path(cache or constants.HF_HUB_CACHE) / f"models--{model.replace('/', '--')}"
     snapshot = str(folder / "snapshots" / commit) if commit else None
-    return {"revision": commit, "config": config, "folder": snapshot, "listing": listing}
+    chat = (
+        _chat_format(model, commit, cache, Path(snapshot), listing) if commit and snapshot else ChatFormat()
+    )
+    return {"revision": commit, "config": config, "folder": snapshot, "listing": listing, "chat": chat}
+
+
+def _chat_format(model: str, commit: str, cache: str, snapshot: Path, listing: Listing | None) -> ChatFormat:
+    """Read the tokenizer's small files, fetched first where the hub listed them and they are not there."""
+    from huggingface_hub import hf_hub_download
+
+    names = [file.path for file in listing.files] if listing else []
+    missing = [name for name in format_files(names) if not (snapshot / name).is_file()]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for name in missing:
+            pool.submit(hf_hub_download, model, name, revision=commit, cache_dir=cache or None)
+    return read_chat_format(snapshot, is_tekken=TEKKEN in names)
 
 
 def _config(model: str, revision: str | None, cache: str) -> tuple[dict[str, Any], str | None]:

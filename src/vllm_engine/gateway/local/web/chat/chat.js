@@ -16,9 +16,9 @@ import { AnswerView, userMessage } from "./message.js";
 import { OptionsForm } from "./options_form.js";
 
 const IDEAS = [
-  "Explain what a KV cache is, in three sentences.",
-  "Write a Python function that reverses a linked list.",
-  "Make a table of three planets and their diameters.",
+  "Why is the sky blue?",
+  "Give me three tips for sleeping better.",
+  "Write a short email asking for a day off.",
 ];
 // How often an answer under way is stored.
 const SAVE_EVERY = 1000;
