@@ -109,6 +109,7 @@ def test_commands(shell: Path) -> None:
                     and "open-webui" not in call.arguments
                 ):
                     names = {value.partition("=")[0] for value in call.after("-e")}
+                    assert not any("secret" in value for value in call.arguments), f"{block}: a key in argv"
                     assert names <= SETTINGS, f"{block}: {names - SETTINGS}"
                     assert "/cache" in call.after("-v")[0], block
     assert counted["curl"] > 8 and counted["docker"] > 6
