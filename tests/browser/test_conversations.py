@@ -215,9 +215,29 @@ def test_tabs_in_step(visit: Visit, server: Server) -> None:
     one.get_by_role("button", name="Stop", exact=True).click()
     expect(note).to_be_hidden()
     expect(two.locator(".stats").last).to_contain_text("stopped")
+    say(one, "longer")
+    expect(two.get_by_text("Answering in another tab")).to_be_visible()
     act(two, "Delete", "from one")
     expect(titles(one)).to_have_text(["from two"])
     expect(one.locator(".messages > li")).to_have_count(0)
+    two.reload()
+    expect(titles(two)).to_have_text(["from two"])
+
+
+def test_tab_that_died(visit: Visit, server: Server) -> None:
+    """A conversation is free again some time after a tab that waited for an answer in it has died without a word."""
+    visit.page.clock.install()
+    server.engine(text="One.")
+    page = ready(visit, server.url)
+    ask(page, "a question", "One.")
+    page.evaluate("""() => {
+        const { id } = document.querySelector("#conversations-list li").dataset;
+        new BroadcastChannel("vllm-engine.chat /").postMessage({ kind: "answering", id }) }""")
+    note = page.get_by_text("Another tab is waiting for an answer in this conversation.")
+    expect(note).to_be_visible()
+    page.clock.fast_forward(95_000)
+    expect(note).to_be_hidden()
+    ask(page, "another question", "One.")
 
 
 def test_export_and_import(visit: Visit, browser: Browser, server: Server, tmp_path: Path) -> None:

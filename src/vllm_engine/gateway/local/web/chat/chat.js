@@ -141,6 +141,8 @@ export class ChatView {
     this.runs.delete(run.conversation.id);
     run.controller.abort();
     this.library.endAnswer(run.conversation.id);
+    // A piece of the answer may have been on its way to the database.
+    this.library.remove(run.conversation.id);
   }
 
   // --- asking

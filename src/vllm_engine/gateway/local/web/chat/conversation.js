@@ -43,9 +43,9 @@ export class Conversation {
 
   /** Show a message and what was said last after it. */
   show(index) {
-    const next = this.all.findLastIndex(({ parent }) => parent === index);
-    if (next !== -1) this.show(next);
-    else this.record.head = index;
+    let head = index;
+    for (let next = index; next !== -1; next = this.all.findLastIndex(({ parent }) => parent === head)) head = next;
+    this.record.head = head;
   }
 
   /** Return the body of a request for the answer to these messages. */

@@ -108,7 +108,7 @@ export class AnswerView {
     const actions = h("div", { class: "actions" }, arrows(this.versions));
     if (text) actions.append(action("Copy", (button) => copy(text, button)));
     if (last && isPart) actions.append(action("Continue", this.resume));
-    if (last) actions.append(action(message.error || !message.content ? "Try again" : "Regenerate", this.regenerate));
+    if (last) actions.append(action(message.error || message.ended === "interrupted" || !message.content ? "Try again" : "Regenerate", this.regenerate));
     actions.append(...stats(message));
     foot.push(actions);
     this.foot.replaceChildren(...foot);

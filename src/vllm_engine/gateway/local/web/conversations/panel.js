@@ -15,6 +15,7 @@ export class Panel {
   #found = null;
   #shown = PAGE;
   #renaming = null;
+  #drawn = "";
   #list = byId("conversations-list");
   #search = byId("conversations-search");
 
@@ -24,7 +25,6 @@ export class Panel {
     this.#open = open;
     this.#connect();
     library.addEventListener("change", () => this.#draw());
-    byId("conversations-kept").hidden = library.isLasting;
     // Where it would cover the conversation, it comes only when it is asked for.
     const fit = () => this.#toggle(WIDE.matches && store.get(IS_OPEN, true));
     WIDE.addEventListener("change", fit);
@@ -82,13 +82,18 @@ export class Panel {
   #draw() {
     // What is typed as a name is not thrown away because another tab has said something.
     if (this.#renaming) return;
+    byId("conversations-kept").hidden = this.#library.isLasting;
     const wanted = this.#library.list().filter(({ id }) => !this.#found || this.#found.has(id));
+    // Drawn again only if it differs: who is about to press a button presses it.
+    const state = JSON.stringify([this.#current, this.#shown, Boolean(this.#found), wanted.map(({ id, title }) => [id, title, this.#note(id)])]);
+    if (state === this.#drawn) return;
+    this.#drawn = state;
     const focused = document.activeElement?.closest?.("#conversations-list li");
     const label = focused && document.activeElement.dataset.does;
     this.#list.replaceChildren(...wanted.slice(0, this.#shown).map((one) => this.#item(one)));
     if (focused) this.#list.querySelector(`[data-id="${CSS.escape(focused.dataset.id)}"] [data-does="${label}"]`)?.focus();
     byId("conversations-none").hidden = wanted.length > 0;
-    byId("conversations-none").textContent = this.#found ? "None has this text." : "None yet.";
+    byId("conversations-none").textContent = this.#found ? "None has this text." : "None yet. They are kept in this browser only.";
     const more = byId("conversations-more");
     more.hidden = wanted.length <= this.#shown;
     more.onclick = () => {
@@ -96,13 +101,15 @@ export class Panel {
       this.#draw();
     };
     byId("export").disabled = wanted.length === 0;
-    byId("conversations-kept").hidden = this.#library.isLasting;
+  }
+
+  #note(id) {
+    if (this.#library.isAnsweredElsewhere(id)) return "Answering in another tab";
+    return this.#library.isAnsweredHere(id) ? "Answering" : null;
   }
 
   #item({ id, title, updated }) {
-    const isAnswered = this.#library.isAnsweredHere(id);
-    const isElsewhere = this.#library.isAnsweredElsewhere(id);
-    const note = isElsewhere ? "Answering in another tab" : isAnswered ? "Answering" : null;
+    const note = this.#note(id);
     const act = (does, draw, run) =>
       h("button", { type: "button", class: "icon", "data-does": does, "aria-label": `${does}: ${title}`, title: does, onclick: run }, icon(draw));
     return h("li", { "data-id": id },
@@ -122,6 +129,7 @@ export class Panel {
   }
 
   #rename(id, title) {
+    this.#drawn = "";
     const field = h("input", { "aria-label": `New name of ${title}`, maxlength: "200" });
     field.value = title;
     this.#renaming = id;
