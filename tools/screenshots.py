@@ -11,13 +11,15 @@ engine's environment (make setup) and Chromium (tools/debian.sh chromium:chromiu
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
 import math
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 from playwright.sync_api import Browser, Page
@@ -46,6 +48,7 @@ def server(**variables: str) -> Iterator[Program]:
     """Run our program with the real engine in a folder of its own."""
     environ = {"ENGINE_PYTHON": str(ENGINE_PYTHON), "MODEL_ID": MODEL, "CACHE_DIR": str(CACHE_DIR)}
     with (
+        redirect_stdout(io.StringIO()),  # its log, which is for tests
         tempfile.TemporaryDirectory() as folder,
         running(environ | variables, folder=Path(folder)) as program,
     ):
@@ -66,7 +69,7 @@ def shoot(one: Page, name: str) -> None:
     """Write a picture."""
     one.wait_for_timeout(400)
     one.screenshot(path=IMAGES / f"page-{name}.png")
-    print(f"page-{name}.png: {(IMAGES / f'page-{name}.png').stat().st_size / 1000:.0f} kB", flush=True)
+    print(f"page-{name}.png: {(IMAGES / f'page-{name}.png').stat().st_size / 1000:.0f} kB", file=sys.stderr)
 
 
 def talk(one: Page) -> None:
