@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vllm_engine.diagnosis.diagnose import diagnose
-from vllm_engine.diagnosis.run_facts import GIB, Facts
+from vllm_engine.diagnosis.run_facts import Facts
 from vllm_engine.engine.child_process import TAIL_LINES
 from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.errors import Diagnosis
+from vllm_engine.system.sizes import GIB
 
 _SETTINGS = {
     "ENFORCE_EAGER": "1",

@@ -27,7 +27,8 @@ from perf.gpu.failure_cases import Case, cases, explain, facts_of, our_environ, 
 from perf.gpu.memory import total_and_free
 from perf.gpu.result_tables import markdown
 from perf.gpu.servers import launch
-from vllm_engine.diagnosis.run_facts import GIB, Facts
+from vllm_engine.diagnosis.run_facts import Facts
+from vllm_engine.system.sizes import GIB
 
 HELD_AT = "Initializing a V1 LLM engine"
 """The engine's last line before it creates a CUDA context (0.26)."""

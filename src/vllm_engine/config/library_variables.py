@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
 import tempfile
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from vllm_engine.config.redaction import masked
 from vllm_engine.config.settings import Settings
 from vllm_engine.errors import Problem, SettingsError
 
@@ -18,13 +20,14 @@ MAX_SOCKET_PATH = 107
 _ROOM = len("/vllm-engine-12345678/01234567-89ab-cdef-0123-456789abcdef")
 """The longest of the sockets in our folder: vLLM names those between its processes by UUIDs."""
 
+_HUB_URL = re.compile(r"https?://[^\s/?#]+(/\S*)?", re.IGNORECASE)
 _CA_FILES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 AUTHORITIES = (*_CA_FILES, "SSL_CERT_DIR")
 """Variables that name certificate authorities, read by OpenSSL, requests, httpx and curl."""
 
 
-def check_certificates(settings: Settings, environ: Mapping[str, str]) -> tuple[list[Problem], list[str]]:
-    """Check the certificate authorities named in the environment, whose files may no longer exist.
+def check_hub_access(settings: Settings, environ: Mapping[str, str]) -> tuple[list[Problem], list[str]]:
+    """Check the hub's address and the certificate authorities that the environment names.
 
     Returns problems and warnings: what stops the hub's client is a problem where the model comes from the
     hub, and else a warning.
@@ -33,6 +36,10 @@ def check_certificates(settings: Settings, environ: Mapping[str, str]) -> tuple[
     folders = environ.get("SSL_CERT_DIR", "")
     if folders and not any(map(os.path.isdir, folders.split(os.pathsep))):
         found.append(Problem("SSL_CERT_DIR", folders, "does not exist; correct it, or unset SSL_CERT_DIR"))
+    endpoint = environ.get("HF_ENDPOINT", "")
+    if endpoint and not _HUB_URL.fullmatch(endpoint):
+        wanted = "expected an http:// or https:// URL such as https://huggingface.co, or nothing"
+        found.append(Problem("HF_ENDPOINT", masked("HF_ENDPOINT", endpoint), wanted))
     is_local = settings.is_local_model or settings.model_id.startswith("bundled:")
     # As huggingface_hub reads them.
     offline = environ.get("HF_HUB_OFFLINE") or environ.get("TRANSFORMERS_OFFLINE") or ""

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from vllm_engine.diagnosis.catalogue import BY_CODE, CATALOGUE
 from vllm_engine.diagnosis.known_failure import Groups, KnownFailure
-from vllm_engine.diagnosis.run_facts import Facts, gib
-from vllm_engine.engine.engine_exit import EngineExit
+from vllm_engine.diagnosis.run_facts import Facts
+from vllm_engine.engine.engine_exit import EngineExit, describe_exit
 from vllm_engine.engine.engine_output import parse_line
 from vllm_engine.errors import Diagnosis
+from vllm_engine.system.sizes import gib
 
 MAX_EVIDENCE_CHARS = 400
 MAX_LINE_CHARS = 1500
@@ -57,6 +58,7 @@ def diagnose(whole: EngineExit, facts: Facts) -> Diagnosis:
         "heads": facts.attention_heads,
         "startup_timeout": f"{facts.startup_timeout_seconds:g}",
         "phase": ending.phase,
+        "child": _how_child_ended(ending.child_status),
         **groups,
     }
     advice = entry.advise(groups, facts)
@@ -69,6 +71,10 @@ def diagnose(whole: EngineExit, facts: Facts) -> Diagnosis:
         changes=dict(advice.changes),
         is_setting=entry.is_setting,
     )
+
+
+def _how_child_ended(status: int | None) -> str:
+    return "how is not known" if status is None else f"it {describe_exit(status)}"
 
 
 def findings(ending: EngineExit, facts: Facts) -> Iterator[Finding]:

@@ -172,8 +172,9 @@ HOST = (
     KnownFailure(
         code="engine-core-died",
         seen="`EngineDeadError` or `Engine core initialization failed`, with no cause before it.",
-        cause="its EngineCore or a worker exited without an error, most often killed since memory ran out",
-        remedy="look for `Out of memory: Killed process` in the host's kernel log (dmesg)",
+        cause="its EngineCore or a worker ended and left no error ({child})",
+        remedy="read its output above; if memory ran out, the host's kernel log (dmesg) has `Out of memory: "
+        "Killed process`; if it repeats, report it to vLLM",
         patterns=(
             r"Engine core proc(?:ess)? \S+ died unexpectedly|EngineCore\S* died unexpectedly",
             r"EngineDeadError|Engine core initialization failed\. See root cause above",

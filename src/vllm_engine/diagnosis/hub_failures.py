@@ -6,7 +6,8 @@ Texts of huggingface_hub (`errors.py`, `utils/_http.py`) and transformers (`util
 from __future__ import annotations
 
 from vllm_engine.diagnosis.known_failure import Advice, Groups, KnownFailure, Stage
-from vllm_engine.diagnosis.run_facts import Facts, gib
+from vllm_engine.diagnosis.run_facts import Facts
+from vllm_engine.system.sizes import gib
 
 
 def _gated(_groups: Groups, facts: Facts) -> Advice:

@@ -6,12 +6,15 @@ import math
 import re
 
 from vllm_engine.diagnosis.known_failure import Advice, Groups, setting
-from vllm_engine.diagnosis.run_facts import GIB, Facts, gib
+from vllm_engine.diagnosis.run_facts import Facts
+from vllm_engine.system.sizes import GIB, gib
 
 STEP = 0.05
 """By how much `GPU_MEMORY_UTILIZATION` is lowered at a time: 1 GiB on a card of 20."""
 MOST_UTILIZATION = 0.95
 """More leaves too little for what vLLM does not count, such as other processes' CUDA contexts."""
+LEAST_UTILIZATION = 0.1
+"""Less holds no model worth a GPU: the share is not what is wrong."""
 _UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": GIB}
 _BLOCK = 1 << 26
 """Sizes of a KV cache are advised in multiples of this, 64 MiB."""
@@ -46,7 +49,9 @@ def _less_kv_cache(groups: Groups, facts: Facts) -> Advice:
     """Advise a smaller KV cache, by whichever setting gave its size."""
     given = _kv_bytes(groups, facts)
     if given is None:
-        lower = max(0.1, round(facts.gpu_memory_utilization - STEP, 2))
+        lower = round(facts.gpu_memory_utilization - STEP, 2)
+        if lower < LEAST_UTILIZATION:
+            return Advice("serve a smaller or quantised model")
         return setting("GPU_MEMORY_UTILIZATION", f"{lower:g}")
     fits = given - int(STEP * (facts.gpu_memory_bytes or given))
     if groups.keys() >= {"tried", "free"}:
@@ -110,6 +115,8 @@ def less_to_warm_up(groups: Groups, facts: Facts) -> Advice:
     fewer = max(1, now // 2) if now else 64
     eager = "" if facts.enforce_eager else "; ENFORCE_EAGER=1 saves the memory of CUDA graphs"
     changes = {**less.changes, "MAX_NUM_SEQS": str(fewer)} if now else less.changes
+    if not less.changes and not less.text.startswith("unset"):
+        return Advice(f"set MAX_NUM_SEQS={fewer}{eager}; or {less.text}", changes)
     joint = " or " if "GPU_MEMORY_UTILIZATION" in less.changes else "; or set "
     return Advice(f"{less.text}{joint}MAX_NUM_SEQS={fewer}{eager}", changes)
 

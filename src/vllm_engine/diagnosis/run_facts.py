@@ -7,8 +7,6 @@ from typing import Literal
 
 from vllm_engine.plan.given_flags import GivenFlag
 
-GIB = 1 << 30
-
 
 @dataclass(frozen=True)
 class Facts:
@@ -66,10 +64,3 @@ class Facts:
     def next_tensor_parallel(self) -> int | None:
         """The next greater legal value, None where there is none."""
         return next((n for n in self.legal_tensor_parallel if n > self.tensor_parallel), None)
-
-
-def gib(count: int | None) -> str:
-    """Show bytes as GiB, or as MiB where that is too coarse."""
-    if count is None:
-        return "an unknown amount"
-    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / (1 << 20):.0f} MiB"

@@ -8,8 +8,6 @@ from enum import StrEnum
 
 from vllm_engine.errors import Problem
 
-GIB = 1 << 30
-
 
 class Status(StrEnum):
     """The outcome of a check: `warn` may still work, `fail` will not."""
@@ -62,8 +60,3 @@ def failed_by(problems: Iterable[Problem], id: str, *keys: str) -> Check | None:
 def any_failed(checks: Iterable[Check]) -> bool:
     """Whether one of them failed."""
     return any(check.status is Status.FAIL for check in checks)
-
-
-def gib(count: float) -> str:
-    """Format a size of memory in binary units, as GPU vendors and vLLM do."""
-    return f"{count / GIB:.1f} GiB" if count >= GIB / 10 else f"{count / (1 << 20):.0f} MiB"

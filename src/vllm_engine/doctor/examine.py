@@ -162,7 +162,7 @@ def _budget_bytes(preflight: Preflight, devices: int, *, is_cache_given: bool) -
 
 
 def _has_template(preflight: Preflight, model: Model, account: HubAccount | None) -> bool | None:
-    if "chat-template" in preflight.flag_names or is_bundled(preflight.settings.model_id):
+    if "chat-template" in preflight.mentioned_flags or is_bundled(preflight.settings.model_id):
         return True
     if account is not None:
         return account.has_template

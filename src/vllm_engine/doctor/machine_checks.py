@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vllm_engine.config.settings import Settings
-from vllm_engine.doctor.check import GIB, Check, fail, failed_by, gib, ok, warn
+from vllm_engine.doctor.check import Check, fail, failed_by, ok, warn
 from vllm_engine.errors import Problem
 from vllm_engine.gateway.settings_check import client_connections
 from vllm_engine.models.download_progress import human_bytes
 from vllm_engine.system.device import Device, Driver, Gpu
+from vllm_engine.system.sizes import GIB, gib
 
 VLLM_FILES = 65_536
 """Enough for vLLM too, which warns of a limit on open files below 65,535 (0.32, `utils/system_utils.py`)."""

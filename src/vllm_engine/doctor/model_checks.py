@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_engine.config.settings import Settings
-from vllm_engine.doctor.check import GIB, Check, fail, gib, ok, warn
+from vllm_engine.doctor.check import Check, fail, ok, warn
 from vllm_engine.models.model_config import kv_cache_bytes, most_tokens
 from vllm_engine.models.model_source import HubAccount
+from vllm_engine.system.sizes import GIB, gib
 
 WORKING_BYTES = 3 * GIB // 2
 """Memory beside weights and KV cache: CUDA context, activations, graphs. An estimate for small batches."""

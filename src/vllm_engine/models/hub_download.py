@@ -80,5 +80,5 @@ async def fetch_files(
         )
     except ScriptError as error:
         met = ScriptError("interrupted", error.detail) if error.kind == "unreachable" else error
-        raise ModelError(explain_hub_error(settings, met)) from error
+        raise ModelError(explain_hub_error(settings, met, engine.environ.get("HF_ENDPOINT", ""))) from error
     return missing_bytes

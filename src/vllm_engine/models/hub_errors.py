@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vllm_engine.config.redaction import masked
 from vllm_engine.config.settings import Settings
 from vllm_engine.errors import Diagnosis
 from vllm_engine.models.engine_script import ScriptError
@@ -9,8 +10,9 @@ from vllm_engine.models.engine_script import ScriptError
 _RETRYABLE = frozenset({"unreachable", "server", "interrupted", "silent"})
 
 
-def explain_hub_error(settings: Settings, error: ScriptError) -> Diagnosis:
-    """Turn a failure of the hub client's into one sentence with its remedy."""
+def explain_hub_error(settings: Settings, error: ScriptError, endpoint: str = "") -> Diagnosis:
+    """Turn a failure of the hub client's into one sentence with its remedy; `endpoint` is `HF_ENDPOINT`."""
+    hub = f"HF_ENDPOINT={masked('HF_ENDPOINT', endpoint)}" if endpoint else "the hub"
     cache = f"CACHE_DIR={settings.cache_dir}"
     has_token = settings.hf_token is not None
     elsewhere = "use a local folder or MODEL_ID=bundled:smollm2-135m-instruct"
@@ -24,11 +26,11 @@ def explain_hub_error(settings: Settings, error: ScriptError) -> Diagnosis:
                      "correct MODEL_REVISION"),
         "offline": ("not-cached-and-offline", "not in the cache, and HF_HUB_OFFLINE forbids fetching",
                     "unset it or fill CACHE_DIR first"),
-        "unreachable": ("hub-unreachable", "not in the cache, and the hub cannot be reached",
-                        f"check MODEL_ID and the network, or {elsewhere}"),
-        "unlisted": ("hub-unreachable", "the hub did not list the model's files", "try again later"),
+        "unreachable": ("hub-unreachable", f"not in the cache, and {hub} cannot be reached",
+                        f"check MODEL_ID, the network{' and HF_ENDPOINT' * bool(endpoint)}, or {elsewhere}"),
+        "unlisted": ("hub-unreachable", f"{hub} did not list the model's files", "try again later"),
         "silent": ("hub-unreachable", f"the hub client made no progress ({error})", "check the network"),
-        "server": ("hub-unreachable", f"the hub answers with an error ({error})", "try again later"),
+        "server": ("hub-unreachable", f"{hub} answers with an error ({error})", "try again later"),
         "interrupted": ("hub-unreachable", f"the download was interrupted ({error})",
                         "check the network and run it again: files that are complete are kept"),
         "damaged": ("corrupt-weights", str(error),

@@ -143,5 +143,6 @@ async def _ask_hub(settings: Settings, engine: EnginePython, request: Mapping[st
     try:
         answer: dict[str, Any] = await engine.run("hub_client", asked, silence_seconds=HUB_TIMEOUT_SECONDS)
     except ScriptError as error:
-        raise ModelError(explain_hub_error(settings, error)) from error
+        endpoint = engine.environ.get("HF_ENDPOINT", "")
+        raise ModelError(explain_hub_error(settings, error, endpoint)) from error
     return answer

@@ -50,7 +50,7 @@ def network_need(preflight: Preflight, model: Model, files: ModelFiles) -> str |
     `files` is what of the model is on this machine.
     """
     settings, environ = preflight.settings, preflight.environment.merged
-    flags = {name.partition(".")[0].replace("_", "-") for name in preflight.flag_names}
+    flags = {name.partition(".")[0].replace("_", "-") for name in preflight.mentioned_flags}
     if given := flags.intersection(_NEEDS_HUB):
         return f"{_variable(min(given))} is set"
     if environ.get("VLLM_USE_MODELSCOPE", "0") not in ("", "0", "False", "false"):

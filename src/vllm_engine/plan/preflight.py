@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.flags import FlagCatalogue
-from vllm_engine.config.library_variables import check_certificates, check_propagators, check_temporary
+from vllm_engine.config.library_variables import check_hub_access, check_propagators, check_temporary
 from vllm_engine.config.other_engines import unread
 from vllm_engine.config.settings import Settings
 from vllm_engine.errors import Diagnosis, Problem, SettingsError, StartupError, told_once
@@ -40,8 +40,8 @@ class Preflight:
     """For the log: settings that are legal but perhaps not intended."""
 
     @property
-    def flag_names(self) -> frozenset[str]:
-        """Names of the flags the user gave, without dashes or a leading `no-`."""
+    def mentioned_flags(self) -> frozenset[str]:
+        """Names of the flags that the user gave, on or off, without dashes or a leading `no-`."""
         names = (token.split("=")[0].removeprefix("--") for token in self.flags if token.startswith("--"))
         return frozenset(name.replace("_", "-").removeprefix("no-") for name in names)
 
@@ -92,7 +92,7 @@ def inspect(
         SettingsError: there is no vLLM to inspect.
     """
     environ = environment.merged
-    unusable, useless = check_certificates(settings, environ)
+    unusable, useless = check_hub_access(settings, environ)
     problems = [
         *others,
         *check_propagators(environment.process),

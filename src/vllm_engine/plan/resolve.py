@@ -12,14 +12,14 @@ from vllm_engine.errors import Problem, SettingsError
 from vllm_engine.models.model_config import attention_heads, kv_cache_bytes, longest_context
 from vllm_engine.models.model_source import Model, locate_model
 from vllm_engine.plan.api_servers import automatic, needs_one
-from vllm_engine.plan.engine_command import EngineCommand, build_command
+from vllm_engine.plan.engine_command import EngineCommand, build_command, is_switched_on
 from vllm_engine.plan.engine_plan import Choice, EnginePlan
 from vllm_engine.plan.engine_site import site_folder, write_metadata, write_shims
 from vllm_engine.plan.parser_choice import ParserChoice, wants_a_parser
 from vllm_engine.plan.preflight import Preflight
 from vllm_engine.system.device import free_memory_bytes
+from vllm_engine.system.sizes import GIB
 
-_GIB = 1 << 30
 _CPU_KV_SEQUENCES = 8
 _LONG_ALLOWED = ("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "HF_OVERRIDES")
 
@@ -82,7 +82,7 @@ def start_key(preflight: Preflight, plan: EnginePlan) -> str:
         "vllm": preflight.installation.version,
         "device": preflight.device.name,
         "tensor_parallel": plan.tensor_parallel.value,
-        "eager": plan.enforce_eager is not None or "enforce-eager" in preflight.flag_names,
+        "eager": plan.enforce_eager is not None or is_switched_on(preflight.flags, "enforce-eager"),
         "frontend": preflight.settings.engine_frontend,
     }
     text = json.dumps({name: str(value) for name, value in parts.items()}, sort_keys=True)
@@ -96,7 +96,7 @@ class Planner:
         """Take what is known; `free_memory` is the main memory available in bytes, used on CPU only."""
         self._settings, self._device = preflight.settings, preflight.device
         self._environ, self._source = preflight.environment.merged, preflight.environment.source
-        self._words, self._flags = preflight.flags, preflight.flag_names
+        self._words, self._flags = preflight.flags, preflight.mentioned_flags
         self._parsers = ParserChoice(
             preflight.settings, preflight.installation, preflight.flags, model, preflight.environment.source
         )
@@ -186,7 +186,7 @@ class Planner:
             return None
         tokens = int(length.value) if length.value.isdigit() else 0
         longest = kv_cache_bytes(self._model.config, tokens) or 0
-        ideal = max(_GIB, _CPU_KV_SEQUENCES * longest)
+        ideal = max(GIB, _CPU_KV_SEQUENCES * longest)
         return Choice(
             str(min(ideal, self._free_memory // 4)),
             "on CPU: room for several prompts, a quarter of RAM at most",

@@ -18,7 +18,7 @@ from vllm_engine.cli.console import print_checks
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import Settings, load_settings
 from vllm_engine.doctor import examine
-from vllm_engine.doctor.check import GIB, Check, Status, any_failed, fail, ok, warn
+from vllm_engine.doctor.check import Check, Status, any_failed, fail, ok, warn
 from vllm_engine.doctor.machine_checks import (
     cache_check,
     device_check,
@@ -37,6 +37,7 @@ from vllm_engine.models.model_source import HubAccount, Model
 from vllm_engine.plan.engine_plan import Choice, EnginePlan
 from vllm_engine.plan.preflight import Preflight, check_device
 from vllm_engine.system.device import Device, Driver, Gpu
+from vllm_engine.system.sizes import GIB
 
 CPU = Device("cpu", "AMD EPYC", True, cores=2)
 T4 = Gpu("Tesla T4", (7, 5), 16 * GIB, 15 * GIB)
@@ -181,7 +182,7 @@ LONG = QWEN | {"max_position_embeddings": 262_144}
         (machine(replace(H100, free_bytes=None)), [CACHE, "100G"], FAIL, f"KV_CACHE_MEMORY_BYTES={int(72.5 * GIB)}"),
         (machine(H100, BUSY), [CACHE, "71G"], OK, "71.0 GiB"),
         (machine(BUSY), [CACHE, "71G"], FAIL, "40.0 GiB available"),
-        (machine(H100), [CACHE, "128M"], FAIL, "needs 0.3 GiB; set MAX_MODEL_LEN=3584"),
+        (machine(H100), [CACHE, "128M"], FAIL, "needs 288 MiB; set MAX_MODEL_LEN=3584"),
         (CPU, [CACHE, "128M"], FAIL, "set MAX_MODEL_LEN=3584"),
     ],
 )  # fmt: skip

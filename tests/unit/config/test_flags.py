@@ -193,7 +193,7 @@ REFUSED = table(
     --max-num-sequences 4 => --max-num-sequences 4 => is not a flag of vllm serve 0.32.0; did you mean --max-num-seqs?
     -tp4 => -tp4 => is not a flag of vllm serve 0.32.0; put a space after -tp
     --max-num-s 4 => --max-num-s 4 => could be --max-num-scheduled-tokens, --max-num-seqs; write it in full
-    model => model => is not a flag
+    model => model => is not a flag; expected flags such as --max-num-seqs 64
     -- => -- => is not a flag; vllm serve takes nothing after it
     --enforce-eager=true => --enforce-eager=true => expected no value; write --enforce-eager or --no-enforce-eager
     --headless=1 => --headless=1 => expected no value; write --headless

@@ -13,6 +13,8 @@ from vllm_engine.config import library_variables
 from vllm_engine.config.environment import check_key_log
 from vllm_engine.config.settings import Settings
 from vllm_engine.errors import SettingsError
+from vllm_engine.models.engine_script import ScriptError
+from vllm_engine.models.hub_errors import explain_hub_error
 
 HUB = Settings(MODEL_ID="org/name")
 
@@ -24,19 +26,33 @@ def test_certificate_authorities(tmp_path: Path) -> None:
     empty.write_text("no certificate")
     for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_DIR"):
         environ = {name: str(tmp_path / "gone")}
-        ((problem,), warnings) = library_variables.check_certificates(HUB, environ)
+        ((problem,), warnings) = library_variables.check_hub_access(HUB, environ)
         assert problem.key == name and problem.value == environ[name] and warnings == []
         for settings, more in (
             (Settings(MODEL_ID=str(tmp_path)), {}),
             (HUB, {"HF_HUB_OFFLINE": "1"}),
             (HUB, {"TRANSFORMERS_OFFLINE": "YES"}),
         ):
-            problems, (warning,) = library_variables.check_certificates(settings, environ | more)
+            problems, (warning,) = library_variables.check_hub_access(settings, environ | more)
             assert problems == [] and name in warning
         usable = tmp_path if name == "SSL_CERT_DIR" else good
-        assert library_variables.check_certificates(HUB, {name: str(usable)}) == ([], [])
-    ((problem,), _) = library_variables.check_certificates(HUB, {"SSL_CERT_FILE": str(empty)})
+        assert library_variables.check_hub_access(HUB, {name: str(usable)}) == ([], [])
+    ((problem,), _) = library_variables.check_hub_access(HUB, {"SSL_CERT_FILE": str(empty)})
     assert "contains no certificate" in str(problem)
+
+
+def test_the_hubs_address() -> None:
+    """An address that is none is named, without its password; one that cannot be reached is named later."""
+    for value in ("https://hub.example", "http://me:pw@10.0.0.1:8080/hf"):
+        assert library_variables.check_hub_access(HUB, {"HF_ENDPOINT": value}) == ([], [])
+    for value in ("nonsense", "huggingface.co", "https://", "ftp://me:pw@x"):
+        ((problem,), _) = library_variables.check_hub_access(HUB, {"HF_ENDPOINT": value})
+        assert (problem.key, "pw" in str(problem)) == ("HF_ENDPOINT", False)
+        assert "expected an http:// or https:// URL such as https://huggingface.co" in problem.message
+    told = explain_hub_error(HUB, ScriptError("unreachable", "x"), "http://me:pw@10.0.0.1")
+    assert (
+        "HF_ENDPOINT=http://***@10.0.0.1 cannot be reached" in told.message and "HF_ENDPOINT" in told.remedy
+    )
 
 
 def test_propagators_and_key_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

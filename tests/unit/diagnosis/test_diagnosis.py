@@ -18,7 +18,7 @@ from vllm_engine.config.settings import load_settings
 from vllm_engine.diagnosis.catalogue import BY_CODE, CATALOGUE, OWN
 from vllm_engine.diagnosis.diagnose import diagnose, findings
 from vllm_engine.diagnosis.explainer import Explainer, known_facts, memory_limit, oom_kills, with_host
-from vllm_engine.diagnosis.run_facts import GIB, Facts
+from vllm_engine.diagnosis.run_facts import Facts
 from vllm_engine.diagnosis.termination import MAX_BYTES, write_termination_log
 from vllm_engine.engine.engine_exit import EngineExit, describe_exit
 from vllm_engine.engine.engine_state import EngineState, EngineStatus
@@ -42,6 +42,7 @@ from vllm_engine.plan.engine_plan import Choice, EnginePlan
 from vllm_engine.plan.given_flags import GivenFlag
 from vllm_engine.plan.preflight import Preflight
 from vllm_engine.system.device import Device, Gpu
+from vllm_engine.system.sizes import GIB
 
 FACTS = Facts(
     model="org/model", has_token=False, max_model_len=8192, gpus=2, gpu_memory_bytes=24 * GIB, attention_heads=16,

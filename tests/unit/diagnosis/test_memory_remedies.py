@@ -8,7 +8,8 @@ import pytest
 
 from tests.unit.diagnosis.test_diagnosis import FACTS, OOM, ended, recorded
 from vllm_engine.diagnosis.diagnose import diagnose
-from vllm_engine.diagnosis.run_facts import GIB, Facts
+from vllm_engine.diagnosis.run_facts import Facts
+from vllm_engine.system.sizes import GIB
 
 H100 = Facts(gpus=1, gpu_memory_bytes=int(79.18 * GIB), weight_bytes=125 * GIB)
 SHARED = replace(H100, gpu_memory_utilization=0.01)
@@ -45,6 +46,8 @@ SMALL = replace(KV_BYTES, max_num_seqs=64, enforce_eager=True)
         ("cuda-oom-serving", Facts(kv_cache_memory_bytes=10 * GIB), {"KV_CACHE_MEMORY_BYTES": str(152 << 26)}, "9.5 GiB"),
         ("cuda-oom-warming-up", FACTS, {"GPU_MEMORY_UTILIZATION": "0.85", "MAX_NUM_SEQS": "128"}, "MAX_NUM_SEQS=128"),
         ("cuda-oom-serving", FACTS, {"GPU_MEMORY_UTILIZATION": "0.85"}, "GPU_MEMORY_UTILIZATION=0.85"),
+        ("cuda-oom-serving", Facts(gpu_memory_utilization=0.1), {}, "serve a smaller or quantised model;"),
+        ("cuda-oom-warming-up", Facts(gpu_memory_utilization=0.1), {"MAX_NUM_SEQS": "128"}, "set MAX_NUM_SEQS=128;"),
     ],
 )  # fmt: skip
 def test_memory_remedy(name: str, facts: Facts, changes: dict[str, str] | None, part: str) -> None:

@@ -34,3 +34,15 @@ def test_the_end_of_one_of_vllms_processes() -> None:
         ),
     ):
         assert killed in diagnose(recorded(name).ending, FACTS).message
+
+
+def test_a_core_that_ended_in_silence() -> None:
+    """How it ended is told where it is known: an exit is no lack of memory."""
+    for status, part in (
+        (1, "(it exited with status 1)"),
+        (0, "(it exited with status 0)"),
+        (None, "(how is not known)"),
+    ):
+        end = EngineExit(None, (), True, seen="a process ended", child_status=status)
+        told = diagnose(end, FACTS)
+        assert (told.code, part in told.message) == ("engine-core-died", True), told

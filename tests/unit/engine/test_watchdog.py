@@ -98,10 +98,10 @@ async def test_health() -> None:
     """An attempt to ask that failed for want of files is not evidence, in either direction."""
     none, not_asked, h = Health.NOT_LISTENING, Health.NOT_ASKED, Health
     for answers, expected in (
-        ([none, not_asked, not_asked, none], LossKind.UNREACHABLE),
+        ([none, not_asked, not_asked, none], LossKind.HUNG),
         ([none, h.GOOD, none, h.NO_ANSWER, none, h.HUNG_UP, none, h.GOOD], None),
         ([none, not_asked], None),
-        ([not_asked, h.DEAD], LossKind.REPORTED),
+        ([not_asked, h.DEAD], LossKind.CHILD_EXITED),
     ):
         assert await lost(Engine(*answers), EngineActivity(), within=100) is expected
     # Limits of zero turn the other verdicts off.
@@ -160,7 +160,7 @@ async def test_an_idle_engine_that_does_not_generate() -> None:
     engine.token_seconds = None
     assert await lost(engine, EngineActivity(), within=60) is LossKind.HUNG
     for error, expected in (
-        (ControlError("500"), LossKind.NOT_GENERATING),
+        (ControlError("500"), LossKind.HUNG),
         (NotAskedError("no files"), None),
     ):
         engine = Engine()

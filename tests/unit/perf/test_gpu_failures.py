@@ -26,7 +26,7 @@ from tests.unit.diagnosis.failed_logs import LOGS
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import load_settings
 from vllm_engine.diagnosis.catalogue import BY_CODE
-from vllm_engine.diagnosis.run_facts import GIB
+from vllm_engine.system.sizes import GIB
 
 CONFIG = {
     "hidden_size": 2048, "intermediate_size": 11008, "num_attention_heads": 16, "num_key_value_heads": 2,

@@ -90,7 +90,8 @@ class FlagParser(argparse.ArgumentParser):
     def _unknown(self, word: str) -> Refusal:
         name = word.partition("=")[0]
         if not is_flag(name):
-            remedy = "vllm serve takes nothing after it" if name == "--" else ""
+            flags = "expected flags such as --max-num-seqs 64"
+            remedy = "vllm serve takes nothing after it" if name == "--" else flags
             return Refusal("is not a flag", remedy)
         if not name.startswith("--") and name[:3] in self._by_option:
             remedy = f"put a space after {name[:3]}"

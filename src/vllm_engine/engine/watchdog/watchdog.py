@@ -31,10 +31,7 @@ class LossKind(StrEnum):
 
     EXITED = "exited"
     CHILD_EXITED = "child exited"
-    REPORTED = "reported"
-    UNREACHABLE = "unreachable"
     HUNG = "hung"
-    NOT_GENERATING = "not generating"
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Loss:
     @property
     def is_hang(self) -> bool:
         """Whether its first process still runs without working; its log then does not say why."""
-        return self.kind in (LossKind.HUNG, LossKind.NOT_GENERATING, LossKind.UNREACHABLE)
+        return self.kind is LossKind.HUNG
 
 
 class Watchdog:
@@ -114,12 +111,12 @@ class Watchdog:
         while True:
             health = await self._client.health()
             if health is Health.DEAD:
-                return Loss(LossKind.REPORTED, "vLLM's /health reports that its engine core is dead")
+                return Loss(LossKind.CHILD_EXITED, "vLLM's /health reports that its engine core is dead")
             if health is not Health.NOT_ASKED:
                 refused = refused + 1 if health is Health.NOT_LISTENING else 0
             # One refused connection may be transient.
             if refused == 2:
-                return Loss(LossKind.UNREACHABLE, "nothing listens on its socket any more")
+                return Loss(LossKind.HUNG, "nothing listens on its socket any more")
             await asyncio.sleep(_TICK_SECONDS)
 
     async def _stalled(self) -> Loss:
@@ -171,7 +168,7 @@ class Watchdog:
             except ControlError as error:
                 failures += 1
                 if failures == _FAILED_CHECKS and not self._activity.running:
-                    return Loss(LossKind.NOT_GENERATING, f"idle, it fails to generate a token: {error}")
+                    return Loss(LossKind.HUNG, f"idle, it fails to generate a token: {error}")
                 continue
             if stalled is not None:
                 return Loss(LossKind.HUNG, f"idle, it did not generate a token within {stalled:.0f} s")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Generic, TypeVar
 
 Fingerprint = tuple[int, ...] | None
 Value = TypeVar("Value")
+MAX_FILE_BYTES = 1 << 20
+"""More than any keys file or certificate has."""
 
 
 class UnusableFileError(ValueError):
@@ -80,19 +83,26 @@ class FollowedFiles(Generic[Value]):
         return tuple(map(_fingerprint, self._files))
 
 
-def check_readable(setting: str, file: Path) -> None:
-    """Check that a file can be opened and is a regular one: opening a pipe would wait for its other end.
+def read_file(setting: str, file: Path, max_bytes: int) -> bytes:
+    """Return the content of a regular file: a pipe is not waited for.
 
     Raises:
-        UnusableFileError: it cannot or is not.
+        UnusableFileError: it cannot be read, is another kind of file, or is larger than `max_bytes`.
     """
     try:
-        if not stat.S_ISREG(file.stat().st_mode):
-            raise UnusableFileError(setting, "cannot be read (not a regular file)")
-        with file.open("rb"):
-            pass
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise UnusableFileError(setting, "cannot be read (not a regular file)")
+            with os.fdopen(descriptor, "rb", closefd=False) as stream:
+                content = stream.read(max_bytes + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise UnusableFileError(setting, f"cannot be read ({error.strerror})") from None
+    if len(content) > max_bytes:
+        raise UnusableFileError(setting, f"cannot be read (larger than {max_bytes} bytes)")
+    return content
 
 
 def _fingerprint(file: Path) -> Fingerprint:

@@ -16,7 +16,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from vllm_engine.gateway.http.followed_files import FollowedFiles, UnusableFileError, check_readable
+from vllm_engine.gateway.http.followed_files import (
+    MAX_FILE_BYTES,
+    FollowedFiles,
+    UnusableFileError,
+    read_file,
+)
 
 FILE_CHECK_SECONDS = 2.0
 """A change of the files counts after this long at most, from the next connection on."""
@@ -116,7 +121,7 @@ def load_identity(cert: Path, key: Path, now: float) -> Identity:
         UnusableFileError: a file cannot be read, the two do not match, or the certificate is not valid now.
     """
     for setting, file in ((_CERT, cert), (_KEY, key)):
-        check_readable(setting, file)
+        read_file(setting, file, MAX_FILE_BYTES)
     context = _server_context()
     try:
         _load(context, cert, key)

@@ -11,13 +11,17 @@ import hashlib
 import hmac
 import logging
 import re
-import stat
 import time
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vllm_engine.gateway.http.followed_files import FollowedFiles
+from vllm_engine.gateway.http.followed_files import (
+    MAX_FILE_BYTES,
+    FollowedFiles,
+    UnusableFileError,
+    read_file,
+)
 from vllm_engine.gateway.rejection import Rejected
 
 CREDENTIAL_HEADERS = frozenset((b"authorization", b"x-api-key"))
@@ -27,7 +31,6 @@ FILE_CHECK_SECONDS = 1.0
 """A change of the keys file takes effect after this long at most, with the next request."""
 
 MIN_KEY_LENGTH = 8
-MAX_FILE_BYTES = 1 << 20
 
 _TEXT = "API_KEYS"
 _FILE = "API_KEYS_FILE"
@@ -189,16 +192,9 @@ def _bearer(value: bytes) -> bytes:
 
 def _content(file: Path) -> str:
     try:
-        if not stat.S_ISREG(file.stat().st_mode):
-            raise KeysError(_FILE, "cannot be read (expected a regular file)")
-        with file.open("rb") as stream:
-            content = stream.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise KeysError(_FILE, f"cannot be read ({error.strerror})") from None
-    if len(content) > MAX_FILE_BYTES:
-        raise KeysError(_FILE, f"cannot be read (larger than {MAX_FILE_BYTES} bytes)")
-    try:
-        return content.decode("utf-8-sig")
+        return read_file(_FILE, file, MAX_FILE_BYTES).decode("utf-8-sig")
+    except UnusableFileError as error:
+        raise KeysError(error.setting, error.problem) from None
     except UnicodeDecodeError:
         raise KeysError(_FILE, "cannot be read (not UTF-8 text)") from None  # the error shows what it read
 
