@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 import httpx2
+import jsonschema
 import openai
 import psutil
 import pytest
@@ -114,6 +115,36 @@ def test_version_and_health(served: Served) -> None:
     assert (body["model"], body["frontend"]) == (MODEL, "python")
     assert body["dtype"] in ("bfloat16", "float16")
     assert served.program.client.get("/healthz").status_code == 200
+
+
+def test_description(served: Served) -> None:
+    """vLLM's own OpenAPI document, as far as its routes are served: valid, whole, and true for what it says is there."""
+    client = served.program.client
+    until(
+        lambda: "x-note" not in client.get("/openapi.json", timeout=90).json()["info"], "vLLM's description"
+    )
+    document = client.get("/openapi.json").json()
+    paths = document["paths"]
+    assert {
+        "/v1/chat/completions",
+        "/v1/responses/{response_id}",
+        "/tokenize",
+        "/livez",
+        "/metrics",
+    } <= paths.keys()
+    assert not {"/load", "/scale_elastic_ep", "/invocations", "/v1/embeddings"} & paths.keys()
+    body = paths["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    schema = {**body, "components": document["components"]}
+    jsonschema.Draft202012Validator.check_schema(schema)
+    good = {"model": MODEL, "messages": [QUESTION], "max_tokens": 4}
+    jsonschema.validate(good, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(good | {"temperature": "hot"}, schema)
+    named = re.findall(r'"#/components/(\w+)/([^"]+)"', json.dumps(document))
+    assert all(name in document["components"][section] for section, name in named)
+    for path, item in paths.items():
+        if "get" in item and "{" not in path:
+            assert client.get(path).status_code == 200, path
 
 
 def test_known_metrics(served: Served, client: OpenAI) -> None:

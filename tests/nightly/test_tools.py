@@ -27,7 +27,8 @@ def test_own_routes_keep_their_word(tmp_path: Path) -> None:
     """No made-up request to a route of ours is answered with a 5xx, or otherwise than described."""
     checks = "not_a_server_error,response_schema_conformance,content_type_conformance"
     with watched_program(tmp_path) as watched:
-        options = ("--max-examples", "30", "--checks", checks, "--seed", "1")
+        tags = ("--include-tag", "server", "--include-tag", "page")
+        options = (*tags, "--max-examples", "30", "--checks", checks, "--seed", "1")
         succeeds(
             "schemathesis",
             "schemathesis",

@@ -75,7 +75,7 @@ class Settings(BaseModel):
     metrics_cache_seconds: SecondsOrNever = 1.0
     """How long one reading of `/metrics`, and of the page's history, is served to all who ask."""
     enable_ui: bool = True
-    """Serves a page at `/` and `/ui`: the engine's status and a chat."""
+    """Serves a page at `/` and `/ui`: a chat, the status, and the API reference (`/docs`)."""
     keep_alive_seconds: SecondsOrNever = 15.0
     """Longest silence on an event stream before a comment is sent, so that no proxy gives up."""
 
