@@ -118,6 +118,8 @@ def test_drafts_belong_to_their_conversation(visit: Visit, server: Server) -> No
     page = ready(visit, server.url)
     field = page.get_by_label("Message", exact=True)
     expect(field).to_be_focused()
+    # All of its first line is in sight.
+    assert field.evaluate("(field) => field.clientHeight") > 24
     field.fill("begun")
     page.reload()
     until_ready(page)
@@ -181,6 +183,7 @@ def test_failed_turns_are_left_out(visit: Visit, server: Server) -> None:
         say(page, text)
         last = page.locator(".messages > li").last
         expect(last.locator(".failure")).to_contain_text("The engine cannot answer")
+        expect(last.locator(".stats")).to_have_count(0)
         expect(last).to_contain_text("left out of later requests")
     server.engine(text="Better.")
     seen = bodies(page)

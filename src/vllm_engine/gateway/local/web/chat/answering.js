@@ -27,8 +27,8 @@ export async function receive(message, body, { signal, changed }) {
     }
     message.ended = ended;
   } catch (error) {
-    if (error.name === "AbortError") message.ended = "stopped";
-    else message.error = told(error, message);
+    message.ended = error.name === "AbortError" ? "stopped" : undefined;
+    if (!message.ended) message.error = told(error, message);
   }
   message.stats = meter.result();
 }

@@ -34,6 +34,8 @@ export class Composer {
       typed(this.#field.value);
       this.#grow();
     });
+    // Hidden, it has no height; narrower, it may need more lines.
+    new ResizeObserver(() => this.#grow()).observe(byId("composer"));
     byId("stop").addEventListener("click", () => {
       stop();
       this.focus();
