@@ -41,7 +41,7 @@ QUESTIONS = (
 )
 WORDS = 4
 TOO_REPETITIVE = 0.2
-LONGEST_SECONDS = 600.0
+LONGEST_SECONDS = 1800.0
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ def served_with_tools(engine_python: Path, tmp_path_factory: pytest.TempPathFact
     """An engine that takes requests with tools."""
     if not WITH_TOOLS:
         pytest.skip("NOT TESTED: calls of tools; TEST_TOOLS=1 starts another engine for them")
-    tools = {"ENABLE_AUTO_TOOL_CHOICE": "1", "TOOL_CALL_PARSER": "hermes"}
+    tools = {"TOOL_CALL_PARSER": "hermes"}
     with ready(tmp_path_factory.mktemp("tools"), **tools) as program:
         yield Served(program)
 

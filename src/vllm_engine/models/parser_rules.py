@@ -36,6 +36,7 @@ class Rule:
         template: a pattern to be found in the chat template.
         name: a pattern to be found in the model's name in lower case.
         tokens: what the parser looks up in the vocabulary; without them vLLM refuses to start.
+        must_list: whether the files have to list the tokens: of unknown models nothing is assumed.
         renders_itself: whether vLLM writes the prompt without the chat template.
         is_tekken: whether Mistral's own tokenizer must be there.
     """
@@ -46,6 +47,7 @@ class Rule:
     template: str = ""
     name: str = ""
     tokens: tuple[str, ...] = ()
+    must_list: bool = False
     renders_itself: bool = False
     is_tekken: bool = False
 
@@ -57,7 +59,7 @@ class Rule:
             and (not self.template or re.search(self.template, chat.template, re.DOTALL) is not None)
             and (not self.name or re.search(self.name, traits.name.lower()) is not None)
             and (not self.is_tekken or chat.is_tekken)
-            and (chat.tokens is None or set(self.tokens) <= set(chat.tokens))
+            and (set(self.tokens) <= set(chat.tokens or ()) or (chat.tokens is None and not self.must_list))
         )
 
     @property
@@ -69,6 +71,8 @@ class Rule:
 
 
 _THINK = ("<think>", "</think>")
+_CALLS = ("[TOOL_CALLS]",)
+_BEGIN = "<｜tool▁calls▁begin｜>"
 _MISTRAL = r"(Mistral|Ministral|Mixtral|Pixtral)"
 _GLM = r"(Glm|GLM|ChatGLM)"
 _JSON_IN_XML = r"<tool_call>.{0,40}\{\\?[\"']name\\?[\"']: ?<?function-name>?"
@@ -90,10 +94,10 @@ TOOLS: Sequence[Rule] = (
     Rule("deepseek_v4", "DeepSeek-V4", architecture="DeepseekV4For", renders_itself=True),
     Rule("deepseek_v32", "DeepSeek-V3.2", architecture="DeepseekV32", renders_itself=True),
     Rule("kimi_k3", "Kimi-K3", architecture="KimiK3", renders_itself=True),
-    Rule("mistral", "Mistral", architecture=_MISTRAL, is_tekken=True, renders_itself=True),
-    Rule("mistral", "Mistral", architecture=_MISTRAL, template=r"\[TOOL_CALLS\]", tokens=("[TOOL_CALLS]",)),
-    Rule("deepseek_v3", "DeepSeek-V3 and R1", template=r"<｜tool▁calls▁begin｜>.*```json"),
-    Rule("deepseek_v31", "DeepSeek-V3.1", template=r"<｜tool▁calls▁begin｜>"),
+    Rule("mistral", "Mistral", architecture=_MISTRAL, is_tekken=True, renders_itself=True, tokens=_CALLS),
+    Rule("mistral", "Mistral", architecture=_MISTRAL, template=r"\[TOOL_CALLS\]", tokens=_CALLS),
+    Rule("deepseek_v3", "DeepSeek-V3 and R1", template=f"{_BEGIN}.*```json", tokens=(_BEGIN,)),
+    Rule("deepseek_v31", "DeepSeek-V3.1", template=_BEGIN, tokens=(_BEGIN,)),
     Rule("kimi_k2", "Kimi-K2", template=r"<\|tool_calls_section_begin\|>"),
     Rule("minimax_m2", "MiniMax-M2", architecture="MiniMaxM2", template="<minimax:tool_call>"),
     Rule("seed_oss", "Seed-OSS", template="<seed:tool_call>"),
@@ -113,7 +117,6 @@ TOOLS: Sequence[Rule] = (
     Rule("granite", "Granite 3", architecture="Granite", template=r"<\|tool_call\|>"),
     Rule("phi4_mini_json", "Phi-4-mini", architecture="Phi3For", template="functools"),
     Rule("llama4_pythonic", "Llama 4", architecture="Llama4", template=r"\[func_name1\("),
-    Rule("llama4_json", "Llama 4", architecture="Llama4", template=r"function name, \"parameters\":"),
     Rule("llama3_json", "Llama 3.1 and later", template=_LLAMA, tokens=("<|python_tag|>",)),
     Rule("step3", "Step3", architecture="Step3(VL|Text)", template="<｜tool_calls_begin｜>"),
     Rule("step3p5", "Step-3.5", architecture="Step3p", template="<function="),
@@ -151,7 +154,8 @@ REASONING: Sequence[Rule] = (
     Rule("glm45", "GLM-4.5 and later", architecture=_GLM, template=_SWITCH, tokens=_THINK),
     Rule("qwen3", "Qwen3", architecture="Qwen3", template=_SWITCH, tokens=_THINK),
     Rule("qwen3", "Qwen3-Thinking", architecture="Qwen3", template=_OPENED, tokens=_THINK),
-    Rule("deepseek_r1", "DeepSeek-R1 and its like", template=_OPENED, tokens=_THINK),
+    Rule("deepseek_r1", "DeepSeek-R1", template=f"^(?=.*<｜Assistant｜>).*{_OPENED}", tokens=_THINK),
+    Rule("deepseek_r1", "models that begin with reasoning", template=_OPENED, tokens=_THINK, must_list=True),
 )  # fmt: skip
 """The first that fits is taken."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from vllm_engine.config.settings import Settings
 from vllm_engine.config.spelling import closest
 from vllm_engine.errors import Problem
+from vllm_engine.models.engine_scripts.chat_format import UNKNOWN
 from vllm_engine.models.model_source import Model
 from vllm_engine.models.parser_rules import Traits, Verdict, reasoning_parser, tool_parser
 from vllm_engine.plan.engine_command import OWN_FLAGS, REASONING_FLAG, TOOL_FLAG, flag_value, is_switched_on
@@ -46,11 +47,14 @@ def check_parsers(settings: Settings, installation: Installation, flags: Sequenc
     return problems
 
 
-def wants_a_parser(flags: Sequence[str], tools: Choice) -> list[Problem]:
-    """Refuse a switch with which vLLM would end after its imports."""
-    if tools.value != NONE or not is_switched_on(flags, _SWITCH):
+def wants_a_parser(flags: Sequence[str], model: Model, tools: Choice) -> list[Problem]:
+    """Refuse a switch with which vLLM would end after its imports, unless the model is not known yet."""
+    is_seen = bool(model.config) or model.chat != UNKNOWN
+    if tools.value not in (NONE, AUTO) or not is_switched_on(flags, _SWITCH) or not is_seen:
         return []
-    remedy = f"needs a parser, and TOOL_CALL_PARSER=none ({tools.source}); set TOOL_CALL_PARSER to one"
+    remedy = (
+        f"needs a parser, and TOOL_CALL_PARSER={tools.value} ({tools.source}); name one there, or unset this"
+    )
     return [Problem("ENABLE_AUTO_TOOL_CHOICE", "1", remedy)]
 
 

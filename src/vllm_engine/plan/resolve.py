@@ -111,7 +111,7 @@ class Planner:
             SettingsError: a value does not fit the machine or the model, with the values that would.
         """
         length, parallel, tools = self._max_model_len(), self._tensor_parallel(), self._parsers.tools()
-        self._problems += wants_a_parser(self._words, tools)
+        self._problems += wants_a_parser(self._words, self._model, tools)
         if self._problems:
             raise SettingsError(self._problems)
         return EnginePlan(

@@ -29,6 +29,7 @@ LLAMA = (
 LLAMA += "'dictionary of argument name and its value}.' }}"
 DEEPSEEK = "{{'<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>' + tool['type'] + '<｜tool▁sep｜>'}}"
 THINKS = r"{% if add_generation_prompt %}{{'<｜Assistant｜><think>\n'}}{% endif %}"
+OPENED = r"{% if add_generation_prompt %}{{- '<|im_start|>assistant\n<think>\n' }}{% endif %}"
 SWITCH = (
     "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think></think>' }}{%- endif %}"
 )
@@ -45,7 +46,7 @@ THINK = ("<think>", "</think>")
         ("Qwen3-8B", "Qwen3ForCausalLM", HERMES + SWITCH, "hermes", "qwen3"),
         ("Qwen3-4B-Instruct-2507", "Qwen3ForCausalLM", HERMES, "hermes", "none"),
         ("Qwen3-4B-Thinking-2507", "Qwen3ForCausalLM", HERMES + THINKS, "hermes", "qwen3"),
-        ("QwQ-32B", "Qwen2ForCausalLM", HERMES + THINKS, "hermes", "deepseek_r1"),
+        ("my-distilled-llama", "LlamaForCausalLM", HERMES + OPENED, "hermes", "none"),
         ("Qwen3-Coder-30B-A3B-Instruct", "Qwen3MoeForCausalLM", CODER, "qwen3_coder", "none"),
         ("Qwen3.5-9B", "Qwen3_5ForConditionalGeneration", CODER + SWITCH, "qwen3_coder", "qwen3"),
         ("Qwen3.5-0.8B", "Qwen3_5ForConditionalGeneration", CODER + SWITCH_ON, "qwen3_coder", "none"),
@@ -56,7 +57,6 @@ THINK = ("<think>", "</think>")
         ("Llama-3.2-11B-Vision-Instruct", "MllamaForConditionalGeneration", LLAMA, "llama3_json", "none"),
         ("Meta-Llama-3-8B-Instruct", "LlamaForCausalLM", "<|start_header_id|>", "none", "none"),
         ("Llama-4-Scout", "Llama4ForConditionalGeneration", ASKS + "[func_name1(a=1)]", "llama4_pythonic", "none"),
-        ("Llama-4-Scout", "Llama4ForConditionalGeneration", LLAMA, "llama4_json", "none"),
         ("Mistral-7B-Instruct-v0.3", "MistralForCausalLM", ASKS + "[TOOL_CALLS]", "mistral", "none"),
         ("Mistral-7B-Instruct-v0.2", "MistralForCausalLM", "[INST]", "none", "none"),
         ("DeepSeek-R1-Distill-Llama-8B", "LlamaForCausalLM", DEEPSEEK + THINKS, "none", "deepseek_r1"),
@@ -109,6 +109,8 @@ def test_off_where_vllm_would_not_start() -> None:
     """A tokenizer that lists its tokens, but not those that the parser looks up; a parser that is not there."""
     llama, qwen = Traits("m", (), ChatFormat(LLAMA, ("<|eot_id|>",))), ("Qwen3ForCausalLM",)
     assert tool_parser(llama, TOOL_NAMES).parser == "none"
+    opened = Traits("QwQ-32B", ("Qwen2ForCausalLM",), ChatFormat(HERMES + OPENED, THINK))
+    assert reasoning_parser(opened, REASONING_NAMES).parser == "deepseek_r1"
     for tokens, parser in ((("<|im_end|>",), "none"), (THINK, "qwen3"), (None, "qwen3")):
         traits = Traits("m", qwen, ChatFormat(HERMES + SWITCH, tokens))
         assert reasoning_parser(traits, REASONING_NAMES).parser == parser

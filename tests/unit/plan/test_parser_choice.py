@@ -122,3 +122,7 @@ def test_refused_before_anything_starts() -> None:
     assert "leave it unset, or set ENGINE_FRONTEND=python" in said
     with pytest.raises(SettingsError, match="needs a parser, and TOOL_CALL_PARSER=none"):
         settled(PLAIN, ENABLE_AUTO_TOOL_CHOICE="1")
+    with pytest.raises(SettingsError, match="needs a parser, and TOOL_CALL_PARSER=auto"):
+        settled(QWEN3, ENABLE_AUTO_TOOL_CHOICE="1", ENGINE_FRONTEND="rust")
+    unseen = Planner(preflight(ENABLE_AUTO_TOOL_CHOICE="1"), Model("org/name")).plan()
+    assert unseen.tool_call_parser.value == "none", "as `settings` plans before it has asked the hub"
