@@ -4,7 +4,7 @@
 #   scripts/run_image.sh [--help]
 #
 #   TARGET=cuda|cpu          which image (cuda): cuda is refused where Docker shows no GPU; cpu serves the bundled model
-#   IMAGE_REPO, IMAGE_TAG    its name (vllm-engine, and the target's name)
+#   IMAGE_REPO, IMAGE_TAG    its name (vllm-engine or else ghcr.io/vllm-engine/vllm-engine, and the target's name)
 #   NAME                     the container's name (vllm-engine)
 #   HOST                     address to publish the ports on: 127.0.0.1, or 0.0.0.0 once API_KEYS or API_KEYS_FILE is set
 #   PORT                     8000
@@ -36,8 +36,9 @@ docker=${DOCKER:-docker}
 
 . "$root/scripts/dotenv.sh"
 . "$root/scripts/gpu.sh"
+published=ghcr.io/vllm-engine/vllm-engine
 repo=${IMAGE_REPO:-vllm-engine}
-load_dotenv "$repo:${IMAGE_TAG:-${TARGET:-cuda}}" "$repo:cuda" "$repo:cpu" ||
+load_dotenv "$repo:${IMAGE_TAG:-${TARGET:-cuda}}" "$repo:cuda" "$repo:cpu" "$published:cuda" "$published:cpu" ||
     die '.env is here, and nothing to read it with: neither .venv of this checkout (make setup) nor an image; what names' \
         'the image (IMAGE_REPO, IMAGE_TAG) must be in the environment then'
 
@@ -48,7 +49,8 @@ case $TARGET in
     *) die "TARGET=$TARGET: it is cuda or cpu" ;;
 esac
 repo=${IMAGE_REPO:-vllm-engine}
-image=$repo:${IMAGE_TAG:-$TARGET}
+tag=${IMAGE_TAG:-$TARGET}
+image=$repo:$tag
 name=${NAME:-vllm-engine}
 port=${PORT:-8000}
 "$docker" info >/dev/null 2>&1 || die "no answer from Docker's engine; is it running, and may $(id -un) use it?"
@@ -59,8 +61,11 @@ if [ -z "${IMAGE_TAG:-}" ] && is_here "$repo:$other"; then hint=" ($repo:$other 
 if [ "$TARGET" = cuda ] && [ -z "${GPUS:-}" ] && ! docker_has_gpu "$docker"; then
     die "Docker has no NVIDIA GPU here, which the default image needs: set TARGET=cpu${hint:- (for build_image.sh too)}, or GPUS=all to try anyway"
 fi
+# One that was not built here under our own name was built or is pulled under the published one.
+nor=
+if [ -z "${IMAGE_REPO:-}" ] && ! is_here "$image"; then image=$published:$tag nor=" nor $published:$tag"; fi
 is_here "$image" || "$docker" pull --quiet "$image" >/dev/null 2>&1 ||
-    die "there is no image $image; build it: TARGET=$TARGET scripts/build_image.sh${hint:+, or set TARGET=$other$hint}"
+    die "there is no image $repo:$tag$nor; build it: TARGET=$TARGET scripts/build_image.sh${hint:+, or set TARGET=$other$hint}"
 case $("$docker" container inspect --format '{{.State.Status}}' "$name" 2>/dev/null || true) in
     '') ;;
     running | restarting | paused) die "$name runs already; stop it (docker stop $name) or choose another NAME" ;;

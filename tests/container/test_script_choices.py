@@ -18,7 +18,7 @@ case $1 in
     --version) echo 'Docker version 20.10.24' ;;
     buildx | ps) exit 1 ;;
     info) case $* in *json*) echo '{info}' ;; esac ;;
-    image) case " {images} " in *" $3 "*) ;; *" $5 "*) echo 1000000 ;; *) exit 1 ;; esac ;;
+    image) for name; do :; done; case " {images} " in *" $name "*) echo 1000000 ;; *) exit 1 ;; esac ;;
     container | pull) exit 1 ;;
     run) {run} ;;
 esac
@@ -97,6 +97,23 @@ def test_with_a_gpu_the_default_is_the_gpu_image(script: Script, info: str) -> N
         "build it: TARGET=cuda scripts/build_image.sh, or set TARGET=cpu (vllm-engine:cpu is here)"
         in done.stderr
     )
+
+
+def test_the_published_name_is_the_second(script: Script) -> None:
+    """Where the image is not here by our own name, one of the published name is run, or pulled; IMAGE_REPO is alone."""
+    published = "ghcr.io/vllm-engine/vllm-engine:cuda"
+    for images, used in (
+        (published, published),
+        (f"{published} vllm-engine:cuda", "vllm-engine:cuda"),
+    ):
+        done, calls = script("run_image.sh", NVIDIA, images=images)
+        assert (done.returncode, asked(calls, "run")[0].endswith(f" {used}")) == (0, True), done.stderr
+    done, calls = script("run_image.sh", NVIDIA)
+    assert asked(calls, "pull") == [f"pull --quiet {published}"]
+    assert f"no image vllm-engine:cuda nor {published}; build it" in done.stderr
+    done, calls = script("run_image.sh", NVIDIA, images=published, IMAGE_REPO="mine")
+    assert asked(calls, "pull") == ["pull --quiet mine:cuda"]
+    assert "no image mine:cuda; build it" in done.stderr
 
 
 def test_target_is_taken_at_its_word(script: Script) -> None:
