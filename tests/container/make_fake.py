@@ -12,12 +12,13 @@ CONFIG = {
     "num_hidden_layers": 2,
     "hidden_size": 64,
 }
-# The scenario lies where any user of a read-only container can change it.
-MAIN = """import os, shutil, tempfile
+# The scenario lies where any user of a read-only container can change it, and a test finds it: the engine's own folder for
+# temporary files has another name in each run.
+MAIN = """import os, shutil
 from pathlib import Path
 from tests.support.fake.fake_main import main
 
-scenario = Path(tempfile.gettempdir()) / "scenario.json"
+scenario = Path("/tmp/scenario.json")
 if not scenario.exists():
     shutil.copyfile("/opt/engine/scenario.json", scenario)
 os.environ["FAKE_ENGINE_SCENARIO"] = str(scenario)
