@@ -115,12 +115,13 @@ export class AnswerView {
   }
 }
 
-function stats({ stats: counted, ended }) {
+function stats({ stats: counted, ended, error }) {
   const words = [];
   if (counted?.tokens) words.push(`${counted.exact ? "" : "about "}${plural(counted.tokens, "token")}`);
   if (counted?.ttft) words.push(`first after ${duration(counted.ttft)}`);
   if (counted?.rate) words.push(`${number(counted.rate)} tokens/s`);
   const ends = { length: "ended at the token limit", stopped: "stopped", interrupted: "interrupted", tool_calls: "ended to call a tool", content_filter: "filtered" };
-  if (ended in ends) words.push(ends[ended]);
+  // An error says more.
+  if (ended in ends && !error) words.push(ends[ended]);
   return words.length ? [h("span", { class: "stats" }, words.join(" · "))] : [];
 }
