@@ -67,7 +67,8 @@ class OptionProblem(Problem):
     """Words of the command line that cannot be taken: `key` is what is shown of them."""
 
     @property
-    def _assignment(self) -> str:
+    def assignment(self) -> str:
+        """The words."""
         return self.key
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.engine.engine_output import parse_line
-from vllm_engine.errors import Problem
 from vllm_engine.plan.given_flags import GivenFlag
 
 _MAX_REASON = 300
@@ -45,7 +44,7 @@ class Refused:
     def __str__(self) -> str:
         if self.given is None:
             return f"--{self.flag} ({self.why})"
-        return Problem(self.given.variable, self.given.value, "").assignment + f" ({self.why})"
+        return f"{self.given.assignment} ({self.why})"
 
 
 def refused_values(end: EngineExit, given: Sequence[GivenFlag]) -> list[Refused]:

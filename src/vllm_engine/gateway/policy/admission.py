@@ -26,6 +26,8 @@ class Claim(NamedTuple):
     """How many requests it counts for: the places it takes, at most as many as there are."""
     tokens: int = 0
     """The estimated tokens of its prompt; corrected when the usage is known."""
+    costs_tokens: bool = True
+    """Whether it can use any: else a key whose tokens are used up may make it all the same."""
 
 
 _ONE: Final = Claim()
@@ -104,7 +106,7 @@ class Admission:
         now = self._clock()
         state = self._keys.get(key) or self._new_key(key, now)
         places = min(claim.requests, self.places)
-        self._check(state, places, now)
+        self._check(state, places, now, costs_tokens=claim.costs_tokens)
         if self._queue or self.in_flight + places > self.places:
             return await self._wait(state, places, claim, now)
         state.take(claim.requests, claim.tokens, now)
@@ -125,10 +127,10 @@ class Admission:
         while self._queue:
             self._queue.popleft().answer(draining(reason))
 
-    def _check(self, key: KeyState, places: int, now: float) -> None:
+    def _check(self, key: KeyState, places: int, now: float, *, costs_tokens: bool) -> None:
         self.check_open()
         requests = 0.0 if key.requests is None else key.requests.seconds_until_one(now)
-        tokens = 0.0 if key.tokens is None else key.tokens.seconds_until_one(now)
+        tokens = key.tokens.seconds_until_one(now) if key.tokens is not None and costs_tokens else 0.0
         # Of two allowances that are used up, the one that takes longer to refill is the reason.
         if tokens > requests:
             raise self._limits.out_of_tokens(key.name, tokens)
