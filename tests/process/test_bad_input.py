@@ -109,6 +109,7 @@ def test_dry_run_is_exact(never_started: dict[str, str], tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     python, model = never_started["ENGINE_PYTHON"], never_started["MODEL_ID"]
     assert done.stdout.startswith(f"# vllm serve {model} ")
+    assert "# TOOL_CALL_PARSER=none: auto: the model's chat template is not known" in done.stdout.splitlines()
     command = done.stdout.splitlines()[-1].strip()
     assert command.startswith(f"{python} -P -m vllm.entrypoints.cli.main serve {model} ")
     assert "--max-model-len 2048" in command

@@ -58,7 +58,7 @@ class EnginePlan:
     @property
     def notes(self) -> tuple[str, ...]:
         """A message about every value that was derived, for the log."""
-        plain = ("default", "environment", ".env", "VLLM_EXTRA_ARGS")
+        plain = ("default", "environment", ".env", "command line", "VLLM_EXTRA_ARGS")
         return tuple(
             f"{key}={choice.value}: {choice.source}"
             for key, choice in self.choices.items()

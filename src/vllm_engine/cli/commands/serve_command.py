@@ -132,6 +132,7 @@ def _print_command(preflight: Preflight) -> None:
     command = resolve_command(preflight, plan, Path("engine.sock"))
     argv = mask(command.argv)
     print(f"# vllm {shlex.join(argv[argv.index('serve') :])}\n#")
+    print("".join(f"# {note}\n" for note in plan.notes) + "#")
     print("# The whole command, to be pasted: of the environment, only what differs from this shell's.")
     print(" \\\n  ".join(["env", *_changes(inherited(), command.environ), shlex.join(argv)]))
 
