@@ -16,16 +16,15 @@ from tests.browser.test_chat import bodies, ready, say, until_ready
 
 _NO_STORAGE = """for (const name of ["indexedDB", "localStorage", "sessionStorage"])
     Object.defineProperty(window, name, { get() { throw new DOMException("blocked", "SecurityError") } })"""
-_FULL_STORAGE = (
-    """IDBObjectStore.prototype.put = () => { throw new DOMException("full", "QuotaExceededError") }"""
-)
-_OLD = {
+_OLD: dict[str, Any] = {
     "messages": [
         {"role": "user", "content": "an old question"},
         {"role": "assistant", "content": "an old answer", "reasoning": "", "ended": "stop"},
     ],
     "options": {"system": "Be old."},
 }
+_FULL_STORAGE = f"""IDBObjectStore.prototype.put = () => {{ throw new DOMException("full", "QuotaExceededError") }};
+    if (location.protocol !== "about:") localStorage.setItem("vllm-engine.chat /", {json.dumps(json.dumps(_OLD))})"""
 
 
 def titles(page: Page) -> Locator:

@@ -30,7 +30,7 @@ export class ChatView {
     this.library = library;
     this.onUnauthorized = onUnauthorized;
     this.server = { isReady: false, model: "", note: null, limit: null };
-    this.chosen = store.get(PLACE, {}).options ?? {};
+    this.chosen = { ...store.get(PLACE, {}).options };
     this.options = new OptionsForm(this.chosen, () => store.set(PLACE, { options: this.chosen }));
     // The answers that are awaited, by conversation.
     this.runs = new Map();

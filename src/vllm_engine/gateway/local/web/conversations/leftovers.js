@@ -14,10 +14,9 @@ export async function takeUp(place, database) {
   for (const key of store.keys(`${place} unsaved `)) {
     const record = valid(store.get(key, null));
     const known = record && (await database.get(record.id));
-    if (record && !(known?.updated > record.updated)) {
-      await database.put(record);
-      written.push(record.id);
-    }
+    const isNewer = record && !(known?.updated > record.updated);
+    if (isNewer && !(await isPut(database, record))) continue;
+    if (isNewer) written.push(record.id);
     store.remove(key);
   }
   await migrate(place, database);
@@ -33,8 +32,18 @@ async function migrate(place, database) {
     messages: messages.map((message, index) => ({ ...message, parent: index ? index - 1 : null })),
     head: messages.length ? messages.length - 1 : null,
   });
-  if (record?.messages.length) await database.put(record);
-  if (database.isLasting) store.set(place, options);
+  const isThere = !record?.messages.length || (await isPut(database, record));
+  if (isThere && database.isLasting) store.set(place, options);
+}
+
+async function isPut(database, record) {
+  try {
+    await database.put(record);
+    return true;
+  } catch {
+    // There is no room for it: it stays where it is.
+    return false;
+  }
 }
 
 function valid(value) {

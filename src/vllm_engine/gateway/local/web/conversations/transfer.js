@@ -13,7 +13,8 @@ export function exportFile(records, name) {
   const text = JSON.stringify({ format: FORMAT, version: VERSION, exported: new Date().toISOString(), conversations }, null, 1);
   const url = URL.createObjectURL(new Blob([text], { type: "application/json" }));
   h("a", { href: url, download: name }).click();
-  URL.revokeObjectURL(url);
+  // Some browsers begin to read it only later.
+  setTimeout(() => URL.revokeObjectURL(url), 60_000);
 }
 
 /** Take in the conversations of a file, beside those that are there; returns what to say of it. */
