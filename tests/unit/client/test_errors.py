@@ -11,6 +11,7 @@ CODES = {
     "EngineError": 1,
     "StartupError": 3,
     "ModelError": 3,
+    "RefusedError": 2,
     "StartupTimeoutError": 3,
 }
 
