@@ -80,18 +80,12 @@ def starting(docker: Docker, image: str, *always: str) -> Iterator[StartBox]:
         docker("rm", "--force", "--volumes", box.name, check=False)
 
 
-@pytest.fixture
-def start(docker: Docker, fake_image: str) -> Iterator[StartBox]:
-    with starting(docker, fake_image) as start_box:
-        yield start_box
-
-
 @contextmanager
 def new_volume(docker: Docker) -> Iterator[str]:
     name = f"vllm-engine-test-{secrets.token_hex(4)}"
     docker("volume", "create", name)
     yield name
-    docker("volume", "rm", "--force", name, check=False)
+    docker("volume", "rm", "--force", name)
 
 
 @pytest.fixture
@@ -99,6 +93,13 @@ def volume(docker: Docker) -> Iterator[str]:
     """An empty volume."""
     with new_volume(docker) as name:
         yield name
+
+
+@pytest.fixture
+def start(docker: Docker, fake_image: str, volume: str) -> Iterator[StartBox]:
+    """Start containers of the image `fake`; they are removed before the volume, which one may use."""
+    with starting(docker, fake_image) as start_box:
+        yield start_box
 
 
 @pytest.fixture
