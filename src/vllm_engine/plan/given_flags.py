@@ -58,10 +58,8 @@ def _split(raw: str) -> list[str]:
 
 def _from_words(given: Sequence[str], variable: str = "") -> Iterator[GivenFlag]:
     words = mask(given)
-    for position, word in enumerate(words):
-        if word.startswith("--"):
-            end = next(
-                (at for at in range(position + 1, len(words)) if words[at].startswith("-")), len(words)
-            )
+    starts = [at for at, word in enumerate(words) if word.startswith("-") and not word[1:2].isdigit()]
+    for position, end in zip(starts, [*starts[1:], len(words)], strict=False):
+        if (word := words[position]).startswith("--"):
             option = word.partition("=")[0].partition(".")[0]
             yield GivenFlag(bare_name(option), variable or option, " ".join(words[position:end]))
