@@ -23,6 +23,10 @@ _PARTS = """async (content) => {
     const { reasoning, text } = parts({ content });
     return [reasoning, text] }"""
 
+_CALLS = """async (json) => {
+    const { callsText } = await import(new URL("ui/chat/content.js", document.baseURI));
+    return callsText({ calls: [{ name: "a", arguments: json }] }).split("\\n")[2] }"""
+
 MATH = {
     r"so \(x_1 * y_2\) and \[a\\b\] end": [(r"\(x_1 * y_2\)", False), (r"\[a\\b\]", True)],
     r"It is $$e^{i\pi} + 1 = 0$$.": [(r"$$e^{i\pi} + 1 = 0$$", True)],
@@ -140,6 +144,8 @@ def test_tool_calls_are_shown(visit: Visit, server: Server) -> None:
     expect(page.locator(".stats")).to_contain_text("ended to call a tool")
     expect(page.locator(".calls > p")).to_have_text(["Tool call weather", "Tool call time"])
     expect(page.locator(".calls pre")).to_have_text([json.dumps(json.loads(arguments), indent=2), "{broken"])
+    # More runs than a call in JavaScript can have arguments.
+    assert page.evaluate(_CALLS, "~ " * 300_000 + "~~~~") == "~~~~~json"
 
 
 def stream(page: Page, *chunks: dict[str, Any], finish: str = "stop") -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 // An attachment: a text file, or an image as a data URL that this browser made. It is part of its message.
 
+import { fenced } from "../lib/fence.js";
 import { bytes } from "../lib/format.js";
 
 /** Bounds: bytes of a text file and of an image file, pixels of an image's longer side as it is sent, and how many. */
@@ -61,16 +62,10 @@ async function imageUrl(file, name) {
 /** Return the content of a message with its attachments, as a request has it. */
 export function withAttachments(content, attachments) {
   const fitting = attachments.filter(isAttachment);
-  const texts = fitting.filter(({ kind }) => kind === "text").map(fenced);
+  const texts = fitting.filter(({ kind }) => kind === "text")
+    .map(({ name, text: held }) => `${name.replace(/\s/g, " ")}:\n\n${fenced(held.replace(/\n$/, ""), "`")}`);
   const text = [...texts, content].join("\n\n");
   const images = fitting.filter(({ kind }) => kind === "image");
   if (!images.length) return text;
   return [...images.map(({ url }) => ({ type: "image_url", image_url: { url } })), { type: "text", text }];
-}
-
-function fenced({ name, text }) {
-  // A fence that nothing in it closes.
-  const longest = Math.max(2, ...(text.match(/`+/g) ?? []).map(({ length }) => length));
-  const fence = "`".repeat(longest + 1);
-  return `${name.replace(/\s/g, " ")}:\n\n${fence}\n${text.replace(/\n$/, "")}\n${fence}`;
 }

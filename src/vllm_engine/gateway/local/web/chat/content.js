@@ -1,7 +1,9 @@
 // What is in a message: taken from the stream, parted for the reader, and put into the next request.
 
 import { withAttachments } from "../attachments/attachment.js";
+import { fenced } from "../lib/fence.js";
 
+const MOST_CALLS = 1000;
 const OPEN = "<think>";
 const CLOSE = "</think>";
 const FENCE = /^ {0,3}(?:`{3}|~{3})/gm;
@@ -11,9 +13,10 @@ export function addDelta(message, delta) {
   const reasoning = delta.reasoning_content ?? delta.reasoning ?? "";
   message.reasoning += reasoning;
   message.content += delta.content ?? "";
-  for (const { index, function: called } of delta.tool_calls ?? []) {
+  for (const { index = 0, function: called } of delta.tool_calls ?? []) {
+    if (!(index >= 0 && index < MOST_CALLS)) continue;
     message.calls ??= [];
-    const call = (message.calls[index ?? 0] ??= { name: "", arguments: "" });
+    const call = (message.calls[index] ??= { name: "", arguments: "" });
     call.name += called?.name ?? "";
     call.arguments += called?.arguments ?? "";
   }
@@ -63,11 +66,9 @@ function withoutBegun(text) {
 
 /** Return an answer's tool calls as Markdown. */
 export function callsText({ calls = [] }) {
-  return calls.filter(Boolean).map((call) => {
-    // A fence that nothing in it closes.
-    const fence = "~".repeat(3 + Math.max(0, ...(call.arguments.match(/~+/g) ?? []).map(({ length }) => length)));
-    return `Tool call \`${call.name.replace(/[`\n]/g, "")}\`\n\n${fence}json\n${indented(call.arguments)}\n${fence}`;
-  }).join("\n\n");
+  return calls.filter(Boolean)
+    .map((call) => `Tool call \`${call.name.replace(/[`\n]/g, "")}\`\n\n${fenced(indented(call.arguments), "~", "json")}`)
+    .join("\n\n");
 }
 
 function indented(json) {
