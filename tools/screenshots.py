@@ -31,12 +31,8 @@ from tests.support.program import Program, plain_client, running, until
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs/images"
 NAMES = ("failed", "loading", "chat", "status")
-QUESTION = "Why is the sky blue?"
-FURTHER = (
-    "Why is the sky blue?",
-    "Give me three tips for sleeping better.",
-    "Write a short email asking for a day off.",
-)
+QUESTIONS = ("Why is the sky blue?", "Give me three tips for sleeping better.")
+FURTHER = (*QUESTIONS, "Write a short email asking for a day off.")
 TOO_LITTLE_CACHE = {"KV_CACHE_MEMORY_BYTES": "64000000", "ON_FATAL": "hold"}
 """Less than the 8,192 tokens of MAX_MODEL_LEN need: vLLM refuses it, and the page stays to say why."""
 DESKTOP = {"width": 1280, "height": 800}
@@ -73,12 +69,13 @@ def shoot(one: Page, name: str) -> None:
 
 
 def talk(one: Page) -> None:
-    """Have the question answered, and show the conversation from its beginning."""
+    """Have the questions answered, and show the conversation from its beginning."""
     one.locator("#pill[data-tone=good]").wait_for()
     one.wait_for_function("(name) => document.querySelector('#chat-model').textContent === name", arg=MODEL)
-    one.get_by_label("Message", exact=True).fill(QUESTION)
-    one.keyboard.press("Enter")
-    one.locator(".stats").wait_for(timeout=START_SECONDS * 1000)
+    for number, question in enumerate(QUESTIONS, 1):
+        one.get_by_label("Message", exact=True).fill(question)
+        one.keyboard.press("Enter")
+        one.locator(".stats").nth(number - 1).wait_for(timeout=START_SECONDS * 1000)
     one.evaluate("document.querySelector('#scroll').scrollTop = 0")
     one.evaluate("document.activeElement.blur()")
 
@@ -127,7 +124,7 @@ def shoot_loading(browser: Browser, one: Program) -> None:
 
 
 def shoot_chat(browser: Browser, one: Program) -> None:
-    """The same question, light, dark and on a phone."""
+    """The same questions, light, dark and on a phone."""
     for name, dark, phone in (("chat", False, False), ("chat-dark", True, False), ("chat-phone", True, True)):
         with page(browser, f"{one.url}/#chat", dark=dark, phone=phone) as shown:
             talk(shown)
