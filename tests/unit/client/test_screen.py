@@ -13,6 +13,7 @@ from rich.text import Text
 
 from vllm_engine.cli.screen import next_steps
 from vllm_engine.cli.screen.live_line import start_line
+from vllm_engine.cli.screen.word_wrap import WordWrap
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import load_settings
 from vllm_engine.engine.engine_state import EngineStatus, Phase
@@ -73,3 +74,18 @@ def test_curl_can_be_pasted() -> None:
     plain, own = load_settings(Environment({}, {})), load_settings(Environment(given, {}))
     assert next_steps.chat(plain, str(Path("/a b/vllm-engine")), URL) == f"'/a b/vllm-engine' chat {URL}"
     assert next_steps.chat(own, "pytest", URL) == f"SSL_CERT_FILE='/a b/cert.pem' vllm-engine chat {URL}"
+
+
+def test_an_answer_breaks_between_words() -> None:
+    """However its pieces are cut; its own line ends stay, and what has no spaces comes at once."""
+    text = "The sky is blue because air scatters blue light.\n\nSo " + "x" * 40 + " is long"
+    for size in (1, 3, 7, 1000):
+        wrap = WordWrap(20, 3)
+        pieces = [text[at : at + size] for at in range(0, len(text), size)]
+        shown = "".join(map(wrap.feed, pieces)) + wrap.flush()
+        assert shown.split() == text.split() or "x" * 24 in shown
+        lines = f"A: {shown}".split("\n")
+        assert [line for line in lines if len(line) > 20 and "x" not in line] == []
+        assert lines[:3] == ["A: The sky is blue", "because air scatters", "blue light."]
+    wrap = WordWrap(20, 0)
+    assert wrap.feed("日本語の文" * 6) == "日本語の文" * 6

@@ -15,6 +15,7 @@ from rich.console import Console
 from vllm_engine.cli.local_server import local_server
 from vllm_engine.cli.screen import next_steps
 from vllm_engine.cli.screen.live_line import live_line, phase_name
+from vllm_engine.cli.screen.word_wrap import WordWrap
 from vllm_engine.client.api_client import Client, Server, ServerError
 from vllm_engine.client.chat.chat_answer import printable
 from vllm_engine.config.settings import Settings
@@ -99,20 +100,22 @@ class Presenter:
         if self.console.is_terminal:
             self.print(head, end="")
         pieces: list[str] = []
+        wrap = WordWrap(self.console.width - 1, len("A: "))
 
         def heard(text: str) -> None:
             pieces.append(printable(text))
             if self.console.is_terminal:
-                self.print(pieces[-1], end="")
+                self.print(wrap.feed(pieces[-1]), end="")
 
         try:
             first, whole = await ask(server, self.settings.served_names[0], self.question or "", heard)
         except ServerError as error:
             logger.error("the first question failed: %s", error)
-            return "\n"
+            return f"{wrap.flush()}\n"
         since = human_seconds(time.monotonic() - began)
         times = f"First token after {first:.2f} s, the answer after {whole:.2f} s, {since} after the start."
-        return ("" if self.console.is_terminal else head + "".join(pieces)) + f"\n\n{times}\n"
+        rest = wrap.flush() if self.console.is_terminal else head + "".join(pieces)
+        return f"{rest}\n\n{times}\n"
 
 
 class _Narrator:
