@@ -109,3 +109,9 @@ def test_a_release_publishes_the_names_that_documents_use() -> None:
     for document in DOCUMENTS:
         for tag in re.findall(rf"{IMAGE}:([\w.-]+)", document.read_text()):
             assert f'--tag "$IMAGE_REPO:{tag}"' in workflow, f"{document.name}: {tag}"
+
+
+def test_the_pages_links_lead_to_the_repository() -> None:
+    """A troubleshooting code on the status view leads to its entry at the one address."""
+    script = (ROOT / "src/vllm_engine/gateway/local/web/status/parts.js").read_text(encoding="utf-8")
+    assert f'"{REPOSITORY}/blob/main/docs/operate/troubleshooting.md"' in script

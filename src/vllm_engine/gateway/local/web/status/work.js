@@ -23,7 +23,7 @@ export function drawTiles({ queue, totals, starts }) {
     ["Waiting", count(queue.waiting), `of ${count(queue.max_queue)} at most`],
     ["Requests", count(all), "since the start"],
     ["Errors", count(errors), all ? `${percent(errors / all)} of them` : "none yet"],
-    ["Engine restarts", count(starts - 1), starts === 1 ? "the first one still runs" : `start ${count(starts)}`],
+    ["Engine restarts", count(starts - 1), starts === 1 ? "none yet" : `this is start ${count(starts)}`],
   ].map(([name, value, more]) => h("div", {}, h("dt", {}, name), h("dd", {}, value), h("dd", { class: "small" }, more)));
 }
 
