@@ -137,6 +137,9 @@ def shoot_status(browser: Browser, one: Program, minutes: float) -> None:
     for name, dark in (("status", False), ("status-dark", True)):
         with page(browser, f"{one.url}/#status", dark=dark) as shown:
             shown.locator("#plots-part").wait_for()
+            shown.locator("#plots-part").evaluate(
+                "(part) => { part.style.scrollMarginTop = '1.5rem'; part.scrollIntoView(); }"
+            )
             shoot(shown, name)
 
 
