@@ -26,10 +26,9 @@ def words(tmp_path: Path) -> list[str]:
     site.mkdir()
     (model / "config.json").write_text("{}")
     answer = dict.fromkeys(("version", "python", "torch", "cuda", "transformers", "rust"), "1")
+    lists: dict[str, list[str]] = {"tracing_lacks": [], "tool_parsers": [], "reasoning_parsers": []}
     engine = site / "python"
-    engine.write_text(
-        f"#!/bin/sh\necho '{json.dumps(answer | {'distribution': 'vllm', 'tracing_lacks': []})}'\n"
-    )
+    engine.write_text(f"#!/bin/sh\necho '{json.dumps({**answer, **lists, 'distribution': 'vllm'})}'\n")
     engine.chmod(0o755)
     places = ["--results", f"{tmp_path}/results", "--work", f"{tmp_path}/work"]
     return ["--engine-python", str(engine), "--model", str(model), *places]

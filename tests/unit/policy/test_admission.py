@@ -145,15 +145,6 @@ async def test_a_key_may_have_so_many_open() -> None:
 
 
 @in_virtual_time
-async def test_what_costs_no_tokens_needs_none() -> None:
-    """Such as GET /v1/models: a key whose tokens are used up may still ask for it."""
-    gate = admission(places=0, key_tokens=60)
-    (await gate.enter("a")).record_tokens(60, 60)
-    assert (await refused(gate))[1] == "key_tokens"
-    (await gate.enter("a", Claim(costs_tokens=False))).leave()
-
-
-@in_virtual_time
 async def test_requests_and_tokens_per_minute() -> None:
     """The longer of two waits is told, exactly; clients without a key share one allowance."""
     gate = admission(places=0, key_requests=20, key_tokens=600)

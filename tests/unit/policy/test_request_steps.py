@@ -215,3 +215,16 @@ async def test_history_is_shared(tmp_path: Path) -> None:
         board.move(EngineState.BACKOFF)
         board.restart()
         assert (await client.get("/ui/history")).content == first.content
+
+
+async def test_a_key_without_tokens_may_list_the_models(tmp_path: Path) -> None:
+    """What can use no tokens needs none; the engine, which is not there, is asked."""
+    board = StatusBoard()
+    board.move(EngineState.READY)
+    async with gateway(tmp_path, board=board, KEY_TOKENS_PER_MINUTE=60) as (client, made):
+        slot = await made.admission.enter(None)
+        slot.record_tokens(60, 60)
+        slot.leave()
+        refused = await client.post(CHAT, json={"messages": []})
+        assert (refused.status_code, "KEY_TOKENS_PER_MINUTE" in refused.text) == (429, True)
+        assert (await client.get("/v1/models")).status_code in (502, 503)
