@@ -26,7 +26,12 @@ def is_secret_name(name: str) -> bool:
 
 def masked(name: str, value: str) -> str:
     """Return a variable's value as it may be shown: nothing of a secret, no user and password of a URL."""
-    return HIDDEN if is_secret_name(name) else _PASSWORD.sub(f"{HIDDEN}@", value)
+    return HIDDEN if is_secret_name(name) else without_passwords(value)
+
+
+def without_passwords(text: str) -> str:
+    """Return a text with user and password of each URL in it blanked."""
+    return _PASSWORD.sub(f"{HIDDEN}@", text)
 
 
 def mask_environ(environ: Mapping[str, str]) -> dict[str, str]:

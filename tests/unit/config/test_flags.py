@@ -244,6 +244,7 @@ def test_mask() -> None:
         ("--hf-token --port", "--hf-token --port"),
         ("--hf-token -5 '-a b' -- -", "--hf-token *** *** *** ***"),
         ("--hf-token='x y' --hf_token.a=b", "--hf-token=*** --hf_token.a=***"),
+        ("--x http://u:p@h:1 --y=http://u:p@h", "--x http://***@h:1 --y=http://***@h"),
     ):
         assert " ".join(mask(shlex.split(argv))) == shown
 

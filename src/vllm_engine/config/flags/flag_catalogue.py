@@ -12,8 +12,9 @@ from importlib.resources import files
 from typing import Self
 
 from vllm_engine.config.flags.flag import ENV_NAMES_NOT_TAKEN, SECRET_FLAGS, Flag, bare_name, env_name
-from vllm_engine.config.flags.flag_parser import HIDDEN, FlagParser
+from vllm_engine.config.flags.flag_parser import FlagParser
 from vllm_engine.config.flags.flag_values import Refusal, refusal, wanted
+from vllm_engine.config.redaction import HIDDEN
 from vllm_engine.config.spelling import closest
 from vllm_engine.errors import OptionProblem, Problem
 

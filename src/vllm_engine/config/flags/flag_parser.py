@@ -18,9 +18,9 @@ from typing import Any, NoReturn
 
 from vllm_engine.config.flags.flag import SECRET_FLAGS, Flag, bare_name
 from vllm_engine.config.flags.flag_values import Refusal, nested_value, refusal, wanted
+from vllm_engine.config.redaction import HIDDEN, without_passwords
 from vllm_engine.config.spelling import did_you_mean
 
-HIDDEN = "***"
 _UNDERSCORED_PART = re.compile(r"(?<=--)[^.]*")
 _NEGATIVE_NUMBER = re.compile(r"-\d+|-\d*\.\d+")
 """argparse's own idea of a number, which lets a word that starts with a dash be a value."""
@@ -102,18 +102,18 @@ class FlagParser(argparse.ArgumentParser):
 
 
 def mask(argv: Sequence[str]) -> list[str]:
-    """Return a command line to be shown: the values of `SECRET_FLAGS` become `***`."""
+    """Return a command line to be shown: secret flags' values and URLs' passwords become `***`."""
     shown: list[str] = []
     secret = False
     for word in argv:
         if not is_flag(word):
-            shown.append(HIDDEN if secret else word)
+            shown.append(HIDDEN if secret else without_passwords(word))
             continue
         option, joined, _ = word.partition("=")
         name = bare_name(option).partition(".")[0] if option.startswith("--") else ""
         # argparse takes any unambiguous beginning of a flag; hiding too much does no harm.
         secret = bool(name) and any(flag.startswith(name) for flag in SECRET_FLAGS)
-        shown.append(f"{option}={HIDDEN}" if secret and joined else word)
+        shown.append(f"{option}={HIDDEN}" if secret and joined else without_passwords(word))
     return shown
 
 
