@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 
 from vllm_engine.engine.engine_output import LogLine, parse_line
 
 _HEAD = "Traceback (most recent call last):"
 _MOST_LINES = 500
-"""More are not held back: a traceback is shorter."""
+"""More are not held back, or remembered: a traceback is shorter."""
 
 
 class RepeatedTracebacks:
@@ -19,13 +20,13 @@ class RepeatedTracebacks:
     """
 
     def __init__(self) -> None:
-        self._logged: set[tuple[str | None, str]] = set()
+        self._logged: deque[tuple[str | None, str]] = deque(maxlen=_MOST_LINES)
         self._held: list[LogLine] = []
 
     def feed(self, line: LogLine) -> list[LogLine]:
         """Take the next line; returns what is to be shown now."""
         if line.level in ("ERROR", "CRITICAL"):
-            self._logged.add((line.process, line.message.strip()))
+            self._logged.append((line.process, line.message.strip()))
         if not self._held:
             if line.level is None and line.message == _HEAD:
                 self._held = [line]
