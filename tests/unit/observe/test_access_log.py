@@ -55,7 +55,7 @@ def test_a_request() -> None:
     gone = ended(status=0, outcome=Outcome.CLIENT_GONE)
     assert "POST /v1/chat/completions - client_gone 1.234 s" in logged(gone, "console")
     assert json.loads(logged(gone, "json"))["status"] is None
-    page = ("/", "/ui", "/ui/", "/ui/chat/chat.js", "/ui/style.css", "/favicon.ico")
+    page = ("/", "/ui", "/ui/", "/ui/state", "/ui/chat/chat.js", "/docs", "/docs/", "/favicon.ico")
     minor = [ended(path) for path in (*PROBES, *page)]
     minor.append(ended(status=503, outcome=Outcome.REJECTED, reason="not_ready"))
     for record in minor:

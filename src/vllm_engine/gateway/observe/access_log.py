@@ -12,12 +12,13 @@ from vllm_engine.gateway.observe.request_record import RequestRecord, shown
 PROBES = frozenset(
     (
         *("/livez", "/healthz", "/readyz", "/health", "/v1/health/live", "/v1/health/ready", "/ping"),
-        *("/metrics", "/v1/metrics", "/ui/history", "/ui/state", "/ui/status"),
+        *("/metrics", "/v1/metrics"),
     )
 )
-"""Asked every few seconds by machines and the page."""
+"""Asked every few seconds by machines."""
 
-_PAGE = frozenset(("/", "/ui", "/favicon.ico"))
+_PAGE = frozenset(("/", "/ui", "/docs", "/docs/", "/favicon.ico"))
+"""Beside what is below `/ui/`."""
 
 logger = logging.getLogger("gateway.access")
 
