@@ -26,7 +26,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class GpuLoad:
-    """How busy one NVIDIA GPU is; each is None where the driver does not tell it, as of a MIG device."""
+    """How busy one NVIDIA GPU is; a figure is None where the driver does not tell it, as of a MIG device."""
 
     index: int
     name: str
@@ -86,7 +86,7 @@ def nvidia_gpus() -> tuple[Gpu, ...]:
 def gpu_loads(visible: str | None) -> tuple[GpuLoad, ...]:
     """Return how busy the GPUs are that `CUDA_VISIBLE_DEVICES` leaves the engine; takes milliseconds or more.
 
-    None without a driver. A MIG device's figures are its whole GPU's.
+    Empty without a driver, and while it does not answer. A MIG device's figures are its whole GPU's.
     """
     with _nvml() as nvml:
         if nvml is None:
@@ -248,7 +248,7 @@ def total_memory_bytes(root: Path = Path("/")) -> int:
     """Return the main memory that this process may use in all: the machine's, within the cgroup's limit."""
     total = _meminfo(root / "proc/meminfo", "MemTotal")
     limits = _number(root / "sys/fs/cgroup/memory.max"), _number(root / _V1_LIMIT)
-    return min(total, *(limit for limit in limits if limit is not None), total)
+    return min([total, *(limit for limit in limits if limit is not None)])
 
 
 def _meminfo(path: Path, name: str) -> int:

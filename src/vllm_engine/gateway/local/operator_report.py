@@ -58,18 +58,6 @@ class Load:
         return not (self.in_flight() or self.waiting())
 
 
-class Gpu(BaseModel):
-    """One GPU; null where the driver does not tell."""
-
-    index: int
-    name: str
-    memory_used_bytes: int | None
-    memory_total_bytes: int | None
-    utilization: float | None
-    temperature_celsius: int | None
-    power_watts: float | None
-
-
 class Memory(BaseModel):
     """Main memory: what is resident of the engine's processes and of this one, and what is available."""
 
@@ -118,7 +106,7 @@ class OperatorReport(BaseModel):
     totals: Totals
     failures: list[FailureRow]
     """The engine's last failures, newest first, as many as the gateway remembers."""
-    gpus: list[Gpu] | None
+    gpus: list[GpuLoad] | None
     """Null where the engine runs on the CPU; empty while the driver does not answer."""
     memory: Memory | None
     storage: Storage | None
@@ -181,11 +169,8 @@ class Reporter:
             for one in self._failures.kept
         ]
 
-    async def _read_gpus(self) -> list[Gpu] | None:
-        if self._gpu_read is None:
-            return None
-        loads = await self._gpu_read.get()
-        return [Gpu.model_validate(load, from_attributes=True) for load in loads or ()]
+    async def _read_gpus(self) -> list[GpuLoad] | None:
+        return None if self._gpu_read is None else list(await self._gpu_read.get() or ())
 
     def _read_memory(self) -> Memory:
         pid = self._status.current.pid
