@@ -1,6 +1,6 @@
 // Conversations as a file: what Export writes and Import takes.
 
-import { h } from "../lib/dom.js";
+import { saveJson } from "../lib/dom.js";
 import { plural } from "../lib/format.js";
 import { FormatError, MOST, checkRecord, newId, wrong } from "./record.js";
 
@@ -10,11 +10,7 @@ const MOST_BYTES = 100_000_000;
 
 export function exportFile(records, name) {
   const conversations = records.map((record) => checkRecord(record, "conversation"));
-  const text = JSON.stringify({ format: FORMAT, version: VERSION, exported: new Date().toISOString(), conversations }, null, 1);
-  const url = URL.createObjectURL(new Blob([text], { type: "application/json" }));
-  h("a", { href: url, download: name }).click();
-  // Some browsers begin to read it only later.
-  setTimeout(() => URL.revokeObjectURL(url), 60_000);
+  saveJson(name, { format: FORMAT, version: VERSION, exported: new Date().toISOString(), conversations }, 1);
 }
 
 /** Take in the conversations of a file, beside those that are there; returns what to say of it. */

@@ -58,6 +58,14 @@ function copyOldWay(text) {
   return done;
 }
 
+/** Offer a value as a JSON file. */
+export function saveJson(name, value, indent) {
+  const url = URL.createObjectURL(new Blob([JSON.stringify(value, null, indent)], { type: "application/json" }));
+  h("a", { href: url, download: name }).click();
+  // Some browsers begin to read it only later.
+  setTimeout(() => URL.revokeObjectURL(url), 60_000);
+}
+
 /** Storage that may be blocked, full, or have data of an older page; what cannot be stored is lost on reload. */
 const jsonIn = (find) => {
   const attempt = (act, otherwise) => {

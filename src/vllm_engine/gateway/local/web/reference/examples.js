@@ -1,8 +1,8 @@
 // A request to paste for each operation: a body that is known to work where the route is a usual one, else its required fields.
 
+import { QUESTION, shell } from "../chat/snippets.js";
 import { address } from "../lib/api.js";
 
-const QUESTION = "What is the capital of Japan?";
 const MESSAGES = [{ role: "user", content: QUESTION }];
 const AUDIO = ["/v1/audio/transcriptions", "/v1/audio/translations"];
 
@@ -44,15 +44,13 @@ export function curl({ path, method, operation, schemas, model }) {
   const content = operation.requestBody?.content ?? {};
   // curl sends POST by itself where there is a body.
   const verb = method === "get" || (method === "post" && Object.keys(content).length) ? "" : `-X ${method.toUpperCase()} `;
-  const lines = [`curl ${verb}${quoted(address(path.slice(1)))}`];
+  const lines = [`curl ${verb}${shell(address(path.slice(1)))}`];
   if (operation.security?.length) lines.push('-H "Authorization: Bearer $API_KEY"');
   if (AUDIO.includes(path)) {
-    lines.push(`-F ${quoted(`model=${model}`)}`, "-F 'file=@speech.wav'");
+    lines.push(`-F ${shell(`model=${model}`)}`, "-F 'file=@speech.wav'");
   } else if (content["application/json"]) {
     const body = knownBody(path, model) ?? sample(schemas, content["application/json"].schema, model);
-    lines.push("-H 'Content-Type: application/json'", `-d ${quoted(JSON.stringify(body, null, 2))}`);
+    lines.push("-H 'Content-Type: application/json'", `-d ${shell(JSON.stringify(body, null, 2))}`);
   }
   return lines.join(" \\\n  ");
 }
-
-const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;

@@ -1,7 +1,7 @@
 // The API reference: what /openapi.json describes, to read and to search.
 
 import { ApiError, base, getJson } from "../lib/api.js";
-import { byId, h, setText } from "../lib/dom.js";
+import { byId, h, saveJson, setText } from "../lib/dom.js";
 import { plural } from "../lib/format.js";
 import { drawOperation } from "./operation.js";
 import { Schemas } from "./schema.js";
@@ -68,7 +68,7 @@ export class ReferenceView {
       h("p", { class: "lead" }, "What this server really answers, at ", h("code", {}, base.href), "."),
       ...this.note(description.info["x-note"]),
       h("div", { class: "search" }, h("label", { for: "api-search" }, "Find"), search,
-        h("button", { type: "button", class: "plain", onclick: () => save(description) }, "Download openapi.json")),
+        h("button", { type: "button", class: "plain", onclick: () => saveJson("openapi.json", description, 2) }, "Download openapi.json")),
       found,
       ...groups.map(({ node }) => node),
     ];
@@ -79,10 +79,4 @@ export class ReferenceView {
     const again = h("button", { type: "button", class: "plain", onclick: () => this.load() }, "Ask again");
     return [h("div", { class: "note" }, h("p", {}, text), this.state === "ready" ? again : null)];
   }
-}
-
-function save(description) {
-  const url = URL.createObjectURL(new Blob([JSON.stringify(description, null, 2)], { type: "application/json" }));
-  h("a", { href: url, download: "openapi.json" }).click();
-  setTimeout(() => URL.revokeObjectURL(url), 1000);
 }
