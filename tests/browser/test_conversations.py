@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.browser.chromium import Visit
 from tests.browser.conftest import Server, visiting
-from tests.browser.test_chat import bodies, ready, say, until_ready
+from tests.browser.test_chat import CHAT, bodies, ready, say, until_ready
 
 _NO_STORAGE = """for (const name of ["indexedDB", "localStorage", "sessionStorage"])
     Object.defineProperty(window, name, { get() { throw new DOMException("blocked", "SecurityError") } })"""
@@ -173,7 +173,7 @@ def test_versions(visit: Visit, server: Server) -> None:
 
 
 def test_failed_turns_are_left_out(visit: Visit, server: Server) -> None:
-    """A question that got no answer is not sent again with the next one."""
+    """A question that got no answer is not sent again with the next one; however much its error says, it is exported."""
     page = ready(visit, server.url)
     server.engine(text="Good.")
     ask(page, "fine", "Good.")
@@ -189,7 +189,13 @@ def test_failed_turns_are_left_out(visit: Visit, server: Server) -> None:
     ask(page, "and now", "Better.")
     contents = [(message["role"], message["content"]) for message in seen[0]["messages"]]
     assert contents == [("user", "fine"), ("assistant", "Good."), ("user", "and now")]
+    page.route(CHAT, lambda route: route.fulfill(status=400, json={"error": {"message": "x" * 20_000}}))
+    say(page, "refused")
+    expect(page.locator(".messages > li").last.locator(".failure")).to_contain_text("xxx")
+    with page.expect_download():
+        page.get_by_role("button", name="Export").click()
     visit.forgive("status of 503")
+    visit.forgive("status of 400")
 
 
 def test_tabs_in_step(visit: Visit, server: Server) -> None:

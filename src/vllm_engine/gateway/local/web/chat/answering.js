@@ -1,5 +1,6 @@
 // One answer, from the request to its end.
 
+import { MOST } from "../conversations/record.js";
 import { ApiError, streamChat } from "../lib/api.js";
 import { addDelta } from "./content.js";
 import { Meter } from "./meter.js";
@@ -34,7 +35,8 @@ export async function receive(message, body, { signal, changed }) {
 }
 
 function told(error, { content }) {
-  const { status, title, message, advice } = error instanceof ApiError ? error : new ApiError(0, String(error.message));
+  const { status, title, message: whole, advice } = error instanceof ApiError ? error : new ApiError(0, String(error.message));
+  const message = whole.slice(0, MOST.error);
   if (status === 0 && content) return { status, title: "The answer was interrupted", message, advice: "" };
   return { status, title, message, advice };
 }

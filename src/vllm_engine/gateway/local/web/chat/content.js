@@ -1,9 +1,9 @@
 // What is in a message: taken from the stream, parted for the reader, and put into the next request.
 
 import { withAttachments } from "../attachments/attachment.js";
+import { MOST } from "../conversations/record.js";
 import { fenced } from "../lib/fence.js";
 
-const MOST_CALLS = 1000;
 const OPEN = "<think>";
 const CLOSE = "</think>";
 const FENCE = /^ {0,3}(?:`{3}|~{3})/gm;
@@ -14,10 +14,10 @@ export function addDelta(message, delta) {
   message.reasoning += reasoning;
   message.content += delta.content ?? "";
   for (const { index = 0, function: called } of delta.tool_calls ?? []) {
-    if (!(index >= 0 && index < MOST_CALLS)) continue;
+    if (!(index >= 0 && index < MOST.calls)) continue;
     message.calls ??= [];
     const call = (message.calls[index] ??= { name: "", arguments: "" });
-    call.name += called?.name ?? "";
+    call.name = (call.name + (called?.name ?? "")).slice(0, MOST.name);
     call.arguments += called?.arguments ?? "";
   }
   return Boolean(reasoning || delta.content || delta.tool_calls?.length);

@@ -5,8 +5,8 @@ import { isAttachment } from "../attachments/attachment.js";
 const ROLES = ["user", "assistant"];
 const ENDS = ["stop", "length", "stopped", "interrupted", "content_filter", "tool_calls"];
 
-/** Bounds of what is taken from a file. */
-export const MOST = { conversations: 5000, messages: 10_000, text: 4_000_000, calls: 1000, attachments: 100, name: 200 };
+/** Bounds of what is kept, and taken from a file. */
+export const MOST = { conversations: 5000, messages: 10_000, text: 4_000_000, calls: 1000, attachments: 100, name: 200, error: 10_000 };
 
 /** Something in a file that is not as it should be; the message says where, what was found and what was expected. */
 export class FormatError extends Error {}
@@ -71,7 +71,7 @@ function checkCalls(value, at) {
 
 function checkError(value, at) {
   const error = { status: number(object(value, at).status ?? 0, `${at}.status`) };
-  for (const name of ["title", "message", "advice"]) error[name] = text(value[name] ?? "", `${at}.${name}`, 10_000);
+  for (const name of ["title", "message", "advice"]) error[name] = text(value[name] ?? "", `${at}.${name}`, MOST.error);
   return error;
 }
 
