@@ -1,6 +1,9 @@
 // The next request as a program that others can run. It reads the key from the environment and never contains it.
 // Of images it has the beginning only: their data is longer than everything else.
 
+/** Asked wherever any question will do. */
+export const QUESTION = "What is the capital of Japan?";
+
 const LEFT_OUT = "Put the image's data, in Base64, in place of the …";
 // What vLLM takes and OpenAI's client does not know.
 const EXTRA = new Set(["top_k", "min_p", "repetition_penalty"]);
@@ -18,7 +21,8 @@ function shortened(make, comment) {
 }
 
 const json = (value) => JSON.stringify(value, null, 2);
-const shell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+/** Quote a word for a shell. */
+export const shell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
 function curl(url, body, needsKey) {
   const key = needsKey ? ` \\\n  -H "Authorization: Bearer $API_KEY"` : "";

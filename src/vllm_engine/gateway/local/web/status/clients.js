@@ -1,28 +1,28 @@
 // How to reach this server: its base URL, and programs to paste. They read the key from the environment.
 
 import { highlight } from "../chat/highlight.js";
-import { snippets } from "../chat/snippets.js";
+import { QUESTION, shell, snippets } from "../chat/snippets.js";
 import { address } from "../lib/api.js";
 import { copy, h } from "../lib/dom.js";
 import { codeBox } from "./parts.js";
 
-const MESSAGES = [{ role: "user", content: "What is the capital of Japan?" }];
+const MESSAGES = [{ role: "user", content: QUESTION }];
 const quoted = (text) => JSON.stringify(text);
 const key = (needsKey) => (needsKey ? 'os.environ["API_KEY"]' : '"none"');
 const imports = (needsKey) => (needsKey ? "import os\n\n" : "");
 
 function environment(base, model, needsKey) {
   return `# Read by OpenAI's SDKs and by most programs that use them
-export OPENAI_BASE_URL=${quoted(base)}
+export OPENAI_BASE_URL=${shell(base)}
 export OPENAI_API_KEY=${needsKey ? '"$API_KEY"' : "none"}
-export OPENAI_MODEL=${quoted(model)}`;
+export OPENAI_MODEL=${shell(model)}`;
 }
 
 function langchain(base, model, needsKey) {
   return `${imports(needsKey)}from langchain_openai import ChatOpenAI  # pip install langchain-openai
 
 chat = ChatOpenAI(base_url=${quoted(base)}, api_key=${key(needsKey)}, model=${quoted(model)}, max_tokens=100)
-print(chat.invoke(${quoted(MESSAGES[0].content)}).content)`;
+print(chat.invoke(${quoted(QUESTION)}).content)`;
 }
 
 function litellm(base, model, needsKey) {
@@ -32,7 +32,7 @@ answer = litellm.completion(
     model=${quoted(`hosted_vllm/${model}`)},
     api_base=${quoted(base)},
     api_key=${key(needsKey)},
-    messages=[{"role": "user", "content": ${quoted(MESSAGES[0].content)}}],
+    messages=[{"role": "user", "content": ${quoted(QUESTION)}}],
     max_tokens=100,
 )
 print(answer.choices[0].message.content)`;

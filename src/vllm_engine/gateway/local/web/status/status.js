@@ -52,9 +52,8 @@ export class StatusView {
     byId("plots").append(...this.charts.map(({ node }) => node));
     this.clients = new ClientsCard(byId("clients"));
     this.parts = PARTS.map(([id, fields, draw]) => ({ part: new Part(byId(id), draw), fields }));
-    this.facts = byId("facts");
+    this.facts = new Part(byId("facts"), ({ known, needsKey }) => this.drawFacts(known, needsKey));
     this.askForKey = askForKey;
-    this.shown = "";
   }
 
   showState(health, name) {
@@ -99,14 +98,12 @@ export class StatusView {
       facts.push(["Up for", span(history.uptime_seconds)], ["Engine starts", String(history.starts)]);
     }
     const known = facts.filter(([, value]) => value);
-    const digest = JSON.stringify([known, needsKey]);
-    if (digest === this.shown) return;
-    this.shown = digest;
-    this.facts.replaceChildren(...known.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
-    if (needsKey) {
-      this.facts.append(h("div", {}, h("dt", {}, "More"), h("dd", {},
-        h("button", { type: "button", class: "plain", onclick: () => this.askForKey() }, "Enter the API key"))));
-    }
+    this.facts.update({ known, needsKey });
+  }
+
+  drawFacts(known, needsKey) {
+    const enter = () => h("button", { type: "button", class: "plain", onclick: () => this.askForKey() }, "Enter the API key");
+    return [...known, ...(needsKey ? [["More", enter()]] : [])].map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)));
   }
 }
 
