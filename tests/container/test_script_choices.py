@@ -1,4 +1,4 @@
-"""What the scripts choose, before Docker does anything: with a client that is played."""
+"""What the scripts choose, before Docker does anything: with a stub in place of its client."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Script = Callable[..., tuple[Done, list[str]]]
 
 @pytest.fixture
 def script(tmp_path: Path) -> Script:
-    """Run a script with a played client; returns how it ended, and what the client was asked to do."""
+    """Run a script with the stub; returns how it ended, and what the stub was asked to do."""
     calls, client = tmp_path / "calls", tmp_path / "docker"
     # A checkout without an environment, which only .env is read with.
     for part in ("scripts", "src", "docker", ".env.example"):

@@ -13,7 +13,7 @@ from vllm_engine.models.parser_rules import REASONING, TOOLS, Traits, reasoning_
 TOOL_NAMES = {rule.parser for rule in TOOLS}
 REASONING_NAMES = {rule.parser for rule in REASONING}
 
-# What of each family's template decides; the whole templates are in tests/nightly/test_chat_templates.py.
+# What of each family's template decides; the whole templates are in tests/e2e/test_chat_templates.py.
 ASKS = "{%- if tools %}{%- for tool in tools %}{{ tool | tojson }}{%- endfor %}{%- endif %}"
 HERMES = (
     ASKS

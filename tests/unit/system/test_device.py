@@ -114,12 +114,12 @@ def test_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     [(None, [0, 1, 2]), ("2,0", [0, 2]), ("GPU-b", [1]), ("MIG-x", [0, 1, 2]), ("", []), ("7", [])],
 )
 def test_gpu_loads(monkeypatch: pytest.MonkeyPatch, visible: str | None, expected: list[int]) -> None:
-    """The GPUs that the engine may use, as a played NVML tells them; what it does not tell is not made up."""
+    """The GPUs that the engine may use, as a stub of NVML tells them; what it does not tell is not made up."""
 
     def untold(*_: object) -> None:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
-    played: dict[str, Any] = {
+    stub: dict[str, Any] = {
         "Init": lambda: None,
         "Shutdown": lambda: None,
         "DeviceGetCount": lambda: 3,
@@ -133,7 +133,7 @@ def test_gpu_loads(monkeypatch: pytest.MonkeyPatch, visible: str | None, expecte
         "DeviceGetTemperature": lambda _, sensor: 61 if sensor == pynvml.NVML_TEMPERATURE_GPU else untold(),
         "DeviceGetPowerUsage": untold,
     }
-    for name, answer in played.items():
+    for name, answer in stub.items():
         monkeypatch.setattr(pynvml, f"nvml{name}", answer)
     loads = gpu_loads(visible)
     assert [load.index for load in loads] == expected
