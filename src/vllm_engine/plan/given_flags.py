@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from vllm_engine.config.flags import mask
 from vllm_engine.config.flags.flag import bare_name
+from vllm_engine.config.flags.flag_parser import is_flag
 from vllm_engine.config.redaction import is_secret_name, masked
 from vllm_engine.errors import Problem
 from vllm_engine.plan.engine_command import OWN_FLAGS, RESERVED_FLAGS
@@ -47,7 +48,7 @@ def given_flags(preflight: Preflight) -> tuple[GivenFlag, ...]:
 def _from_settings(environ: Mapping[str, str]) -> Iterator[GivenFlag]:
     for name, key in {**RESERVED_FLAGS, **OWN_FLAGS}.items():
         if (value := environ.get(key)) and not is_secret_name(key):
-            yield GivenFlag(name, key, value)
+            yield GivenFlag(name, key, masked(key, value))
 
 
 def _split(raw: str) -> list[str]:
@@ -58,7 +59,7 @@ def _split(raw: str) -> list[str]:
 
 def _from_words(given: Sequence[str], variable: str = "") -> Iterator[GivenFlag]:
     words = mask(given)
-    starts = [at for at, word in enumerate(words) if word.startswith("-") and not word[1:2].isdigit()]
+    starts = [at for at, word in enumerate(words) if is_flag(word)]
     for position, end in zip(starts, [*starts[1:], len(words)], strict=False):
         if (word := words[position]).startswith("--"):
             option = word.partition("=")[0].partition(".")[0]

@@ -218,6 +218,7 @@ REFUSED = table(
     --config a.json => --config a.json => expected a file whose name ends in .yaml or .yml
     --response-role 'a => --response-role 'a => expected words quoted as for a shell; no closing quotation
     --hf_token 'a => *** => expected words quoted as for a shell; no closing quotation
+    --response-role 'http://u:p@h => --response-role 'http://***@h => expected words quoted as for a shell; no closing quotation
     """
 )
 

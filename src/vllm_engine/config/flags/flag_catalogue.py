@@ -14,7 +14,7 @@ from typing import Self
 from vllm_engine.config.flags.flag import ENV_NAMES_NOT_TAKEN, SECRET_FLAGS, Flag, bare_name, env_name
 from vllm_engine.config.flags.flag_parser import FlagParser
 from vllm_engine.config.flags.flag_values import Refusal, refusal, wanted
-from vllm_engine.config.redaction import HIDDEN
+from vllm_engine.config.redaction import HIDDEN, without_passwords
 from vllm_engine.config.spelling import closest
 from vllm_engine.errors import OptionProblem, Problem
 
@@ -113,7 +113,9 @@ class FlagCatalogue:
         except ValueError as error:
             secret = any(name in raw.replace("_", "-") for name in SECRET_FLAGS)
             why = Refusal("expected words quoted as for a shell", str(error).lower())
-            return CheckedFlags(problems=[Problem(key, HIDDEN if secret else raw, str(why))])
+            return CheckedFlags(
+                problems=[Problem(key, HIDDEN if secret else without_passwords(raw), str(why))]
+            )
         checked = CheckedFlags(words)
         for shown, why, to in self._refused(words, checked, reserved):
             to.append(Problem(key, shown, str(why)))
@@ -212,7 +214,7 @@ def _pair(option: str, value: str) -> list[str]:
 
 
 def _shown(flag: Flag, value: str) -> str:
-    return HIDDEN if flag.name in SECRET_FLAGS else value
+    return HIDDEN if flag.name in SECRET_FLAGS else without_passwords(value)
 
 
 def _known_versions() -> Iterator[tuple[tuple[int, int], str]]:
