@@ -182,6 +182,12 @@ def engine_environment(
     return result
 
 
+def mentioned_flags(flags: Sequence[str]) -> frozenset[str]:
+    """Return the names of the user's vLLM flags, on or off, without dashes or a leading `no-`."""
+    names = (token.split("=")[0].removeprefix("--") for token in flags if token.startswith("--"))
+    return frozenset(name.replace("_", "-").removeprefix("no-") for name in names)
+
+
 def is_switched_on(flags: Sequence[str], name: str) -> bool:
     """Whether the last `--name` or `--no-name` among the user's vLLM flags is the former."""
     on, off = f"--{name}", f"--no-{name}"

@@ -21,7 +21,7 @@ from vllm_engine.models.engine_scripts.hub_files import (
 from vllm_engine.models.hub_download import Listener, fetch_files
 from vllm_engine.models.hub_errors import explain_hub_error
 from vllm_engine.models.model_source import Model, read_json_file
-from vllm_engine.plan.engine_command import flag_value
+from vllm_engine.plan.engine_command import flag_value, is_switched_on
 from vllm_engine.plan.preflight import Preflight
 
 
@@ -103,7 +103,7 @@ def model_abilities(preflight: Preflight, model: Model, folder: Path | None) -> 
         generation = {}
     names = ("limit-mm-per-prompt", "generation-config", "override-generation-config")
     given = {name: flag_value(preflight.flags, name) for name in names}
-    is_text_only = any(word.replace("_", "-") == "--language-model-only" for word in preflight.flags)
+    is_text_only = is_switched_on(preflight.flags, "language-model-only")
     return abilities(model.config, generation, given, is_text_only=is_text_only)
 
 

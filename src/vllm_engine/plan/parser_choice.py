@@ -11,7 +11,14 @@ from vllm_engine.errors import Problem
 from vllm_engine.models.engine_scripts.chat_format import UNKNOWN
 from vllm_engine.models.model_source import Model
 from vllm_engine.models.parser_rules import Traits, Verdict, reasoning_parser, tool_parser
-from vllm_engine.plan.engine_command import OWN_FLAGS, REASONING_FLAG, TOOL_FLAG, flag_value, is_switched_on
+from vllm_engine.plan.engine_command import (
+    OWN_FLAGS,
+    REASONING_FLAG,
+    TOOL_FLAG,
+    flag_value,
+    is_switched_on,
+    mentioned_flags,
+)
 from vllm_engine.plan.engine_installation import Installation
 from vllm_engine.plan.engine_plan import Choice
 
@@ -87,9 +94,7 @@ class ParserChoice:
 
     def auto_tool_choice(self, tools: Choice) -> Choice | None:
         """Return whether models may call tools by themselves; None where the user or the frontend says so."""
-        if self._settings.engine_frontend == "rust" or any(
-            _SWITCH in token.replace("_", "-") for token in self._flags
-        ):
+        if self._settings.engine_frontend == "rust" or _SWITCH in mentioned_flags(self._flags):
             return None
         if tools.value == NONE:
             return None
@@ -115,8 +120,7 @@ class ParserChoice:
         return Choice(verdict.parser, f"auto: {verdict.why}")
 
     def _is_switched_off(self) -> bool:
-        given = any(_SWITCH in token.replace("_", "-") for token in self._flags)
-        return given and not is_switched_on(self._flags, _SWITCH)
+        return _SWITCH in mentioned_flags(self._flags) and not is_switched_on(self._flags, _SWITCH)
 
     def _traits(self) -> Traits:
         model, chat = self._model, self._model.chat

@@ -17,7 +17,7 @@ from vllm_engine.errors import Diagnosis, Problem, SettingsError, StartupError, 
 from vllm_engine.models.bundled import bundled_names, is_bundled
 from vllm_engine.models.engine_script import EnginePython
 from vllm_engine.plan.api_servers import most_api_servers, needs_one
-from vllm_engine.plan.engine_command import engine_environment, flag_value, tracing_gap
+from vllm_engine.plan.engine_command import engine_environment, flag_value, mentioned_flags, tracing_gap
 from vllm_engine.plan.engine_installation import Installation, find_engine_python, inspect_installation
 from vllm_engine.plan.parser_choice import check_parsers
 from vllm_engine.plan.variable_checks import check_flags, check_names
@@ -42,8 +42,7 @@ class Preflight:
     @property
     def mentioned_flags(self) -> frozenset[str]:
         """Names of the flags that the user gave, on or off, without dashes or a leading `no-`."""
-        names = (token.split("=")[0].removeprefix("--") for token in self.flags if token.startswith("--"))
-        return frozenset(name.replace("_", "-").removeprefix("no-") for name in names)
+        return mentioned_flags(self.flags)
 
     @property
     def download_dir(self) -> str:
