@@ -33,8 +33,12 @@ class Download:
 
     def __str__(self) -> str:
         """Say it in one line: files, bytes, rate, time left."""
-        text = f"{self.files_done} of {self.files_total} files, "
-        text += f"{human_bytes(self.bytes_done)} of {human_bytes(self.bytes_total)}"
+        return f"{self.files_done} of {self.files_total} files, {self.amount}"
+
+    @property
+    def amount(self) -> str:
+        """Bytes, rate and time left."""
+        text = f"{human_bytes(self.bytes_done)} of {human_bytes(self.bytes_total)}"
         if self.bytes_per_second is not None:
             text += f", {human_bytes(self.bytes_per_second)}/s"
         if self.remaining_seconds is not None:

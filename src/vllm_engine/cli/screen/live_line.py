@@ -14,7 +14,7 @@ from rich.text import Text
 
 from vllm_engine.engine.engine_state import EngineStatus, Phase, StatusReader
 from vllm_engine.engine.startup.start_history import estimate
-from vllm_engine.models.download_progress import Download, human_bytes, human_seconds
+from vllm_engine.models.download_progress import human_seconds
 
 _REFRESHES_PER_SECOND = 4
 _LEAST_BAR, _MOST_BAR = 8, 30
@@ -55,7 +55,7 @@ def start_line(status: EngineStatus, now: float, width: int, spinner: Text) -> R
     forecast = estimate(status, now)
     fraction = forecast.fraction if forecast else status.fraction
     if status.phase is Phase.DOWNLOADING and status.download is not None:
-        detail = _download(status.download)
+        detail = status.download.amount
         fraction = status.download.fraction
     else:
         detail = f"about {human_seconds(forecast.remaining_seconds)} left" if forecast else ""
@@ -74,12 +74,3 @@ def start_line(status: EngineStatus, now: float, width: int, spinner: Text) -> R
     grid = Table.grid(padding=(0, _GAP, 0, 0))
     grid.add_row(spinner, Text(parts[0]), Text(parts[1]), bar, Text(detail))
     return grid
-
-
-def _download(seen: Download) -> str:
-    parts = [f"{human_bytes(seen.bytes_done)} of {human_bytes(seen.bytes_total)}"]
-    if seen.bytes_per_second is not None:
-        parts.append(f"{human_bytes(seen.bytes_per_second)}/s")
-    if seen.remaining_seconds is not None:
-        parts.append(f"{human_seconds(seen.remaining_seconds)} left")
-    return ", ".join(parts)
