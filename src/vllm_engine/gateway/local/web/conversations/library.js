@@ -79,8 +79,12 @@ class Library extends EventTarget {
   async search(text) {
     const wanted = text.toLowerCase();
     const has = (one) => one.toLowerCase().includes(wanted);
-    const found = (await this.all()).filter((one) => has(titleOf(one)) || one.messages.some(({ content }) => has(content)));
-    return new Set(found.map(({ id }) => id));
+    const found = new Set();
+    const look = (one) => (has(titleOf(one)) || one.messages.some(({ content }) => has(content)) ? found.add(one.id) : found.delete(one.id));
+    // One after the other: with their images they may be more than memory holds.
+    await this.#database.each(look);
+    this.#live.forEach(look);
+    return found;
   }
 
   async save(record) {
