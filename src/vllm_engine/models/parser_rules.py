@@ -70,22 +70,30 @@ class Rule:
         return f"{self.family}, by {' and '.join(named)}"
 
 
+def _then(first: str, second: str) -> str:
+    """Return a pattern for one text after another, tried from the first place alone: it takes linear time."""
+    return f"^(?>.*?{first}).*{second}"
+
+
 _THINK = ("<think>", "</think>")
 _CALLS = ("[TOOL_CALLS]",)
 _BEGIN = "<｜tool▁calls▁begin｜>"
 _MISTRAL = r"(Mistral|Ministral|Mixtral|Pixtral)"
 _GLM = r"(Glm|GLM|ChatGLM)"
 _JSON_IN_XML = r"<tool_call>.{0,40}\{\\?[\"']name\\?[\"']: ?<?function-name>?"
-_CODER = r"<tool_call>.{0,40}<function=.*<parameter="
-_LLAMA = r"<\|start_header_id\|>.*function name, \"parameters\":"
+_CODER = _then("<tool_call>.{0,40}?<function=", "<parameter=")
+_LLAMA = _then(r"<\|start_header_id\|>", 'function name, "parameters":')
 _SWITCH = (
     r"^(?!.*(set enable_thinking = false|enable_thinking is defined and enable_thinking is true))"
-    r".*(enable_thinking is false|not enable_thinking(?! is)|else True).*<think>"
+    + _then("(?:enable_thinking is false|not enable_thinking(?! is)|else True)", "<think>")
 )
 """A template whose reasoning is on unless a request switches it off. Where it is the other way round, vLLM's
 parsers would take every answer for reasoning."""
 _ENDIFS = r"(\{%-?\s*endif\s*-?%\}\s*)*$"
-_OPENED = r"add_generation_prompt(?:(?!enable_thinking).)*<think>(\\n)?['\"]\s*-?\}\}\s*" + _ENDIFS
+_OPENED = (
+    r"add_generation_prompt(?:(?!enable_thinking|add_generation_prompt).)*<think>(\\n)?['\"]\s*-?\}\}\s*"
+    + _ENDIFS
+)
 """A template that begins every answer within the reasoning."""
 
 TOOLS: Sequence[Rule] = (
@@ -96,7 +104,7 @@ TOOLS: Sequence[Rule] = (
     Rule("kimi_k3", "Kimi-K3", architecture="KimiK3", renders_itself=True),
     Rule("mistral", "Mistral", architecture=_MISTRAL, is_tekken=True, renders_itself=True, tokens=_CALLS),
     Rule("mistral", "Mistral", architecture=_MISTRAL, template=r"\[TOOL_CALLS\]", tokens=_CALLS),
-    Rule("deepseek_v3", "DeepSeek-V3 and R1", template=f"{_BEGIN}.*```json", tokens=(_BEGIN,)),
+    Rule("deepseek_v3", "DeepSeek-V3 and R1", template=_then(_BEGIN, "```json"), tokens=(_BEGIN,)),
     Rule("deepseek_v31", "DeepSeek-V3.1", template=_BEGIN, tokens=(_BEGIN,)),
     Rule("kimi_k2", "Kimi-K2", template=r"<\|tool_calls_section_begin\|>"),
     Rule("minimax_m2", "MiniMax-M2", architecture="MiniMaxM2", template="<minimax:tool_call>"),

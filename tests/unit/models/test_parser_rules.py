@@ -162,3 +162,14 @@ def test_reading_a_folder(tmp_path: Path) -> None:
     assert (found.tokens, found.is_tekken) == (("<x>",), True)
     names = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
     assert {*names} - {*format_files([*names, "config.json"])} == {"tekken.json"}
+
+
+@pytest.mark.parametrize(
+    "repeated",
+    ["add_generation_prompt", "enable_thinking is false ", "<|start_header_id|>", "<｜tool▁calls▁begin｜>"],
+)
+def test_a_long_template_takes_linear_time(repeated: str) -> None:
+    """A repository may hold any: searched from each of these, it would take minutes, in which nothing is answered."""
+    traits = Traits("m", ("Qwen3ForCausalLM",), ChatFormat("{% for tool in tools %}" + repeated * 20_000))
+    tool_parser(traits, TOOL_NAMES)
+    assert reasoning_parser(traits, REASONING_NAMES).parser == "none"
