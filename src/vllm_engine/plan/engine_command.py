@@ -16,9 +16,10 @@ from vllm_engine.plan.engine_site import site_folder
 _KEPT_FROM_THE_ENGINE = (
     *("VIRTUAL_ENV", "PYTHONHOME", "API_KEY", "API_KEYS", "VLLM_EXTRA_ARGS"),
     "WEB_CONCURRENCY",
+    "PYTHONDONTWRITEBYTECODE",
 )
-"""Ours and our clients' alone (vLLM warns of names like its own that it does not know); and hosting
-platforms' number of processes, with which vLLM's uvicorn fails."""
+"""Ours and our clients' alone (vLLM warns of names like its own that it does not know); hosting platforms'
+number of processes, with which vLLM's uvicorn fails; and what would compile its files at each start again."""
 UPSTREAM_KEEP_ALIVE_SECONDS = 600
 """How long vLLM keeps an idle connection: longer than our pool does, so that only we close them."""
 _SERVICE_NAME = "vllm-engine"

@@ -71,6 +71,7 @@ TRACING = {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf", "OTEL_SERVICE_
 def test_environment() -> None:
     """Caches are in one volume, the user's own variables stay, and what is ours alone does not reach the engine."""
     ours = {"VIRTUAL_ENV": "/x", "API_KEYS": "k", "VLLM_EXTRA_ARGS": "--x", "WEB_CONCURRENCY": "auto"}
+    ours["PYTHONDONTWRITEBYTECODE"] = "1"
     for built, has, lacks in (
         (command(), ALWAYS, ["PYTHONPATH", "VLLM_USE_AOT_COMPILE", "VLLM_USE_RUST_FRONTEND", *TRACING]),
         (command(environ={"HF_HOME": "/mine"}), {"HF_HOME": "/mine"}, []),
