@@ -96,10 +96,20 @@ def test_stop_and_regenerate(visit: Visit, server: Server) -> None:
     expect(page.locator(".assistant .markdown").last).to_have_text("Quite another answer.")
     assert [message["content"] for message in seen[0]["messages"]] == ["Talk"]
     expect(page.locator(".messages > li")).to_have_count(2)
-    # Escape stops an answer too, from wherever the focus is.
-    server.engine(text="word " * 500, tokens_per_second=20)
+    # Escape stops an answer too, unless it closes, empties or leaves something else.
+    server.engine(text="word " * 2000, tokens_per_second=20)
     say(page, "Talk")
     expect(page.locator(".assistant .markdown").last).to_contain_text("word")
+    page.get_by_role("button", name="Options").click()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("button", name="Close options")).to_be_hidden()
+    page.get_by_label("Search conversations").fill("Talk")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Edit").last.click()
+    page.keyboard.press("Escape")
+    expect(page.get_by_label("Edit your message")).to_have_count(0)
+    expect(page.get_by_role("button", name="Stop", exact=True)).to_be_visible()
+    page.get_by_label("Message", exact=True).focus()
     page.keyboard.press("Escape")
     expect(page.locator(".stats").last).to_contain_text("stopped")
 
@@ -166,7 +176,7 @@ def test_errors(visit: Visit, server: Server) -> None:
     page = ready(visit, server.url)
     overload: dict[str, Any] = {"error_headers": {"Retry-After": "7"}}
     for scenario, kept, *told in (
-        ({"error_after_n_chunks": 3}, "The quick", "The server answered with an error (500)", "Internal server error"),
+        ({"error_after_n_chunks": 3}, "The quick", "The answer was interrupted", "Internal server error"),
         ({"cut_after_n_chunks": 3}, "The quick", "The", "engine"),
         (overload | {"error_status": 429}, "", "Too many requests just now", "Try again in 7 seconds."),
         (overload | {"error_status": 503}, "", "The engine cannot answer just now", "Try again in 7 seconds."),
@@ -181,6 +191,11 @@ def test_errors(visit: Visit, server: Server) -> None:
         expect(page.locator(".assistant > .markdown")).to_have_text("Better.")
         expect(page.locator(".failure")).to_have_count(0)
         page.get_by_role("button", name="New chat").click()
+    say(page, "word " * 3000)
+    expect(page.locator(".failure")).to_contain_text(
+        "Start a new chat, or edit a message to make it shorter."
+    )
+    visit.forgive("status of 400")
     visit.forgive("status of 429")
     visit.forgive("status of 503")
 

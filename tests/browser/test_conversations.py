@@ -271,7 +271,7 @@ def test_export_and_import(visit: Visit, browser: Browser, server: Server, tmp_p
         loop = [conversation["messages"][0] | {"parent": 0}]
         for content, told in (
             ("{", "the file is not JSON"),
-            (json.dumps([1]), "format is nothing, but has to be vllm-engine.conversations"),
+            (json.dumps([1]), "format is missing, but has to be vllm-engine.conversations"),
             (json.dumps(exported | {"version": 2}), "version is 2, but has to be 1"),
             (
                 json.dumps(exported | {"conversations": [conversation | {"messages": loop, "head": 0}]}),
@@ -280,6 +280,10 @@ def test_export_and_import(visit: Visit, browser: Browser, server: Server, tmp_p
             (
                 json.dumps(exported | {"conversations": [conversation, conversation | {"head": 99}]}),
                 "conversations[1].head is 99",
+            ),
+            (
+                json.dumps(exported | {"conversations": [conversation | {"head": None}]}),
+                "conversations[0].head is null, but has to be the index of a message",
             ),
         ):
             bad.write_text(content)

@@ -31,6 +31,7 @@ WRONG = {
     "Top k": ("1.5", "Must be a whole number of at least -1, not “1.5”."),
     "Max tokens": ("many", "Must be a whole number of at least 1, not “many”."),
     "Repetition penalty": ("-1", "Must be a number above 0, not “-1”."),
+    "Seed": ("9007199254740993", "Must be a whole number with at most 15 digits, not “9007199254740993”."),
     "JSON schema": ("{", "Not JSON: "),
 }
 

@@ -74,7 +74,7 @@ def test_math_is_as_written(visit: Visit, server: Server) -> None:
 def test_columns_and_tasks(visit: Visit, server: Server) -> None:
     """Columns are aligned as their marks say; tasks are boxes that say whether they are done."""
     server.engine(
-        text="| a | b | c | d |\n|:-:|--:|:--|---|\n| 1 | 2 | 3 | x\\|y |\n\n- [x] done\n- [ ] to *do*\n  - [X] in\n- [z] not"
+        text="| a | b | c | d |\n|:-:|--:|:--|---|\n| 1 | 2 | 3 | x\\|y |\n\n- [x] done\n- [ ] to *do*\n  - [X] in\n- [z] not\n\nسلام"
     )
     page = ready(visit, server.url)
     say(page, "Show")
@@ -88,6 +88,11 @@ def test_columns_and_tasks(visit: Visit, server: Server) -> None:
         [True, True, "Done"], [False, True, "To do"], [True, True, "Done"],
     ]  # fmt: skip
     expect(page.locator(".assistant li").last).to_have_text("[z] not")
+    # A paragraph begins where its script does.
+    assert page.locator(".assistant p").last.evaluate("""(one) => {
+        const range = document.createRange();
+        range.selectNodeContents(one);
+        return Math.abs(range.getBoundingClientRect().right - one.getBoundingClientRect().right) < 2 }""")
 
 
 def test_thoughts_in_the_content(visit: Visit, server: Server) -> None:

@@ -108,7 +108,7 @@ async def _status(request: Request) -> EngineStatus:
 Status = Annotated[EngineStatus, Depends(_status)]
 
 
-@router.get("/livez")
+@router.get("/livez", summary="Liveness")
 @router.get("/v1/health/live", include_in_schema=False)
 async def livez() -> Live:
     """Answer that this program runs, without asking the engine."""
@@ -117,6 +117,7 @@ async def livez() -> Live:
 
 @router.get(
     "/healthz",
+    summary="Readiness",
     response_model=Health,
     responses={503: {"model": Health, "description": "Not ready: loading, lost, draining or failed."}},
 )
@@ -177,7 +178,7 @@ def _error(status: EngineStatus) -> dict[str, Any]:
     return error
 
 
-@router.get("/ping", response_class=Response, responses={204: {}, 503: {}})
+@router.get("/ping", summary="Readiness for Runpod", response_class=Response, responses={204: {}, 503: {}})
 async def ping(status: Status) -> Response:
     """Answer as Runpod's load balancer expects: 204 while loading, 200 when ready, 503 otherwise."""
     if status.is_ready:
@@ -185,7 +186,7 @@ async def ping(status: Status) -> Response:
     return Response(status_code=204 if status.state is EngineState.STARTING else 503)
 
 
-@router.get("/version")
+@router.get("/version", summary="What runs")
 async def version(request: Request, status: Status) -> Version:
     """Return what runs: our build, vLLM, the model, the device."""
     build: Build = request.app.state.build

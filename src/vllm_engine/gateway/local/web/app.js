@@ -17,7 +17,7 @@ const lacksKey = () => known.needsKey && !keyring.has;
 
 const status = new StatusView({ askForKey });
 const reference = new ReferenceView({ askForKey });
-const chat = new ChatView({ library: await openLibrary(), onUnauthorized: () => askForKey("The server refused this key."), needsKey: () => known.needsKey });
+const chat = new ChatView({ library: await openLibrary(), onUnauthorized: () => askForKey("The server refused this key."), onFailure: () => poll.soon(), needsKey: () => known.needsKey });
 
 // --- views
 

@@ -37,6 +37,6 @@ export async function receive(message, body, { signal, changed }) {
 function told(error, { content }) {
   const { status, title, message: whole, advice } = error instanceof ApiError ? error : new ApiError(0, String(error.message));
   const message = whole.slice(0, MOST.error);
-  if (status === 0 && content) return { status, title: "The answer was interrupted", message, advice: "" };
+  if ((status === 0 || status >= 500) && content) return { status, title: "The answer was interrupted", message, advice: "" };
   return { status, title, message, advice };
 }

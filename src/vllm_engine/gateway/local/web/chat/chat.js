@@ -26,9 +26,9 @@ const SAVE_EVERY = 1000;
 const attached = (attachments) => (attachments?.length ? { attachments } : {});
 
 export class ChatView {
-  constructor({ library, onUnauthorized, needsKey }) {
+  constructor({ library, onUnauthorized, onFailure, needsKey }) {
     this.library = library;
-    this.onUnauthorized = onUnauthorized;
+    Object.assign(this, { onUnauthorized, onFailure });
     this.server = { isReady: false, model: "", note: null, limit: null };
     this.chosen = { ...store.get(PLACE, {}).options };
     this.options = new OptionsForm(this.chosen, () => store.set(PLACE, { options: this.chosen }));
@@ -213,6 +213,7 @@ export class ChatView {
     announce("The model answers");
     await received;
     if (run.isDropped) return;
+    if (message.error) this.onFailure();
     if (this.runs.get(conversation.id) === run) this.runs.delete(conversation.id);
     // The other tabs have the whole answer before they may ask for another.
     library.save(conversation.record).then(() => this.runs.has(conversation.id) || library.endAnswer(conversation.id));

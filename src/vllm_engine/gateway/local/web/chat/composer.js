@@ -41,7 +41,9 @@ export class Composer {
       this.focus();
     });
     document.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && !document.querySelector("dialog[open]")) stop();
+      // There it closes, empties or leaves what has the focus, and no more.
+      const isTaken = document.querySelector("dialog[open]") || event.target.closest("#conversations, #options, .edit");
+      if (event.key === "Escape" && !isTaken) stop();
     });
   }
 

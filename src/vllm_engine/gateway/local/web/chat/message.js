@@ -32,7 +32,7 @@ export function userMessage(message, { edit, versions }) {
     attached.length ? h("ul", { class: "attached", "aria-label": "Attachments" }, attached) : null, body, actions);
 
   function startEdit() {
-    const field = h("textarea", { "aria-label": "Edit your message", rows: "3" });
+    const field = h("textarea", { "aria-label": "Edit your message", rows: "3", dir: "auto" });
     field.value = message.content;
     const leave = () => {
       form.replaceWith(body);

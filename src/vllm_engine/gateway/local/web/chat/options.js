@@ -28,7 +28,9 @@ export function problem(name, options) {
   const value = Number(text);
   const { min = -Infinity, max = Infinity, above = -Infinity, isWhole } = limits;
   const isRight = Number.isFinite(value) && value >= min && value <= max && value > above && !(isWhole && !Number.isSafeInteger(value));
-  return isRight ? "" : `Must be ${wanted(limits)}, not “${text.slice(0, 20)}”.`;
+  if (isRight) return "";
+  const digits = isWhole && Number.isInteger(value) && !Number.isSafeInteger(value) ? " with at most 15 digits" : "";
+  return `Must be ${wanted(limits)}${digits}, not “${text.slice(0, 20)}”.`;
 }
 
 function wanted({ min, max, above, isWhole }) {

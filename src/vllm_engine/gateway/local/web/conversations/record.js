@@ -31,7 +31,7 @@ export function checkRecord(value, at) {
   const { id, name, created, updated, head, messages } = object(value, at);
   if (!Array.isArray(messages)) throw wrong(`${at}.messages`, messages, "a list");
   if (messages.length > MOST.messages) throw wrong(`${at}.messages`, messages.length, `at most ${MOST.messages} messages`);
-  if (head !== null && !isIndex(head, messages.length)) throw wrong(`${at}.head`, head, "null or the index of a message");
+  if (messages.length ? !isIndex(head, messages.length) : head !== null) throw wrong(`${at}.head`, head, messages.length ? "the index of a message" : "null without messages");
   return {
     id: text(id, `${at}.id`, 64),
     name: text(name ?? "", `${at}.name`, MOST.name),
@@ -100,6 +100,6 @@ function number(value, at) {
 }
 
 export function wrong(at, got, wanted) {
-  const shown = typeof got === "string" ? got : (JSON.stringify(got) ?? "nothing");
+  const shown = typeof got === "string" ? got : (JSON.stringify(got) ?? "missing");
   return new FormatError(`${at} is ${shown.length > 60 ? `${shown.slice(0, 60)} …` : shown}, but has to be ${wanted}.`);
 }

@@ -52,6 +52,7 @@ export class ApiError extends Error {
 
   get advice() {
     if (this.retryAfter !== null) return `Try again in ${this.retryAfter} second${this.retryAfter === 1 ? "" : "s"}.`;
+    if (this.status === 400 && this.message.includes("context length")) return "Start a new chat, or edit a message to make it shorter.";
     return this.status === 0 ? "Is it still running?" : "";
   }
 }

@@ -26,11 +26,12 @@ export class Chart {
     this.now = h("span", { class: "now" }, dash);
     this.high = h("span", { class: "high" });
     this.paths = lines.map((_, index) => svg("path", { class: `line line-${index}` }));
+    this.dots = lines.map((_, index) => svg("path", { class: `dots dots-${index}` }));
     this.area = svg("path", { class: "area" });
     this.cross = svg("path", { class: "cross" });
     this.picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" },
       svg("path", { class: "grid", d: `M0 .5H${WIDTH}M0 ${HEIGHT / 2}H${WIDTH}M0 ${HEIGHT - 0.5}H${WIDTH}` }),
-      this.area, this.cross, ...this.paths.toReversed());
+      this.area, this.cross, ...this.paths.toReversed(), ...this.dots.toReversed());
     this.tip = h("div", { class: "tip", hidden: true });
     this.plot = h("div", { class: "plot" }, this.picture, this.high, h("span", { class: "low" }, "0"), this.tip);
     const legend = lines.length > 1
@@ -54,7 +55,10 @@ export class Chart {
     const top = this.top ?? niceTop(highest);
     this.y = (value) => HEIGHT - 1 - (Math.min(value, top) / top) * (HEIGHT - 2);
     this.x = (index) => WIDTH * (1 - this.ages[index] / this.window);
-    this.values.forEach((values, index) => this.paths[index].setAttribute("d", this.path(values, false)));
+    this.values.forEach((values, index) => {
+      this.paths[index].setAttribute("d", this.path(values, false));
+      this.dots[index].setAttribute("d", this.alone(values));
+    });
     this.area.setAttribute("d", this.path(this.values[0], true));
     setText(this.high, this.format(top));
     const latest = this.latest(this.values[0]);
@@ -77,24 +81,31 @@ export class Chart {
   path(values, closed) {
     let path = "";
     let start = null;
-    let before = null;
     const end = () => {
-      if (start === null) return;
-      if (closed) path += `V${HEIGHT}H${start.toFixed(1)}Z`;
-      else if (before === start) path += "h0";
+      if (start !== null && closed) path += `V${HEIGHT}H${start.toFixed(1)}Z`;
       start = null;
     };
     values.forEach((value, index) => {
-      const isGap = value === null || (index > 0 && this.ages[index - 1] - this.ages[index] > 3 * this.interval);
-      if (isGap) end();
+      if (!this.joins(values, index)) end();
       if (value === null) return;
       const x = this.x(index);
       path += `${start === null ? "M" : "L"}${x.toFixed(1)} ${this.y(value).toFixed(1)}`;
       start ??= x;
-      before = x;
     });
     end();
     return path;
+  }
+
+  /** Return whether a value and the one before it are joined. */
+  joins(values, index) {
+    return index > 0 && index < values.length && values[index - 1] !== null && values[index] !== null &&
+      this.ages[index - 1] - this.ages[index] <= 3 * this.interval;
+  }
+
+  /** Return a dot for each value that no line leads to. */
+  alone(values) {
+    return values.map((value, index) => (value === null || this.joins(values, index) || this.joins(values, index + 1)
+      ? "" : `M${this.x(index).toFixed(1)} ${this.y(value).toFixed(1)}h0`)).join("");
   }
 
   point(event) {

@@ -18,8 +18,8 @@ export function drawMachine({ gpus, memory, storage }) {
   if (storage) {
     const used = storage.size_bytes - storage.free_bytes;
     nodes.push(h("div", { class: "device" }, h("h3", {}, "Disk"),
-      meter("In use", share(used, storage.size_bytes), `${size(storage.free_bytes)} free of ${size(storage.size_bytes)}`, { warns: true }),
-      h("p", { class: "small" }, "CACHE_DIR is ", h("code", {}, storage.folder))));
+      meter("In use", share(used, storage.size_bytes), `${size(used)} of ${size(storage.size_bytes)}`, { warns: true }),
+      h("p", { class: "small" }, `${size(storage.free_bytes)} free for CACHE_DIR, `, h("code", {}, storage.folder))));
   }
   return nodes;
 }

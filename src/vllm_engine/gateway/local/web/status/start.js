@@ -58,12 +58,18 @@ export class StartCard {
     node.append(h("div", { class: "said" }, h("div", { class: "headline" }, h("i", { "aria-hidden": "true" }), h("div", {}, this.title, this.text)), this.progress, this.failure), this.list);
   }
 
+  /** Take the engine's failures, the newest first: a start may be a restart. */
+  showFailures(failures) {
+    this.hasFailed = failures.length > 0;
+  }
+
   update(health, name) {
     const [title, text, tone] = WORDS[health.state] ?? [health.state, "", "quiet"];
     this.node.dataset.tone = tone;
     setText(this.title, title);
-    setText(this.text, health.state === "ready" ? `${name} answers requests.` : text);
     const starting = health.state === "starting";
+    const why = starting && this.hasFailed ? "The engine failed and is started again; why is under Recent failures. " : "";
+    setText(this.text, health.state === "ready" ? `${name} answers requests.` : `${why}${text}`);
     this.progress.hidden = this.list.hidden = !starting;
     if (starting) this.start(health);
     const error = health.error?.remedy !== undefined ? health.error : null;

@@ -68,6 +68,7 @@ export class StatusView {
   /** Show what `/ui/status` said; null without a key. */
   showReport(report) {
     for (const id of ["report-part", "settings-part"]) byId(id).hidden = !report;
+    this.card.showFailures(report?.failures ?? []);
     if (!report) return;
     for (const { part, fields } of this.parts) part.update(Object.fromEntries(fields.map((field) => [field, report[field]])));
   }
