@@ -103,7 +103,8 @@ export class ChatView {
   // --- which conversation
 
   async open(id) {
-    const record = (await this.library.get(id)) ?? newRecord(id);
+    // A new one is there at once: what is typed meanwhile would be lost.
+    const record = (this.library.has(id) && (await this.library.get(id))) || newRecord(id);
     openId.set(id);
     this.conversation = new Conversation(record);
     this.composer.text = drafts.get(id);
