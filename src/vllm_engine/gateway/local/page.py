@@ -105,12 +105,10 @@ class Page:
         # Relative, as all of the page's addresses are: the page may stand behind a path prefix.
         self._add("/ui/", _redirect_to("../ui"))
         self._add("/docs/", _redirect_to("../docs"))
-        self.router.add_api_route(STATE_PATH, self._state, summary="The engine's state")
-        for path, answer, model, summary in (
-            (HISTORY_PATH, self._answer_history, History, "The last fifteen minutes"),
-            (STATUS_PATH, self._answer_report, OperatorReport, "For operators"),
-        ):
-            self.router.add_api_route(path, answer, response_model=model, summary=summary)
+        add = self.router.add_api_route
+        add(STATE_PATH, self._state, summary="The engine's state")
+        add(HISTORY_PATH, self._answer_history, response_model=History, summary="The last fifteen minutes")
+        add(STATUS_PATH, self._answer_report, response_model=OperatorReport, summary="For operators")
 
     def _add(self, path: str, answer: Answer) -> None:
         self.router.add_api_route(path, answer, include_in_schema=False)
