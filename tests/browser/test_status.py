@@ -40,6 +40,8 @@ def test_progress_of_a_start(start: StartServer, visit: Visit) -> None:
     expect(page.locator("#pill")).to_have_text("Ready")
     expect(page.locator("#notice")).to_be_hidden()
     expect(page.locator("#send")).to_be_enabled()
+    page.keyboard.press("Enter")
+    expect(page.locator(".stats")).to_have_count(1)
     page.get_by_role("link", name="Status").click()
     expect(page.locator("#state .steps")).to_be_hidden()
     server.program.close()
@@ -47,6 +49,10 @@ def test_progress_of_a_start(start: StartServer, visit: Visit) -> None:
     page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
     expect(page.locator("#pill")).to_have_text("Offline")
     expect(page.locator("#state .big")).to_have_text("The server cannot be reached")
+    # A button that cannot do its work says why.
+    page.get_by_role("link", name="Chat").click()
+    page.get_by_role("button", name="Regenerate").click()
+    expect(page.locator("#announcer")).to_contain_text("The server cannot be reached.")
     visit.forgive("Failed to load resource")
 
 

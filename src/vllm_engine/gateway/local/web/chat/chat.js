@@ -159,9 +159,15 @@ export class ChatView {
     return this.receive(this.conversation.add({ role: "assistant", content: "", reasoning: "" }));
   }
 
+  /** Return whether it can be asked now; otherwise show why not. */
+  mayAsk() {
+    if (!this.canAsk) this.composer.pointOut();
+    return this.canAsk && this.options.check();
+  }
+
   /** Ask again: another version, unless this one never came to anything. */
   regenerate() {
-    if (!this.canAsk || !this.options.check()) return;
+    if (!this.mayAsk()) return;
     const { conversation } = this;
     const message = conversation.messages.at(-1);
     if (message.content || message.calls) {
@@ -173,11 +179,12 @@ export class ChatView {
   }
 
   resume() {
-    if (this.canAsk && this.options.check()) this.receive(this.conversation.messages.at(-1), { isContinued: true });
+    if (this.mayAsk()) this.receive(this.conversation.messages.at(-1), { isContinued: true });
   }
 
   edit(index, text) {
-    if (!this.server.isReady || this.isElsewhere || !this.options.check()) return;
+    if (!this.server.isReady || this.isElsewhere) return void this.composer.pointOut();
+    if (!this.options.check()) return;
     const { conversation, run } = this;
     if (run) {
       this.runs.delete(conversation.id);

@@ -1,6 +1,6 @@
 // Where a message is typed, sent and stopped.
 
-import { byId, h, setText } from "../lib/dom.js";
+import { announce, byId, h, setText } from "../lib/dom.js";
 import { number, percent } from "../lib/format.js";
 
 export class Composer {
@@ -13,7 +13,9 @@ export class Composer {
     this.#canSend = canSend;
     this.#typed = typed;
     const submit = () => {
-      if (!this.text || !canSend() || !check()) return;
+      if (!this.text) return;
+      if (!canSend()) return void this.pointOut();
+      if (!check()) return;
       const { text } = this;
       this.text = "";
       send(text);
@@ -75,6 +77,14 @@ export class Composer {
     const { text, help } = note;
     const way = help?.href ? h("a", { href: help.href }, help.label) : help && h("button", { type: "button", class: "link", onclick: help.run }, help.label);
     notice.replaceChildren(...[h("span", {}, text), way && " ", way].filter(Boolean));
+  }
+
+  /** Point to what was noted: a button was pressed that cannot do its work now. */
+  pointOut() {
+    const notice = byId("notice");
+    if (notice.hidden) return;
+    announce(notice.textContent);
+    notice.animate([{ opacity: 0 }, { opacity: 1 }], { duration: 300, iterations: 2 });
   }
 
   /** Show Send or Stop. */
