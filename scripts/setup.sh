@@ -27,6 +27,7 @@ why() {
 }
 say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: error: %s\n' "$*" >&2 && exit 1; }
+usage() { sed -n '1d; /^#/!q; s/^# \{0,1\}//p' scripts/setup.sh; }
 trap 'printf "\nsetup: interrupted; run it again to continue\n" >&2; exit 130' INT
 
 find_python() {
@@ -101,14 +102,15 @@ setup_gateway() { # gateway|dev
 }
 
 setup_engine() {
-    local kind=$ENGINE locks
+    local kind=$ENGINE locks size
     if [[ $kind == auto ]]; then kind=$(line .venv-engine 2 | cut -d ' ' -f 1); fi
     if [[ -z $kind && $(timeout 20 nvidia-smi -L 2>/dev/null) == *'GPU '* ]]; then kind=cuda; fi
     kind=${kind:-cpu}
     locks=(requirements/engine-{"$kind",bundled}.txt)
     if ! finished .venv-engine "$kind" "${locks[@]}"; then
-        if [[ $kind == cpu ]]; then begin 4; else begin 16; fi
-        say "vLLM for $kind into .venv-engine, from $(index) (ENGINE=cpu or ENGINE=cuda decides otherwise)"
+        if [[ $kind == cpu ]]; then begin 4; size='about 0.9 GB'; else begin 16; size='several GB'; fi
+        say "vLLM for $kind into .venv-engine, from $(index) (ENGINE=cpu or ENGINE=cuda decides otherwise);" \
+            "$size to fetch, which takes minutes on a slow network"
         make_venv .venv-engine --without-pip
         # vLLM imports a fraction of its packages' files: the first start compiles those faster than this could all.
         UV_COMPILE_BYTECODE=$compile_engine install_engine .venv-engine "$kind" || die "engine: $(why)"
@@ -129,6 +131,7 @@ add_rust_frontend() {
     mv "$wheel/vllm/vllm-rs" "$target" && rm -rf "$wheel"
 }
 
+if [[ " $* " == *' --help '* || " $* " == *' -h '* ]]; then usage && exit; fi
 words=" ${*:-gateway engine}"
 [[ $words =~ ^(\ (gateway|engine|dev|all))+$ ]] || die "unknown arguments:$words; expected gateway, engine, dev or all"
 [[ $ENGINE =~ ^(auto|cpu|cuda)$ ]] || die "ENGINE=$ENGINE: expected auto, cpu or cuda"

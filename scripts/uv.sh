@@ -47,13 +47,13 @@ from_pip() { # pip's key, uv's variable, separator of several values (a blank)
     export "$2=${value// /${3:- }}"
 }
 
-# Install with uv, or with pip if uv is ''. On a terminal they show their progress.
+# Install with uv, or with pip if uv is ''. uv would list every package; pip takes longer and shows that it is at work.
 pip_install() { # environment option...
     local quiet=()
-    [[ -t 2 ]] || quiet=(--quiet)
     if [[ -n $uv ]]; then
-        "$uv" pip install "${quiet[@]}" --python "$1" "${@:2}"
+        "$uv" pip install --quiet --python "$1" "${@:2}"
     else
+        [[ -t 2 ]] || quiet=(--quiet)
         .venv/bin/python -m pip --python "$1" install "${quiet[@]}" "${@:2}"
     fi
 }

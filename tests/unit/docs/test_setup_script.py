@@ -97,6 +97,36 @@ def test_an_environment_that_cannot_be_kept_is_made_anew(checkout: Checkout) -> 
     assert checkout.setup() == []  # nobody asks for another Python, so this one stays
 
 
+def test_on_a_terminal_a_line_says_what_is_fetched_and_no_package_is_listed(checkout: Checkout) -> None:
+    controller, terminal = os.openpty()
+    try:
+        done = subprocess.run(
+            [str(checkout.root / "scripts/setup.sh")],
+            env=checkout.environ,
+            stdout=subprocess.PIPE,
+            stderr=terminal,
+            text=True,
+            check=True,
+        )
+    finally:
+        os.close(controller)
+        os.close(terminal)
+    installs = [call for call in checkout.calls.read_text().splitlines() if call.startswith("pip install")]
+    assert len(installs) == 4, "the gateway's lock, the project, a look for PyTorch, the engine's lock"
+    assert all(call.startswith("pip install --quiet ") for call in installs)
+    assert "decides otherwise); about 0.9 GB to fetch, which takes minutes" in done.stdout
+
+
+def test_help_is_the_head_of_the_script(checkout: Checkout) -> None:
+    for words in (["--help"], ["engine", "-h"]):
+        process = checkout.start(*words)
+        told, errors = process.communicate()
+        assert (process.returncode, errors) == (0, "")
+        assert "\n  scripts/setup.sh [gateway|engine|dev|all]..." in told
+        assert "set -euo" not in told and "#" not in told
+    assert checkout.calls.read_text() == ""
+
+
 def test_the_second_of_two_waits_for_the_first(checkout: Checkout) -> None:
     first = os.open(checkout.root / "scripts", os.O_RDONLY)
     fcntl.flock(first, fcntl.LOCK_EX)
