@@ -113,7 +113,8 @@ class Settings(BaseModel):
         SecretStr | None,
         Legal("keys of 8 characters or more, each alone or as name:key, separated by spaces or commas"),
     ] = None
-    """API keys. Once any are set, every route but the probes requires one."""
+    """API keys. Once any are set, only the probes, the page's files (`/`, `/ui`, `/docs`) and `/metrics`
+    (`METRICS_PUBLIC`) need none."""
     api_keys_file: Annotated[HomePath | None, Legal("one name:key or name:sha256:HEX a line")] = None
     """API keys in a file, read again when it changes."""
     extra_routes: Annotated[str, Legal("routes such as POST /v1/load_lora_adapter, separated by commas")] = ""

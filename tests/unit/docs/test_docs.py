@@ -17,6 +17,7 @@ import yaml
 
 from tests.support.doc_blocks import DOCUMENTS, ROOT, blocks
 from vllm_engine.config.flags import FlagCatalogue
+from vllm_engine.config.flags.flag import ENV_NAMES_NOT_TAKEN
 from vllm_engine.config.settings import Settings
 from vllm_engine.doctor.model_checks import WORKING_BYTES
 from vllm_engine.engine.supervisor import STOP_GRACE_SECONDS
@@ -42,6 +43,15 @@ def test_generated_parts_are_current(name: str) -> None:
     command = [sys.executable, f"tools/{name}", "--check"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_names_that_set_no_flag_are_all_named() -> None:
+    [sentence] = re.findall(
+        r"^Names that other programs use too .*?: (.*?)\. ",
+        (DOCS / "use/configuration.md").read_text(),
+        re.DOTALL | re.MULTILINE,
+    )
+    assert set(re.findall(r"`(\w+)`", sentence)) == ENV_NAMES_NOT_TAKEN
 
 
 def anchors(document: Path) -> set[str]:
