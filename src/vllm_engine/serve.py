@@ -9,6 +9,7 @@ import signal
 from collections.abc import Awaitable, Callable, Generator
 from functools import partial
 from math import nan
+from typing import Any
 
 from vllm_engine.config.library_variables import temporary_roots
 from vllm_engine.config.settings import Settings
@@ -113,7 +114,6 @@ async def _run_until_stopped(
     engine = asyncio.create_task(supervisor.run())
     stopped = asyncio.create_task(stop.wait())
     beside = asyncio.create_task(_run_beside(work, stop, is_essential)) if work is not None else None
-    tasks = [task for task in (engine, stopped, beside) if task is not None]
     with _signals(stop, hurry):
         try:
             await asyncio.wait({engine, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -121,6 +121,8 @@ async def _run_until_stopped(
                 _hold_or_raise(settings, engine)
                 await stopped
             else:
+                # Its own question is no client's: the drain does not wait for it.
+                await _cancelled(beside)
                 await drain(
                     front,
                     supervisor.begin_drain,
@@ -129,12 +131,17 @@ async def _run_until_stopped(
                     timeout_seconds=settings.drain_timeout_seconds,
                 )
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await _cancelled(engine, stopped, beside)
     logger.info("stopped")
     if beside is not None and not beside.cancelled():
         beside.result()
+
+
+async def _cancelled(*tasks: asyncio.Task[Any] | None) -> None:
+    running = [task for task in tasks if task is not None]
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
 
 
 @contextlib.contextmanager

@@ -114,6 +114,8 @@ def test_dry_run_is_exact(never_started: dict[str, str], tmp_path: Path) -> None
     assert command.startswith(f"{python} -P -m vllm.entrypoints.cli.main serve {model} ")
     assert "--max-model-len 2048" in command
     assert command.endswith(" --enforce-eager")
+    assert ' --uds "$(mktemp -d)/vllm-engine-dry-run.sock" ' in command, "new whenever it is pasted"
+    assert "download" not in done.stdout
     assert "MAX_NUM_SEQS" in done.stderr, "what is nearly a flag may well be something else"
     assert "secret" not in done.stdout + done.stderr
     assert "OF_THE_SHELL" not in done.stdout

@@ -16,6 +16,9 @@ KEY_VARIABLE = "API_KEY"
 """Holds a client's key, for every command and script."""
 
 _ADDRESS = re.compile(r"[\w.-]+:\d+(?:/\S*)?|localhost(?:/\S*)?")
+_PLAIN_ADDRESS = re.compile(r"\w+://\S*|(?:localhost|[\w-]+(?:\.[\w-]+)+):\d+(?:/\S*)?")
+"""What no question begins with, unless its words are quoted together."""
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -38,10 +41,11 @@ def takes_server(command: _F) -> _F:
 def url_and_words(words: Sequence[str]) -> tuple[str | None, list[str]]:
     """Split what may begin with a URL into that URL and the other words.
 
-    A lone word such as `localhost:8000` counts as a URL too, to be refused as an incomplete one.
+    A word such as `localhost:8000` or `ftp://host` counts as a URL too, to be refused as an incomplete one.
     """
     first = words[0] if words else ""
-    is_url = first.startswith(("http://", "https://")) or (len(words) == 1 and _ADDRESS.fullmatch(first))
+    is_alone = len(words) == 1 and _ADDRESS.fullmatch(first)
+    is_url = first.startswith(("http://", "https://")) or is_alone or _PLAIN_ADDRESS.fullmatch(first)
     return (first, list(words[1:])) if is_url else (None, list(words))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,6 +112,20 @@ def test_ctrl_c_while_it_imports(environ: dict[str, str], tmp_path: Path) -> Non
         assert shown.wait() == 0
     assert shown.screen.count("\x1b[?25l") == shown.screen.count("\x1b[?25h") == 1
     assert plain(shown.screen).rstrip().endswith("Stopped.")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_its_own_question_is_dropped(environ: dict[str, str], tmp_path: Path, number: signal.Signals) -> None:
+    """A stop does not wait for the answer to the program's own question, and nothing of it follows."""
+    with serving(environ | {"DRAIN_TIMEOUT_SECONDS": "600"}, tmp_path, "--ask") as (shown, program):
+        program.change(tokens=100, tokens_per_second=1)
+        shown.until("\nA: ")
+        program.send(number)
+        assert shown.wait() == 0
+    text = plain(shown.screen)
+    lines = text[text.index("Stopping …") :].split()
+    assert " ".join(lines) == "Stopping … (Ctrl-C once more ends running requests at once) Stopped."
+    assert "First token" not in text
 
 
 def test_only_the_log_is_redirected(environ: dict[str, str], tmp_path: Path) -> None:

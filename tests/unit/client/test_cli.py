@@ -76,7 +76,12 @@ def test_what_is_a_url_and_what_a_question() -> None:
         (["https://a"], "https://a", ""),
         (["localhost:8000"], "localhost:8000", ""),
         (["127.0.0.1:8000/v1"], "127.0.0.1:8000/v1", ""),
-        (["localhost:8000", "means", "what?"], None, "localhost:8000 means what?"),
+        (["localhost:8000", "hi"], "localhost:8000", "hi"),
+        (["gpu.lan:8000/v1", "hi"], "gpu.lan:8000/v1", "hi"),
+        (["htp://x"], "htp://x", ""),
+        (["ftp://x", "hi"], "ftp://x", "hi"),
+        (["localhost:8000 means what?"], None, "localhost:8000 means what?"),
+        (["10:30", "is", "what", "in", "Tokyo?"], None, "10:30 is what in Tokyo?"),
         (["Why?"], None, "Why?"),
         ([], None, ""),
     ):

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from vllm_engine.plan.preflight import Preflight
 
 
+_SOCKET = "vllm-engine-dry-run.sock"
+
+
 @click.command("serve", context_settings={"ignore_unknown_options": True})
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[MODEL] [SETTING | VLLM FLAG]...")
 @click.option(
@@ -129,12 +132,28 @@ def _print_command(preflight: Preflight) -> None:
     from vllm_engine.plan.resolve import resolve_command, resolve_plan
 
     plan = asyncio.run(resolve_plan(preflight))
-    command = resolve_command(preflight, plan, Path("engine.sock"))
+    command = resolve_command(preflight, plan, Path(_SOCKET))
     argv = mask(command.argv)
     print(f"# vllm {shlex.join(argv[argv.index('serve') :])}\n#")
     print("".join(f"# {note}\n" for note in plan.notes) + "#")
+    if first := _before_a_first_start(preflight.settings):
+        print(f"# Before the first start, as the bundled model is not converted yet:\n#   {first}\n#")
     print("# The whole command, to be pasted: of the environment, only what differs from this shell's.")
-    print(" \\\n  ".join(["env", *_changes(inherited(), command.environ), shlex.join(argv)]))
+    print("# It listens on a new Unix socket: curl --unix-socket SOCKET http://localhost/v1/models")
+    pasted = shlex.join(argv).replace(_SOCKET, f'"$(mktemp -d)/{_SOCKET}"')
+    print(" \\\n  ".join(["env", *_changes(inherited(), command.environ), pasted]))
+
+
+def _before_a_first_start(settings: Settings) -> str:
+    """Return the command that prepares what `serve` would prepare before it runs vLLM; empty for nothing."""
+    from vllm_engine.models.bundled import bundled_path, is_bundled
+    from vllm_engine.models.engine_scripts.bundled_files import is_intact
+
+    model = settings.model_id
+    if not is_bundled(model) or is_intact(bundled_path(model, settings.cache_dir)):
+        return ""
+    program = shlex.quote(sys.argv[0])
+    return f"CACHE_DIR={shlex.quote(str(settings.cache_dir))} {program} download {model}"
 
 
 def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[str]:
