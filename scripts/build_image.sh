@@ -72,12 +72,13 @@ find_client() {
                 ;;
         esac
     done
+    command -v "$docker" >/dev/null 2>&1 || die "$(why_no_docker "$docker")"
     die 'no Docker client that can build with BuildKit; install Docker and its plugin buildx (package docker-buildx' \
         'or docker-buildx-plugin)'
 }
 find_client
-"$client" info >/dev/null 2>&1 ||
-    die "no answer from Docker's engine; is it running, and may $(id -un) use it? Try: $client info"
+why=$(why_no_docker "$client")
+[ -z "$why" ] || die "$why"
 if [ -z "$is_chosen" ] && [ "${PUSH:-0}" != 1 ] && ! docker_has_gpu "$client"; then
     die 'Docker has no NVIDIA GPU here, which the default image needs: set TARGET=cpu to build the one that runs here, or' \
         'TARGET=cuda to build for another machine (10 GB, and some 30 GB of disk for the build)'

@@ -53,7 +53,8 @@ tag=${IMAGE_TAG:-$TARGET}
 image=$repo:$tag
 name=${NAME:-vllm-engine}
 port=${PORT:-8000}
-"$docker" info >/dev/null 2>&1 || die "no answer from Docker's engine; is it running, and may $(id -un) use it?"
+why=$(why_no_docker "$docker")
+[ -z "$why" ] || die "$why"
 
 is_here() { "$docker" image inspect "$1" >/dev/null 2>&1; }
 hint=

@@ -82,9 +82,15 @@ ask() { # path [curl-argument...]
         --write-out '%{http_code}' "$@" "$url$path" 2>"$folder/error" || true
 }
 
+# JSON's escapes, as far as a line of text needs them: line ends and other control characters become blanks.
+unescape() {
+    mark=$(printf '\001')
+    sed -e "s/\\\\\\\\/$mark/g" -e 's/\\[bfnrt]/ /g' -e 's/\\u00[01][0-9a-fA-F]/ /g' -e 's/\\\(["\/]\)/\1/g' -e "s/$mark/\\\\/g"
+}
+
 # A string or number of the answer, by its key: the first such one.
 field() { # key
-    tr -d '\n' <"$body" | sed -n "s/.*\"$1\": *\"\(\([^\"\\\\]\|\\\\.\)*\)\".*/\1/p; t; s/.*\"$1\": *\([0-9.]*\).*/\1/p"
+    tr -d '\n' <"$body" | sed -n "s/.*\"$1\": *\"\(\([^\"\\\\]\|\\\\.\)*\)\".*/\1/p; t; s/.*\"$1\": *\([0-9.]*\).*/\1/p" | unescape
 }
 
 # --- ready? ---------------------------------------------------------------------------------------------------
@@ -120,9 +126,12 @@ while :; do
             "$("$docker" container inspect --format '{{.State.ExitCode}}' "${NAME:-vllm-engine}"); its last lines are above"
     fi
     if [ "$status" = 000 ] && [ "$elapsed" -ge "$patience" ] && nothing_is_there; then
+        if [ -n "$(why_no_docker "$docker")" ]; then
+            fail "nothing listens at $url; start a server first (make run, as no Docker answers here), or set BASE_URL or PORT"
+        fi
         start=scripts/run_image.sh
         if ! docker_has_gpu "$docker"; then start="TARGET=cpu $start, as Docker has no NVIDIA GPU here"; fi
-        fail "nothing listens at $url; start a server first (by $start), or set BASE_URL or PORT;" \
+        fail "nothing listens at $url; start a server first (by $start; without Docker: make run), or set BASE_URL or PORT;" \
             'why one ended: docker ps --all, docker logs'
     fi
     if [ "$elapsed" -ge "$timeout" ]; then fail "not ready after $timeout s: $state $(field message)"; fi

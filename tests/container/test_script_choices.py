@@ -91,12 +91,22 @@ def test_with_a_gpu_the_default_is_the_gpu_image(script: Script, info: str) -> N
         assert words in run
     assert run.endswith(" vllm-engine:cuda") and "MODEL_ID" not in run
     done, calls = script("smoke_test.sh", info, TIMEOUT_SECONDS="0", PORT=str(free_port()))
-    assert "(by scripts/run_image.sh)" in done.stderr
+    assert "(by scripts/run_image.sh; without Docker: make run)" in done.stderr
     done, calls = script("run_image.sh", info, images="vllm-engine:cpu")
     assert (
         "build it: TARGET=cuda scripts/build_image.sh, or set TARGET=cpu (vllm-engine:cpu is here)"
         in done.stderr
     )
+
+
+def test_without_docker_all_three_say_so(script: Script) -> None:
+    """What is missing, and what runs without it; nothing about GPUs, which only Docker knows."""
+    for name in ("build_image.sh", "run_image.sh", "smoke_test.sh"):
+        done, _ = script(name, DOCKER="no-docker", TIMEOUT_SECONDS="0", PORT=str(free_port()))
+        assert done.returncode != 0 and "make run" in done.stderr, done.stderr
+        assert "GPU" not in done.stderr and ("there is no no-docker" in done.stderr) == (
+            name != "smoke_test.sh"
+        )
 
 
 def test_the_published_name_is_the_second(script: Script) -> None:

@@ -82,3 +82,10 @@ def test_the_health_check_knows_the_same_names() -> None:
     others = runpy.run_path(str(HEALTHCHECK))["OTHERS"]
     for ours in ("HOST", "PORT", "HEALTH_PORT", "TLS_CERT_FILE"):
         assert set(others.get(ours, ())) == {name for name, same in SAME.items() if same == ours}
+
+
+def test_smoke_test_shows_text_and_not_json() -> None:
+    script = f"{shell_function('unescape', 'scripts/smoke_test.sh')}\nunescape"
+    said = r"A \"b\"\n\tC:\\new \/ \u001b[1m é"
+    shown = subprocess.run(["/bin/sh", "-c", script], input=said, capture_output=True, text=True, check=True)
+    assert shown.stdout.rstrip() == 'A "b"  C:\\new /  [1m é'
