@@ -31,6 +31,11 @@ def never_started(environ: dict[str, str]) -> Iterator[dict[str, str]]:
 REFUSED: tuple[tuple[dict[str, str], int, tuple[str, ...]], ...] = (
     ({"DTYPE": "int4"}, 2, ('DTYPE="int4": ',)),
     ({"MODEL_ID": "/no/such/model"}, 3, ('MODEL_ID="/no/such/model": no such folder',)),
+    (
+        {"MODEL_ID": "."},
+        3,
+        ('MODEL_ID=".": the folder has no config.json that vLLM can read; name the folder',),
+    ),
     ({"ENGINE_PYTHON": "/bin/true"}, 2, ('ENGINE_PYTHON="/bin/true": does not run as a Python',)),
     ({"ENGINE_PYTHON": sys.executable}, 2, ("has no vLLM installed; run `make setup`",)),
     (
@@ -75,7 +80,12 @@ def test_settings_report(never_started: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("DTYPE=float16\n")
     model = never_started.pop("MODEL_ID")
     environ = never_started | {"MODEL_NAME": model, "HF_TOKEN": "hf_secret", "MAX_NUM_SEQS": "4"}
-    environ |= {"MAX_MODEL_LENGTH": "1"}
+    environ |= {
+        "MAX_MODEL_LENGTH": "1",
+        "SEED": "5",
+        "BLOCK_SIZE": "16",
+        "VLLM_EXTRA_ARGS": "--block-size 16",
+    }
     del environ["SERVED_MODEL_NAME"]
     done = run_cli(environ | {"FORCE_COLOR": "1"}, "settings", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -89,6 +99,8 @@ def test_settings_report(never_started: dict[str, str], tmp_path: Path) -> None:
     assert rows["ENGINE_PYTHON"][0] == environ["ENGINE_PYTHON"]
     assert "MODEL_NAME is read as MODEL_ID" in done.stderr
     assert "did you mean MAX_MODEL_LEN?" in done.stderr, "what serve would log as a warning"
+    assert done.stderr.count('SEED="5": is not read, as other programs set this name too') == 1
+    assert "BLOCK_SIZE" not in done.stderr, "it is given in the right way as well"
     assert "hf_secret" not in done.stdout + done.stderr
     wrong = run_cli(environ | {"DTYPE": "int4", "MAX_NUM_SEQS": "x"}, "settings", cwd=tmp_path)
     assert wrong.returncode == 2

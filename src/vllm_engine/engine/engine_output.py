@@ -7,6 +7,8 @@ import re
 from typing import NamedTuple
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_LOGO = re.compile(r"^\s*[\u2580-\u259f][\u2580-\u259f\s]*")
+"""A row of vLLM's banner begins with block elements; words may follow. A bar of progress has words before."""
 _PREFIX = re.compile(
     r"^(?:\((?P<process>[\w-]+)(?: rank=\d+)?(?: pid=\d+)?\) ?)?"
     r"(?:(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL)\b:? *)?"
@@ -32,8 +34,8 @@ class LogLine(NamedTuple):
 
 
 def parse_line(raw: str) -> LogLine:
-    """Parse a line of either frontend."""
+    """Parse a line of either frontend; of vLLM's banner only the words are kept."""
     text = _ANSI.sub("", raw)
     match = _PREFIX.match(text)
     assert match is not None  # noqa: S101 - all of its parts are optional
-    return LogLine(match["level"], match["process"], text[match.end() :])
+    return LogLine(match["level"], match["process"], _LOGO.sub("", text[match.end() :]))

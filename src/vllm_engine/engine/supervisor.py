@@ -296,5 +296,5 @@ class Supervisor:
         # While it is stopped, vLLM may report the end of its own core as an error.
         most = logging.INFO if self._process is None else logging.CRITICAL
         for line in lines:
-            if line.message.strip():  # its banner has empty lines
+            if line.message.strip():  # its banner has rows without words
                 engine_logger.log(min(line.severity, most), "%s", line)

@@ -99,6 +99,23 @@ def _local_model(model_id: str) -> Model:
     return _in_folder(folder.resolve())
 
 
+def require_config(model_id: str) -> None:
+    """Refuse a local folder without the configuration that vLLM would miss after its imports.
+
+    Raises:
+        ModelError: neither config.json nor Mistral's params.json is there.
+    """
+    folder = Path(model_id).expanduser()
+    if folder.is_dir() and not any((folder / name).exists() for name in ("config.json", "params.json")):
+        told = Diagnosis(
+            "model-config-missing",
+            f'MODEL_ID="{model_id}": the folder has no config.json that vLLM can read',
+            "name the folder or repository that holds config.json and the weights; "
+            "a GGUF file needs its own path",
+        )
+        raise ModelError(told)
+
+
 def _in_folder(folder: Path) -> Model:
     return Model(str(folder), None, read_config(folder), folder, chat=read_chat_format(folder))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vllm_engine.config.settings import Settings
-from vllm_engine.config.spelling import closest
+from vllm_engine.config.spelling import did_you_mean
 from vllm_engine.errors import Problem
 from vllm_engine.models.engine_scripts.chat_format import UNKNOWN
 from vllm_engine.models.model_source import Model
@@ -40,12 +40,9 @@ def check_parsers(settings: Settings, installation: Installation, flags: Sequenc
         ours = () if given is not None else (AUTO, NONE)
         if not known or name in (*ours, *known, "") or flag_value(flags, _PLUGINS[flag]):
             continue
-        near = closest(name, [*ours, *known], similarity=0.6)
-        meant = f"did you mean {near}? " if near else ""
-        there = ", ".join((*ours, *sorted(known)))
-        problems.append(
-            Problem(key, name, f"vLLM {installation.version} has no such parser; {meant}there is {there}")
-        )
+        # All of them stand nowhere else, but are of no use beside the one that was meant.
+        remedy = did_you_mean(name, names := (*ours, *sorted(known))) or f"there is {', '.join(names)}"
+        problems.append(Problem(key, name, f"vLLM {installation.version} has no such parser; {remedy}"))
     if settings.engine_frontend == "rust" and settings.reasoning_parser == NONE:
         remedy = (
             "the Rust frontend takes one from the model's name; leave it unset, or set ENGINE_FRONTEND=python"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vllm_engine.errors import Problem, SettingsError
 from vllm_engine.models.model_config import attention_heads, kv_cache_bytes, longest_context
-from vllm_engine.models.model_source import Model, locate_model
+from vllm_engine.models.model_source import Model, locate_model, require_config
 from vllm_engine.plan.api_servers import automatic, needs_one
 from vllm_engine.plan.engine_command import EngineCommand, build_command, is_switched_on
 from vllm_engine.plan.engine_plan import Choice, EnginePlan
@@ -21,6 +21,8 @@ from vllm_engine.system.device import free_memory_bytes
 from vllm_engine.system.sizes import GIB
 
 _CPU_KV_SEQUENCES = 8
+_CONFIG_ELSEWHERE = frozenset({"hf-config-path", "config-format"})
+"""Flags with which vLLM reads the model's configuration from another place, or by another name."""
 _LONG_ALLOWED = ("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "HF_OVERRIDES")
 
 
@@ -38,9 +40,13 @@ async def find_model(preflight: Preflight) -> Model:
     """Locate the model.
 
     Raises:
-        ModelError: the model cannot be found.
+        ModelError: the model cannot be found, or is a folder that holds none.
     """
-    return await locate_model(preflight.settings, preflight.engine_python, preflight.download_dir)
+    settings = preflight.settings
+    model = await locate_model(settings, preflight.engine_python, preflight.download_dir)
+    if settings.is_local_model and not preflight.mentioned_flags & _CONFIG_ELSEWHERE:
+        require_config(settings.model_id)
+    return model
 
 
 def resolve_command(

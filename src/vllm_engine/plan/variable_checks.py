@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from vllm_engine.config.environment import Environment
-from vllm_engine.config.flags import ENV_NAMES_NOT_TAKEN, CheckedFlags, FlagCatalogue
+from vllm_engine.config.flags import ENV_NAMES_NOT_TAKEN, CheckedFlags, FlagCatalogue, env_name
 from vllm_engine.config.other_engines import ELSEWHERE, SAME
 from vllm_engine.config.quoting import stray_in_words
 from vllm_engine.config.redaction import masked
 from vllm_engine.config.settings import Settings
 from vllm_engine.config.spelling import Misspelt, misspelt
 from vllm_engine.errors import Problem
-from vllm_engine.plan.engine_command import OWN_FLAGS, RESERVED_FLAGS
+from vllm_engine.plan.engine_command import OWN_FLAGS, RESERVED_FLAGS, mentioned_flags
 
 _OURS = frozenset(name.upper() for name in Settings.model_fields)
 _LIBRARIES = ("CUDA_", "HF_", "HUGGING", "NCCL_", "NVIDIA_", "OTEL_", "TORCH", "TRITON_", "VLLM_")
@@ -38,7 +38,10 @@ def check_flags(
     named = catalogue.from_environment(environ, reserved={**RESERVED_FLAGS, **OWN_FLAGS})
     raw = catalogue.check_extra_args(settings.vllm_extra_args, reserved=RESERVED_FLAGS)
     given = catalogue.check_options(options, reserved=RESERVED_FLAGS)
-    near = catalogue.near_misses(environ, known=_OURS | ELSEWHERE.keys() | SAME.keys())
+    known = _OURS | ELSEWHERE.keys() | SAME.keys()
+    near = catalogue.near_misses(environ, known=known)
+    given_names = {env_name(name) for name in mentioned_flags([*raw.argv, *given.argv])}
+    ignored = catalogue.not_taken(environ, known=known | given_names)
     owned = [
         Problem(key, environ[key], f"is not read; set {RESERVED_FLAGS[flag.name]} instead")
         for key, flag in catalogue.by_env_name.items()
@@ -55,7 +58,7 @@ def check_flags(
             *owned,
             *_check_engine_key(environ),
         ],
-        warnings=[*named.warnings, *raw.warnings, *given.warnings, *near],
+        warnings=[*named.warnings, *raw.warnings, *given.warnings, *near, *ignored],
     )
 
 

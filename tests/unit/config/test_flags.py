@@ -158,6 +158,24 @@ def test_names_that_are_almost_flags_get_a_warning() -> None:
     ]
 
 
+def test_names_that_are_left_to_other_programs_get_a_warning_if_vllm_could_be_meant() -> None:
+    env = {
+        **{"SEED": "5", "BLOCK_SIZE": "16", "CONFIG": "vllm.yaml", "TOKENIZER": "org/x", "RUNNER": "pooling"},
+        **{"PORT": "80", "HOST": "::", "NNODES": "2", "MASTER_PORT": "1", "HEADLESS": "1", "REVISION": "v1"},
+    }
+    found = VLLM.not_taken(env, known={"REVISION", "TOKENIZER"})
+    assert {each.key for each in found} == {"SEED", "BLOCK_SIZE", "CONFIG", "RUNNER"}
+    assert 'VLLM_EXTRA_ARGS="--seed 5" or run `vllm-engine serve --seed 5`' in "".join(map(str, found))
+    others = {
+        "SEED": "random",
+        "BLOCK_SIZE": "1k",
+        "CONFIG": "Release",
+        "RUNNER": "ubuntu-24.04",
+        "MODEL": "",
+    }
+    assert VLLM.not_taken(others, known=()) == []
+
+
 # What vLLM's parser itself takes and refuses: tests/e2e/test_flags_drift.py has such lines too.
 TAKEN = """
     --enforce_eager --no-enable-prefix-caching --no_enforce_eager

@@ -140,6 +140,7 @@ RUST = (
     "\x1b[0;36m(RustFrontend pid=1)\x1b[0m \x1b[32mINFO\x1b[0m \x1b[90m11-23 09:36:48\x1b[0m "
     "\x1b[90m[hf/mod.rs:72]\x1b[0m loaded"
 )
+BANNER = "(APIServer pid=1) INFO 11-23 21:16:30 [api_utils.py:347] "
 
 
 def test_parse_line() -> None:
@@ -148,6 +149,9 @@ def test_parse_line() -> None:
         ("(EngineCore pid=18133) INFO 11-23 09:35:26 [core.py:133] Initializing", "INFO", "EngineCore", "Initializing"),
         ("(Worker pid=1) WARNING 11-23 09:35:36 [v1/cpu_worker.py:114] lib", "WARNING", "Worker", "lib"),
         ("(APIServer pid=1) INFO 11-23 09:35:26 [api_utils.py:345]", "INFO", "APIServer", ""),
+        (f"{BANNER}        █     █     █▄   ▄█", "INFO", "APIServer", ""),
+        (f"{BANNER}  ▄▄ ▄█ █     █     █ ▀▄▀ █  version 0.32.0", "INFO", "APIServer", "version 0.32.0"),
+        ("Loading:  50%|█████     | 1/2", None, None, "Loading:  50%|█████     | 1/2"),
         ("ERROR 11-23 09:35:36 [a.py:1] boom", "ERROR", None, "boom"),
         ("INFO:     Started server process [18014]", "INFO", None, "Started server process [18014]"),
         ('  File "x.py", line 3', None, None, '  File "x.py", line 3'),

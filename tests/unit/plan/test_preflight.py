@@ -14,7 +14,7 @@ from rich.console import Console
 from tests.support.fake.fake_engine import make_fake_engine_python
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import Settings, load_settings, read_settings
-from vllm_engine.errors import Problem, SettingsError, StartupError
+from vllm_engine.errors import ModelError, Problem, SettingsError, StartupError
 from vllm_engine.gateway.settings_check import check_gateway
 from vllm_engine.models.model_source import Model
 from vllm_engine.plan.configuration_report import EffectiveSettings, settings_report, show_settings
@@ -112,6 +112,19 @@ def test_engines_that_are_found(tmp_path: Path, model: Path) -> None:
         run_preflight(settings, environment, tmp_path / ".venv")
     own = make_fake_engine_python(tmp_path / ".venv-engine")
     assert run_preflight(settings, environment, tmp_path / ".venv").installation.python == own
+
+
+async def test_a_folder_without_a_configuration_is_refused_unless_it_is_elsewhere(
+    python: Path, tmp_path: Path, model: Path
+) -> None:
+    (model / "config.json").rename(tmp_path / "config.json")
+    with pytest.raises(
+        ModelError, match=r"the folder has no config\.json that vLLM can read; name the folder"
+    ):
+        await resolve_plan(check(python, tmp_path, MODEL_ID=str(model)))
+    await resolve_plan(check(python, tmp_path, MODEL_ID=str(model), HF_CONFIG_PATH=str(tmp_path)))
+    (model / "params.json").write_text("{}")
+    await resolve_plan(check(python, tmp_path, MODEL_ID=str(model)))
 
 
 async def test_plan_command_and_report(python: Path, tmp_path: Path, model: Path) -> None:

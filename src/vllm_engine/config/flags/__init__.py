@@ -4,8 +4,8 @@ Pure: the lists in `*.json` come from the real parser (`tools/vllm_flags.py`), a
 process's environment is needed to check against them.
 """
 
-from vllm_engine.config.flags.flag import ENV_NAMES_NOT_TAKEN, SECRET_FLAGS, Flag
+from vllm_engine.config.flags.flag import ENV_NAMES_NOT_TAKEN, SECRET_FLAGS, Flag, env_name
 from vllm_engine.config.flags.flag_catalogue import CheckedFlags, FlagCatalogue
 from vllm_engine.config.flags.flag_parser import mask
 
-__all__ = ["ENV_NAMES_NOT_TAKEN", "SECRET_FLAGS", "CheckedFlags", "Flag", "FlagCatalogue", "mask"]
+__all__ = ["ENV_NAMES_NOT_TAKEN", "SECRET_FLAGS", "CheckedFlags", "Flag", "FlagCatalogue", "env_name", "mask"]

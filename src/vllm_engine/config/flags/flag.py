@@ -25,6 +25,12 @@ ENV_NAMES_NOT_TAKEN = frozenset(
 Those that no setting replaces can be given in `VLLM_EXTRA_ARGS`.
 """
 
+ENV_NAMES_OF_OTHERS = frozenset(
+    {"API_KEY", "GRPC_PORT", "HEADLESS", "HF_TOKEN", "HOST", "LOG_LEVEL", "PORT"}
+    | {"MASTER_ADDR", "MASTER_PORT", "NNODES", "NODE_RANK"}
+)
+"""Those of them that machines set by themselves, or that have a meaning here: they are not meant for vLLM."""
+
 
 @dataclass(frozen=True)
 class Flag:

@@ -11,7 +11,14 @@ from functools import cached_property
 from importlib.resources import files
 from typing import Self
 
-from vllm_engine.config.flags.flag import ENV_NAMES_NOT_TAKEN, SECRET_FLAGS, Flag, bare_name, env_name
+from vllm_engine.config.flags.flag import (
+    ENV_NAMES_NOT_TAKEN,
+    ENV_NAMES_OF_OTHERS,
+    SECRET_FLAGS,
+    Flag,
+    bare_name,
+    env_name,
+)
 from vllm_engine.config.flags.flag_parser import FlagParser
 from vllm_engine.config.flags.flag_values import Refusal, refusal, wanted
 from vllm_engine.config.redaction import HIDDEN, without_passwords
@@ -152,6 +159,25 @@ class FlagCatalogue:
             if near := closest(key, candidates, similarity=0.88):
                 why = Refusal("is not the name of a vLLM flag", f"did you mean {near}?")
                 warnings.append(Problem(key, _shown(taken[near], env[key]), str(why)))
+        return warnings
+
+    def not_taken(self, env: Mapping[str, str], *, known: Collection[str]) -> list[Problem]:
+        """Return a warning for each variable such as `SEED=5` that may be meant for vLLM, and is not taken.
+
+        Its value must be one that vLLM would take. `known` are the names that have been dealt with.
+        """
+        passed_over = {*known, *ENV_NAMES_OF_OTHERS}
+        warnings = []
+        for flag in self.flags:
+            key, value = flag.env_name, env.get(flag.env_name, "")
+            if key not in ENV_NAMES_NOT_TAKEN - passed_over or not value or refusal(flag, value):
+                continue
+            words = shlex.join([f"--{flag.name}", without_passwords(value)])
+            why = Refusal(
+                "is not read, as other programs set this name too",
+                f'if it is meant for vLLM, set VLLM_EXTRA_ARGS="{words}" or run `vllm-engine serve {words}`',
+            )
+            warnings.append(Problem(key, _shown(flag, value), str(why)))
         return warnings
 
     def _arguments(self, flag: Flag, key: str, value: str, checked: CheckedFlags) -> list[str]:
