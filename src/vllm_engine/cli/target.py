@@ -76,9 +76,10 @@ def with_next_step() -> Iterator[None]:
     try:
         yield
     except UnreachableError as error:
-        step = "start one with `vllm-engine serve`, or give the URL of another"
+        step = "start one with `vllm-engine serve` (`make run` in a checkout), or give the URL of another"
         raise ServerError(f"{error}; {step}") from error
     except ServerError as error:
         if error.status != 401:
             raise
-        raise ServerError(f"{error}; set {KEY_VARIABLE} to one of the server's keys", 401) from error
+        step = f"set {KEY_VARIABLE} to one of the server's keys (of an entry me:KEY in API_KEYS, only KEY)"
+        raise ServerError(f"{error}; {step}", 401) from error

@@ -63,6 +63,8 @@ class Piece:
     text: str = ""
     reasoning: str = ""
     tokens: int | None = None
+    is_cut: bool = False
+    """Whether the answer ends here because of `max_tokens`."""
 
 
 class Client:
@@ -199,4 +201,5 @@ def _piece(event: Any) -> Piece:
         text=delta.get("content") or "",
         reasoning=delta.get("reasoning_content") or delta.get("reasoning") or "",
         tokens=usage.get("completion_tokens"),
+        is_cut=choice.get("finish_reason") == "length",
     )

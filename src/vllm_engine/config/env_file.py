@@ -12,7 +12,7 @@ from pathlib import Path
 from dotenv import dotenv_values
 from dotenv.parser import Binding, parse_stream
 
-from vllm_engine.errors import Problem, SettingsError
+from vllm_engine.errors import OptionProblem, Problem, SettingsError
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NOT_UTF8 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -44,7 +44,9 @@ def parse_env(content: bytes, name: str = ".env") -> dict[str, str]:
     text = _decoded(content, name)
     # A line's text is not shown: it may be a key that lacks its closing quote.
     problems = [
-        Problem(name, "***", f"line {binding.original.line} is not NAME=value; is a closing quote missing?")
+        OptionProblem(
+            f"{name}, line {binding.original.line}", "", "expected NAME=value; is a closing quote missing?"
+        )
         for binding in parse_stream(io.StringIO(text))
         if binding.error or _is_bare(binding)
     ]

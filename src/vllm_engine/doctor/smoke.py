@@ -53,7 +53,7 @@ async def smoke(client: Client, model: str, tell: Tell, seconds: float) -> list[
     return checks + [await _step(id, step()) for id, step in steps.items()]
 
 
-_REMEDIES = {401: "set API_KEY to one of its keys"}
+_REMEDIES = {401: "set API_KEY to one of its keys (of an entry me:KEY in API_KEYS, only KEY)"}
 
 
 async def _step(id: str, step: Awaitable[str]) -> Check:

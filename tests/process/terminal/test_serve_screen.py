@@ -35,13 +35,14 @@ def serving(
             yield shown, program
 
 
-def test_serve_on_a_terminal(environ: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_cut", [True, False])
+def test_serve_on_a_terminal(environ: dict[str, str], tmp_path: Path, is_cut: bool) -> None:
     """One clean screen: what is done, how long, the answer, lines to paste; no line of the log, but warnings.
 
     Ctrl-S during the start holds nothing else; Ctrl-C is answered at once.
     """
     with serving(environ | {"API_KEY": "a-clients-key"}, tmp_path, "--ask") as (shown, program):
-        program.change(startup_seconds=2, tokens=20, tokens_per_second=40)
+        program.change(startup_seconds=2, tokens=200 if is_cut else 20, tokens_per_second=200)
         shown.until("importing vLLM")
         shown.type("\x13")
         program.until_ready()
@@ -52,6 +53,7 @@ def test_serve_on_a_terminal(environ: dict[str, str], tmp_path: Path) -> None:
         shown.until("Stopping …")
         assert shown.wait() == 0
     text = plain(shown.screen)
+    assert (" … (stopped at 100 tokens)" in text) == is_cut
     assert re.search(r"[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏] +importing vLLM +\d+ s +━", text)
     assert not re.search(" INFO |gateway.access|engine: ", text)
     assert text.count(" WARNING ") == 1, "the client's key in the server's environment, and nothing else"

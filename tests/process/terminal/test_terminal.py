@@ -59,7 +59,12 @@ def test_chat_in_a_pipe_fails(gateway: Watched, tmp_path: Path) -> None:
     for status, part, arguments, variables in (
         (1, "status 404", (url, "--model", "none"), OURS),
         (1, "; set API_KEY to one of the server's keys", (url,), {"API_KEY": "another"}),
-        (1, "; start one with `vllm-engine serve`, or", (f"http://127.0.0.1:{free_port()}",), OURS),
+        (
+            1,
+            "; start one with `vllm-engine serve` (`make run` in a checkout), or",
+            (f"http://127.0.0.1:{free_port()}",),
+            OURS,
+        ),
         (2, "BASE_URL", ("localhost:8000",), OURS),
     ):
         ended, answer, said = chat("Well?", *arguments, cwd=tmp_path, **variables)

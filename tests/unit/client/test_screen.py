@@ -67,6 +67,8 @@ def test_curl_can_be_pasted() -> None:
     assert "Authorization: Bearer $API_KEY" in words
     assert json.loads(words[-1])["model"] == "it's-mine"
     assert "secret" not in command
+    assert next_steps.key_hint(load_settings(Environment(given, {})))[0].startswith("First: export API_KEY=")
+    assert next_steps.key_hint(load_settings(Environment({}, {}))) == []
     assert "Authorization" not in next_steps.curl(load_settings(Environment({}, {})), URL)
     assert max(map(len, next_steps.curl(load_settings(Environment({}, {})), URL).splitlines())) < 80
     page = next_steps.addresses(load_settings(Environment({"ENABLE_UI": "0"}, {})), URL)

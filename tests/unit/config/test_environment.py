@@ -69,8 +69,8 @@ def test_dotenv(tmp_path: Path) -> None:
         ("PORT=1\n".encode("utf-16"), r"UTF-16.*save it as UTF-8"),
         ("PORT=1\n".encode("utf-16-be"), r"UTF-16.*save it as UTF-8"),
         (b"PORT=\xff", r"cannot be read as UTF-8"),
-        (b'PORT=1\nAPI_KEYS="team:sk-abcdefgh\n', r"line 2 .*closing quote"),
-        (b"PORT=1\nAPI_KEYS\n", r"line 2 is not NAME=value"),
+        (b'PORT=1\nAPI_KEYS="team:sk-abcdefgh\n', r"line 2: .*closing quote"),
+        (b"PORT=1\nAPI_KEYS\n", r"\.env, line 2: expected NAME=value"),
     ):
         (tmp_path / ".env").write_bytes(content)
         with pytest.raises(SettingsError, match=told) as caught:

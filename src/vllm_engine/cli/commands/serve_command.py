@@ -38,7 +38,8 @@ _SOCKET = "vllm-engine-dry-run.sock"
     "question",
     is_flag=False,
     flag_value=FIRST_QUESTION,
-    help="When ready, ask this question and print the answer.",
+    metavar="[TEXT]",
+    help=f"When ready, ask this question and print the answer. Default: {FIRST_QUESTION}",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Show the log on a terminal too, vLLM's included.")
 def serve_command(

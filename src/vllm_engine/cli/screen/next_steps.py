@@ -9,6 +9,8 @@ from vllm_engine.client import FIRST_QUESTION
 from vllm_engine.config.settings import Settings
 
 MAX_TOKENS = 256
+FIRST_ANSWER_TOKENS = 100
+"""Of the program's own question: the commands to paste come after its answer."""
 
 
 def addresses(settings: Settings, url: str) -> str:
@@ -26,12 +28,21 @@ def curl(settings: Settings, url: str) -> str:
         f'       "messages": [{{"role": "user", "content": {question}}}]}}'
     )
     options = f" --cacert {shlex.quote(str(settings.tls_cert_file))}" if settings.tls_cert_file else ""
-    has_keys = settings.api_keys is not None or settings.api_keys_file is not None
-    key = ' \\\n  -H "Authorization: Bearer $API_KEY"' if has_keys else ""
+    key = ' \\\n  -H "Authorization: Bearer $API_KEY"' if _has_keys(settings) else ""
     return (
         f"curl -N{options} {url}/v1/chat/completions \\\n  -H 'Content-Type: application/json'{key} \\\n"
         f"  -d {shlex.quote(body)}"
     )
+
+
+def key_hint(settings: Settings) -> list[str]:
+    """Return what to do before the commands where the server has keys."""
+    hint = "First: export API_KEY=… (one of the server's keys; of an entry me:KEY in API_KEYS, only KEY)"
+    return [hint] if _has_keys(settings) else []
+
+
+def _has_keys(settings: Settings) -> bool:
+    return settings.api_keys is not None or settings.api_keys_file is not None
 
 
 def chat(settings: Settings, program: str, url: str) -> str:

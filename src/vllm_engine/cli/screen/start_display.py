@@ -90,7 +90,8 @@ class Presenter:
             next_steps.chat(self.settings, sys.argv[0], server.url),
         ]
         where = ", under a host name that the certificate is valid for" if server.tls else ""
-        steps = "\n\n".join([f"\nTry it from another terminal{where}:", *commands])
+        keys = next_steps.key_hint(self.settings)
+        steps = "\n\n".join([f"\nTry it from another terminal{where}:", *keys, *commands])
         hint = " -v shows the log." if self.is_log_hidden else ""
         self.print(f"{said}{steps}\n\nServing at {server.url} until Ctrl-C.{hint}")
 
@@ -108,14 +109,14 @@ class Presenter:
                 self.print(wrap.feed(pieces[-1]), end="")
 
         try:
-            first, whole = await ask(server, self.settings.served_names[0], self.question or "", heard)
+            first, whole, cut = await ask(server, self.settings.served_names[0], self.question or "", heard)
         except ServerError as error:
             logger.error("the first question failed: %s", error)
             return f"{wrap.flush()}\n"
         since = human_seconds(time.monotonic() - began)
         times = f"First token after {first:.2f} s, the answer after {whole:.2f} s, {since} after the start."
         rest = wrap.flush() if self.console.is_terminal else head + "".join(pieces)
-        return f"{rest}\n\n{times}\n"
+        return f"{rest}{cut}\n\n{times}\n"
 
 
 class _Narrator:
@@ -166,15 +167,20 @@ async def _follow(state: EngineState, status: StatusReader) -> AsyncIterator[Eng
 
 async def ask(
     server: Server, model: str, question: str, on_text: Callable[[str], None]
-) -> tuple[float, float]:
-    """Stream one chat completion; returns the seconds to the first token and to the end of the answer."""
+) -> tuple[float, float, str]:
+    """Stream one chat completion.
+
+    Returns the seconds to the first token, those to the end of the answer, and where it was cut, if it was.
+    """
     messages = [{"role": "user", "content": question}]
-    body = {"model": model, "messages": messages, "max_tokens": next_steps.MAX_TOKENS}
+    body = {"model": model, "messages": messages, "max_tokens": next_steps.FIRST_ANSWER_TOKENS}
     sent = time.monotonic()
-    first = 0.0
+    first, cut = 0.0, ""
     async with Client(server) as client, aclosing(client.chat(body)) as answer:
         async for piece in answer:
             if piece.text:
                 first = first or time.monotonic() - sent
                 on_text(piece.text)
-    return first, time.monotonic() - sent
+            if piece.is_cut:
+                cut = f" … (stopped at {next_steps.FIRST_ANSWER_TOKENS} tokens)"
+    return first, time.monotonic() - sent, cut
