@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vllm_engine.client.api_client import Client, Reply, ServerError, message_of
+from vllm_engine.client.api_client import Client, Reply, ServerError, message_of, refusal
 from vllm_engine.errors import Diagnosis, StartupError, StartupTimeoutError
 from vllm_engine.models.download_progress import human_bytes, human_seconds
 
@@ -28,11 +28,11 @@ async def until_ready(client: Client, tell: Tell, *, seconds: float, listening_s
         listening_seconds: how long to wait until anything answers.
 
     Raises:
-        ServerError: nothing listens there.
+        ServerError: nothing listens there, or the server rejects the key.
         StartupError: the start failed, with the server's own diagnosis, or took too long.
     """
     began = time.monotonic()
-    said = ""
+    said, is_key_known = "", False
     while True:
         try:
             reply = await client.ask("/healthz", seconds=_ASK_SECONDS)
@@ -43,13 +43,25 @@ async def until_ready(client: Client, tell: Tell, *, seconds: float, listening_s
         else:
             if reply.status != 503:
                 return
-            text = _progress(reply)
+            text = f"{client.server.url} is not ready yet: {_progress(reply)}"
+            is_key_known = is_key_known or await _check_key(client)
         if text != said:
             tell(text)
             said = text
         if time.monotonic() - began >= seconds:
             raise StartupTimeoutError(f"not ready after {human_seconds(seconds)}; last progress: {said}")
         await asyncio.sleep(_POLL_SECONDS)
+
+
+async def _check_key(client: Client) -> bool:
+    """Ask for the models, which a server lists during its start too; returns whether it answered."""
+    try:
+        reply = await client.ask("/v1/models", seconds=_ASK_SECONDS)
+    except ServerError:
+        return False
+    if reply.status == 401:
+        raise refusal(reply)
+    return True
 
 
 def _progress(reply: Reply) -> str:

@@ -34,6 +34,8 @@ async def smoke(client: Client, model: str, tell: Tell, seconds: float) -> list[
     try:
         await until_ready(client, tell, seconds=seconds, listening_seconds=LISTENING_SECONDS)
     except ServerError as error:
+        if error.status == 401:
+            return [fail("models", str(error), _REMEDIES[401])]
         return [fail("ready", str(error), "start it with `vllm-engine serve`, or correct BASE_URL")]
     except EngineError as error:
         found = error.diagnosis

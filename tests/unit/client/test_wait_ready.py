@@ -18,11 +18,13 @@ READY = Reply(200, {}, "")
 class Scripted(Client):
     """A client whose server answers from a list, and then always the same."""
 
-    def __init__(self, replies: Iterable[Reply | ServerError]) -> None:
+    def __init__(self, replies: Iterable[Reply | ServerError], models: int = 200) -> None:
         super().__init__(Server("http://h"))
-        self._replies = list(replies)
+        self._replies, self._models = list(replies), models
 
     async def ask(self, path: str, body: object = None, *, seconds: float | None = None) -> Reply:
+        if path == "/v1/models":
+            return Reply(self._models, None, "")
         reply = self._replies.pop(0) if self._replies[1:] else self._replies[0]
         if isinstance(reply, ServerError):
             raise reply
@@ -49,7 +51,14 @@ async def test_progress_is_told_once() -> None:
     replies = [loading("importing")] * 2 + [loading("downloading", download=download)]
     replies += [loading("loading weights", phase_fraction=0.5), READY]
     told = await waited(ServerError("cannot connect"), *replies)
-    assert told == ["cannot connect", "importing", "downloading, 5 MB of 9 MB", "loading weights, 50%"]
+    phases = ["importing", "downloading, 5 MB of 9 MB", "loading weights, 50%"]
+    assert told == ["cannot connect", *(f"http://h is not ready yet: {each}" for each in phases)]
+
+
+async def test_a_wrong_key_is_not_waited_for() -> None:
+    client = Scripted([loading("importing")], models=401)
+    with pytest.raises(ServerError, match="status 401"):
+        await wait_ready.until_ready(client, lambda _: None, seconds=60.0, listening_seconds=60.0)
 
 
 async def test_other_servers() -> None:
@@ -57,7 +66,7 @@ async def test_other_servers() -> None:
     for status in (200, 404, 401):
         assert await waited(Reply(status, None, "")) == []
     loads = Reply(503, {"error": {"message": "Loading model"}}, "")
-    assert await waited(loads, READY) == ["Loading model"]
+    assert await waited(loads, READY) == ["http://h is not ready yet: Loading model"]
 
 
 async def test_failures() -> None:
@@ -66,7 +75,9 @@ async def test_failures() -> None:
         await waited(Reply(503, {"state": "failed", "phase": "importing", "error": ERROR}, ""))
     diagnosis = raised.value.diagnosis
     assert (diagnosis.code, diagnosis.message, diagnosis.remedy) == tuple(ERROR.values())
-    with pytest.raises(StartupTimeoutError, match="not ready after 0 s; last progress: compiling"):
+    with pytest.raises(
+        StartupTimeoutError, match="not ready after 0 s; last progress: http://h is not ready yet: compiling"
+    ):
         await waited(loading("compiling"), seconds=0.0)
     with pytest.raises(ServerError, match="nobody"):
         await waited(ServerError("nobody"), listening=0.0)
