@@ -102,6 +102,10 @@ def test_an_interrupted_download_says_what_is_kept(
     monkeypatch.setattr("vllm_engine.plan.prefetch.prefetch", never)
     monkeypatch.setenv("CACHE_DIR", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(main, ["download", "a/b"])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores
+    try:
+        done = CliRunner().invoke(main, ["download", "a/b"])
+    finally:
+        signal.signal(signal.SIGINT, before)
     kept = f"files that are complete are kept in CACHE_DIR={tmp_path}: run the same command again"
     assert (done.exit_code, kept in done.output) == (status, True), done.output
