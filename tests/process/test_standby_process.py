@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from tests.support.program import until
-from vllm_engine.engine.standby import SCRIPT, session_bytes, spawned
+from vllm_engine.engine.standby import SCRIPT, spawned
 from vllm_engine.engine.standby_process import RECORD
+from vllm_engine.system.process_memory import session_pss_bytes
 
 # Two generations of processes as vLLM starts them: in an environment of their own, with a queue and a lock.
 MAIN = """
@@ -137,7 +138,7 @@ def test_its_processes_are_those_that_waited(environ: dict[str, str], nodes: lis
     with standing_by(environ, nodes) as (process, link):
         core = child(process.pid)
         worker = child(core)
-        assert session_bytes(os.getsid(process.pid)) > 0
+        assert session_pss_bytes(os.getsid(process.pid)) > 0
         leader, *others = go(process, link, "same")
     assert others == [core, worker]
     # What it started is recorded for the one after it.

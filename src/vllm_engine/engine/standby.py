@@ -16,6 +16,7 @@ from vllm_engine.engine.child_process import EngineProcess
 from vllm_engine.engine.standby_process import RECORD
 from vllm_engine.plan.engine_command import EngineCommand
 from vllm_engine.system.device import free_memory_bytes
+from vllm_engine.system.process_memory import session_pss_bytes
 
 SCRIPT = Path(__file__).with_name("standby_process.py")
 BYTES_EACH = 700 << 20
@@ -154,7 +155,7 @@ class Standby:
             if self._current is None:
                 # Perhaps the engine was lost meanwhile: the next one needs the CPUs.
                 await asyncio.shield(waiting.end())
-        size = await asyncio.to_thread(session_bytes, waiting.process.pid)
+        size = await asyncio.to_thread(session_pss_bytes, waiting.process.pid)
         self._tell(size)
         logger.info("a standby is ready: %d process(es), %.0f MB", _count(nodes), size / 1e6)
         return waiting.process
@@ -224,18 +225,6 @@ def spawned(record: Path, leader: int) -> list[dict[str, Any]]:
         ]
 
     return below(leader)
-
-
-def session_bytes(leader: int) -> int:
-    """Return the memory of a session's processes in bytes; a page that several share counts once."""
-    total = 0
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError, IndexError):
-            # proc(5): of the fields after the name in parentheses the fourth is the session.
-            if stat.read_text().rpartition(")")[2].split()[3] == str(leader):
-                sizes = stat.with_name("smaps_rollup").read_text().split()
-                total += int(sizes[sizes.index("Pss:") + 1]) * 1024
-    return total
 
 
 def _count(nodes: Sequence[Any]) -> int:

@@ -54,7 +54,7 @@ def test_failures_are_bounded() -> None:
     board.move(EngineState.FAILED, error=Diagnosis("last", "it failed", "do that"))
     kept = failures.kept
     assert len(kept) == KEPT
-    assert [(one.diagnosis.code, one.start, one.is_final) for one in kept[:2]] == [
+    assert [(one.code, one.start, one.is_final) for one in kept[:2]] == [
         ("last", KEPT + 6, True),
         (f"code-{KEPT + 4}", KEPT + 5, False),
     ]

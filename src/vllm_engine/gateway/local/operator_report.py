@@ -14,7 +14,7 @@ from vllm_engine.config.settings import Settings
 from vllm_engine.engine.engine_state import StatusReader
 from vllm_engine.gateway.observe.blocking_read import BlockingRead
 from vllm_engine.gateway.observe.observation import Observation
-from vllm_engine.gateway.observe.recent_failures import RecentFailures
+from vllm_engine.gateway.observe.recent_failures import Failure, RecentFailures
 from vllm_engine.gateway.observe.shared_answer import Shared
 from vllm_engine.gateway.observe.work_totals import Totals
 from vllm_engine.system.device import GpuLoad, free_memory_bytes, total_memory_bytes
@@ -75,17 +75,6 @@ class Storage(BaseModel):
     size_bytes: int
 
 
-class FailureRow(BaseModel):
-    """One engine lost or one failed start, and its diagnosis."""
-
-    time: datetime
-    start: int
-    is_final: bool
-    code: str
-    message: str
-    remedy: str
-
-
 class Queue(BaseModel):
     """Requests under way in the gateway, and how many may be."""
 
@@ -104,7 +93,7 @@ class OperatorReport(BaseModel):
     is_metrics_public: bool
     queue: Queue
     totals: Totals
-    failures: list[FailureRow]
+    failures: list[Failure]
     """The engine's last failures, newest first, as many as the gateway remembers."""
     gpus: list[GpuLoad] | None
     """Null where the engine runs on the CPU; empty while the driver does not answer."""
@@ -148,26 +137,13 @@ class Reporter:
                 max_queue=settings.max_queue,
             ),
             totals=self._observation.totals(),
-            failures=self._failure_rows(),
+            failures=list(self._failures.kept),
             gpus=await self._gpus.get(),
             memory=await self._memory.get(),
             storage=space
             and Storage(folder=str(settings.cache_dir), free_bytes=space.free, size_bytes=space.size),
             settings=list(self._machine.settings()),
         )
-
-    def _failure_rows(self) -> list[FailureRow]:
-        return [
-            FailureRow(
-                time=one.time,
-                start=one.start,
-                is_final=one.is_final,
-                code=one.diagnosis.code,
-                message=one.message,
-                remedy=one.remedy,
-            )
-            for one in self._failures.kept
-        ]
 
     async def _read_gpus(self) -> list[GpuLoad] | None:
         return None if self._gpu_read is None else list(await self._gpu_read.get() or ())

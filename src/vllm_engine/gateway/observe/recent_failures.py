@@ -3,37 +3,28 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from pydantic import BaseModel
+
 from vllm_engine.engine.engine_state import EngineState, EngineStatus, StatusReader
-from vllm_engine.errors import Diagnosis
 
 KEPT = 20
 _MAX_TEXT = 2000
 """A diagnosis may quote the engine's own words, which have no bound."""
 
 
-@dataclass(frozen=True)
-class Failure:
-    """One engine lost, or one failed start."""
+class Failure(BaseModel):
+    """One engine lost or one failed start, and its diagnosis."""
 
     time: datetime
     start: int
     """Which start of the engine it was, from 1."""
     is_final: bool
     """Whether no other start followed."""
-    diagnosis: Diagnosis
-
-    @property
-    def message(self) -> str:
-        """What happened, and its cause."""
-        return _short(self.diagnosis.message)
-
-    @property
-    def remedy(self) -> str:
-        """What to do; empty if unknown."""
-        return _short(self.diagnosis.remedy)
+    code: str
+    message: str
+    remedy: str
 
 
 class RecentFailures:
@@ -52,8 +43,15 @@ class RecentFailures:
     def _changed(self, now: EngineStatus) -> None:
         was, self._last = self._last, now.state
         if now.error is not None and now.state is not was:
-            is_final = now.state is EngineState.FAILED
-            self._kept.appendleft(Failure(datetime.now(UTC), now.starts, is_final, now.error))
+            failure = Failure(
+                time=datetime.now(UTC),
+                start=now.starts,
+                is_final=now.state is EngineState.FAILED,
+                code=now.error.code,
+                message=_short(now.error.message),
+                remedy=_short(now.error.remedy),
+            )
+            self._kept.appendleft(failure)
 
 
 def _short(text: str) -> str:

@@ -1,6 +1,7 @@
 // Markdown's blocks as DOM nodes: what models write, not all of CommonMark. See inline.js for their contents.
 
-import { copy, h } from "../lib/dom.js";
+import { codeBox } from "../lib/code_box.js";
+import { h } from "../lib/dom.js";
 import { highlight } from "./highlight.js";
 import { inline, mathNode } from "./inline.js";
 
@@ -102,17 +103,11 @@ function fence(lines, at) {
   return { end: Math.min(lines.length, end + 1), make: () => codeBlock(code, language) };
 }
 
-function codeBlock(code, language) {
-  const shown = language.slice(0, 24);
-  const button = h("button", { type: "button", class: "plain" }, "Copy");
-  button.addEventListener("click", () => copy(code, button));
-  return h(
-    "div",
-    { class: "code" },
-    h("div", { class: "code-head" }, h("span", {}, shown || "text"), button),
-    h("pre", { tabindex: "0", role: "region", "aria-label": `Code, ${shown || "text"}` },
-      h("code", {}, highlight(code, language))),
-  );
+function codeBlock(text, language) {
+  const shown = language.slice(0, 24) || "text";
+  const { node, code } = codeBox(shown, `Code, ${shown}`, "Copy");
+  code.append(highlight(text, language));
+  return node;
 }
 
 // Display math ends at its closing mark or, as in TeX, at an empty line: also where the mark is missing or yet to come.

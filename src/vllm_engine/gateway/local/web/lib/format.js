@@ -24,25 +24,24 @@ export function span(seconds) {
   return `${Math.floor(whole / 86400)} days ${Math.floor((whole % 86400) / 3600)} h`;
 }
 
-export function bytes(count) {
-  const units = ["B", "kB", "MB", "GB", "TB"];
+function scaled(count, base, units) {
   let at = 0;
-  while (count >= 1000 && at < units.length - 1) {
-    count /= 1000;
+  while (count >= base && at < units.length - 1) {
+    count /= base;
     at += 1;
   }
-  return `${count.toFixed(at > 2 ? 1 : 0)} ${units[at]}`;
+  return { count, unit: units[at], isLarge: at > 2 };
+}
+
+export function bytes(whole) {
+  const { count, unit, isLarge } = scaled(whole, 1000, ["B", "kB", "MB", "GB", "TB"]);
+  return `${count.toFixed(isLarge ? 1 : 0)} ${unit}`;
 }
 
 /** Memory and disks, in powers of 1024 as nvidia-smi and free count them. */
-export function size(count) {
-  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
-  let at = 0;
-  while (count >= 1024 && at < units.length - 1) {
-    count /= 1024;
-    at += 1;
-  }
-  return `${count.toFixed(at > 2 && count < 100 ? 1 : 0)} ${units[at]}`;
+export function size(whole) {
+  const { count, unit, isLarge } = scaled(whole, 1024, ["B", "KiB", "MiB", "GiB", "TiB"]);
+  return `${count.toFixed(isLarge && count < 100 ? 1 : 0)} ${unit}`;
 }
 
 export const percent = (share) => `${number(share * 100, share > 0 && share < 0.1 ? 1 : 0)} %`;

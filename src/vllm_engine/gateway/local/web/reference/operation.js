@@ -2,7 +2,7 @@
 
 import { highlight } from "../chat/highlight.js";
 import { h } from "../lib/dom.js";
-import { codeBox } from "../status/parts.js";
+import { codeBox } from "../lib/code_box.js";
 import { curl } from "./examples.js";
 import { unfolding } from "./schema.js";
 

@@ -3,8 +3,8 @@
 import { highlight } from "../chat/highlight.js";
 import { QUESTION, shell, snippets } from "../chat/snippets.js";
 import { address } from "../lib/api.js";
+import { codeBox } from "../lib/code_box.js";
 import { copy, h } from "../lib/dom.js";
-import { codeBox } from "./parts.js";
 
 const MESSAGES = [{ role: "user", content: QUESTION }];
 const quoted = (text) => JSON.stringify(text);

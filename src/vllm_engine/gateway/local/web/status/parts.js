@@ -1,6 +1,6 @@
-// Pieces of the status and the API reference: what is drawn only when it has changed, tables, meters, codes, code.
+// Pieces of the status and the API reference: what is drawn only when it has changed, tables, meters, codes.
 
-import { copy, h } from "../lib/dom.js";
+import { h } from "../lib/dom.js";
 import { percent } from "../lib/format.js";
 
 const TROUBLESHOOTING = "https://github.com/vllm-engine/vllm-engine/blob/main/docs/operate/troubleshooting.md";
@@ -40,13 +40,4 @@ export function meter(name, share, text, { warns = false } = {}) {
 export function codeLink(code) {
   if (!/^[a-z0-9]+(-[a-z0-9]+)*$/.test(code)) return h("code", {}, code);
   return h("a", { href: `${TROUBLESHOOTING}#${code}`, target: "_blank", rel: "noopener noreferrer" }, h("code", {}, code));
-}
-
-/** Code with what it is and a button that copies it; returns the box and the node of the code. */
-export function codeBox(title, label) {
-  const code = h("code");
-  const button = h("button", { type: "button", class: "plain", "aria-label": `Copy: ${title}`, onclick: (event) => copy(code.textContent, event.currentTarget) }, "Copy");
-  const node = h("div", { class: "code" }, h("div", { class: "code-head" }, h("span", {}, title), button),
-    h("pre", { tabindex: "0", role: "region", "aria-label": label }, code));
-  return { node, code };
 }
