@@ -108,7 +108,7 @@ setup_engine() {
     kind=${kind:-cpu}
     locks=(requirements/engine-{"$kind",bundled}.txt)
     if ! finished .venv-engine "$kind" "${locks[@]}"; then
-        if [[ $kind == cpu ]]; then begin 4; size='about 0.9 GB'; else begin 16; size='several GB'; fi
+        if [[ $kind == cpu ]]; then begin 4; size='about 0.7 GB'; else begin 16; size='several GB'; fi
         say "vLLM for $kind into .venv-engine, from $(index) (ENGINE=cpu or ENGINE=cuda decides otherwise);" \
             "$size to fetch, which takes minutes on a slow network"
         make_venv .venv-engine --without-pip

@@ -114,7 +114,7 @@ def test_on_a_terminal_a_line_says_what_is_fetched_and_no_package_is_listed(chec
     installs = [call for call in checkout.calls.read_text().splitlines() if call.startswith("pip install")]
     assert len(installs) == 4, "the gateway's lock, the project, a look for PyTorch, the engine's lock"
     assert all(call.startswith("pip install --quiet ") for call in installs)
-    assert "decides otherwise); about 0.9 GB to fetch, which takes minutes" in done.stdout
+    assert "decides otherwise); about 0.7 GB to fetch, which takes minutes" in done.stdout
 
 
 def test_help_is_the_head_of_the_script(checkout: Checkout) -> None:
