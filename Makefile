@@ -9,7 +9,7 @@ SHELL := /bin/sh
 .PHONY: help setup run test chaos nightly coverage check fix docs site lock image clean distclean
 
 # What to lint, as far as it exists.
-PYTHON_FILES := src tests tools perf docker
+PYTHON_FILES := src tests tools perf docker scripts
 
 ## setup      make .venv (the gateway) and .venv-engine (vLLM and the bundled model)
 setup:
@@ -111,6 +111,7 @@ lock:
 	@$(LOCK) --group docs -o requirements/docs.txt
 	@$(LOCK_CPU) || $(LOCK_CPU) --find-links "$${TORCH_INDEX:-https://download.pytorch.org/whl/cpu}/torch/"
 	@UV_FIND_LINKS= $(LOCK) -o requirements/engine-cuda.txt requirements/engine-cuda.in
+	@scripts/uv.sh run --no-project --python .venv/bin/python python -I scripts/rust_frontend.py lock
 
 ## image      build the image (TARGET=cuda or cpu; scripts/build_image.sh --help)
 image:

@@ -10,6 +10,7 @@
 #   TARGET_PLATFORM          linux/amd64 by default; linux/arm64 for TARGET=cpu alone
 #   BASE_IMAGE               a Debian image with Python 3.11 to 3.14 (python:3.12-slim-bookworm); by digest for releases
 #   TORCH_INDEX              where PyTorch's CPU build comes from, unless its wheel lies in wheels/
+#   FRONTEND=auto|rust|python  whether TARGET=cpu gets vLLM's Rust frontend: if an index has it, or fail, or not
 #   EXTRA_PACKAGES           further Debian packages, such as g++ in a cpu image that shall compile
 #   BAKE_MODEL=1             put MODEL_ID (and MODEL_REVISION) into the image; HF_TOKEN goes along as a build secret
 #   PIP_CONF                 a pip configuration file for the build, if packages come from a mirror; not in the image
@@ -48,6 +49,10 @@ image=$IMAGE_REPO:$IMAGE_TAG
 case $TARGET in
     cuda | cpu | fake) ;;
     *) die "TARGET=$TARGET: it is cuda or cpu" ;;
+esac
+case ${FRONTEND:-auto} in
+    auto | rust | python) ;;
+    *) die "FRONTEND=$FRONTEND: it is auto, rust or python" ;;
 esac
 case $TARGET:$TARGET_PLATFORM in
     cuda:linux/amd64) ;;
@@ -109,7 +114,9 @@ case $TARGET in
         fi
         ;;
 esac
-if [ "$TARGET" = cpu ] && [ -n "${TORCH_INDEX:-}" ]; then set -- "$@" --build-arg TORCH_INDEX; fi
+if [ "$TARGET" = cpu ]; then
+    for name in ${TORCH_INDEX:+TORCH_INDEX} ${FRONTEND:+FRONTEND}; do set -- "$@" --build-arg "$name"; done
+fi
 if [ -n "${BASE_IMAGE:-}" ]; then set -- "$@" --build-arg BASE_IMAGE; fi
 if [ -n "${PIP_CONF:-}" ]; then
     [ -r "$PIP_CONF" ] || die "PIP_CONF=$PIP_CONF cannot be read"

@@ -9,7 +9,8 @@
 #
 #   PYTHON=...               the Python to use, 3.11 to 3.14 (default: the first one on PATH)
 #   ENGINE=auto|cpu|cuda     which vLLM (auto: the installed one, else cuda if nvidia-smi lists a GPU, else cpu)
-#   FRONTEND=python|rust     rust adds vLLM's Rust frontend to the CPU engine (the CUDA engine has it)
+#   FRONTEND=auto|rust|python  auto adds vLLM's Rust frontend to the CPU engine if an index has it (the CUDA engine has
+#                            it), rust fails without it, python leaves it out
 #   TORCH_INDEX=URL          where to get PyTorch's CPU build if pip's own index does not have it
 #
 # uv is installed into .venv unless it is on PATH; where it cannot be had, pip does its work. A finished environment
@@ -18,7 +19,7 @@ set -euo pipefail
 cd -P "$(dirname "${BASH_SOURCE[0]}")/.."
 compile_engine=${UV_COMPILE_BYTECODE:-0}
 . scripts/uv.sh
-ENGINE=${ENGINE:-auto} FRONTEND=${FRONTEND:-python} begun='' python=''
+ENGINE=${ENGINE:-auto} FRONTEND=${FRONTEND:-auto} begun='' python=''
 
 index() { local url=${UV_DEFAULT_INDEX:-https://pypi.org/simple} && echo "${url/\/\/*@///***@}"; }  # no password
 why() {
@@ -116,26 +117,19 @@ setup_engine() {
         UV_COMPILE_BYTECODE=$compile_engine install_engine .venv-engine "$kind" || die "engine: $(why)"
         stamp .venv-engine "$kind" "${locks[@]}"
     fi
-    if [[ $FRONTEND == rust && $kind == cpu ]]; then add_rust_frontend; fi
-}
-
-# The CPU build of vLLM lacks one binary that the general wheel of the same version has.
-add_rust_frontend() {
-    local wheel=.venv-engine/wheel target
-    target=$(echo .venv-engine/lib/python3.*/site-packages/vllm)/vllm-rs
-    if [[ -x $target ]]; then return; fi
-    begin 2
-    say "vLLM's Rust frontend into .venv-engine"
-    UV_COMPILE_BYTECODE=0 PIP_NO_COMPILE=1 \
-        pip_install .venv-engine "${hashed[@]}" --target "$wheel" -r <(entry vllm engine-cuda) || die "FRONTEND=rust: $(why)"
-    mv "$wheel/vllm/vllm-rs" "$target" && rm -rf "$wheel"
+    if [[ $kind == cpu && $FRONTEND != python ]] && ! has_rust_frontend .venv-engine; then
+        begun=1
+        find_uv
+        say "vLLM's Rust frontend into .venv-engine, from $(index); 23 MB to fetch (FRONTEND=python leaves it out)"
+        install_rust_frontend .venv-engine || die "FRONTEND=rust: see requirements/README.md for what else can be done"
+    fi
 }
 
 if [[ " $* " == *' --help '* || " $* " == *' -h '* ]]; then usage && exit; fi
 words=" ${*:-gateway engine}"
 [[ $words =~ ^(\ (gateway|engine|dev|all))+$ ]] || die "unknown arguments:$words; expected gateway, engine, dev or all"
 [[ $ENGINE =~ ^(auto|cpu|cuda)$ ]] || die "ENGINE=$ENGINE: expected auto, cpu or cuda"
-[[ $FRONTEND =~ ^(python|rust)$ ]] || die "FRONTEND=$FRONTEND: expected python or rust"
+[[ $FRONTEND =~ ^(auto|rust|python)$ ]] || die "FRONTEND=$FRONTEND: expected auto, rust or python"
 if [[ -n ${PYTHON:-} ]]; then find_python; fi
 
 # Of two at once the second waits, and then finds the work done. The lock ends with the process that holds it.

@@ -4,7 +4,7 @@
 #   scripts/uv.sh pip compile ...
 #
 # uv's own variables and uv.toml come first. scripts/setup.sh and docker/Dockerfile source this file, call `find_uv`,
-# and then install with `pip_install`, `install_locks` and `install_engine`.
+# and then install with `pip_install`, `install_locks`, `install_engine` and `install_rust_frontend`.
 set -euo pipefail
 
 # Settings that would put packages elsewhere, or find them elsewhere, than in the environment that is named.
@@ -84,6 +84,20 @@ install_engine() { # environment cpu|cuda
     # A folder of wheels may hold that build, which uv takes for the CUDA build of the same version.
     if [[ $2 == cuda && -z ${UV_NO_INDEX:-} ]]; then export UV_FIND_LINKS=''; fi
     install_locks "$1" "engine-$2" engine-bundled
+}
+
+has_rust_frontend() { [[ -x $(echo "$1"/lib/python3.*/site-packages/vllm/vllm-rs) ]] && cmp -s requirements/vllm-rs.json "$1/.vllm-rs"; }
+
+# Add to the CPU build of vLLM the one binary that it lacks. To be without it is an error only with FRONTEND=rust.
+install_rust_frontend() { # environment
+    local package reason
+    package=$(echo "$1"/lib/python3.*/site-packages/vllm)
+    if { reason=$("$1/bin/python" -I scripts/rust_frontend.py fetch "$package/vllm-rs" 2>&1 >&3); } 3>&1; then
+        cp requirements/vllm-rs.json "$1/.vllm-rs"
+        return
+    fi
+    echo "no Rust frontend, so vLLM's Python frontend serves alone: ${reason##*$'\n'}" >&2
+    [[ ${FRONTEND:-auto} != rust ]]
 }
 
 if [[ ${BASH_SOURCE[0]} == "$0" ]]; then

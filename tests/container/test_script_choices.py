@@ -145,6 +145,11 @@ def test_target_is_taken_at_its_word(script: Script) -> None:
     )
     done, _ = script("run_image.sh", TARGET="gpu")
     assert (done.returncode, "it is cuda or cpu" in done.stderr) == (2, True)
+    done, _ = script("build_image.sh", TARGET="cpu", FRONTEND="go")
+    assert (done.returncode, "FRONTEND=go: it is auto, rust or python" in done.stderr) == (2, True)
+    for target, passed in (("cpu", True), ("cuda", False)):
+        _, calls = script("build_image.sh", images=f"vllm-engine:{target}", TARGET=target, FRONTEND="rust")
+        assert ("--build-arg FRONTEND " in asked(calls, "build")[0]) == passed
 
 
 @pytest.mark.parametrize(

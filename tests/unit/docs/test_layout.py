@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-TREES = ("src", "tests", "tools", "perf")
+TREES = ("src", "tests", "tools", "perf", "scripts")
 FILES = [path for tree in TREES for path in sorted((ROOT / tree).rglob("*.py"))]
 
 

@@ -18,10 +18,10 @@ case "$*" in
     "-c import sys;"*) [[ $VERSION == 3.1[1-4].* ]]; exit ;;
     "-m pip config list") printf "$PIP_CONFIG" && exit ;;
     "-m venv "*) mkdir -p "$3"/lib/python3.12/site-packages/vllm && install -D "$0" "$3/bin/python" ;;
-    *--target*) install -D "$0" .venv-engine/wheel/vllm/vllm-rs ;;
+    *"rust_frontend.py fetch "*) echo "a line" >&2 && install "$0" "${@: -1}" ;;
 esac
 echo "$* index=$UV_DEFAULT_INDEX more=$UV_INDEX links=$UV_FIND_LINKS target=$PIP_TARGET" >>"$CALLS"
-if [[ -n $FAILS && $* == *$FAILS* && $UV_DEFAULT_INDEX != "${UNLESS_INDEX:-none}" ]]; then echo "$SAYS" && exit 1; fi
+if [[ -n $FAILS && $* == *$FAILS* && $UV_DEFAULT_INDEX != "${UNLESS_INDEX:-none}" ]]; then echo "$SAYS" >&"${SAYS_TO:-1}" && exit 1; fi
 """
 
 
@@ -142,7 +142,7 @@ def test_one_line_says_what_is_wrong(checkout: Checkout) -> None:
     assert "python3 is Python 3.10.12; install one, or name one" in checkout.refused(VERSION="3.10.12")
     assert "/nowhere/python is not a program that runs" in checkout.refused(PYTHON="/nowhere/python")
     assert "ENGINE=tpu: expected auto, cpu or cuda" in checkout.refused(ENGINE="tpu")
-    assert "FRONTEND=go: expected python or rust" in checkout.refused(FRONTEND="go")
+    assert "FRONTEND=go: expected auto, rust or python" in checkout.refused(FRONTEND="go")
     assert "unknown arguments: everything" in checkout.refused("everything")
     for said, line in (
         (
@@ -190,7 +190,7 @@ def test_uv_is_fetched_or_pip_does_its_work(checkout: Checkout) -> None:
 def test_pytorch_comes_from_its_own_index_only_where_pip_has_none(checkout: Checkout) -> None:
     torch = {"FAILS": "-r /dev/fd", "TORCH_INDEX": "https://torch"}
     assert "engine: the lines above say why" in checkout.refused("engine", **torch)
-    *_, asked, fetched, rest = checkout.setup("engine", UNLESS_INDEX="https://torch", **torch)
+    *_, asked, fetched, rest, _ = checkout.setup("engine", UNLESS_INDEX="https://torch", **torch)
     assert "--dry-run --require-hashes" in asked
     assert " index=https://torch " in fetched
     assert " index= " in rest
@@ -198,13 +198,33 @@ def test_pytorch_comes_from_its_own_index_only_where_pip_has_none(checkout: Chec
 
 def test_which_engine(checkout: Checkout) -> None:
     assert checkout.locks("engine") == ["engine-cpu", "engine-bundled"]
-    (call,) = checkout.setup("engine", FRONTEND="rust")
-    assert "--require-hashes --no-deps --only-binary :all: --target .venv-engine/wheel" in call
     checkout.shim("nvidia-smi", "#!/bin/sh\necho 'GPU 0: NVIDIA H200'\n")
-    assert checkout.setup("engine", FRONTEND="rust") == []  # what is installed stays
-    assert "-m venv .venv-engine " in checkout.setup("engine", ENGINE="cuda")[0]
+    assert checkout.setup("engine") == []  # what is installed stays
+    made, *rest = checkout.setup("engine", ENGINE="cuda")
+    assert "-m venv .venv-engine " in made
+    assert "rust_frontend" not in "".join(rest), "its vLLM has the Rust frontend"
     shutil.rmtree(checkout.root / ".venv-engine")
     assert checkout.locks("engine") == ["engine-cuda", "engine-bundled"]
+
+
+def test_the_cpu_engine_gets_the_rust_frontend_or_one_line_says_why_not(checkout: Checkout) -> None:
+    """FRONTEND=rust insists on it, FRONTEND=python leaves it out; what failed is tried again the next time."""
+    absent = {"FAILS": "rust_frontend.py", "SAYS": "the index lacks it", "SAYS_TO": "2"}
+    said = "no Rust frontend, so vLLM's Python frontend serves alone: the index lacks it\n"
+    assert not [call for call in checkout.setup("engine", FRONTEND="python") if "rust_frontend" in call]
+    for environ, status in (({}, 0), ({"FRONTEND": "rust"}, 1)):
+        process = checkout.start("engine", **absent, **environ)
+        told, errors = process.communicate()
+        assert "setup: vLLM's Rust frontend into .venv-engine, from https://pypi.org/simple; 23 MB" in told
+        assert (process.returncode, errors.startswith(said)) == (status, True), errors
+    (call,) = checkout.setup("engine", PIP_CONFIG="global.index-url='https://mine'\n")
+    assert call.startswith(
+        "-I scripts/rust_frontend.py fetch .venv-engine/lib/python3.12/site-packages/vllm/vllm-rs "
+    )
+    assert " index=https://mine " in call
+    assert checkout.setup("engine", FRONTEND="rust") == []
+    (checkout.root / "requirements/vllm-rs.json").write_text("{}")
+    assert len(checkout.setup("engine")) == 1, "another one is pinned"
 
 
 def test_locks_pin_everything_with_hashes_and_agree() -> None:
