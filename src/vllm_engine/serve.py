@@ -83,7 +83,7 @@ async def serve(
         async with contextlib.AsyncExitStack() as stack:
             control = await stack.enter_async_context(ControlClient(socket, timeout_seconds=_HEALTH_SECONDS))
             machine = _machine(preflight, effective, lines_dropped, listeners)
-            gateway = build_gateway(settings, board, build, socket, activity, control, machine)
+            gateway = build_gateway(settings, board, build, folders, activity, control, machine)
             stack.push_async_callback(gateway.close)
             front = await stack.enter_async_context(open_front(settings, gateway, listeners, files))
             beside = companion(board) if companion is not None else None

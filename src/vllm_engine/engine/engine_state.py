@@ -24,6 +24,13 @@ class EngineState(StrEnum):
     FAILED = "failed"
 
 
+class Frontend(StrEnum):
+    """One of vLLM's API servers."""
+
+    PYTHON = "python"
+    RUST = "rust"
+
+
 class Phase(StrEnum):
     """How far a start has come, in its order: the model is downloaded, and then vLLM starts."""
 
@@ -62,6 +69,7 @@ class EngineStatus:
     Attributes:
         fraction: how much of the phase is done, where that is known.
         download: how far the weights' download is; None where there is nothing to download.
+        frontends: those of the running engine; empty until they are known.
         expected: seconds that each phase took at an earlier start of the same configuration.
     """
 
@@ -74,6 +82,7 @@ class EngineStatus:
     model_revision: str | None = None
     dtype: str | None = None
     abilities: Abilities = field(default_factory=Abilities)
+    frontends: tuple[Frontend, ...] = ()
     pid: int | None = None
     starts: int = 1
     """Which start of the engine this is."""
@@ -133,7 +142,9 @@ class StatusBoard(StatusReader):
         self.move(EngineState.STARTING)
         now = time.monotonic()
         again = replace(self._current, starts=self._current.starts + 1, started=now, phase_entered=now)
-        self._set(replace(again, phase=Phase.PREPARING, fraction=None, download=None, expected={}))
+        self._set(
+            replace(again, phase=Phase.PREPARING, fraction=None, download=None, expected={}, frontends=())
+        )
 
     def progress(self, phase: Phase, fraction: float | None = None) -> None:
         """Record how far the start has come; within a phase the fraction never goes back."""
@@ -157,6 +168,10 @@ class StatusBoard(StatusReader):
         """Record what is running."""
         described = replace(self._current, model_revision=model_revision, dtype=dtype, abilities=abilities)
         self._set(replace(described, pid=pid))
+
+    def serving_with(self, frontends: tuple[Frontend, ...]) -> None:
+        """Record the frontends that serve the engine."""
+        self._set(replace(self._current, frontends=frontends))
 
     def standing_by(self, size: int | None) -> None:
         """Record the memory of the standby; None: there is none."""

@@ -168,12 +168,13 @@ class Gateway:
                     record.bytes_in = body.size
                 is_whole = True
                 client.watch_for_disconnect()
-                fields = read_fields(body.data)
+                has_choice = len(self.status.current.frontends) != 1
+                fields = read_fields(body.data, with_python_fields=has_choice)
                 record.is_stream = route.may_stream and fields.stream
                 slot = await self._admitted(record, self._claim(route, fields, body))
                 body.keep()
                 try:
-                    await self.proxy.pass_on(scope, send, self._forwarded(scope, record, body))
+                    await self.proxy.pass_on(scope, send, self._forwarded(scope, record, body, fields))
                 finally:
                     slot.leave()
                     self._charge(slot, record, fields)
@@ -218,13 +219,16 @@ class Gateway:
             record.prompt_tokens, record.is_prompt_estimate = estimate, True
         slot.record_tokens(record.prompt_tokens or 0, record.completion_tokens or 0)
 
-    def _forwarded(self, scope: Scope, record: RequestRecord, body: Body) -> ForwardedRequest:
+    def _forwarded(
+        self, scope: Scope, record: RequestRecord, body: Body, fields: RequestFields
+    ) -> ForwardedRequest:
         target: bytes = scope["raw_path"]
         if scope["query_string"]:
             target += b"?" + scope["query_string"]
         # With keys of ours, the client's key is not for the engine; without, it may be vLLM's own.
         without = _NO_CREDENTIALS if self.keyring.is_open else CREDENTIAL_HEADERS
-        return ForwardedRequest(record, target, body, without, record.span.headers if record.span else ())
+        extra = record.span.headers if record.span else ()
+        return ForwardedRequest(record, target, body, fields, without, extra)
 
     def _methods(self, scope: Scope) -> frozenset[str]:
         """Return the methods of the path's route; none where there is no such route."""

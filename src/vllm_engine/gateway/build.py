@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from vllm_engine import __version__
 from vllm_engine.config.settings import Settings
 from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.control_client import ControlClient
 from vllm_engine.engine.engine_state import StatusReader
+from vllm_engine.engine.startup.engine_folders import EngineFolders
 from vllm_engine.gateway.app import Gateway
 from vllm_engine.gateway.body.body_budget import BodyBudget
 from vllm_engine.gateway.body.request_body import Bodies
@@ -25,9 +24,9 @@ from vllm_engine.gateway.policy.auth import Keyring
 from vllm_engine.gateway.policy.cors import Cors
 from vllm_engine.gateway.policy.routes import RouteTable
 from vllm_engine.gateway.proxy.attempt import Engine
+from vllm_engine.gateway.proxy.engine_frontends import Frontends
 from vllm_engine.gateway.proxy.engine_proxy import Proxy
 from vllm_engine.gateway.proxy.failover import Recovery
-from vllm_engine.gateway.proxy.upstream import Upstream
 from vllm_engine.gateway.settings_check import load_keyring, load_routes
 
 _BODIES_AT_ONCE = 16
@@ -46,12 +45,12 @@ def build_gateway(
     settings: Settings,
     status: StatusReader,
     build: Build,
-    socket: Path,
+    folders: EngineFolders,
     activity: EngineActivity,
     control: ControlClient,
     machine: Machine = _UNKNOWN_MACHINE,
 ) -> Gateway:
-    """Return the gateway to the engine on `socket`, of whose work it keeps `activity` up to date.
+    """Return the gateway to the engine in `folders`, of whose work it keeps `activity` up to date.
 
     Raises:
         SettingsError: the keys or the extra routes cannot be used, or tracing lacks its packages.
@@ -65,7 +64,8 @@ def build_gateway(
         timeout_seconds=settings.replay_timeout_seconds,
         max_waiting=settings.max_in_flight + settings.max_queue,
     )
-    engine = Engine(Upstream(socket), status, recovery, activity, control)
+    frontends = Frontends(folders.socket, folders.rust_socket, status)
+    engine = Engine(frontends, status, recovery, activity, control)
     proxy = Proxy(engine, keep_alive_seconds=settings.keep_alive_seconds)
 
     def waiting() -> int:

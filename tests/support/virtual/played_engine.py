@@ -11,15 +11,16 @@ from typing import cast
 from tests.support.virtual.stand_in_client import StandInClient
 from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.control_client import ControlClient, Health
-from vllm_engine.engine.engine_state import EngineState, StatusBoard
+from vllm_engine.engine.engine_state import EngineState, Frontend, StatusBoard
 from vllm_engine.gateway.body.body_budget import BodyBudget
+from vllm_engine.gateway.body.body_fields import read_fields
 from vllm_engine.gateway.body.request_body import Bodies, Body
 from vllm_engine.gateway.observe.request_record import RequestRecord
 from vllm_engine.gateway.proxy.attempt import Attempt, Engine, EngineRequest
+from vllm_engine.gateway.proxy.engine_frontends import Frontends
 from vllm_engine.gateway.proxy.failover import Recovery
 from vllm_engine.gateway.proxy.forwarded_headers import request_head
 from vllm_engine.gateway.proxy.response_stream import ResponseStream
-from vllm_engine.gateway.proxy.upstream import Upstream
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -91,14 +92,15 @@ class Case:
         self.played = PlayedEngine(answers)
         self.health_ = Health.GOOD
         self.client = StandInClient()
-        self.record = RequestRecord("id", "POST", "/v1/completions", is_core_work=True)
+        self.record = RequestRecord("id", "POST", "/v1/completions", "/v1/completions", is_core_work=True)
         self.activity = EngineActivity()
-        self.upstream = Upstream(path)
         self.board = StatusBoard()
         self.board.move(EngineState.READY)
         self.recovery = Recovery(self.board, timeout_seconds=replay_seconds, max_waiting=1)
         control = cast(ControlClient, self)
-        self.engine = Engine(self.upstream, self.board, self.recovery, self.activity, control)
+        self.frontends = Frontends(path, path.with_name("rust"), self.board)
+        self.upstream = self.frontends.upstream(Frontend.PYTHON)
+        self.engine = Engine(self.frontends, self.board, self.recovery, self.activity, control)
         self.new_client()
 
     async def health(self) -> Health:
@@ -120,19 +122,26 @@ class Case:
         head = request_head(method, b"/v1/completions", [], identity=b"id", body_bytes=len(body))
         attempt = Attempt(self.engine, self.stream, self.client.send, self.record, keep_alive)
         try:
-            await attempt.run(EngineRequest(method, head, held))
+            await attempt.run(EngineRequest(method, head, held, read_fields(body, with_python_fields=True)))
         finally:
             self.stream.abort()
         return self.client
 
-    def restart_after(self, seconds: float, health: Health = Health.DEAD) -> None:
-        """Have the engine lost when it is next asked for its health, and back after so long."""
+    def restart_after(
+        self,
+        seconds: float,
+        health: Health = Health.DEAD,
+        *,
+        frontends: tuple[Frontend, ...] = (Frontend.PYTHON,),
+    ) -> None:
+        """Have the engine lost when it is next asked for its health, and back with these after so long."""
         self.health_ = health
         loop = asyncio.get_running_loop()
         loop.call_later(min(1.0, seconds / 2), self.board.move, EngineState.BACKOFF)
 
         def back() -> None:
             self.board.restart()
+            self.board.serving_with(frontends)
             self.board.move(EngineState.READY)
             self.health_ = Health.GOOD
 

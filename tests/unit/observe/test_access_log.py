@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pytest
 from jsonschema import Draft202012Validator
 
-from vllm_engine.engine.engine_state import EngineState, Phase, StatusBoard
+from vllm_engine.engine.engine_state import EngineState, Frontend, Phase, StatusBoard
 from vllm_engine.engine.startup.start_history import StartHistory, StartRecorder
 from vllm_engine.gateway.observe.access_log import PROBES, log_access
 from vllm_engine.gateway.observe.request_record import Outcome, RequestRecord, shown
@@ -44,13 +44,17 @@ def test_a_request() -> None:
         "route": "/v1/chat/completions", "key": "team-a", "queue_seconds": 0.25, "bytes_in": 10, "bytes_out": 20,
         "prompt_tokens": 3, "completion_tokens": 4, "is_estimate": True, "is_prompt_estimate": False,
     }  # fmt: skip
-    fields = json.loads(logged(ended(first_byte=100.5, is_stream=True, **values), "json", model="a/model"))
+    fields = json.loads(
+        logged(
+            ended(first_byte=100.5, is_stream=True, frontend=Frontend.RUST, **values), "json", model="a/model"
+        )
+    )
     assert fields.pop("time")
     assert fields == values | {
         "level": "INFO", "source": "gateway.access", "request_id": "abc", "method": "POST",
         "message": "POST /v1/chat/completions 200 complete 1.234 s", "path": "/v1/chat/completions",
         "status": 200, "model": "a/model", "ttft_seconds": 0.5, "duration_seconds": 1.234,
-        "outcome": "complete", "reason": None, "stream": True,
+        "outcome": "complete", "reason": None, "stream": True, "frontend": "rust",
     }  # fmt: skip
     gone = ended(status=0, outcome=Outcome.CLIENT_GONE)
     assert "POST /v1/chat/completions - client_gone 1.234 s" in logged(gone, "console")

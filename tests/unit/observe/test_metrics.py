@@ -14,7 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from vllm_engine.diagnosis.catalogue import CATALOGUE
-from vllm_engine.engine.engine_state import EngineState, Phase, StatusBoard
+from vllm_engine.engine.engine_state import EngineState, Frontend, Phase, StatusBoard
 from vllm_engine.errors import Diagnosis
 from vllm_engine.gateway.observe.disk_usage import Disk
 from vllm_engine.gateway.observe.gateway_metrics import CONTENT_TYPE, HUNG, GatewayMetrics
@@ -70,13 +70,15 @@ def test_the_engines_text_comes_first_unchanged(metrics: GatewayMetrics) -> None
     [
         (
             {"key": "team-a", "queue_seconds": 0.25, "first_byte": 100.7, "bytes_in": 10, "bytes_out": 20,
-             "is_stream": True, "prompt_tokens": 3, "completion_tokens": 4, "replays": 2},
+             "is_stream": True, "prompt_tokens": 3, "completion_tokens": 4, "replays": 2,
+             "frontend": Frontend.PYTHON, "python_reason": "bad_words"},
             {f'requests_total{{route="{CHAT}",status="200",outcome="complete"}}': 1, "queue_seconds_sum": 0.25,
              f'ttft_seconds_bucket{{route="{CHAT}",le="0.5"}}': 0, f'ttft_seconds_sum{{route="{CHAT}"}}': 0.7,
              f'ttft_seconds_bucket{{route="{CHAT}",le="0.75"}}': 1, 'bytes_total{direction="in"}': 10,
              f'request_duration_seconds_sum{{route="{CHAT}"}}': 2, 'bytes_total{direction="out"}': 20,
              'tokens_total{key="team-a",kind="prompt"}': 3, 'tokens_total{key="team-a",kind="completion"}': 4,
-             "replays_total": 2, "disconnects_total": 0},
+             "replays_total": 2, "disconnects_total": 0, 'frontend_requests_total{frontend="python"}': 1,
+             'frontend_requests_total{frontend="rust"}': 0, 'frontend_fallbacks_total{reason="bad_words"}': 1},
         ),
         (  # not streamed: the first byte is no first token; what was estimated is apart
             {"first_byte": 101.9, "completion_tokens": 4, "is_estimate": True, "prompt_tokens": 5,

@@ -18,6 +18,7 @@ from vllm_engine.config.settings import Settings
 from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.control_client import ControlClient
 from vllm_engine.engine.engine_state import EngineState, StatusBoard
+from vllm_engine.engine.startup.engine_folders import EngineFolders
 from vllm_engine.gateway.app import Gateway
 from vllm_engine.gateway.build import build_gateway
 from vllm_engine.gateway.http.client_stream import CLIENT_STREAM
@@ -40,8 +41,9 @@ async def gateway(
     folder: Path, *, board: StatusBoard | None = None, is_health: bool = False, **settings: Any
 ) -> AsyncIterator[tuple[httpx2.AsyncClient, Gateway]]:
     """Yield a client of a gateway whose engine is not there, and the gateway."""
-    socket = folder / "nobody"
-    parts = (board or StatusBoard(), BUILD, socket, EngineActivity(), ControlClient(socket))
+    folders = EngineFolders(folder, folder)
+    control = ControlClient(folders.socket)
+    parts = (board or StatusBoard(), BUILD, folders, EngineActivity(), control)
     made = build_gateway(Settings(CACHE_DIR=str(folder), **settings), *parts)
     app = HealthPort(made.local, made.finished) if is_health else made
 

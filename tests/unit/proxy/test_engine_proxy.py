@@ -16,6 +16,7 @@ from tests.support.virtual.virtual_time import in_virtual_time
 from vllm_engine.engine.control_client import Health
 from vllm_engine.engine.engine_state import EngineState
 from vllm_engine.gateway.body.body_budget import BodyBudget
+from vllm_engine.gateway.body.body_fields import RequestFields
 from vllm_engine.gateway.body.request_body import Bodies, Body
 from vllm_engine.gateway.http.client_stream import CLIENT_STREAM
 from vllm_engine.gateway.observe.request_record import Outcome, RequestRecord
@@ -240,7 +241,9 @@ async def ask(proxy: Proxy) -> tuple[StandInClient, RequestRecord]:
     client, record = StandInClient(), RequestRecord("id", "POST", "/v1/completions", is_core_work=True)
     scope = {"method": "POST", "headers": [], "extensions": {CLIENT_STREAM: client}}
     bodies = Bodies(max_bytes=1, idle_timeout_seconds=1, budget=BodyBudget(max_bytes=1, max_reading=1))
-    await proxy.pass_on(scope, client.send, ForwardedRequest(record, b"/v1/completions", Body(bodies, None)))
+    await proxy.pass_on(
+        scope, client.send, ForwardedRequest(record, b"/v1/completions", Body(bodies, None), RequestFields())
+    )
     return client, record
 
 

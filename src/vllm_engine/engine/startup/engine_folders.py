@@ -23,8 +23,13 @@ class EngineFolders:
 
     @property
     def socket(self) -> Path:
-        """The Unix socket on which the engine listens."""
+        """The Unix socket of the only frontend, or with both of the Python frontend."""
         return self.sockets / "engine.sock"
+
+    @property
+    def rust_socket(self) -> Path:
+        """The Unix socket of the Rust frontend when both run."""
+        return self.sockets / "rust.sock"
 
     def variables(self, environ: Mapping[str, str]) -> dict[str, str]:
         """Return the variables that lead the engine there, in the user's `environ`."""

@@ -14,6 +14,9 @@ from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta, Raw
+from msgspec.structs import astuple
+
+from vllm_engine.gateway.body.frontend_fields import PYTHON_FIELDS
 
 _NONE: Final = Raw(b"")
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -34,6 +37,9 @@ _LONGEST_FLAG: Final = 8
 
 _TOKEN_IDS: Final = re.compile(rb"[\[\s]*[-\d]")
 _LIST_OF_LISTS: Final = re.compile(rb"\[\s*\[")
+_LIST_OF_PROMPTS: Final = re.compile(rb"\[\s*[^\s\d-]")
+UNUSUAL_JSON: Final = "unusual_json"
+"""Among `python_fields`: JSON that only Python's reader takes."""
 _PIECE: Final = 65_536
 
 
@@ -50,6 +56,8 @@ class RequestFields(msgspec.Struct, frozen=True, gc=False):
     """Bytes of its prompt, instructions and tools, as JSON; large images, audio and video are left out."""
     token_ids: int = 0
     """Tokens of a prompt that is given as numbers."""
+    python_fields: tuple[str, ...] | None = None
+    """Fields with values that only the Python frontend serves, on some route; None: not looked for."""
 
 
 class _Top(msgspec.Struct, gc=False):
@@ -68,6 +76,28 @@ class _Top(msgspec.Struct, gc=False):
     text_2: Raw = _NONE
 
 
+class _TopWithPythonFields(_Top, gc=False):
+    bad_words: Raw = _NONE
+    length_penalty: Raw = _NONE
+    media_io_kwargs: Raw = _NONE
+    mm_payload: Raw = _NONE
+    mm_processor_kwargs: Raw = _NONE
+    prompt_embeds: Raw = _NONE
+    return_mm_kwargs: Raw = _NONE
+    return_prompt_text: Raw = _NONE
+    return_token_offsets: Raw = _NONE
+    return_weight_versions: Raw = _NONE
+    routed_experts_prompt_start: Raw = _NONE
+    spaces_between_special_tokens: Raw = _NONE
+    suffix: Raw = _NONE
+    use_beam_search: Raw = _NONE
+
+
+_COMMON: Final = len(_Top.__struct_fields__)
+_PYTHON_FIELDS: Final = _TopWithPythonFields.__struct_fields__[_COMMON:]
+_NO_PYTHON_FIELDS: Final = (_NONE,) * len(_PYTHON_FIELDS)
+
+
 class _Part(msgspec.Struct, gc=False):
     """One part of a message, or a message: what of it becomes prompt text, in each of vLLM's dialects."""
 
@@ -83,13 +113,16 @@ class _Part(msgspec.Struct, gc=False):
 
 
 _top = msgspec.json.Decoder(_Top)
+_top_with_python_fields = msgspec.json.Decoder(_TopWithPythonFields)
 _parts = msgspec.json.Decoder(list[_Part])
 _batch = msgspec.json.Decoder(list[Annotated[list[_Part], Meta(min_length=1)]])
 _flag = msgspec.json.Decoder(bool | int | float | str | None)
 
 
-def read_fields(body: bytes | bytearray) -> RequestFields:
+def read_fields(body: bytes | bytearray, *, with_python_fields: bool = False) -> RequestFields:
     """Read what is needed; of a key that is there twice, the last counts, as for Python's `json`.
+
+    `with_python_fields`: those too that decide between vLLM's two frontends.
 
     A body that is not a JSON object (a form with audio, or broken JSON) asks for no stream, and every byte of
     it counts as text unless it is a form. So does every byte of JSON that only Python's reader takes, as vLLM
@@ -97,9 +130,9 @@ def read_fields(body: bytes | bytearray) -> RequestFields:
     Costs 1 to 2 µs for a small body and some 10 ms for one of 24 MB.
     """
     try:
-        top = _top.decode(body)
+        top = (_top_with_python_fields if with_python_fields else _top).decode(body)
     except _UNREADABLE:
-        return _read_other(body)
+        return _read_other(body, (UNUSUAL_JSON,) if with_python_fields else None)
     text = len(top.instructions) + len(top.tools) + len(top.query) + len(top.queries)
     text += len(top.text_1) + len(top.text_2)
     has_parts = len(body) > _SMALL_BYTES and _may_hold_media(body)
@@ -111,22 +144,54 @@ def read_fields(body: bytes | bytearray) -> RequestFields:
             ids += _count(raw, b",") + 1
             text -= len(raw)
     text += len(top.prompt)
+    choices = _choices(top.n)
     return RequestFields(
-        _is_true(top.stream), _conversations(top.messages), _choices(top.n), text_bytes=text, token_ids=ids
+        _is_true(top.stream),
+        _conversations(top.messages),
+        choices,
+        text_bytes=text,
+        token_ids=ids,
+        python_fields=_python_fields(top, choices) if with_python_fields else None,
     )
 
 
-def _read_other(body: bytes | bytearray) -> RequestFields:
+def _python_fields(top: _Top, choices: int) -> tuple[str, ...]:
+    given: tuple[Raw, ...] = astuple(top)[_COMMON:]
+    found: tuple[str, ...] = ()
+    if given != _NO_PYTHON_FIELDS:
+        found = tuple(
+            name
+            for name, raw in zip(_PYTHON_FIELDS, given, strict=True)
+            if raw and not _is_same(raw, PYTHON_FIELDS[name].same)
+        )
+    if choices != 1:
+        found += ("n",)
+    return (*found, "prompt") if _LIST_OF_PROMPTS.match(top.prompt) else found
+
+
+def _is_same(raw: Raw, same: tuple[bool | float | str | None, ...]) -> bool:
+    # None is also what is no scalar.
+    value = _scalar(raw)
+    return value in same and (value is not None or bytes(raw) == b"null")
+
+
+def _read_other(body: bytes | bytearray, python_fields: tuple[str, ...] | None) -> RequestFields:
     if body.startswith(b"--"):
-        return RequestFields(conversations=None)
+        return RequestFields(conversations=None, python_fields=python_fields)
     top: object = None
     if len(body) <= _LARGEST_OTHER_BYTES:
         with suppress(ValueError, RecursionError):
             top = json.loads(body)
     if not isinstance(top, dict):
-        return RequestFields(conversations=None, text_bytes=len(body))
+        return RequestFields(conversations=None, text_bytes=len(body), python_fields=python_fields)
     stream, n = (Raw(json.dumps(top.get(key)).encode()) for key in ("stream", "n"))
-    return RequestFields(_is_true(stream), conversations=None, choices=_choices(n), text_bytes=len(body))
+    return RequestFields(
+        _is_true(stream),
+        conversations=None,
+        choices=_choices(n),
+        text_bytes=len(body),
+        python_fields=python_fields,
+    )
 
 
 def _may_hold_media(body: bytes | bytearray) -> bool:

@@ -48,6 +48,7 @@ def log_access(record: RequestRecord, model: str | None = None) -> None:
             "status": record.status or None,
             "key": record.key,
             "model": model,
+            "frontend": None if record.frontend is None else record.frontend.value,
             "queue_seconds": round(record.queue_seconds or 0.0, 6),
             "ttft_seconds": _rounded(record.ttft_seconds),
             "duration_seconds": round(record.duration_seconds, 6),

@@ -13,7 +13,7 @@ from typing import Final
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, Counter, Histogram, generate_latest
 
-from vllm_engine.engine.engine_state import EngineState, EngineStatus, StatusReader
+from vllm_engine.engine.engine_state import EngineState, EngineStatus, Frontend, StatusReader
 from vllm_engine.gateway.observe.disk_usage import Space
 from vllm_engine.gateway.observe.metrics_registry import Described, Registry
 from vllm_engine.gateway.observe.request_record import UNMATCHED, Outcome, RequestRecord
@@ -69,6 +69,9 @@ class GatewayMetrics:
         self._rejections = own.counter("rejections", "reason")
         self._disconnects = own.counter("disconnects")
         self._replays = own.counter("replays")
+        frontends = own.counter("frontend_requests", "frontend")
+        self._frontends = {one: frontends.labels(one.value) for one in Frontend}
+        self._fallbacks = own.counter("frontend_fallbacks", "reason")
         self._tokens = own.counter("tokens", "key", "kind")
         size = own.counter("bytes", "direction")
         self._bytes_in, self._bytes_out = size.labels("in"), size.labels("out")
@@ -92,6 +95,7 @@ class GatewayMetrics:
         self._tokens_of: dict[tuple[str | None, str], Counter] = {}
         self._key_requests_of: dict[tuple[str, Outcome], Counter] = {}
         self._rejections_of: dict[str, Counter] = {}
+        self._fallbacks_of: dict[str, Counter] = {}
 
     @property
     def described(self) -> Sequence[Described]:
@@ -138,8 +142,9 @@ class GatewayMetrics:
         self._bytes_out.inc(record.bytes_out)
         if record.queue_seconds is not None:
             self._queue.observe(record.queue_seconds)
+        self._count_frontend(record)
         if outcome is Outcome.REJECTED:
-            self._reject(record.reason or _OTHER)
+            _count(self._rejections, self._rejections_of, record.reason or _OTHER)
             return
         if outcome is Outcome.CLIENT_GONE:
             self._disconnects.inc()
@@ -182,14 +187,11 @@ class GatewayMetrics:
         self._requests_of[route, status, outcome] = child
         return child
 
-    def _reject(self, reason: str) -> None:
-        child = self._rejections_of.get(reason)
-        if child is None:
-            known = len(self._rejections_of) < _MAX_REASONS
-            child = self._rejections.labels(reason if known else _OTHER)
-            if known:
-                self._rejections_of[reason] = child
-        child.inc()
+    def _count_frontend(self, record: RequestRecord) -> None:
+        if record.frontend is not None:
+            self._frontends[record.frontend].inc()
+        if record.python_reason is not None:
+            _count(self._fallbacks, self._fallbacks_of, record.python_reason)
 
     def _count_key(self, key: str, outcome: Outcome) -> None:
         child = self._key_requests_of.get((key, outcome))
@@ -208,6 +210,17 @@ class GatewayMetrics:
             if known:
                 self._tokens_of[key, kind] = child
         child.inc(count)
+
+
+def _count(counter: Counter, children: dict[str, Counter], reason: str) -> None:
+    """Count up the child of a reason; all beyond the first few are counted as one."""
+    child = children.get(reason)
+    if child is None:
+        known = len(children) < _MAX_REASONS
+        child = counter.labels(reason if known else _OTHER)
+        if known:
+            children[reason] = child
+    child.inc()
 
 
 def _open_ended(text: bytes) -> bytes:

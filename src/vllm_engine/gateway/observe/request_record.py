@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from starlette.types import Scope
 
+from vllm_engine.engine.engine_state import Frontend
 from vllm_engine.gateway.http.request_id import request_id
 
 UNMATCHED = "unmatched"
@@ -68,6 +69,10 @@ class RequestRecord:
     received: float = field(default_factory=time.monotonic)
     queue_seconds: float | None = None
     """How long it waited for admission, whether or not it was admitted; None if it did not get there."""
+    frontend: Frontend | None = None
+    """Which of vLLM's frontends has answered it, or was to answer it; None if it did not get there."""
+    python_reason: str | None = None
+    """Why not the Rust frontend, where both run: route, a field's name, learned, refused_400, ..."""
     replays: int = 0
     """How often it was sent again because the engine was lost before the answer began."""
     first_byte: float | None = None

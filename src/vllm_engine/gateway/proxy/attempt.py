@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from starlette.types import Send
 
 from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.control_client import ControlClient, Health
-from vllm_engine.engine.engine_state import StatusReader
+from vllm_engine.engine.engine_state import Frontend, StatusReader
 from vllm_engine.gateway.answers import retry_after, send_error
+from vllm_engine.gateway.body.body_fields import RequestFields
 from vllm_engine.gateway.body.request_body import Body
 from vllm_engine.gateway.error_dialect import ApiError
 from vllm_engine.gateway.http.request_id import REQUEST_ID
 from vllm_engine.gateway.observe.request_record import Outcome, RequestRecord
 from vllm_engine.gateway.policy.readiness import retry_after_seconds
+from vllm_engine.gateway.proxy.engine_frontends import Frontends
 from vllm_engine.gateway.proxy.failover import Recovery, Verdict
 from vllm_engine.gateway.proxy.forwarded_headers import response_headers
+from vllm_engine.gateway.proxy.frontend_choice import Asked
 from vllm_engine.gateway.proxy.response_stream import ResponseStream
-from vllm_engine.gateway.proxy.upstream import Upstream
 from vllm_engine.gateway.proxy.upstream_connection import UpstreamConnection, UpstreamError
 
 logger = logging.getLogger("gateway.proxy")
@@ -35,7 +38,7 @@ _SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 class Engine:
     """What every request needs of the engine."""
 
-    upstream: Upstream
+    frontends: Frontends
     status: StatusReader
     recovery: Recovery
     activity: EngineActivity
@@ -49,6 +52,9 @@ class EngineRequest:
     method: str
     head: bytes
     body: Body
+    fields: RequestFields
+    headers: Iterable[tuple[bytes, bytes]] = ()
+    """The client's, as it sent them."""
 
 
 class Attempt:
@@ -96,21 +102,39 @@ class Attempt:
 
     async def _try(self, request: EngineRequest, start: int) -> UpstreamError | None:
         """Ask the engine that runs now; returns why there is no response, or None once one was passed on."""
-        error = await self._ask(request)
+        record = self._record
+        asked = Asked(record.route, record.key, request.headers, request.fields, request.body.data)
+        choice = self._engine.frontends.choose(asked)
+        record.python_reason = choice.reason
+        error = await self._answer_of(choice.frontend, request, start)
+        refusal = self._stream.refusal if choice.may_fall_back and error is None else None
+        if refusal is not None:
+            # The engine core has not seen it, or is done with it: it may be asked again.
+            logger.debug(
+                "%s: the Rust frontend %s it; sent to the Python frontend", record.request_id, refusal
+            )
+            record.python_reason = refusal
+            self._stream.reset()
+            error = await self._answer_of(Frontend.PYTHON, request, start)
         if error is None:
-            error = await self._crash_response(start)
-        if error is None:
+            self._engine.frontends.answered(asked, choice, refusal, is_accepted=self._stream.is_good)
             request.body.drop()
             await self._pass_on()
         return error
 
-    async def _ask(self, request: EngineRequest) -> UpstreamError | None:
-        stream = self._stream
+    async def _answer_of(
+        self, frontend: Frontend, request: EngineRequest, start: int
+    ) -> UpstreamError | None:
+        self._record.frontend = frontend
+        return await self._ask(request, frontend) or await self._crash_response(start)
+
+    async def _ask(self, request: EngineRequest, frontend: Frontend) -> UpstreamError | None:
+        stream, upstream = self._stream, self._engine.frontends.upstream(frontend)
         for number in range(_CONNECTIONS):
             if stream.failure is not None:
                 return stream.failure
             try:
-                connection = await self._engine.upstream.connect(fresh=number > 0)
+                connection = await upstream.connect(fresh=number > 0)
                 stream.attach(connection)
             except UpstreamError as error:
                 return error

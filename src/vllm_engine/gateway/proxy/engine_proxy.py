@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from starlette.types import Scope, Send
 
+from vllm_engine.gateway.body.body_fields import RequestFields
 from vllm_engine.gateway.body.request_body import Body
 from vllm_engine.gateway.http.client_stream import client_stream_of
 from vllm_engine.gateway.observe.request_record import RequestRecord
@@ -23,6 +24,7 @@ class ForwardedRequest:
     record: RequestRecord
     target: bytes
     body: Body
+    fields: RequestFields
     without: frozenset[bytes] = frozenset()
     """Names of headers that the engine does not get."""
     extra: tuple[tuple[bytes, bytes], ...] = ()
@@ -48,7 +50,7 @@ class Proxy:
         """Close idle connections and send no more comments."""
         if self._ticker is not None:
             self._ticker.cancel()
-        self._engine.upstream.close()
+        self._engine.frontends.close()
 
     def end_all(self, reason: str) -> None:
         """End every response that is under way, and all that are to begin, with an error that says why."""
@@ -80,7 +82,7 @@ class Proxy:
         )
         try:
             attempt = Attempt(self._engine, stream, send, record, self._keep_alive)
-            await attempt.run(EngineRequest(scope["method"], head, body))
+            await attempt.run(EngineRequest(scope["method"], head, body, request.fields, scope["headers"]))
         finally:
             self._streams.discard(stream)
             stream.abort()

@@ -76,7 +76,27 @@ class ResponseStream:
         Its Python frontend answers 500 then, or ends the stream with an error event.
         """
         if self.status is None or self.status >= 500:
-            return self.status is not None
+            return self.status not in (None, 501)
+        return self._begins_with_error
+
+    @property
+    def refusal(self) -> str | None:
+        """A word for why this is no answer that another frontend might not better; None if it is one.
+
+        A 503 is none: it is about the moment, not the request.
+        """
+        status = self.status or 0
+        if 400 <= status <= 501:
+            return f"refused_{status}"
+        return "refused_in_stream" if self._begins_with_error else None
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the answer that has begun is what was asked for."""
+        return self.status is not None and self.status < 400 and not self._begins_with_error
+
+    @property
+    def _begins_with_error(self) -> bool:
         return self.is_event_stream and self._held[:1] != [] and self._held[0].startswith(_ERROR_EVENTS)
 
     def attach(self, connection: UpstreamConnection) -> None:
@@ -173,6 +193,8 @@ class ResponseStream:
         self._held.clear()
         self._held_bytes = 0
         self._ended = False
+        if self._opened_early:
+            self._last = KEEP_ALIVE  # all that the client has
         self.usage = UsageReader()
         self._record.first_byte = None
         self._record.bytes_out = 0

@@ -1,0 +1,52 @@
+"""Which requests the Rust frontend serves: its routes, and fields that only the Python frontend serves.
+
+Data alone. tools/frontend_routes.py holds it to what is known of vLLM's versions (tests/data/frontends), and
+says what a new one has changed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+CHAT: Final = "/v1/chat/completions"
+COMPLETIONS: Final = "/v1/completions"
+
+RUST_ROUTES: Final = frozenset((CHAT, COMPLETIONS))
+"""Routes whose requests the Rust frontend serves faster; all others are for the Python frontend."""
+
+PYTHON_HEADERS: Final = frozenset((b"endpoint-load-metrics-format",))
+"""Headers that the Python frontend answers with headers of its own, and the Rust frontend ignores."""
+
+
+@dataclass(frozen=True)
+class PythonField:
+    """A top-level field of a body that the Rust frontend refuses or ignores."""
+
+    routes: frozenset[str] = RUST_ROUTES
+    """Where; on the other routes both frontends serve it."""
+    same: tuple[bool | float | str | None, ...] = (None, False)
+    """Values with which both frontends do the same: what clients write out that send every field."""
+    is_ignored: bool = False
+    """Whether the Rust frontend would answer without a word about it; it refuses the others, at a cost."""
+
+
+PYTHON_FIELDS: Final = {
+    "n": PythonField(same=(None, 1)),
+    "prompt": PythonField(frozenset((COMPLETIONS,)), same=()),  # lists of prompts alone
+    "bad_words": PythonField(frozenset((COMPLETIONS,)), is_ignored=True),
+    "length_penalty": PythonField(same=(None, 1)),
+    "media_io_kwargs": PythonField(frozenset((CHAT,)), same=(None,)),
+    "mm_payload": PythonField(same=(None,), is_ignored=True),
+    "mm_processor_kwargs": PythonField(frozenset((CHAT,)), same=(None,)),
+    "prompt_embeds": PythonField(frozenset((COMPLETIONS,)), same=(None,), is_ignored=True),  # 0.33 refuses it
+    "return_mm_kwargs": PythonField(same=(None,), is_ignored=True),
+    "return_prompt_text": PythonField(frozenset((CHAT,)), is_ignored=True),  # 0.33 refuses it
+    "return_token_offsets": PythonField(is_ignored=True),
+    "return_weight_versions": PythonField(),
+    "routed_experts_prompt_start": PythonField(same=(None, 0), is_ignored=True),
+    "spaces_between_special_tokens": PythonField(same=(None, True)),
+    "suffix": PythonField(frozenset((COMPLETIONS,)), same=(None,)),
+    "use_beam_search": PythonField(),
+}
+"""By name. Fields that neither frontend knows decide nothing: both ignore them."""

@@ -1,0 +1,101 @@
+"""Which frontend gets a request: by its route, its fields, and what was learnt from requests like it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from vllm_engine.engine.engine_state import EngineStatus, Frontend
+from vllm_engine.gateway.body.body_fields import RequestFields
+from vllm_engine.gateway.body.body_shape import shape_of
+from vllm_engine.gateway.body.frontend_fields import PYTHON_FIELDS, PYTHON_HEADERS, RUST_ROUTES
+from vllm_engine.gateway.proxy.learned_shapes import Key, LearnedShapes
+
+ROUTE: Final = "route"
+HEADER: Final = "header"
+LEARNED: Final = "learned"
+NOT_READ: Final = "not_read"
+"""The body was read while the Python frontend ran alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A frontend for one request."""
+
+    frontend: Frontend
+    reason: str | None = None
+    """Why not the Rust frontend, where both run."""
+    may_fall_back: bool = False
+    """Whether the Python frontend is asked where this one refuses."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What of a request decides."""
+
+    route: str
+    key: str | None = None
+    """The API key's name."""
+    headers: Iterable[tuple[bytes, bytes]] = ()
+    fields: RequestFields = RequestFields()  # noqa: RUF009 - frozen
+    body: bytes | bytearray = b""
+
+
+_RUST: Final = Choice(Frontend.RUST, may_fall_back=True)
+
+
+class FrontendChooser:
+    """Chooses for each request, and learns from the answers."""
+
+    def __init__(self, learned: LearnedShapes | None = None) -> None:
+        self._learned = learned or LearnedShapes()
+        self._start = 0
+
+    def choose(self, asked: Asked, status: EngineStatus) -> Choice:
+        """Return the frontend that is to have the request first, of those that run."""
+        if len(status.frontends) < 2:
+            return Choice(status.frontends[0] if status.frontends else Frontend.PYTHON)
+        if status.starts != self._start:
+            self._start = status.starts
+            self._learned.clear()
+        reason = _python_reason(asked)
+        if reason is None and not self._learned.is_empty:
+            key = _learned_key(asked)
+            reason = LEARNED if key is not None and self._learned.is_refused(key) else None
+        return _RUST if reason is None else Choice(Frontend.PYTHON, reason)
+
+    def answered(self, asked: Asked, choice: Choice, refusal: str | None, *, is_accepted: bool) -> None:
+        """Learn from an answer of a request that the Rust frontend had first.
+
+        `refusal`: why that frontend refused it, if it did; `is_accepted`: whether the answer that counts is a
+        good one. What both refuse is the client's fault and teaches nothing.
+        """
+        if choice.may_fall_back and is_accepted and not (refusal is None and self._learned.is_empty):
+            key = _learned_key(asked)
+            if key is None:
+                return
+            if refusal is None:
+                self._learned.accepted(key)
+            else:
+                self._learned.refused(key)
+
+
+def _python_reason(asked: Asked) -> str | None:
+    if asked.route not in RUST_ROUTES:
+        return ROUTE
+    names = asked.fields.python_fields
+    if names is None:
+        return NOT_READ
+    for name in names:
+        rule = PYTHON_FIELDS.get(name)
+        if rule is None or asked.route in rule.routes:
+            return name
+    if any(name in PYTHON_HEADERS for name, _ in asked.headers):
+        return HEADER
+    return None
+
+
+def _learned_key(asked: Asked) -> Key | None:
+    shape = shape_of(asked.body)
+    return None if shape is None else (asked.key, asked.route, shape)
