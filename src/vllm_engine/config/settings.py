@@ -89,9 +89,9 @@ class Settings(BaseModel):
     `auto`: as long as memory allows."""
     gpu_memory_utilization: Fraction = 0.90
     """Share of each GPU's memory that vLLM may use (on CPU: of RAM)."""
-    engine_frontend: Annotated[Literal["python", "rust"], Lower] = "python"
-    """vLLM's API server: `python` has the whole API; `rust` is faster, experimental, and lacks n>1,
-    /v1/responses and /v1/messages."""
+    engine_frontend: Annotated[Literal["auto", "both", "python", "rust"], Lower] = "auto"
+    """vLLM's API servers: `python` has the whole API; `rust` is faster, and lacks n>1, /v1/responses and
+    /v1/messages; `both` has each request served by the faster that can. `auto`: both on CPU, else python."""
     api_server_count: CountOrAuto = "auto"
     """vLLM API server processes (Python frontend). `auto`: 1 on CPU, by cores on GPU machines."""
     tool_call_parser: Annotated[str, Lower, Legal("auto, none, or the name of a parser of vLLM's")] = "auto"

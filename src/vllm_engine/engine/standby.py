@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from vllm_engine.engine.child_process import EngineProcess
 from vllm_engine.engine.standby_process import RECORD
-from vllm_engine.plan.engine_command import EngineCommand
+from vllm_engine.plan.engine_command import LAUNCHER, EngineCommand
 from vllm_engine.system.device import free_memory_bytes
 from vllm_engine.system.process_memory import session_pss_bytes
 
@@ -25,6 +25,7 @@ BYTES_LEFT = 4 << 30
 """Memory that `auto` leaves free."""
 
 _MAIN = ("-m", "vllm.entrypoints.cli.main")
+_BOTH = (str(LAUNCHER),)
 _SETTLED_SECONDS = 3.0
 """Before the first attempt: an engine that is lost right after it was ready needs the CPUs itself."""
 _IMPORT_SECONDS = 300.0
@@ -104,9 +105,10 @@ class Standby:
     def entry(self, command: EngineCommand) -> EngineCommand:
         """Return the command run through `standby_process.py`; unchanged where no standby is wanted."""
         argv = list(command.argv)
-        if not self._mode or tuple(argv[2:4]) != _MAIN:
+        entry = next((entry for entry in (_MAIN, _BOTH) if tuple(argv[2 : 2 + len(entry)]) == entry), None)
+        if not self._mode or entry is None:
             return command
-        argv[2:4] = [str(SCRIPT)]
+        argv[2 : 2 + len(entry)] = [str(SCRIPT)]
         return EngineCommand(tuple(argv), {**command.environ, RECORD: str(self._record)})
 
     async def take(self, command: EngineCommand) -> EngineProcess | None:

@@ -36,6 +36,7 @@ RECORD = "ENGINE_SPAWN_RECORD"
 """The variable that names the file to which every process that vLLM starts is appended, as JSON lines."""
 
 _MAIN = "vllm.entrypoints.cli.main"
+_BOTH = "vllm_engine.engine.both_frontends.both"
 _IMPORTS = (
     _MAIN,
     "vllm.entrypoints.cli.serve",
@@ -167,7 +168,10 @@ def _note(pid: int) -> None:
 
 
 def run_vllm(arguments: Sequence[str]) -> NoReturn:
-    """Be `python -m vllm.entrypoints.cli.main ARGUMENTS`."""
+    """Be `python -m vllm.entrypoints.cli.main ARGUMENTS`, or the launcher of both frontends."""
+    if arguments[:1] == ["both"]:
+        sys.path.append(str(Path(__file__).parents[2]))
+        sys.exit(importlib.import_module(_BOTH).main(arguments))
     main = importlib.import_module(_MAIN)
     sys.argv = [str(main.__file__), *arguments]
     sys.exit(main.main())

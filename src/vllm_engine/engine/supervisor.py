@@ -15,12 +15,13 @@ from vllm_engine.engine.child_process import EngineProcess
 from vllm_engine.engine.control_client import ControlClient, ControlError, Health
 from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.engine.engine_output import LogLine, parse_line
-from vllm_engine.engine.engine_state import EngineState, Phase, StatusBoard
+from vllm_engine.engine.engine_state import EngineState, Frontend, Phase, StatusBoard
 from vllm_engine.engine.restarts import RestartBudget, RestartPolicy
 from vllm_engine.engine.standby import Standby
 from vllm_engine.engine.startup.engine_folders import EngineFolders
 from vllm_engine.engine.startup.log_progress import progress_in
 from vllm_engine.engine.startup.preparation import Launch
+from vllm_engine.engine.startup.running_frontends import running_frontends
 from vllm_engine.engine.tracebacks import RepeatedTracebacks, without_repeats
 from vllm_engine.engine.watchdog.stall import StepLimit
 from vllm_engine.engine.watchdog.watchdog import Loss, LossKind, Watchdog
@@ -33,6 +34,7 @@ from vllm_engine.errors import (
     VllmEngineError,
 )
 from vllm_engine.plan.engine_command import EngineCommand
+from vllm_engine.plan.engine_plan import BOTH
 from vllm_engine.system.log import ENGINE_LOGGER
 
 STOP_GRACE_SECONDS = 10.0
@@ -57,7 +59,7 @@ class Supervisor:
     """Runs one engine, start after start; the only writer of its status.
 
     `prepare` makes everything for a start, with the settings that it is called with in place of the user's.
-    `explain` diagnoses the end of an engine. The engine listens on the socket in `folders`.
+    `explain` diagnoses the end of an engine. The engine listens on the sockets in `folders`.
     """
 
     def __init__(
@@ -145,7 +147,7 @@ class Supervisor:
             abilities=launch.abilities,
             pid=process.pid,
         )
-        token_seconds = await self._until_ready(process)
+        token_seconds = await self._until_ready(process, launch.frontend)
         seconds = self._clock() - began
         self._board.progress(Phase.READY)
         self._board.move(EngineState.READY)
@@ -167,8 +169,9 @@ class Supervisor:
     async def _start_process(self, command: EngineCommand) -> EngineProcess:
         """Start the engine's process, from the standby if there is one that can be used."""
         self._board.progress(Phase.IMPORTING)
-        # vLLM leaves its socket behind, and cannot bind one that exists.
-        self._socket.unlink(missing_ok=True)
+        # vLLM leaves its sockets behind, and cannot bind one that exists.
+        for left in (self._socket, self._folders.rust_socket, self._folders.frontends_file):
+            left.unlink(missing_ok=True)
         standby = await self._standby.take(command)
         if standby is not None:
             self._was_standby = True
@@ -177,11 +180,14 @@ class Supervisor:
         await asyncio.to_thread(self._folders.clear)
         return await self._spawn(command.argv, command.environ, on_line=self._on_line, cwd=Path.cwd())
 
-    async def _until_ready(self, process: EngineProcess) -> float:
-        """Wait for the first token; returns how long it took from its request."""
-        async with self._client(_START_ANSWER_SECONDS) as client:
+    async def _until_ready(self, process: EngineProcess, planned: str) -> float:
+        """Wait for a first token of each frontend; returns how long the slower took from its request."""
+        async with (
+            self._client(_START_ANSWER_SECONDS) as client,
+            self._client(_START_ANSWER_SECONDS, self._folders.rust_socket) as rust_client,
+        ):
             exited = asyncio.ensure_future(process.wait())
-            ready = asyncio.ensure_future(self._first_token(client))
+            ready = asyncio.ensure_future(self._first_tokens(client, rust_client, planned))
             try:
                 timeout = self._settings.startup_timeout_seconds
                 if self._was_standby:
@@ -204,6 +210,16 @@ class Supervisor:
                 for task in (exited, ready):
                     task.cancel()
                 await asyncio.gather(exited, ready, return_exceptions=True)
+
+    async def _first_tokens(self, client: ControlClient, rust_client: ControlClient, planned: str) -> float:
+        seconds = await self._first_token(client)
+        running = running_frontends(planned, self._folders.frontends_file)
+        if running.reason:
+            logger.warning("the Python frontend serves alone: %s", running.reason)
+        self._board.serving_with(running.frontends)
+        if planned == BOTH and Frontend.RUST in running.frontends:
+            seconds = max(seconds, await self._first_token(rust_client))
+        return seconds
 
     async def _first_token(self, client: ControlClient) -> float:
         loop = asyncio.get_running_loop()
@@ -280,8 +296,8 @@ class Supervisor:
         if process is not None:
             await process.stop(STOP_GRACE_SECONDS if self._has_served else START_STOP_GRACE_SECONDS)
 
-    def _client(self, timeout_seconds: float) -> ControlClient:
-        return self._connect(self._socket, timeout_seconds=timeout_seconds, own=self._activity.own)
+    def _client(self, timeout_seconds: float, socket: Path | None = None) -> ControlClient:
+        return self._connect(socket or self._socket, timeout_seconds=timeout_seconds, own=self._activity.own)
 
     def _on_line(self, raw: str) -> None:
         """Log a line of the engine's output, and note what it says about the start's progress."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from vllm_engine.config.flags.flag_values import human_int
 from vllm_engine.config.settings import Settings
 from vllm_engine.plan.engine_installation import Installation
-from vllm_engine.plan.engine_plan import EnginePlan
+from vllm_engine.plan.engine_plan import BOTH, RUST, EnginePlan
 from vllm_engine.plan.engine_site import site_folder
 
 _KEPT_FROM_THE_ENGINE = (
@@ -24,6 +24,11 @@ UPSTREAM_KEEP_ALIVE_SECONDS = 600
 """How long vLLM keeps an idle connection: longer than our pool does, so that only we close them."""
 _SERVICE_NAME = "vllm-engine"
 """The gateway's default; the engine's is this, a dot, and `vllm`."""
+
+LAUNCHER = Path(__file__).parents[1] / "engine" / "both_frontends" / "launcher.py"
+"""Starts one engine with both of vLLM's frontends."""
+RUST_SOCKET = "rust.sock"
+"""The name of the Rust frontend's socket when both run; it is beside that of the Python frontend."""
 
 RESERVED_FLAGS: Mapping[str, str] = {
     "model": "MODEL_ID",
@@ -75,18 +80,22 @@ def build_command(
 ) -> EngineCommand:
     """Build the engine's command, which listens on the Unix socket `socket`.
 
+    With both frontends that is the Python frontend's; the Rust frontend's is beside it.
+
     `environ` is the merged environment of this program, `flags` the user's checked vLLM flags, which come
     last and so win.
     """
     traces: list[str] = []
     if settings.traces_url is not None and not tracing_gap(settings, installation):
         traces = ["--otlp-traces-endpoint", settings.traces_url]
+    entry = ["-m", "vllm.entrypoints.cli.main"]
+    if plan.frontend.value == BOTH:
+        entry = [str(LAUNCHER), "both", str(socket.with_name(RUST_SOCKET))]
     argv = [
         str(installation.python),
         # Not from the working folder: a stray torch.py there must not become the engine.
         "-P",
-        "-m",
-        "vllm.entrypoints.cli.main",
+        *entry,
         "serve",
         plan.model.location,
         *_options(settings, plan),
@@ -113,13 +122,13 @@ def _options(settings: Settings, plan: EnginePlan) -> list[str]:
     if plan.enforce_eager is not None:
         options += ["--enforce-eager"]
     # What vLLM does by itself: its Python frontend parses nothing, its Rust frontend chooses.
-    usual = "auto" if settings.engine_frontend == "rust" else "none"
+    usual = "auto" if plan.frontend.value == RUST else "none"
     for flag, parser in ((TOOL_FLAG, plan.tool_call_parser), (REASONING_FLAG, plan.reasoning_parser)):
         if parser.value != usual and parser.source != "VLLM_EXTRA_ARGS":
             options += [f"--{flag}", parser.value]
     if plan.auto_tool_choice is not None:
         options += ["--enable-auto-tool-choice"]
-    if settings.engine_frontend == "python":
+    if plan.frontend.value != RUST:
         # The gateway logs each request; the Rust frontend does not know this flag.
         options += ["--disable-uvicorn-access-log"]
     return options

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from vllm_engine.models.model_source import Model
 
+BOTH, PYTHON, RUST = "both", "python", "rust"
+"""Which of vLLM's frontends run."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -25,6 +28,7 @@ class EnginePlan:
         enforce_eager: run without torch.compile; None leaves it to vLLM.
         tool_call_parser: a name of vLLM's, `none`, or `auto` where its frontend chooses.
         reasoning_parser: likewise.
+        frontend: both, python or rust.
         auto_tool_choice: let models call tools by themselves; None leaves it to the user's flags.
     """
 
@@ -38,6 +42,7 @@ class EnginePlan:
     tool_call_parser: Choice = Choice("none", "default")
     reasoning_parser: Choice = Choice("none", "default")
     auto_tool_choice: Choice | None = None
+    frontend: Choice = Choice(PYTHON, "default")
 
     @property
     def choices(self) -> dict[str, Choice]:
@@ -46,6 +51,7 @@ class EnginePlan:
             "DTYPE": self.dtype,
             "TENSOR_PARALLEL": self.tensor_parallel,
             "MAX_MODEL_LEN": self.max_model_len,
+            "ENGINE_FRONTEND": self.frontend,
             "API_SERVER_COUNT": self.api_server_count,
             "KV_CACHE_MEMORY_BYTES": self.kv_cache_bytes,
             "ENFORCE_EAGER": self.enforce_eager,

@@ -16,9 +16,9 @@ from vllm_engine.config.settings import Settings
 from vllm_engine.errors import Diagnosis, Problem, SettingsError, StartupError, told_once
 from vllm_engine.models.bundled import bundled_names, is_bundled
 from vllm_engine.models.engine_script import EnginePython
-from vllm_engine.plan.api_servers import most_api_servers, needs_one
 from vllm_engine.plan.engine_command import engine_environment, flag_value, mentioned_flags, tracing_gap
 from vllm_engine.plan.engine_installation import Installation, find_engine_python, inspect_installation
+from vllm_engine.plan.frontends import most_api_servers, needs_one
 from vllm_engine.plan.parser_choice import check_parsers
 from vllm_engine.plan.variable_checks import check_flags, check_names
 from vllm_engine.system.device import Device, find_device

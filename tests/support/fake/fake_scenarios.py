@@ -30,6 +30,8 @@ class Scenario:
     """A real log, by name in tests/data/logs or by path: its start is replayed, with our pids and clock."""
     startup_seconds: float = 0.0
     """How long the replay takes; its lines keep their real proportions in time."""
+    not_both: str = ""
+    """Why the launcher of both frontends falls back to the Python frontend; empty: it does not."""
     fetch_weights: bool = False
     """Have the hub client fetch the model before the first shard is read; it must be among the packages."""
     never_ready: bool = False

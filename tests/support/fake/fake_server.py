@@ -70,7 +70,11 @@ class FakeApp:
         self._served = served
         self._request_ids = request_ids
         self._on_failure = on_failure
-        self._routes: dict[str, dict[str, Handler]] = {
+        self._routes = self.handlers()
+
+    def handlers(self) -> dict[str, dict[str, Handler]]:
+        """Return what answers each path and method."""
+        return {
             "/health": {"GET": self._health},
             "/version": {"GET": self._version},
             "/load": {"GET": self._load},
@@ -100,7 +104,7 @@ class FakeApp:
     async def _answer(self, request: Request) -> Answer | None:
         methods = self._routes.get(request.path) or _parametrised(request.path)
         if methods is None:
-            return self._unknown(request)
+            return self.unknown(request)
         handler = methods.get(request.method) or methods.get("*")
         if handler is None:
             allowed = [("allow", ", ".join(methods))]
@@ -112,7 +116,8 @@ class FakeApp:
         except RefusalError as refusal:
             return Answer.json(_worded(request.path, refusal.body), refusal.status)
 
-    def _unknown(self, request: Request) -> Answer:
+    def unknown(self, request: Request) -> Answer:
+        """Answer a path that is not served."""
         stripped = request.path.rstrip("/")
         if stripped != request.path and stripped in self._routes:
             return Answer(307, location=f"http://{request.header('host') or ''}{stripped}")
@@ -168,6 +173,7 @@ class FakeApp:
     async def _generate(self, request: Request) -> Answer | None:
         api, rule = _APIS[request.path]
         body = await self._read(request, rule)
+        self.check(request.path, body)
         if planned := self._planned_error():
             return planned
         job = self._served.job(api, body, request.header("x-request-id"))
@@ -179,6 +185,9 @@ class FakeApp:
         if job.stream:
             return Answer(events=self._events(job, shape), content_type="text/event-stream; charset=utf-8")
         return await unless_disconnected(request.receive, self._whole(job, shape))
+
+    def check(self, path: str, body: Mapping[str, Any]) -> None:
+        """Refuse what this frontend does not support."""
 
     def _planned_error(self) -> Answer | None:
         scenario = self._engine.live.now()

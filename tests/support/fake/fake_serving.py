@@ -36,9 +36,13 @@ class _Server(uvicorn.Server):
 
 
 async def serve(
-    options: argparse.Namespace, live: LiveScenario, listener: socket.socket, process: EngineCoreProcess
+    options: argparse.Namespace,
+    live: LiveScenario,
+    listener: socket.socket,
+    process: EngineCoreProcess,
+    rust: int | None = None,
 ) -> None:
-    """Serve until the end."""
+    """Serve until the end; `rust` is the process id of the other frontend."""
     scenario = live.now()
     core = EngineCore(process.kill)
     engine = Engine(live, core)
@@ -46,7 +50,7 @@ async def serve(
     servers: list[_Server] = []
     app = FakeApp(
         engine,
-        _served(options),
+        served(options),
         request_ids=options.enable_request_id_headers,
         on_failure=lambda: servers[0].finish(),
     )
@@ -67,6 +71,8 @@ async def serve(
         loop.call_later(scenario.exit_after_seconds, end, scenario, scenario.exit_code)
     life = os.pidfd_open(process.pid)
     loop.add_reader(life, _on_core_death, core, process, life)
+    if rust is not None:
+        loop.add_reader(os.pidfd_open(rust), _on_rust_end, rust, process)
     tasks = (
         loop.create_task(_watch(core, server)),
         loop.create_task(_shut_down(terminated, options.shutdown_timeout, engine, server, scenario)),
@@ -75,12 +81,22 @@ async def serve(
     for task in tasks:
         task.cancel()
     process.kill()
+    if rust is not None:
+        with suppress(ProcessLookupError):
+            os.kill(rust, signal.SIGKILL)
 
 
-def _served(options: argparse.Namespace) -> Served:
+def served(options: argparse.Namespace) -> Served:
     names = tuple(options.served_model_name or (options.model_tag,))
     length = int(options.max_model_len) if options.max_model_len.isdecimal() else 8192
     return Served(names, options.model_tag, length)
+
+
+def _on_rust_end(rust: int, process: EngineCoreProcess) -> None:
+    status = os.waitstatus_to_exitcode(os.waitpid(rust, 0)[1])
+    how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
+    process.kill()
+    end(Scenario(last_lines=(f"the Rust frontend (process {rust}) {how}",)), 1)
 
 
 def _on_core_death(core: EngineCore, process: EngineCoreProcess, life: int) -> None:

@@ -55,7 +55,7 @@ ILLEGAL = {  # by what the message asks for, in every setting that asks for it
     "1 or 0": "maybe",
     "1, 0 or auto": "maybe",
     "auto, bfloat16, float16 or float32": "int4",
-    "python or rust": "go",
+    "auto, both, python or rust": "go",
     "exit or hold": "stay",
     "debug, info, warning or error": "loud",
     "auto, console or json": "xml",

@@ -34,6 +34,8 @@ def command(
 ) -> EngineCommand:
     variables = {"MODEL_ID": "org/name", "CACHE_DIR": "/cache", **variables}
     settings, environ = load_settings(Environment(variables, {})), variables | (environ or {})
+    if frontend := variables.get("ENGINE_FRONTEND"):
+        plan = replace(plan, frontend=Choice(frontend, "environment"))
     return build_command(
         settings, installation, plan, socket=Path("/run/e.sock"), environ=environ, flags=flags
     )
@@ -46,6 +48,9 @@ def test_argv() -> None:
         "--served-model-name org/name --dtype bfloat16 --tensor-parallel-size 1 --max-model-len 4096 "
         "--gpu-memory-utilization 0.9 --disable-uvicorn-access-log --uds /run/e.sock"
     )
+    both = " ".join(command(ENGINE_FRONTEND="both").argv)
+    assert "engine/both_frontends/launcher.py both /run/rust.sock serve org/name " in both
+    assert "--disable-uvicorn-access-log --uds /run/e.sock" in both
     one = Choice("1", "")
     more = replace(PLAN, api_server_count=Choice("2", ""), kv_cache_bytes=Choice("99", ""), enforce_eager=one)
     for built, part in (

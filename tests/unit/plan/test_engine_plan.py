@@ -127,4 +127,43 @@ def test_key_of_a_start() -> None:
     key = start_key(found, plan())
     assert key == start_key(found, plan(free=9 * GIB))
     assert key != start_key(found, plan(DTYPE="float32"))
-    assert key != start_key(replace(found, settings=Settings(ENGINE_FRONTEND="rust")), plan())
+    assert key != start_key(found, plan(ENGINE_FRONTEND="rust"))
+
+
+def test_frontends() -> None:
+    """Both on CPU with a Rust frontend of vLLM's version, unless something that is set works with one only."""
+    has_rust = replace(INSTALLATION, rust_frontend=Path("vllm-rs"), rust_version="0.32.0")
+    old = replace(has_rust, rust_version="0.31.0")
+    both = {"ENGINE_FRONTEND": "both"}
+    for device, installation, flags, variables, value, reason in (
+        (CPU, has_rust, (), {}, "both", "auto: on CPU"),
+        (CPU, has_rust, (), both, "both", "environment"),
+        (CPU, has_rust, (), {"ENGINE_FRONTEND": "python"}, "python", "environment"),
+        (gpus(1), has_rust, (), {}, "python", "auto: both frontends are not proven on GPUs yet"),
+        (gpus(1), has_rust, (), both, "both", "environment"),
+        (CPU, INSTALLATION, (), {}, "python", "auto: this vLLM lacks the Rust frontend's binary"),
+        (CPU, old, (), both, "python", "both: vllm-rs is of version 0.31.0, vLLM of 0.32.0"),
+        (CPU, has_rust, (), {"API_SERVER_COUNT": "2"}, "python", "API_SERVER_COUNT=2"),
+        (CPU, has_rust, (), {"OTLP_ENDPOINT": "http://c:4318"}, "python", "OTLP_ENDPOINT"),
+        (CPU, has_rust, (), {"VLLM_RUST_FRONTEND_PATH": "/x"}, "python", "VLLM_RUST_FRONTEND_PATH"),
+        (
+            CPU,
+            has_rust,
+            (),
+            {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"},
+            "python",
+            "works with one frontend only",
+        ),
+        (CPU, has_rust, ("--data-parallel-size", "2"), {}, "python", "--data-parallel-size is more than 1"),
+        (CPU, has_rust, ("--nnodes=2",), {}, "python", "--nnodes is more than 1"),
+        (CPU, has_rust, ("--headless",), {}, "python", "--headless works with one frontend only"),
+        (CPU, has_rust, ("--runner", "pooling"), {}, "python", "--runner pooling"),
+    ):
+        known = {key: value for key, value in variables.items() if not key.startswith("VLLM_")}
+        settings = load_settings(Environment(known, {}))
+        preflight = Preflight(settings, Environment(variables, {}), installation, device, flags)
+        chosen = Planner(preflight, Model("m", None, LLAMA), GIB).plan()
+        assert chosen.frontend.value == value, (flags, variables)
+        assert reason in chosen.frontend.source, (flags, variables)
+        if value == "both":
+            assert chosen.api_server_count.value == "1"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_engine.config.library_variables import divides_preload
+from vllm_engine.plan.engine_command import RUST_SOCKET
 from vllm_engine.system.private_folder import private_folder
 
 
@@ -29,7 +30,12 @@ class EngineFolders:
     @property
     def rust_socket(self) -> Path:
         """The Unix socket of the Rust frontend when both run."""
-        return self.sockets / "rust.sock"
+        return self.sockets / RUST_SOCKET
+
+    @property
+    def frontends_file(self) -> Path:
+        """Where the launcher of both says which of them run, and why not both."""
+        return self.sockets / "frontends.json"
 
     def variables(self, environ: Mapping[str, str]) -> dict[str, str]:
         """Return the variables that lead the engine there, in the user's `environ`."""

@@ -17,7 +17,7 @@ from vllm_engine.models.abilities import Abilities
 from vllm_engine.models.hub_download import Listener
 from vllm_engine.models.model_source import Model
 from vllm_engine.plan.engine_command import EngineCommand
-from vllm_engine.plan.engine_plan import EnginePlan
+from vllm_engine.plan.engine_plan import PYTHON, EnginePlan
 from vllm_engine.plan.model_files import model_abilities, obtain_model
 from vllm_engine.plan.offline import may_start_offline
 from vllm_engine.plan.preflight import Preflight
@@ -34,6 +34,8 @@ class Launch:
     model_revision: str | None
     dtype: str
     abilities: Abilities = field(default_factory=Abilities)
+    frontend: str = PYTHON
+    """Which frontends the command starts: both, python or rust."""
 
 
 @dataclass
@@ -72,6 +74,7 @@ class Preparation:
             model_revision=model.revision,
             dtype=plan.dtype.value,
             abilities=model_abilities(preflight, model, files.folder),
+            frontend=plan.frontend.value,
         )
 
     def explain(self, end: EngineExit) -> Diagnosis:

@@ -37,6 +37,7 @@ class Build:
     model: str
     model_revision: str | None
     frontend: str
+    """The setting, until it is known which run."""
     device: str
 
 
@@ -81,6 +82,7 @@ class Version(BaseModel):
     """Answer of `/version`.
 
     `input_modalities` are `text` and, where the model's configuration describes a vision encoder, `image`.
+    `frontend` is both, python or rust; `auto` until the engine has started.
     `sampling_defaults` are the model's own, from its generation_config.json and vLLM's flags.
     """
 
@@ -190,7 +192,10 @@ async def ping(status: Status) -> Response:
 async def version(request: Request, status: Status) -> Version:
     """Return what runs: our build, vLLM, the model, the device."""
     build: Build = request.app.state.build
-    known = asdict(build) | {"model_revision": status.model_revision or build.model_revision}
+    known = asdict(build) | {
+        "model_revision": status.model_revision or build.model_revision,
+        "frontend": _frontend(status, build.frontend),
+    }
     return Version(
         version=__version__,
         python=platform.python_version(),
@@ -199,3 +204,10 @@ async def version(request: Request, status: Status) -> Version:
         sampling_defaults=dict(status.abilities.sampling_defaults),
         **known,
     )
+
+
+def _frontend(status: EngineStatus, setting: str) -> str:
+    """Return `both` or the only frontend's name."""
+    if not status.frontends:
+        return setting
+    return "both" if len(status.frontends) > 1 else status.frontends[0]

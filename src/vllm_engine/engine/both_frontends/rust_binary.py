@@ -1,0 +1,62 @@
+"""What vLLM's Rust frontend says of itself: its version, and whether it takes these arguments."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_SECONDS = 10.0
+_NO_DESCRIPTOR = "1048575"
+"""The number of no descriptor that is open: it ends before it would use one."""
+_REFUSED = "not implemented in Rust frontend"
+
+
+def version_of(binary: Path) -> str:
+    """Return the binary's version.
+
+    Raises:
+        OSError: it cannot be run.
+    """
+    return _run([str(binary), "--version"]).stdout.split()[-1:][0]
+
+
+def refusal(binary: Path, arguments: Mapping[str, Any]) -> str | None:
+    """Return why the frontend would not start with these arguments of `vllm serve`; None if it would.
+
+    It is asked with an empty folder for a model, which it looks for once it has taken everything else.
+
+    Raises:
+        OSError: it cannot be run, or does not answer.
+    """
+    with tempfile.TemporaryDirectory() as empty:
+        answer = _run(
+            [
+                *(str(binary), "frontend", "--listen-fd", _NO_DESCRIPTOR),
+                *("--input-listener-fd", _NO_DESCRIPTOR, "--output-listener-fd", _NO_DESCRIPTOR),
+                *("--engine-start-index", "0", "--engine-count", "1", "--data-parallel-size", "1"),
+                *("--args-json", json.dumps({**arguments, "model_tag": empty}, sort_keys=True)),
+            ]
+        )
+        said = answer.stdout + answer.stderr
+        if answer.returncode == 1 and empty in said:
+            return None
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    if _REFUSED in said:
+        names = [f"--{line[2:].replace('_', '-')}" for line in lines if line.startswith("- ")]
+        return f"the Rust frontend does not implement {', '.join(names)}"
+    # Of an error with causes the last line is the innermost.
+    cause = next((line for line in reversed(lines) if not line.startswith("For more information")), "")
+    return f"the Rust frontend refuses its arguments: {cause[-300:] or f'status {answer.returncode}'}"
+
+
+def _run(argv: list[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            argv, capture_output=True, text=True, timeout=_SECONDS, check=False, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired as error:
+        raise OSError(f"{argv[0]} did not answer in {_SECONDS:g} s") from error
