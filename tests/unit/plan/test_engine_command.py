@@ -8,8 +8,9 @@ from typing import Any
 
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import load_settings
+from vllm_engine.engine.startup.engine_folders import EngineFolders
 from vllm_engine.models.model_source import Model
-from vllm_engine.plan.engine_command import EngineCommand, build_command, flag_value
+from vllm_engine.plan.engine_command import RUST_SOCKET, EngineCommand, build_command, flag_value
 from vllm_engine.plan.engine_installation import Installation
 from vllm_engine.plan.engine_plan import Choice, EnginePlan
 from vllm_engine.plan.preflight import warnings_about
@@ -49,6 +50,7 @@ def test_argv() -> None:
         "--gpu-memory-utilization 0.9 --disable-uvicorn-access-log --uds /run/e.sock"
     )
     both = " ".join(command(ENGINE_FRONTEND="both").argv)
+    assert EngineFolders(Path("/run"), Path("/tmp")).rust_socket == Path("/run") / RUST_SOCKET
     assert "engine/both_frontends/launcher.py both /run/rust.sock serve org/name " in both
     assert "--disable-uvicorn-access-log --uds /run/e.sock" in both
     one = Choice("1", "")

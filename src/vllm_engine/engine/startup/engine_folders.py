@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_engine.config.library_variables import divides_preload
-from vllm_engine.plan.engine_command import RUST_SOCKET
 from vllm_engine.system.private_folder import private_folder
 
 
@@ -30,7 +29,7 @@ class EngineFolders:
     @property
     def rust_socket(self) -> Path:
         """The Unix socket of the Rust frontend when both run."""
-        return self.sockets / RUST_SOCKET
+        return self.sockets / "rust.sock"
 
     @property
     def frontends_file(self) -> Path:
