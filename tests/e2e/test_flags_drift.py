@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,3 +150,12 @@ def test_our_verdict_is_the_parsers(engine: Engine, catalogue: FlagCatalogue) ->
     theirs = {raw: engine.said[json.dumps(words)] == "" for raw, (words, _) in verdicts.items()}
     assert ours == theirs
     assert set(ours.values()) == {True, False}
+
+
+def test_the_installed_python_frontend_is_the_one_that_requests_are_routed_for(engine_python: Path) -> None:
+    """A new vLLM is written down with tools/frontend_routes.py, which then says what the table lacks."""
+    [site] = engine_python.parents[1].glob("lib/python3.*/site-packages")
+    script, stored = REPOSITORY / "tools/frontend_routes.py", REPOSITORY / "tests/data/frontends"
+    words: list[str | Path] = [sys.executable, script, "installed", site, stored]
+    child = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (child.returncode, child.stderr) == (0, "")
