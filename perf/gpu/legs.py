@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import active_children
@@ -24,6 +24,8 @@ class Load:
     streams: int
     requests: int
     max_tokens: int
+    extra_bodies: Sequence[Mapping[str, object]] = ({},)
+    """What the requests have besides, in turn."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,16 @@ class Leg:
 class Generator:
     """Sends loads from several processes, which live as long as it."""
 
-    def __init__(self, pool: ProcessPoolExecutor, processes: int, rows: Path) -> None:
+    def __init__(
+        self,
+        pool: ProcessPoolExecutor | None,
+        processes: int,
+        rows: Path,
+        kind: Callable[[Server, int], str] | None = None,
+    ) -> None:
+        """Take the pool, its size, where each request's row goes, and what says which kind a process is of."""
         self._pool, self._processes, self._rows = pool, processes, rows
+        self._kind = kind or _kind
 
     def leg(self, server: Server, load: Load, round_number: int, behind: Server | None) -> Leg:
         """Send a load to a server; `behind` is the one that it forwards to, if it was started by itself."""
@@ -71,6 +81,7 @@ class Generator:
             temperature=1.0,
             timeout_seconds=90.0,
             processes=processes,
+            extra_bodies=load.extra_bodies,
         )
         before = self._cpu(server, behind)
         rows = run_load(plan, self._pool if processes > 1 else None)
@@ -98,17 +109,20 @@ class Generator:
         )
 
     def _cpu(self, server: Server, behind: Server | None) -> dict[str, float]:
-        used = cpu_by_kind(server) | (cpu_by_kind(behind) if behind else {})
-        used["generator"] = sum(cpu_seconds(process.pid or 0) for process in active_children())
+        used = cpu_by_kind(server, self._kind) | (cpu_by_kind(behind, self._kind) if behind else {})
+        # A single process sends by itself.
+        used["generator"] = time.process_time() + sum(
+            cpu_seconds(each.pid or 0) for each in active_children()
+        )
         return used
 
 
-def cpu_by_kind(server: Server) -> dict[str, float]:
+def cpu_by_kind(server: Server, kind: Callable[[Server, int], str]) -> dict[str, float]:
     """Return the processor time in seconds that a server's processes have used, by what they are."""
     used: defaultdict[str, float] = defaultdict(float)
     for pid in tree(server.pid):
         try:
-            used[_kind(server, pid)] += cpu_seconds(pid)
+            used[kind(server, pid)] += cpu_seconds(pid)
         except OSError:
             continue  # it has ended
     return used

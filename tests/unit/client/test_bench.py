@@ -9,6 +9,7 @@ import os
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,9 @@ def test_request() -> None:
     assert f"Content-Length: {len(body)}".encode() in head
     assert json.loads(body)["stream_options"] == {"include_usage": True}
     assert prompt(PLAN, 0) == prompt(PLAN, 0) != prompt(PLAN, 1)
+    mixed = replace(PLAN, extra_bodies=({}, {"top_k": 3}))
+    bodies = [json.loads(request_bytes(mixed, number).partition(b"\r\n\r\n")[2]) for number in range(4)]
+    assert [body.get("top_k") for body in bodies] == [None, 3, None, 3]
 
 
 def test_usage_of_a_tree() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
@@ -38,6 +38,8 @@ class Plan:
     timeout_seconds: float = 600.0
     processes: int = 1
     headers: Mapping[str, str] = field(default_factory=dict)
+    extra_bodies: Sequence[Mapping[str, object]] = ({},)
+    """What the bodies have besides, in turn: a load of several kinds of requests."""
     tls: ssl.SSLContext | None = field(default=None, repr=False)
     """Whom to trust instead of the system's authorities; only with one process."""
     slos_ms: Mapping[Metric, float] = field(default_factory=dict)
@@ -69,6 +71,7 @@ def request_bytes(plan: Plan, number: int) -> bytes:
             "temperature": plan.temperature,
             "stream": True,
             "stream_options": {"include_usage": True},
+            **plan.extra_bodies[number % len(plan.extra_bodies)],
         }
     ).encode()
     url = urlsplit(plan.base_url)
