@@ -16,14 +16,17 @@ from argparse import Namespace
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from vllm_engine.engine.both_frontends import vllm_internals
-from vllm_engine.engine.both_frontends.group import run_group
+from vllm_engine.engine.both_frontends.group import RustEndedError, run_group
 from vllm_engine.engine.both_frontends.rust_binary import refusal, version_of
 
 FRONTENDS_FILE = "frontends.json"
 """Beside the sockets: which frontends run, and why not both."""
+
+FAILED_FILE = "rust-failed"
+"""Beside it, for the next starts: why the Rust frontend has failed to start."""
 
 _VLLM_MAIN = "vllm.entrypoints.cli.main"
 _RUST_VARIABLE = "VLLM_USE_RUST_FRONTEND"
@@ -49,7 +52,10 @@ class NotBothError(Exception):
 def main(argv: Sequence[str]) -> int | str:
     """Run `both RUST_SOCKET serve MODEL ...`; returns an exit status, or the last words of a failure."""
     rust_socket, arguments = Path(argv[1]), list(argv[2:])
+    failed = rust_socket.with_name(FAILED_FILE)
     try:
+        if failed.exists():
+            raise NotBothError(failed.read_text(encoding="utf-8"))
         binary = find_binary()
         vllm = vllm_internals.load()
         args = _parse(vllm, arguments)
@@ -59,7 +65,20 @@ def main(argv: Sequence[str]) -> int | str:
     except Exception as error:  # noqa: BLE001 - whatever it is, plain vLLM works, or says it in its own way
         return _python_alone(rust_socket, arguments, _words(error))
     _tell(rust_socket, ["python", "rust"])
-    return run_group(vllm, config, args, rust_args, binary)
+    try:
+        return run_group(vllm, config, args, rust_args, binary)
+    except RustEndedError as error:
+        failed.write_text(f"{error} at its start; see its lines above", encoding="utf-8")
+        _begin_anew(rust_socket, argv)
+
+
+def _begin_anew(rust_socket: Path, argv: Sequence[str]) -> NoReturn:
+    """Become a new process of this kind: what vLLM has set up in this one was for two frontends."""
+    _environ.pop(_RUST_VARIABLE, None)
+    for socket in (rust_socket, Path(argv[argv.index("--uds") + 1])):
+        socket.unlink(missing_ok=True)
+    script = str(sys.modules["__main__"].__file__)
+    os.execv(sys.executable, [sys.executable, "-P", script, *argv])  # noqa: S606 - our own argv, no shell
 
 
 def find_binary() -> Path:

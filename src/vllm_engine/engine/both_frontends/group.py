@@ -13,12 +13,21 @@ from typing import Any
 
 _CLOSING_SECONDS = 1
 """How long uvicorn waits for open streams at its end: one whose engine is gone would keep it for ever."""
+_STATUS_SECONDS = 0.5
+"""How long the exit status of a process that has ended may take to be known."""
+
+
+class RustEndedError(Exception):
+    """The Rust frontend exited before the engine core was ready: it cannot serve this model."""
 
 
 def run_group(vllm: Any, config: Any, args: Namespace, rust_args: Namespace, binary: Path) -> int | str:
     """Run engine core and frontends until a signal or a loss; returns an exit status, or the last words.
 
     `args` and `rust_args` are those of the two frontends; `config` is vLLM's, for both.
+
+    Raises:
+        RustEndedError: all have been ended, and the Python frontend may do without the other.
     """
     import uvloop  # noqa: PLC0415 - the engine's
 
@@ -34,6 +43,8 @@ def run_group(vllm: Any, config: Any, args: Namespace, rust_args: Namespace, bin
             uvloop.run(work)
     finally:
         group.end()
+    if group.rust_failure:
+        raise RustEndedError(group.rust_failure)
     return group.last_words or 0
 
 
@@ -55,6 +66,8 @@ class _Group:
         """What vLLM's API server has to know to be one client of two."""
         self.last_words = ""
         """Why the group ended, if it was not told to."""
+        self.rust_failure = ""
+        """How the Rust frontend ended, if it was the first, by itself and at the start."""
         self._is_ending = False
 
     def start(self) -> None:
@@ -100,24 +113,28 @@ class _Group:
 
     def _watch(self, start: Any, launch: Any, rust: Any) -> None:
         """Wait until one of the processes has ended, and end this one then."""
+        [frontend], core = rust.processes, launch.engine_manager
+        is_ready = False
         try:
             start.__exit__(None, None, None)  # vLLM's barrier: it returns when the engine core is ready
-            [frontend] = rust.processes
-            ended = connection.wait([frontend.sentinel, *launch.engine_manager.sentinels()])
-            if frontend.sentinel in ended:
-                frontend.join(1)
-                said = f"the Rust frontend (process {frontend.pid}) {_how(frontend.exitcode)}"
-            else:
-                names = ", ".join(
-                    f"{name} {_how(status)}"
-                    for name, status in launch.engine_manager.finished_procs().items()
-                )
-                said = names or "the engine core has ended"
+            is_ready = True
+            connection.wait([frontend.sentinel, *core.sentinels()])
+            said = ""
         except Exception as error:  # noqa: BLE001 - whatever it is, it must end the process and be its last words
             said = f"{type(error).__name__}: {error}"
-        if not self._is_ending:
-            self.last_words = said
-            os.kill(os.getpid(), signal.SIGTERM)
+        if self._is_ending:
+            return
+        frontend.join(_STATUS_SECONDS)
+        cores = core.finished_procs()
+        if cores and is_ready:
+            said = "RuntimeError: " + ", ".join(f"{name} {_how(status)}" for name, status in cores.items())
+        elif not cores and frontend.exitcode is not None:
+            ended = f"the Rust frontend (process {frontend.pid}) {_how(frontend.exitcode)}"
+            said = f"RuntimeError: {ended}"
+            if not is_ready and frontend.exitcode > 0:
+                self.rust_failure = ended
+        self.last_words = said
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _how(status: int | None) -> str:

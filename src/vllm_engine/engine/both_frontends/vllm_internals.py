@@ -1,14 +1,14 @@
 """All that the launcher uses of vLLM's inside, and whether this vLLM has it so.
 
-`missing` says in words what is not there, or is called otherwise. tests/e2e/test_vllm_internals.py holds the
-installed vLLM to it.
+Where it has not, `load` says what is missing or is called otherwise; `tools/vllm_internals.py` says so of a
+vLLM that need not even be installed.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -23,12 +23,14 @@ class Used:
         modules: where it may be; the newest vLLM first.
         arguments: the names of the arguments that the launcher passes, each by name.
         members: attributes and methods that the launcher uses.
+        words: keys that it reads and attributes that it sets, which stand in its source.
     """
 
     name: str
     modules: tuple[str, ...]
     arguments: tuple[str, ...] = ()
     members: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
 
 _COMMON, _LAUNCHERS = "vllm.entrypoints.common", "vllm.entrypoints.launchers"
@@ -73,7 +75,11 @@ USED = (
         ("vllm.v1.engine.utils",),
         members=("engine_manager", "tensor_queue", "watched_frontend_processes"),
     ),
-    Used("CoreEngineProcManager", ("vllm.v1.engine.utils",), members=("sentinels", "shutdown")),
+    Used(
+        "CoreEngineProcManager",
+        ("vllm.v1.engine.utils",),
+        members=("sentinels", "finished_procs", "shutdown"),
+    ),
     Used(
         "RustFrontendProcessManager",
         ("vllm.v1.utils",),
@@ -83,6 +89,18 @@ USED = (
         ),
         ("shutdown",),
     ),
+    Used(
+        "build_async_engine_client_from_engine_args",
+        (f"{_LAUNCHERS}.api_server.entry",),
+        words=("client_count", "client_index"),
+    ),
+    Used(
+        "MPClient",
+        ("vllm.v1.engine.core_client",),
+        words=("input_address", "output_address", "input_listener", "output_listener", "tensor_queue"),
+    ),
+    Used("ModelConfig", ("vllm.config",), words=("self.runner_type = ",)),
+    Used("VllmConfig", ("vllm.config",), members=("model_config", "shutdown_timeout")),
 )
 """vLLM 0.32 and 0.33 have all of it."""
 
@@ -110,27 +128,34 @@ def load() -> Any:
     return SimpleNamespace(**found)
 
 
-def differences(used: Used, thing: Any) -> Iterator[str]:
-    """Yield what about a function or class is not as the launcher uses it."""
-    if used.arguments:
-        taken = inspect.signature(thing).parameters
-        for name in used.arguments:
-            if name not in taken:
-                yield f"{used.name} takes no argument {name}"
-        for name, parameter in taken.items():
-            is_required = parameter.default is parameter.empty and parameter.kind not in (
-                parameter.VAR_POSITIONAL,
-                parameter.VAR_KEYWORD,
-            )
-            if is_required and name not in used.arguments:
-                yield f"{used.name} needs an argument {name}"
-    known = {
-        *dir(thing),
-        *(name for base in getattr(thing, "__mro__", ()) for name in inspect.get_annotations(base)),
-    }
-    for name in used.members:
-        if name not in known:
-            yield f"{used.name} has no {name}"
+def differences(used: Used, thing: Any) -> list[str]:
+    """Return what about a function or class is not as the launcher uses it."""
+    parameters = inspect.signature(thing).parameters.values() if used.arguments else ()
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    classes = getattr(thing, "__mro__", ())
+    return compared(
+        used,
+        taken=[each.name for each in parameters],
+        required=[
+            each.name for each in parameters if each.default is each.empty and each.kind not in variable
+        ],
+        members={*dir(thing), *(name for one in classes for name in inspect.get_annotations(one))},
+        source=inspect.getsource(thing) if used.words else "",
+    )
+
+
+def compared(
+    used: Used, *, taken: Collection[str], required: Collection[str], members: Collection[str], source: str
+) -> list[str]:
+    """Return how what is used differs from what is there: its arguments, members and source."""
+    name = used.name
+    needed = [each for each in required if each not in used.arguments] if used.arguments else []
+    return [
+        *(f"{name} takes no argument {each}" for each in used.arguments if each not in taken),
+        *(f"{name} needs an argument {each}" for each in needed),
+        *(f"{name} has no {each}" for each in used.members if each not in members),
+        *(f"{name} knows no {each}" for each in used.words if each not in source),
+    ]
 
 
 def _import(used: Used) -> Any:
