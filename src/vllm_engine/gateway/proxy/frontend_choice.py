@@ -93,8 +93,8 @@ def _python_reason(asked: Asked) -> str | None:
         rule = PYTHON_FIELDS.get(name)
         if rule is None or asked.route in rule.routes:
             return name
-    for name, _ in asked.headers:
-        if name in PYTHON_HEADERS:
+    for header, _ in asked.headers:
+        if header in PYTHON_HEADERS:
             return HEADER
     return None
 
