@@ -194,7 +194,7 @@ def faults(facts: Facts) -> Iterator[str]:
 
 
 def stale(versions: Iterable[Facts]) -> Iterator[str]:
-    """Say what of the table no version needs any more."""
+    """Say what of the table no version needs any more, but for what only answers show (`differs`)."""
     needed = set()
     for facts in versions:
         for route in _SOURCES:
@@ -203,7 +203,7 @@ def stale(versions: Iterable[Facts]) -> Iterator[str]:
             needed |= {(name, route) for name in (*lacks, *rust["unused"][route], *rust["refused"][route])}
     for name, field in PYTHON_FIELDS.items():
         for route in sorted(field.routes):
-            if (name, route) not in needed:
+            if (name, route) not in needed and not field.differs:
                 yield f"{route}: the Rust frontend serves the field {name} in each version: take it from {TABLE}"
 
 

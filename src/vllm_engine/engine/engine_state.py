@@ -69,6 +69,7 @@ class EngineStatus:
     Attributes:
         fraction: how much of the phase is done, where that is known.
         download: how far the weights' download is; None where there is nothing to download.
+        max_model_len: the longest prompt plus output; None where vLLM chooses.
         frontends: those of the running engine; empty until they are known.
         expected: seconds that each phase took at an earlier start of the same configuration.
     """
@@ -81,6 +82,7 @@ class EngineStatus:
     error: Diagnosis | None = None
     model_revision: str | None = None
     dtype: str | None = None
+    max_model_len: int | None = None
     abilities: Abilities = field(default_factory=Abilities)
     frontends: tuple[Frontend, ...] = ()
     pid: int | None = None
@@ -164,10 +166,18 @@ class StatusBoard(StatusReader):
         self._current = replace(self._current, download=download)
         self.progress(Phase.DOWNLOADING, download.fraction)
 
-    def describe(self, *, model_revision: str | None, dtype: str, abilities: Abilities, pid: int) -> None:
+    def describe(
+        self,
+        *,
+        model_revision: str | None,
+        dtype: str,
+        max_model_len: int | None,
+        abilities: Abilities,
+        pid: int,
+    ) -> None:
         """Record what is running."""
         described = replace(self._current, model_revision=model_revision, dtype=dtype, abilities=abilities)
-        self._set(replace(described, pid=pid))
+        self._set(replace(described, max_model_len=max_model_len, pid=pid))
 
     def serving_with(self, frontends: tuple[Frontend, ...]) -> None:
         """Record the frontends that serve the engine."""

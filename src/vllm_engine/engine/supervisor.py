@@ -144,6 +144,7 @@ class Supervisor:
         self._board.describe(
             model_revision=launch.model_revision,
             dtype=launch.dtype,
+            max_model_len=launch.max_model_len,
             abilities=launch.abilities,
             pid=process.pid,
         )

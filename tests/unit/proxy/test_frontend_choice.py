@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from vllm_engine.engine.engine_state import EngineStatus, Frontend
@@ -73,6 +74,34 @@ def test_fields_that_the_rust_frontend_refuses_or_ignores() -> None:
     # A body that was read while one frontend ran is not sent where nobody has looked.
     plain = Asked(CHAT, fields=read_fields(b"{}"))
     assert FrontendChooser().choose(plain, BOTH).reason == "not_read"
+
+
+def test_what_the_rust_frontend_understands_otherwise() -> None:
+    """It would answer 200, and not what the Python frontend answers."""
+    text = {"type": "text", "text": "a"}
+    tool = {"type": "function", "function": {"name": "f"}}
+    for route, given, expected in (
+        (CHAT, {"n": 0}, "n"), (COMPLETIONS, {"n": None}, "n"),
+        (CHAT, {"tools": [tool]}, "tools"), (CHAT, {"tools": []}, "tools"), (CHAT, {"tools": None}, None),
+        (CHAT, {"tool_choice": "none"}, None), (CHAT, {"logprobs": True}, "logprobs"),
+        (COMPLETIONS, {"logprobs": 0}, "logprobs"), (COMPLETIONS, {"logprobs": None}, None),
+        (CHAT, {"echo": True}, "echo"), (CHAT, {"response_format": {"type": "json_object"}}, "response_format"),
+        (CHAT, {"structured_outputs": {"choice": ["a"]}}, "structured_outputs"), (CHAT, {"chat_template": "x"}, "chat_template"),
+        (CHAT, {"add_generation_prompt": False}, "add_generation_prompt"), (CHAT, {"add_generation_prompt": True}, None),
+        (CHAT, {"continue_final_message": True}, "continue_final_message"),
+        (CHAT, {"messages": [{"role": "developer", "content": "x"}, *MESSAGES]}, "developer"),
+        (CHAT, {"messages": [{"role": "user", "content": '{"role": "developer"}'}]}, None),
+        (CHAT, {"messages": [{"role": "user", "content": [text, text]}]}, "parts"),
+        (CHAT, {"messages": [{"role": "user", "content": [text]}, *MESSAGES]}, None),
+        (CHAT, {"messages": [{"role": "user", "content": [text]}] * 5000}, "parts"),
+    ):  # fmt: skip
+        assert reason(route, {"messages": MESSAGES, **given}) == expected, given
+    small = replace(BOTH, max_model_len=100)
+    for name in ("max_tokens", "max_completion_tokens"):
+        for most, expected in ((100, None), (101, "max_tokens"), ("many", None), (None, None)):
+            one = asked(CHAT, {"messages": MESSAGES, name: most})
+            assert FrontendChooser().choose(one, small).reason == expected
+            assert FrontendChooser().choose(one, BOTH).reason is None
 
 
 def test_every_field_of_the_table_is_looked_for() -> None:

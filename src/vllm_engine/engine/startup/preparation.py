@@ -33,6 +33,7 @@ class Launch:
     command: EngineCommand
     model_revision: str | None
     dtype: str
+    max_model_len: int | None = None
     abilities: Abilities = field(default_factory=Abilities)
     frontend: str = PYTHON
     """Which frontends the command starts: both, python or rust."""
@@ -62,6 +63,7 @@ class Preparation:
         model = self.model or await find_model(preflight)
         plan = Planner(preflight, model).plan()
         self.planned(preflight, plan)
+        length = plan.max_model_len.value
         for note in plan.notes:
             logger.info("%s", note)
         self.recorder.begins(start_key(preflight, plan))
@@ -73,6 +75,7 @@ class Preparation:
             command=self._command(preflight, plan),
             model_revision=model.revision,
             dtype=plan.dtype.value,
+            max_model_len=int(length) if length.isdigit() else None,
             abilities=model_abilities(preflight, model, files.folder),
             frontend=plan.frontend.value,
         )

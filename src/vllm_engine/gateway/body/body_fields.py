@@ -17,6 +17,7 @@ from msgspec import Meta, Raw
 from msgspec.structs import astuple
 
 from vllm_engine.gateway.body.frontend_fields import PYTHON_FIELDS
+from vllm_engine.gateway.body.message_rules import message_difference
 
 _NONE: Final = Raw(b"")
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -57,12 +58,16 @@ class RequestFields(msgspec.Struct, frozen=True, gc=False):
     token_ids: int = 0
     """Tokens of a prompt that is given as numbers."""
     python_fields: tuple[str, ...] | None = None
-    """Fields with values that only the Python frontend serves, on some route; None: not looked for."""
+    """What of it only the Python frontend serves, on some route: fields mostly; None: not looked for."""
+    max_tokens: int = 0
+    """How many tokens it allows an answer, by either name; 0 where that is not said, or cannot be read."""
 
 
 class _Top(msgspec.Struct, gc=False):
     stream: Raw = _NONE
     n: Raw = _NONE
+    max_tokens: Raw = _NONE
+    max_completion_tokens: Raw = _NONE
     messages: Raw = _NONE
     prompt: Raw = _NONE
     input: Raw = _NONE
@@ -77,19 +82,28 @@ class _Top(msgspec.Struct, gc=False):
 
 
 class _TopWithPythonFields(_Top, gc=False):
+    add_generation_prompt: Raw = _NONE
     bad_words: Raw = _NONE
+    chat_template: Raw = _NONE
+    continue_final_message: Raw = _NONE
+    echo: Raw = _NONE
     length_penalty: Raw = _NONE
+    logprobs: Raw = _NONE
     media_io_kwargs: Raw = _NONE
     mm_payload: Raw = _NONE
     mm_processor_kwargs: Raw = _NONE
     prompt_embeds: Raw = _NONE
+    prompt_logprobs: Raw = _NONE
+    response_format: Raw = _NONE
     return_mm_kwargs: Raw = _NONE
     return_prompt_text: Raw = _NONE
     return_token_offsets: Raw = _NONE
     return_weight_versions: Raw = _NONE
     routed_experts_prompt_start: Raw = _NONE
     spaces_between_special_tokens: Raw = _NONE
+    structured_outputs: Raw = _NONE
     suffix: Raw = _NONE
+    thinking_token_budget: Raw = _NONE
     use_beam_search: Raw = _NONE
 
 
@@ -144,18 +158,18 @@ def read_fields(body: bytes | bytearray, *, with_python_fields: bool = False) ->
             ids += _count(raw, b",") + 1
             text -= len(raw)
     text += len(top.prompt)
-    choices = _choices(top.n)
     return RequestFields(
         _is_true(top.stream),
         _conversations(top.messages),
-        choices,
+        _choices(top.n),
         text_bytes=text,
         token_ids=ids,
-        python_fields=_python_fields(top, choices) if with_python_fields else None,
+        python_fields=_python_fields(top) if with_python_fields else None,
+        max_tokens=max(_whole_number(top.max_tokens), _whole_number(top.max_completion_tokens)),
     )
 
 
-def _python_fields(top: _Top, choices: int) -> tuple[str, ...]:
+def _python_fields(top: _Top) -> tuple[str, ...]:
     given: tuple[Raw, ...] = astuple(top)[_COMMON:]
     found: tuple[str, ...] = ()
     if given != _NO_PYTHON_FIELDS:
@@ -164,15 +178,21 @@ def _python_fields(top: _Top, choices: int) -> tuple[str, ...]:
             for name, raw in zip(_PYTHON_FIELDS, given, strict=True)
             if raw and not _is_same(raw, PYTHON_FIELDS[name].same)
         )
-    if choices != 1:
+    if top.n and not _is_same(top.n, PYTHON_FIELDS["n"].same):
         found += ("n",)
+    if top.tools and not _is_same(top.tools, PYTHON_FIELDS["tools"].same):
+        found += ("tools",)
+    if top.messages and (difference := message_difference(top.messages)):
+        found += (difference,)
     return (*found, "prompt") if _LIST_OF_PROMPTS.match(top.prompt) else found
 
 
 def _is_same(raw: Raw, same: tuple[bool | float | str | None, ...]) -> bool:
-    # None is also what is no scalar.
     value = _scalar(raw)
-    return value in same and (value is not None or bytes(raw) == b"null")
+    if value is None:  # also what is no scalar
+        return None in same and bytes(raw) == b"null"
+    # 0 is not false: logprobs of none besides the token's own.
+    return any(value == one and isinstance(value, bool) is isinstance(one, bool) for one in same)
 
 
 def _read_other(body: bytes | bytearray, python_fields: tuple[str, ...] | None) -> RequestFields:
@@ -209,6 +229,13 @@ def _choices(raw: Raw) -> int:
         return max(1, int(_scalar(raw) or 1))
     except (ValueError, OverflowError):
         return 1  # vLLM refuses it
+
+
+def _whole_number(raw: Raw) -> int:
+    try:
+        return int(_scalar(raw) or 0)
+    except (ValueError, OverflowError):
+        return 0
 
 
 def _scalar(raw: Raw) -> bool | float | str | None:

@@ -12,6 +12,7 @@ from typing import Final
 CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
 
+_CHAT: Final = frozenset((CHAT,))
 RUST_ROUTES: Final = frozenset((CHAT, COMPLETIONS))
 """Routes whose requests the Rust frontend serves faster; all others are for the Python frontend."""
 
@@ -21,7 +22,7 @@ PYTHON_HEADERS: Final = frozenset((b"endpoint-load-metrics-format",))
 
 @dataclass(frozen=True)
 class PythonField:
-    """A top-level field of a body that the Rust frontend refuses or ignores."""
+    """A top-level field of a body that the Rust frontend refuses, ignores or understands otherwise."""
 
     routes: frozenset[str] = RUST_ROUTES
     """Where; on the other routes both frontends serve it."""
@@ -29,10 +30,25 @@ class PythonField:
     """Values with which both frontends do the same: what clients write out that send every field."""
     is_ignored: bool = False
     """Whether the Rust frontend would answer without a word about it; it refuses the others, at a cost."""
+    differs: str = ""
+    """What the Rust frontend does otherwise with it, where it answers (docs/operate/frontends.md)."""
 
+
+_LOGPROBS: Final = "tokens that are half a character are another text"
+_SCHEMA: Final = "a schema that cannot be compiled ends in an empty answer"
 
 PYTHON_FIELDS: Final = {
-    "n": PythonField(same=(None, 1)),
+    "n": PythonField(same=(1,), differs="0 and null count as 1"),
+    "add_generation_prompt": PythonField(_CHAT, same=(None, True), differs="the answer has another role"),
+    "chat_template": PythonField(_CHAT, same=(None,), differs="it is used; the Python frontend refuses it"),
+    "continue_final_message": PythonField(_CHAT, differs="alone it is enough"),
+    "echo": PythonField(differs="prompt_token_ids and prompt_logprobs are others"),
+    "logprobs": PythonField(differs=_LOGPROBS),
+    "prompt_logprobs": PythonField(same=(None,), differs="special tokens have no text"),
+    "response_format": PythonField(same=(None,), differs=_SCHEMA),
+    "structured_outputs": PythonField(same=(None,), differs=_SCHEMA),
+    "thinking_token_budget": PythonField(same=(None,), differs="it needs no reasoning parser"),
+    "tools": PythonField(_CHAT, same=(None,), differs="the prompt and the calls are others"),
     "prompt": PythonField(frozenset((COMPLETIONS,)), same=()),  # lists of prompts alone
     "bad_words": PythonField(frozenset((COMPLETIONS,)), is_ignored=True),
     "length_penalty": PythonField(same=(None, 1)),

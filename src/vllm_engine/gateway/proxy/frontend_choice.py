@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-import msgspec
-
 from vllm_engine.engine.engine_state import EngineStatus, Frontend
 from vllm_engine.gateway.body.body_fields import RequestFields
 from vllm_engine.gateway.body.body_shape import shape_of
@@ -17,6 +15,8 @@ from vllm_engine.gateway.proxy.learned_shapes import Key, LearnedShapes
 ROUTE: Final = "route"
 HEADER: Final = "header"
 LEARNED: Final = "learned"
+MAX_TOKENS: Final = "max_tokens"
+"""More than the model's context: the Python frontend refuses it, the Rust frontend takes what there is."""
 NOT_READ: Final = "not_read"
 """The body was read while the Python frontend ran alone."""
 
@@ -32,18 +32,18 @@ class Choice:
     """Whether the Python frontend is asked where this one refuses."""
 
 
-class Asked(msgspec.Struct, frozen=True, gc=False):
+@dataclass(frozen=True)
+class Asked:
     """What of a request decides."""
 
     route: str
     key: str | None = None
     """The API key's name."""
     headers: Iterable[tuple[bytes, bytes]] = ()
-    fields: RequestFields = RequestFields()
+    fields: RequestFields = RequestFields()  # noqa: RUF009 - frozen
     body: bytes | bytearray = b""
 
 
-_ONLY: Final = {frontend: Choice(frontend) for frontend in Frontend}
 _RUST: Final = Choice(Frontend.RUST, may_fall_back=True)
 
 
@@ -57,11 +57,11 @@ class FrontendChooser:
     def choose(self, asked: Asked, status: EngineStatus) -> Choice:
         """Return the frontend that is to have the request first, of those that run."""
         if len(status.frontends) < 2:
-            return _ONLY[status.frontends[0] if status.frontends else Frontend.PYTHON]
+            return Choice(status.frontends[0] if status.frontends else Frontend.PYTHON)
         if status.starts != self._start:
             self._start = status.starts
             self._learned.clear()
-        reason = _python_reason(asked)
+        reason = _python_reason(asked, status.max_model_len)
         if reason is None and not self._learned.is_empty:
             key = _learned_key(asked)
             reason = LEARNED if key is not None and self._learned.is_refused(key) else None
@@ -83,7 +83,7 @@ class FrontendChooser:
                 self._learned.refused(key)
 
 
-def _python_reason(asked: Asked) -> str | None:
+def _python_reason(asked: Asked, max_model_len: int | None) -> str | None:
     if asked.route not in RUST_ROUTES:
         return ROUTE
     names = asked.fields.python_fields
@@ -93,9 +93,10 @@ def _python_reason(asked: Asked) -> str | None:
         rule = PYTHON_FIELDS.get(name)
         if rule is None or asked.route in rule.routes:
             return name
-    for header, _ in asked.headers:
-        if header in PYTHON_HEADERS:
-            return HEADER
+    if max_model_len is not None and asked.fields.max_tokens > max_model_len:
+        return MAX_TOKENS
+    if any(name in PYTHON_HEADERS for name, _ in asked.headers):
+        return HEADER
     return None
 
 

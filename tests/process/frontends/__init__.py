@@ -1,1 +1,0 @@
-"""Both frontends on one engine: which of them answers, and what clients see of that."""
