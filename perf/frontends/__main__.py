@@ -77,7 +77,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--pace",
         type=float,
-        default=200.0,
+        default=400.0,
         help="tokens per second and stream, 0: as they can be made (%(default)s)",
     )
     parser.add_argument("--write", action="store_true", help="keep the rows here, and write the document")

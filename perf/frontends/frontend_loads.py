@@ -13,7 +13,7 @@ from typing import Any
 from perf.bench import machine
 from perf.bench.cpu_usage import usage
 from perf.frontends.frontend_rows import Rows
-from perf.frontends.frontend_servers import WHOLE_API, FrontendRig
+from perf.frontends.frontend_servers import MIXED, FrontendRig
 from perf.frontends.process_roles import memory_mib, role
 from perf.gpu.legs import Generator, Leg, Load
 from perf.gpu.servers import Failed, Server
@@ -37,6 +37,7 @@ class Loads:
         self._rig, self._mock, self._rows, self._options = rig, mock, rows, options
         self._generator = Generator(None, 1, rows.requests, role)
         self._servers: list[Server] = []
+        self._speeds: dict[tuple[str, int], float] = {}
 
     def run(self) -> None:
         """Start every server, and ask each once a round; every other round in the opposite order."""
@@ -65,16 +66,16 @@ class Loads:
 
     def _legs(self, server: Server, streams: int, number: int) -> None:
         set_pace(self._mock, self._options.pace)
-        # What is asked first is slower; and how fast it goes says how many requests fill the time.
-        warm_up = Load(streams, streams, _WARM_UP_TOKENS)
-        self._generator.leg(server, warm_up, -1, None)
-        guess = self._generator.leg(server, Load(streams, streams, MAX_TOKENS), -1, None)
+        # What is asked first is slower.
+        self._generator.leg(server, Load(streams, streams, _WARM_UP_TOKENS), -1, None)
+        key = server.name, streams
+        if key not in self._speeds:
+            guess = self._generator.leg(server, Load(streams, streams, MAX_TOKENS), -1, None)
+            self._speeds[key] = guess.tokens_per_second
+        count = requests_for(self._speeds[key], streams, self._options.seconds)
         for mix in self._options.mixes:
-            if mix == "chat" or server.name in WHOLE_API:
-                load = Load(
-                    streams, requests_for(guess, streams, self._options.seconds), MAX_TOKENS, MIXES[mix]
-                )
-                self._leg(server, mix, load, number)
+            if mix == "chat" or server.name in MIXED:
+                self._leg(server, mix, Load(streams, count, MAX_TOKENS, MIXES[mix]), number)
 
     def _leg(self, server: Server, mix: str, load: Load, number: int) -> None:
         machine.await_quiet(_MAX_OTHERS, _QUIET_SECONDS)
@@ -98,9 +99,9 @@ class Loads:
         return sum(usage(each.pid).cpu_seconds for each in self._servers if each is not asked)
 
 
-def requests_for(guess: Leg, streams: int, seconds: float) -> int:
-    """Return how many requests take so long at a speed, but at least two for each stream. Pure."""
-    wanted = guess.tokens_per_second * seconds / MAX_TOKENS
+def requests_for(speed: float, streams: int, seconds: float) -> int:
+    """Return how many requests take so long at a speed in tokens/s, but at least two for each stream. Pure."""
+    wanted = speed * seconds / MAX_TOKENS
     return streams * max(2, round(wanted / streams))
 
 

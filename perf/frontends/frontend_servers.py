@@ -24,8 +24,8 @@ _SETTINGS: Mapping[str, Mapping[str, str]] = {
     "ours-both": {"ENGINE_FRONTEND": "both"},
 }
 NAMES = (*_PLAIN, *_SETTINGS)
-WHOLE_API = tuple(name for name in NAMES if "rust" not in name)
-"""Those that answer requests which the Rust frontend refuses."""
+MIXED = tuple(name for name in _SETTINGS if name != "ours-rust")
+"""Those that are asked what the Rust frontend refuses, too."""
 
 # What `vllm-engine serve` gives its engine on CPU; vLLM's CPU build does not find its own version otherwise.
 _PLAIN_ENVIRONMENT = {
