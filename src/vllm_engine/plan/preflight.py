@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vllm_engine.config.environment import Environment
@@ -18,7 +18,9 @@ from vllm_engine.models.bundled import bundled_names, is_bundled
 from vllm_engine.models.engine_script import EnginePython
 from vllm_engine.plan.engine_command import engine_environment, flag_value, mentioned_flags, tracing_gap
 from vllm_engine.plan.engine_installation import Installation, find_engine_python, inspect_installation
-from vllm_engine.plan.frontends import most_api_servers, needs_one
+from vllm_engine.plan.frontends.api_servers import most_api_servers, needs_one
+from vllm_engine.plan.frontends.both_or_one import check_frontend, frontend_warnings
+from vllm_engine.plan.frontends.rust_binary import unimplemented
 from vllm_engine.plan.parser_choice import check_parsers
 from vllm_engine.plan.variable_checks import check_flags, check_names
 from vllm_engine.system.device import Device, find_device
@@ -36,6 +38,8 @@ class Preflight:
     """The user's vLLM flags as arguments, checked."""
     flag_variables: tuple[str, ...] = ()
     """The upper-case names by which some of them were given."""
+    rust_refuses: tuple[str, ...] = ()
+    """The names of those that the Rust frontend does not implement, where it may run."""
     warnings: tuple[str, ...] = ()
     """For the log: settings that are legal but perhaps not intended."""
 
@@ -113,7 +117,6 @@ def inspect(
     misspelt, similar = check_names(environment, catalogue)
     problems += [
         *check_device(settings, device),
-        *_check_frontend(settings, installation),
         *misspelt,
         *flags.problems,
     ]
@@ -126,16 +129,16 @@ def inspect(
         *map(str, [*similar, *flags.warnings]),
     )
     argv, variables = tuple(flags.argv), tuple(flags.variables)
-    found = Preflight(settings, environment, installation, device, argv, variables, warnings)
+    refused = _refused_by_rust(settings, installation, argv)
+    found = Preflight(settings, environment, installation, device, argv, variables, refused, warnings)
+    found = replace(found, warnings=(*frontend_warnings(found), *warnings))
     parsers = check_parsers(settings, installation, argv)
-    return found, told_once([*problems, *_check_api_servers(found), *parsers])
+    return found, told_once([*problems, *check_frontend(found), *_check_api_servers(found), *parsers])
 
 
 def warnings_about(settings: Settings, installation: Installation) -> list[str]:
     """Return warnings for the log about settings that are legal but perhaps not intended."""
     found = []
-    if settings.engine_frontend == "rust":
-        found.append("ENGINE_FRONTEND=rust is experimental: no n > 1, no /v1/responses, no /v1/messages")
     if settings.api_keys is None and settings.api_keys_file is None and not _is_loopback(settings.host):
         found.append(
             f"anyone who can reach HOST={settings.host} may use the model, as no API key is required; "
@@ -190,11 +193,11 @@ def _check_model_name(settings: Settings) -> list[Problem]:
     return []
 
 
-def _check_frontend(settings: Settings, installation: Installation) -> list[Problem]:
-    if settings.engine_frontend != "rust" or installation.rust_frontend is not None:
-        return []
-    remedy = "this vLLM lacks the Rust frontend's binary; run `make setup FRONTEND=rust`, or set python"
-    return [Problem("ENGINE_FRONTEND", "rust", remedy)]
+def _refused_by_rust(settings: Settings, installation: Installation, flags: Sequence[str]) -> tuple[str, ...]:
+    if settings.engine_frontend == "python" or installation.rust_frontend is None:
+        return ()
+    on = [flag for flag in flags if not flag.startswith("--no-")]
+    return unimplemented(installation.rust_frontend, sorted(mentioned_flags(on)))
 
 
 def _check_api_servers(preflight: Preflight) -> list[Problem]:

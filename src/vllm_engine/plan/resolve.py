@@ -14,7 +14,8 @@ from vllm_engine.models.model_source import Model, locate_model, require_config
 from vllm_engine.plan.engine_command import EngineCommand, build_command, is_switched_on
 from vllm_engine.plan.engine_plan import BOTH, Choice, EnginePlan
 from vllm_engine.plan.engine_site import site_folder, write_metadata, write_shims
-from vllm_engine.plan.frontends import automatic, choose_frontend, needs_one
+from vllm_engine.plan.frontends.api_servers import automatic, needs_one
+from vllm_engine.plan.frontends.both_or_one import choose_frontend
 from vllm_engine.plan.parser_choice import ParserChoice, wants_a_parser
 from vllm_engine.plan.preflight import Preflight
 from vllm_engine.system.device import free_memory_bytes
@@ -106,14 +107,7 @@ class Planner:
         self._parsers = ParserChoice(
             preflight.settings, preflight.installation, preflight.flags, model, preflight.environment.source
         )
-        self._frontend = choose_frontend(
-            preflight.settings,
-            preflight.installation,
-            preflight.device,
-            preflight.flags,
-            preflight.environment.merged,
-            preflight.environment.source,
-        )
+        self._frontend = choose_frontend(preflight)
         self._model = model
         self._free_memory = free_memory_bytes() if free_memory is None else free_memory
         self._problems: list[Problem] = []

@@ -25,6 +25,16 @@ __all__ = [
 ]
 
 VERSION = "0.32.0"
+_RUST = """#!/bin/sh
+case "$*" in
+--version) echo vllm-rs {version} ;;
+*middleware*)
+    printf 'The following arguments are not implemented in Rust frontend yet:\\n- middleware\\n\\nRemove these' >&2
+    exit 2 ;;
+*) echo "no tokenizer in $*" >&2; exit 1 ;;
+esac
+"""
+"""The Rust frontend's binary, as far as it is asked what it would take."""
 _BESIDE_VLLM = (("opentelemetry-exporter-otlp-proto-grpc", "1.45.2"),)
 """What vLLM brings and the environment of the tests lacks."""
 _REPOSITORY = Path(__file__).parents[3]
@@ -76,7 +86,7 @@ def make_fake_engine_python(
         (site / "vllm" / name / "__init__.py").write_text(f"{table} = {dict.fromkeys(parsers)}\n")
     if rust_version is not None:
         rust = site / "vllm" / "vllm-rs"
-        rust.write_text(f"#!/bin/sh\necho vllm-rs {rust_version}\n")
+        rust.write_text(_RUST.format(version=rust_version))
         rust.chmod(0o755)
     for name, number in ((distribution, version), *_BESIDE_VLLM):
         metadata = site / f"{name.replace('-', '_')}-{number}.dist-info"

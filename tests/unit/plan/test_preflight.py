@@ -74,6 +74,34 @@ def test_everything_that_is_wrong_is_told_at_once(python: Path, tmp_path: Path) 
     assert told["VLLM_API_KEY"] == "is not read; set API_KEYS"
 
 
+def test_flags_that_the_rust_frontend_refuses(tmp_path: Path) -> None:
+    """They forbid Rust alone, at once; with both asked for they are warned of, and the Python frontend serves."""
+    python = make_fake_engine_python(tmp_path / "venv", rust_version="0.32.0")
+    flag = {"MIDDLEWARE": "m.Layer"}
+    told = refused(python, tmp_path, ENGINE_FRONTEND="rust", **flag)
+    assert told == {
+        "MIDDLEWARE": "the Rust frontend does not implement --middleware; unset it, or set ENGINE_FRONTEND=python"
+    }
+    warning = (
+        "ENGINE_FRONTEND=both: the Python frontend will serve alone: the Rust frontend does not implement "
+        "--middleware; unset {} to have both"
+    )
+    for given, variables, is_warned in (
+        ("MIDDLEWARE", {**flag, "ENGINE_FRONTEND": "both"}, True),
+        ("VLLM_EXTRA_ARGS", {"VLLM_EXTRA_ARGS": "--middleware m.Layer", "ENGINE_FRONTEND": "both"}, True),
+        ("MIDDLEWARE", flag, False),
+    ):
+        preflight = check(python, tmp_path, **variables)
+        assert (warning.format(given) in preflight.warnings) is is_warned
+        frontend = Planner(preflight, Model("m")).plan().frontend
+        assert frontend.value == "python" and frontend.source.endswith("does not implement --middleware")
+    for variables in ({"ENGINE_FRONTEND": "both"}, {"ENGINE_FRONTEND": "both", "MAX_NUM_SEQS": "4"}):
+        preflight = check(python, tmp_path, **variables)
+        assert preflight.rust_refuses == () and not any(
+            "ENGINE_FRONTEND" in each for each in preflight.warnings
+        )
+
+
 @pytest.mark.parametrize("name", ["VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_ENABLE_RESPONSES_API_STORE"])
 def test_several_api_servers_where_only_one_works(python: Path, tmp_path: Path, name: str) -> None:
     """vLLM refuses the one after its imports, and answers 404 for half of what the other has stored."""

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from vllm_engine.engine.both_frontends import vllm_internals
 from vllm_engine.engine.both_frontends.group import RustEndedError, run_group
-from vllm_engine.engine.both_frontends.rust_binary import refusal, version_of
+from vllm_engine.plan.frontends.rust_binary import refusal, version_of
 
 FRONTENDS_FILE = "frontends.json"
 """Beside the sockets: which frontends run, and why not both."""

@@ -52,6 +52,8 @@ class RustApp(FakeApp):
             raise _bad("Only n=1 is supported.", "n")
         if path == "/v1/completions" and isinstance(body.get("prompt"), list) and not _is_ids(body["prompt"]):
             raise _bad("Batch prompts are not supported.", "prompt")
+        if path == "/v1/chat/completions" and float(body.get("temperature") or 0) > 2:
+            raise _bad("temperature: Validation error: range", "temperature")
         if body.get("length_penalty") not in (None, 1, 1.0):
             raise _bad("length_penalty is not supported.", "length_penalty")
 

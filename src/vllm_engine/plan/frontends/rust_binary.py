@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 _SECONDS = 10.0
 _NO_DESCRIPTOR = "1048575"
 """The number of no descriptor that is open: it ends before it would use one."""
-_REFUSED = "not implemented in Rust frontend"
+_UNIMPLEMENTED = "not implemented in Rust frontend"
+_REFUSED = "the Rust frontend does not implement "
 
 
 def version_of(binary: Path) -> str:
@@ -45,12 +46,28 @@ def refusal(binary: Path, arguments: Mapping[str, Any]) -> str | None:
         if answer.returncode == 1 and empty in said:
             return None
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    if _REFUSED in said:
+    if _UNIMPLEMENTED in said:
         names = [f"--{line[2:].replace('_', '-')}" for line in lines if line.startswith("- ")]
-        return f"the Rust frontend does not implement {', '.join(names)}"
+        return _REFUSED + ", ".join(names)
     # Of an error with causes the last line is the innermost.
     cause = next((line for line in reversed(lines) if not line.startswith("For more information")), "")
     return f"the Rust frontend refuses its arguments: {cause[-300:] or f'status {answer.returncode}'}"
+
+
+def unimplemented(binary: Path, names: Iterable[str]) -> tuple[str, ...]:
+    """Return which of these arguments of `vllm serve` the frontend does not implement, whatever their value.
+
+    One is asked for at a time, since it tells no more than the first value that it cannot read. A binary that
+    cannot be asked implements all: its start says more.
+    """
+    found = []
+    for name in names:
+        try:
+            answer = refusal(binary, {name.replace("-", "_"): True}) or ""
+        except OSError:
+            return ()
+        found += [name] if _REFUSED in answer else []
+    return tuple(found)
 
 
 def _run(argv: list[str]) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,111 @@
+"""Whether both of vLLM's frontends serve the engine, or which one, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from vllm_engine.config.flags import env_name
+from vllm_engine.config.redaction import masked
+from vllm_engine.errors import Problem
+from vllm_engine.plan.engine_command import flag_number, flag_value, is_switched_on, tracing_gap
+from vllm_engine.plan.engine_plan import BOTH, PYTHON, RUST, Choice
+from vllm_engine.plan.frontends.api_servers import needs_one
+
+if TYPE_CHECKING:
+    from vllm_engine.plan.preflight import Preflight  # which asks here what is wrong
+
+_SEVERAL = ("data-parallel-size", "nnodes")
+_ONE_FRONTEND = ("headless", "data-parallel-external-lb", "data-parallel-hybrid-lb")
+
+
+def choose_frontend(preflight: Preflight) -> Choice:
+    """Return which frontends run.
+
+    What can only be known from vLLM itself is found by its launcher, which falls back to the Python frontend.
+    """
+    asked = preflight.settings.engine_frontend
+    source = preflight.environment.source("ENGINE_FRONTEND") or "default"
+    if asked not in ("auto", BOTH):
+        return Choice(asked, source)
+    if asked == "auto" and preflight.device.kind != "cpu":
+        return Choice(PYTHON, "auto: both frontends are not proven on GPUs yet; try ENGINE_FRONTEND=both")
+    if why := obstacle_to_both(preflight):
+        return Choice(PYTHON, f"{asked}: {why}")
+    return Choice(BOTH, source if asked == BOTH else "auto: on CPU, with the Rust frontend of this vLLM")
+
+
+def obstacle_to_both(preflight: Preflight) -> str | None:
+    """Say why not both frontends can run, as far as it is known before the start; None if they can."""
+    obstacles = (each(preflight) for each in (_binary, _settings, _flags))
+    return next(filter(None, obstacles), None)
+
+
+def _binary(preflight: Preflight) -> str | None:
+    installation = preflight.installation
+    if installation.rust_frontend is None:
+        return "this vLLM lacks the Rust frontend's binary"
+    if installation.rust_version != installation.version:
+        got = installation.rust_version or "unknown"
+        return f"vllm-rs is of version {got}, vLLM of {installation.version}"
+    if preflight.environment.merged.get("VLLM_RUST_FRONTEND_PATH"):
+        return "VLLM_RUST_FRONTEND_PATH names another binary"
+    return None
+
+
+def _settings(preflight: Preflight) -> str | None:
+    settings = preflight.settings
+    if settings.api_server_count not in ("auto", 1):
+        return f"API_SERVER_COUNT={settings.api_server_count} is of the Python frontend alone"
+    if settings.traces_url is not None and tracing_gap(settings, preflight.installation) is None:
+        return "OTLP_ENDPOINT is set, and the Rust frontend makes no spans"
+    return None
+
+
+def _flags(preflight: Preflight) -> str | None:
+    flags = preflight.flags
+    on = (f"--{name}" for name in _ONE_FRONTEND if is_switched_on(flags, name))
+    if alone := needs_one(flags, preflight.environment.merged) or next(on, None):
+        return f"{alone} works with one frontend only"
+    if several := next((name for name in _SEVERAL if (flag_number(flags, name) or 1) > 1), None):
+        return f"--{several} is more than 1"
+    if preflight.rust_refuses:
+        return f"the Rust frontend does not implement --{preflight.rust_refuses[0]}"
+    if flag_value(flags, "runner") == "pooling":
+        return "--runner pooling: the Rust frontend serves models that generate"
+    return None
+
+
+def check_frontend(preflight: Preflight) -> list[Problem]:
+    """List why the Rust frontend alone, if that is wanted, could not start."""
+    if preflight.settings.engine_frontend != RUST:
+        return []
+    if preflight.installation.rust_frontend is None:
+        remedy = "this vLLM lacks the Rust frontend's binary; run `make setup FRONTEND=rust`, or set python"
+        return [Problem("ENGINE_FRONTEND", RUST, remedy)]
+    remedy = "the Rust frontend does not implement --{}; unset it, or set ENGINE_FRONTEND=python"
+    return [Problem(key, value, remedy.format(name)) for name, key, value in _refused(preflight)]
+
+
+def frontend_warnings(preflight: Preflight) -> list[str]:
+    """Say why both frontends, if they are asked for, do not run."""
+    asked = preflight.settings.engine_frontend
+    if asked == RUST:
+        return ["ENGINE_FRONTEND=rust lacks n > 1, /v1/responses and /v1/messages; both has all of the API"]
+    if asked != BOTH or (why := obstacle_to_both(preflight)) is None:
+        return []
+    given = " and ".join(key for _, key, _ in _refused(preflight))
+    remedy = f"; unset {given} to have both" if given else ""
+    return [f"ENGINE_FRONTEND=both: the Python frontend will serve alone: {why}{remedy}"]
+
+
+def _refused(preflight: Preflight) -> Iterator[tuple[str, str, str]]:
+    """Yield each flag of the user's that the Rust frontend refuses, what gave it, and its value as shown."""
+    for name in preflight.rust_refuses:
+        option, key = f"--{name}", env_name(f"--{name}")
+        if key in preflight.flag_variables:
+            yield name, key, masked(key, preflight.environment.merged[key])
+        elif option in preflight.settings.vllm_extra_args.replace("_", "-"):
+            yield name, "VLLM_EXTRA_ARGS", option
+        else:
+            yield name, option, ""
