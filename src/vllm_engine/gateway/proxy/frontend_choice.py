@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from vllm_engine.engine.engine_state import EngineStatus, Frontend
 from vllm_engine.gateway.body.body_fields import RequestFields
 from vllm_engine.gateway.body.body_shape import shape_of
@@ -32,18 +34,18 @@ class Choice:
     """Whether the Python frontend is asked where this one refuses."""
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True, gc=False):
     """What of a request decides."""
 
     route: str
     key: str | None = None
     """The API key's name."""
     headers: Iterable[tuple[bytes, bytes]] = ()
-    fields: RequestFields = RequestFields()  # noqa: RUF009 - frozen
+    fields: RequestFields = RequestFields()
     body: bytes | bytearray = b""
 
 
+_ONLY: Final = {frontend: Choice(frontend) for frontend in Frontend}
 _RUST: Final = Choice(Frontend.RUST, may_fall_back=True)
 
 
@@ -57,7 +59,7 @@ class FrontendChooser:
     def choose(self, asked: Asked, status: EngineStatus) -> Choice:
         """Return the frontend that is to have the request first, of those that run."""
         if len(status.frontends) < 2:
-            return Choice(status.frontends[0] if status.frontends else Frontend.PYTHON)
+            return _ONLY[status.frontends[0] if status.frontends else Frontend.PYTHON]
         if status.starts != self._start:
             self._start = status.starts
             self._learned.clear()
@@ -95,8 +97,9 @@ def _python_reason(asked: Asked, max_model_len: int | None) -> str | None:
             return name
     if max_model_len is not None and asked.fields.max_tokens > max_model_len:
         return MAX_TOKENS
-    if any(name in PYTHON_HEADERS for name, _ in asked.headers):
-        return HEADER
+    for header, _ in asked.headers:
+        if header in PYTHON_HEADERS:
+            return HEADER
     return None
 
 
