@@ -61,6 +61,10 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             (rate("gateway_disconnects_total"), "client left"),
             (rate("gateway_replays_total"), "sent again"),
         )),
+        Panel("By frontend", "reqps", "Which of vLLM's frontends answers; with both, why the Python frontend.", (
+            (rate("gateway_frontend_requests_total", "frontend"), "{{frontend}}"),
+            (rate("gateway_frontend_fallbacks_total", "reason"), "python: {{reason}}"),
+        )),
     ),
     "Latency": (
         Panel("Time to first token", "s", "As clients see it (the gateway's) and as vLLM does; between them lies the wait for a turn.", (

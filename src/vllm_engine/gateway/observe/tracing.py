@@ -159,6 +159,7 @@ def span_attributes(record: RequestRecord) -> dict[str, Any]:
         "gen_ai.usage.output_tokens": record.completion_tokens,
         "gateway.is_prompt_estimate": record.is_prompt_estimate or None,
         "gateway.is_estimate": record.is_estimate or None,
+        "gateway.frontend": record.frontend and record.frontend.value,
         "gateway.outcome": record.outcome.value,
         "gateway.reason": record.reason,
         "gateway.key": record.key,
