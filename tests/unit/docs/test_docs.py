@@ -22,6 +22,7 @@ from vllm_engine.config.settings import Settings
 from vllm_engine.doctor.model_checks import WORKING_BYTES
 from vllm_engine.engine.supervisor import STOP_GRACE_SECONDS
 from vllm_engine.errors import ExitCode
+from vllm_engine.gateway.body.frontend_fields import CHAT, PYTHON_FIELDS
 from vllm_engine.gateway.drain import LAST_ANSWERS_SECONDS
 from vllm_engine.gateway.local.probes import PUBLIC_PATHS
 from vllm_engine.gateway.policy.auth import Keyring
@@ -52,6 +53,19 @@ def test_the_names_that_set_no_flag_are_all_named() -> None:
         re.DOTALL | re.MULTILINE,
     )
     assert set(re.findall(r"`(\w+)`", sentence)) == ENV_NAMES_NOT_TAKEN
+
+
+def test_the_page_on_frontends_lists_what_goes_to_the_python_frontend() -> None:
+    """Each field of the table, and where; beside them what is no field of its own."""
+    page = (DOCS / "operate/frontends.md").read_text()
+    rows = re.findall(r"^\| (`.*?) \| (both|chat|completions) \| \S", page, re.MULTILINE)
+    listed = {(name, where) for names, where in rows for name in re.findall(r"`(\w+)`", names)}
+    both = {name for name, rule in PYTHON_FIELDS.items() if len(rule.routes) == 2}
+    chat = {name for name, rule in PYTHON_FIELDS.items() if rule.routes == {CHAT}}
+    kinds = {"both": both, "chat": chat, "completions": PYTHON_FIELDS.keys() - both - chat}
+    others = {(name, "both") for name in ("max_tokens", "max_completion_tokens")}
+    others |= {(name, "chat") for name in ("messages", "developer")}
+    assert listed == {(name, where) for where, names in kinds.items() for name in names} | others
 
 
 def anchors(document: Path) -> set[str]:
