@@ -17,7 +17,7 @@ from tests.process.conftest import StartProgram
 from tests.support.fake.fake_engine import scenario_of, start_pids
 from tests.support.program import free_port, run_cli
 
-MACHINE = ["device", "dtype", "driver", "gpu_memory", "shm", "files", "port", "cache"]
+MACHINE = ["device", "dtype", "frontend", "driver", "gpu_memory", "shm", "files", "port", "cache"]
 CHECKS = [*MACHINE, "token", "model", "space", "memory", "template"]
 
 

@@ -10,6 +10,7 @@ from vllm_engine.doctor.check import Check, fail, failed_by, ok, warn
 from vllm_engine.errors import Problem
 from vllm_engine.gateway.settings_check import client_connections
 from vllm_engine.models.download_progress import human_bytes
+from vllm_engine.plan.engine_plan import BOTH, Choice
 from vllm_engine.system.device import Device, Driver, Gpu
 from vllm_engine.system.sizes import GIB, gib
 
@@ -66,6 +67,14 @@ def dtype_check(settings: Settings, device: Device, problems: Sequence[Problem])
     if settings.dtype in ("float32", "float") and device.gpus:
         return warn("dtype", f"DTYPE={settings.dtype} takes twice the memory", "set DTYPE=auto")
     return ok("dtype", settings.dtype)
+
+
+def frontend_check(asked: str, chosen: Choice) -> Check:
+    """Say which of vLLM's frontends serve, and why; warns if both are asked for and cannot."""
+    if asked == BOTH and chosen.value != BOTH:
+        remedy = "change that, or set ENGINE_FRONTEND=python"
+        return warn("frontend", f"{chosen.value} alone; {chosen.source}", remedy)
+    return ok("frontend", chosen.value if asked == chosen.value else f"{chosen.value}; {chosen.source}")
 
 
 def free_gpu_memory_check(gpus: Sequence[Gpu], utilization: float) -> Check:
