@@ -170,6 +170,19 @@ HOST = (
         retryable=True,
     ),
     KnownFailure(
+        code="rust-frontend-died",
+        seen="`Process RustFrontend (PID: …) died with exit code 101`.",
+        cause="vLLM's Rust frontend exited with status {status}",
+        remedy="its lines above say why; if it repeats set ENGINE_FRONTEND=python, which does without it",
+        patterns=(
+            r"Process RustFrontend \(PID: \d+\) died with exit code (?P<status>\d+)",
+            r"Failed frontend proc\(s\): \{'RustFrontend': (?P<status>\d+)\}",
+        ),
+        stage=Stage.ANY,
+        is_symptom=True,
+        retryable=True,
+    ),
+    KnownFailure(
         code="engine-core-died",
         seen="`EngineDeadError` or `Engine core initialization failed`, with no cause before it.",
         cause="its EngineCore or a worker ended and left no error ({child})",

@@ -58,7 +58,7 @@ def test_a_lost_frontend_ends_the_engine(program: Program) -> None:
     old, rust = program.processes()[1:], rust_of(program)
     with program.loses_engine():
         rust.kill()
-    program.until_logged(f"the Rust frontend (process {rust.pid}) was killed by SIGKILL")
+    program.until_logged(f"RuntimeError: Process RustFrontend (PID: {rust.pid}) died with exit code -9")
     program.until_ready()
     until_gone(old)
     assert rust_of(program).pid != rust.pid

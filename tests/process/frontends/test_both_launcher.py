@@ -70,7 +70,7 @@ def launched(
         try:
             yield Launched(folder, process)
         finally:
-            process.kill()
+            process.terminate()  # it ends its child processes
 
 
 def test_both_are_started(tmp_path: Path) -> None:
@@ -96,8 +96,8 @@ def test_they_end_together(tmp_path: Path, lost: str) -> None:
         until_gone(others)
     told = {
         "python": (0, ""),
-        "rust": (1, f"RuntimeError: the Rust frontend (process {pids['rust']}) was killed by SIGKILL"),
-        "core": (1, "RuntimeError: EngineCore was killed by SIGKILL"),
+        "rust": (1, f"RuntimeError: Process RustFrontend (PID: {pids['rust']}) died with exit code -9"),
+        "core": (1, "RuntimeError: Failed core proc(s): {'EngineCore': -9}"),
     }
     assert (status, words) == told[lost]
 

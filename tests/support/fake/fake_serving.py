@@ -94,9 +94,13 @@ def served(options: argparse.Namespace) -> Served:
 
 def _on_rust_end(rust: int, process: EngineCoreProcess) -> None:
     status = os.waitstatus_to_exitcode(os.waitpid(rust, 0)[1])
-    how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
     process.kill()
-    end(Scenario(last_lines=(f"the Rust frontend (process {rust}) {how}",)), 1)
+    end(
+        Scenario(
+            last_lines=(f"RuntimeError: Process RustFrontend (PID: {rust}) died with exit code {status}",)
+        ),
+        1,
+    )
 
 
 def _on_core_death(core: EngineCore, process: EngineCoreProcess, life: int) -> None:

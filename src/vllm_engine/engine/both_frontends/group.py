@@ -119,30 +119,19 @@ class _Group:
             start.__exit__(None, None, None)  # vLLM's barrier: it returns when the engine core is ready
             is_ready = True
             connection.wait([frontend.sentinel, *core.sentinels()])
-            said = ""
+            said = "RuntimeError: one of the engine's processes has ended"
         except Exception as error:  # noqa: BLE001 - whatever it is, it must end the process and be its last words
             said = f"{type(error).__name__}: {error}"
         if self._is_ending:
             return
         frontend.join(_STATUS_SECONDS)
-        cores = core.finished_procs()
-        if cores and is_ready:
-            said = "RuntimeError: " + ", ".join(f"{name} {_how(status)}" for name, status in cores.items())
-        elif not cores and frontend.exitcode is not None:
-            ended = f"the Rust frontend (process {frontend.pid}) {_how(frontend.exitcode)}"
-            said = f"RuntimeError: {ended}"
-            if not is_ready and frontend.exitcode > 0:
-                self.rust_failure = ended
+        status, cores = frontend.exitcode, core.finished_procs()
+        # In the words by which vLLM itself tells of these losses.
+        if is_ready and cores:
+            said = f"RuntimeError: Failed core proc(s): {cores}"
+        elif status is not None and not cores:
+            said = f"RuntimeError: Process RustFrontend (PID: {frontend.pid}) died with exit code {status}"
+            if not is_ready and status > 0:
+                self.rust_failure = f"the Rust frontend exited with status {status}"
         self.last_words = said
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _how(status: int | None) -> str:
-    if status is None:
-        return "has ended"
-    if status >= 0:
-        return f"exited with status {status}"
-    try:
-        return f"was killed by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"was killed by signal {-status}"
