@@ -60,14 +60,12 @@ class RequestFields(msgspec.Struct, frozen=True, gc=False):
     python_fields: tuple[str, ...] | None = None
     """What of it only the Python frontend serves, on some route: fields mostly; None: not looked for."""
     max_tokens: int = 0
-    """How many tokens it allows an answer, by either name; 0 where that is not said, or cannot be read."""
+    """How many tokens it allows an answer, by either name; 0 where that is not said, read or looked for."""
 
 
 class _Top(msgspec.Struct, gc=False):
     stream: Raw = _NONE
     n: Raw = _NONE
-    max_tokens: Raw = _NONE
-    max_completion_tokens: Raw = _NONE
     messages: Raw = _NONE
     prompt: Raw = _NONE
     input: Raw = _NONE
@@ -82,6 +80,8 @@ class _Top(msgspec.Struct, gc=False):
 
 
 class _TopWithPythonFields(_Top, gc=False):
+    max_tokens: Raw = _NONE
+    max_completion_tokens: Raw = _NONE
     add_generation_prompt: Raw = _NONE
     bad_words: Raw = _NONE
     chat_template: Raw = _NONE
@@ -107,9 +107,18 @@ class _TopWithPythonFields(_Top, gc=False):
     use_beam_search: Raw = _NONE
 
 
-_COMMON: Final = len(_Top.__struct_fields__)
-_PYTHON_FIELDS: Final = _TopWithPythonFields.__struct_fields__[_COMMON:]
+def _spellings(value: bool | float | str | None) -> tuple[bool | float | str | None, ...]:
+    return (value, float(value)) if type(value) is int else (value,)
+
+
+_FIRST: Final = _TopWithPythonFields.__struct_fields__.index("add_generation_prompt")
+_PYTHON_FIELDS: Final = _TopWithPythonFields.__struct_fields__[_FIRST:]
 _NO_PYTHON_FIELDS: Final = (_NONE,) * len(_PYTHON_FIELDS)
+_SAME: Final = {
+    name: frozenset(json.dumps(value).encode() for one in field.same for value in _spellings(one))
+    for name, field in PYTHON_FIELDS.items()
+}
+"""By field: in JSON, the values with which both frontends do the same, in their usual spellings."""
 
 
 class _Part(msgspec.Struct, gc=False):
@@ -158,41 +167,32 @@ def read_fields(body: bytes | bytearray, *, with_python_fields: bool = False) ->
             ids += _count(raw, b",") + 1
             text -= len(raw)
     text += len(top.prompt)
-    return RequestFields(
-        _is_true(top.stream),
-        _conversations(top.messages),
-        _choices(top.n),
-        text_bytes=text,
-        token_ids=ids,
-        python_fields=_python_fields(top) if with_python_fields else None,
-        max_tokens=max(_whole_number(top.max_tokens), _whole_number(top.max_completion_tokens)),
-    )
+    stream, choices = _is_true(top.stream), _choices(top.n)
+    if not isinstance(top, _TopWithPythonFields):
+        return RequestFields(stream, _conversations(top.messages), choices, text, ids)
+    python_fields = _python_fields(top)
+    most = max(_whole_number(top.max_tokens), _whole_number(top.max_completion_tokens))
+    return RequestFields(stream, _conversations(top.messages), choices, text, ids, python_fields, most)
 
 
-def _python_fields(top: _Top) -> tuple[str, ...]:
-    given: tuple[Raw, ...] = astuple(top)[_COMMON:]
+def _python_fields(top: _TopWithPythonFields) -> tuple[str, ...]:
+    given: tuple[Raw, ...] = astuple(top)[_FIRST:]
     found: tuple[str, ...] = ()
     if given != _NO_PYTHON_FIELDS:
         found = tuple(
-            name
-            for name, raw in zip(_PYTHON_FIELDS, given, strict=True)
-            if raw and not _is_same(raw, PYTHON_FIELDS[name].same)
+            name for name, raw in zip(_PYTHON_FIELDS, given, strict=True) if raw and not _is_same(raw, name)
         )
-    if top.n and not _is_same(top.n, PYTHON_FIELDS["n"].same):
+    if top.n and not _is_same(top.n, "n"):
         found += ("n",)
-    if top.tools and not _is_same(top.tools, PYTHON_FIELDS["tools"].same):
+    if top.tools and not _is_same(top.tools, "tools"):
         found += ("tools",)
     if top.messages and (difference := message_difference(top.messages)):
         found += (difference,)
     return (*found, "prompt") if _LIST_OF_PROMPTS.match(top.prompt) else found
 
 
-def _is_same(raw: Raw, same: tuple[bool | float | str | None, ...]) -> bool:
-    value = _scalar(raw)
-    if value is None:  # also what is no scalar
-        return None in same and bytes(raw) == b"null"
-    # 0 is not false: logprobs of none besides the token's own.
-    return any(value == one and isinstance(value, bool) is isinstance(one, bool) for one in same)
+def _is_same(raw: Raw, name: str) -> bool:
+    return len(raw) <= _LONGEST_FLAG and bytes(raw) in _SAME[name]
 
 
 def _read_other(body: bytes | bytearray, python_fields: tuple[str, ...] | None) -> RequestFields:
@@ -233,7 +233,7 @@ def _choices(raw: Raw) -> int:
 
 def _whole_number(raw: Raw) -> int:
     try:
-        return int(_scalar(raw) or 0)
+        return int(_scalar(raw) or 0) if raw else 0
     except (ValueError, OverflowError):
         return 0
 
