@@ -10,27 +10,29 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.program import until
-from vllm_engine.engine.standby import SCRIPT, spawned
-from vllm_engine.engine.standby_process import RECORD
+from vllm_engine.engine.process_tree import RECORD, Node, changes, spawned, to_import_with
+from vllm_engine.engine.standby import SCRIPT
 from vllm_engine.system.process_memory import session_pss_bytes
 
 # Two generations of processes as vLLM starts them: in an environment of their own, with a queue and a lock.
 MAIN = """
 import json, multiprocessing, os, sys
 
+with open(os.environ["IMPORTED"], "a") as file:
+    print(os.getpid(), file=file)
+
 def worker(queue, lock):
     with lock:
-        places = [os.environ.get(name) for name in ("PLACES", "PROMETHEUS_MULTIPROC_DIR")]
+        places = [os.environ.get(name) for name in (os.environ["OF_WORKER"], "PROMETHEUS_MULTIPROC_DIR")]
         queue.put(["worker", os.getpid(), os.getppid(), *places])
     sys.exit(7)
 
 def core(queue, lock):
-    os.environ["PLACES"] = "{0,1}"
+    os.environ[os.environ["OF_WORKER"]] = "{0,1}"
     one = multiprocessing.get_context("spawn").Process(target=worker, args=(queue, lock))
     one.start()
     one.join()
@@ -51,9 +53,9 @@ def main():
 """
 
 
-@pytest.fixture(scope="module")
-def environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment with such a `vllm`, and a record."""
+@pytest.fixture(scope="module", params=["OMP_PLACES", "PLACES"])
+def environ(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, str]:
+    """An environment with such a `vllm`, and a record; and a variable that only workers have."""
     root = tmp_path_factory.mktemp("engine")
     folder = root / "site/vllm/entrypoints/cli"
     folder.mkdir(parents=True)
@@ -61,11 +63,12 @@ def environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         (package / "__init__.py").touch()
     (folder / "main.py").write_text(MAIN)
     variables = {"PYTHONPATH": str(root / "site"), RECORD: str(root / "spawned"), "TAKEN_AWAY": "1"}
-    return variables | {"PATH": os.environ["PATH"]}
+    own = {"IMPORTED": str(root / "imported"), "OF_WORKER": request.param}
+    return variables | own | {"PATH": os.environ["PATH"]}
 
 
 @pytest.fixture(scope="module")
-def nodes(environ: dict[str, str]) -> list[dict[str, Any]]:
+def nodes(environ: dict[str, str]) -> list[Node]:
     """What a first start has recorded."""
     command = [sys.executable, "-P", str(SCRIPT), "same"]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
@@ -75,13 +78,13 @@ def nodes(environ: dict[str, str]) -> list[dict[str, Any]]:
 
 @contextmanager
 def standing_by(
-    environ: dict[str, str], nodes: list[Any]
+    environ: dict[str, str], nodes: list[Node]
 ) -> Iterator[tuple[subprocess.Popen[str], socket.socket]]:
     """Run a standby until it is ready."""
     ours, theirs = socket.socketpair()
     process = subprocess.Popen(
         [sys.executable, "-P", SCRIPT, "--standby"],
-        env=environ,
+        env=to_import_with(environ, nodes),
         stdin=theirs.fileno(),
         stdout=subprocess.PIPE,
         text=True,
@@ -89,7 +92,13 @@ def standing_by(
     theirs.close()
     ours.settimeout(60)
     with ours, process:
-        ours.sendall(json.dumps(nodes).encode() + b"\n")
+        order = {
+            "children": nodes,
+            "cpus": sorted(os.sched_getaffinity(0)),
+            "own": changes(to_import_with(environ, nodes), environ),
+            "is_urgent": False,
+        }
+        ours.sendall(json.dumps(order).encode() + b"\n")
         assert ours.recv(64) == b"ready\n"
         yield process, ours
         process.kill()
@@ -109,7 +118,7 @@ def go(process: subprocess.Popen[str], link: socket.socket, argument: str) -> tu
     return answer["leader"], core[1], worker[1]
 
 
-def without_folder(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def without_folder(nodes: list[Node]) -> list[Node]:
     """Leave out the variable that differs from start to start, where it is set."""
     (node,) = nodes
     assert node["set"]["PROMETHEUS_MULTIPROC_DIR"].startswith("/of/")
@@ -130,24 +139,32 @@ def runs(pid: int) -> bool:
         return False
 
 
-def test_its_processes_are_those_that_waited(environ: dict[str, str], nodes: list[dict[str, Any]]) -> None:
-    """With what a first start has recorded, each process of the next one has been there before."""
-    worker_node = {"set": {"PLACES": "{0,1}"}, "unset": [], "children": []}
+def test_its_processes_are_those_that_waited(environ: dict[str, str], nodes: list[Node]) -> None:
+    """With what a first start has recorded, each process of the next one has been there before.
+
+    One imports for all, unless a variable that the imports read is of some processes alone.
+    """
+    name = environ["OF_WORKER"]
+    worker_node = {"set": {name: "{0,1}"}, "unset": [], "children": []}
     core_node = {"set": {"SET_BY_MAIN": "same"}, "unset": ["TAKEN_AWAY"], "children": [worker_node]}
     assert without_folder(nodes) == [core_node]
+    imported = Path(environ["IMPORTED"])
+    imported.unlink()
     with standing_by(environ, nodes) as (process, link):
         core = child(process.pid)
         worker = child(core)
         assert session_pss_bytes(os.getsid(process.pid)) > 0
         leader, *others = go(process, link, "same")
     assert others == [core, worker]
+    expected = {process.pid} if name == "OMP_PLACES" else {process.pid, core, worker}
+    assert set(map(int, imported.read_text().split())) == expected
     # What it started is recorded for the one after it.
     assert without_folder(spawned(Path(environ[RECORD]), leader)) == [core_node]
 
 
 @pytest.mark.parametrize(("argument", "is_killed"), [("other", False), ("same", True)])
 def test_new_processes_where_those_that_wait_are_of_no_use(
-    environ: dict[str, str], nodes: list[dict[str, Any]], argument: str, is_killed: bool
+    environ: dict[str, str], nodes: list[Node], argument: str, is_killed: bool
 ) -> None:
     """One that would have another environment is started as ever, and so is one whose waiting process has died."""
     with standing_by(environ, nodes) as (process, link):
@@ -158,7 +175,7 @@ def test_new_processes_where_those_that_wait_are_of_no_use(
     assert not runs(core)
 
 
-def test_nobody_is_left(environ: dict[str, str], nodes: list[dict[str, Any]]) -> None:
+def test_nobody_is_left(environ: dict[str, str], nodes: list[Node]) -> None:
     """A standby whose program is gone ends, and so do those that wait below it."""
     with standing_by(environ, nodes) as (process, link):
         core = child(process.pid)

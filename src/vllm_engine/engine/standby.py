@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from vllm_engine.engine.child_process import EngineProcess
-from vllm_engine.engine.standby_process import RECORD
+from vllm_engine.engine.process_tree import RECORD, Node, changes, count, importing, spawned, to_import_with
 from vllm_engine.plan.engine_command import LAUNCHER, EngineCommand
 from vllm_engine.system.device import free_memory_bytes
 from vllm_engine.system.process_memory import session_pss_bytes
 
 SCRIPT = Path(__file__).with_name("standby_process.py")
-BYTES_EACH = 700 << 20
+BYTES_IMPORTED = 700 << 20
 """What a process that has imported vLLM takes at most (measured: docs/operate/lifecycle.md)."""
+BYTES_FORKED = 32 << 20
+"""What a fork of it takes beside, while it waits."""
 BYTES_LEFT = 4 << 30
 """Memory that `auto` leaves free."""
 
@@ -42,14 +45,25 @@ class _Waiting:
     """A standby process and our end of its control socket."""
 
     command: EngineCommand
+    children: Sequence[Node]
     process: EngineProcess
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     is_taken: bool = False
 
-    async def until_ready(self, nodes: Sequence[Any]) -> None:
-        """Have it import everything, in as many processes as `nodes` describe, or raise an OSError."""
-        self.writer.write(json.dumps(nodes).encode() + b"\n")
+    def begin(self) -> None:
+        """Have it import everything and be as many processes as will be needed."""
+        own = self.command.environ
+        order = {
+            "children": self.children,
+            "cpus": sorted(os.sched_getaffinity(0)),
+            "own": changes(to_import_with(own, self.children), own),
+            "is_urgent": False,
+        }
+        self.writer.write(json.dumps(order).encode() + b"\n")
+
+    async def until_ready(self) -> None:
+        """Wait until it has; raises an OSError if it ends."""
         async with asyncio.timeout(_IMPORT_SECONDS):
             if await self.reader.readline() != b"ready\n":
                 raise OSError("it ended while it imported vLLM")
@@ -131,7 +145,7 @@ class Standby:
         for attempt in range(_MOST_ATTEMPTS if self._mode else 0):
             await asyncio.sleep(_SETTLED_SECONDS * 4**attempt)
             nodes = spawned(self._record, leader)
-            if not self._has_memory(_count(nodes)):
+            if not self._has_memory(command, nodes):
                 break
             has_memory = True
             with suppress(OSError, TimeoutError):
@@ -148,10 +162,11 @@ class Standby:
             self._tell(None)
             await waiting.end()
 
-    async def _start_one(self, command: EngineCommand, nodes: Sequence[Any]) -> EngineProcess:
-        waiting = await self._spawn(command)
+    async def _start_one(self, command: EngineCommand, nodes: Sequence[Node]) -> EngineProcess:
+        waiting = await self._spawn(command, nodes)
         try:
-            await waiting.until_ready(nodes)
+            waiting.begin()
+            await waiting.until_ready()
             self._current = waiting
         finally:
             if self._current is None:
@@ -159,10 +174,10 @@ class Standby:
                 await asyncio.shield(waiting.end())
         size = await asyncio.to_thread(session_pss_bytes, waiting.process.pid)
         self._tell(size)
-        logger.info("a standby is ready: %d process(es), %.0f MB", _count(nodes), size / 1e6)
+        logger.info("a standby is ready: %d process(es), %.0f MB", count(nodes), size / 1e6)
         return waiting.process
 
-    async def _spawn(self, command: EngineCommand) -> _Waiting:
+    async def _spawn(self, command: EngineCommand, nodes: Sequence[Node]) -> _Waiting:
         ours, theirs = socket.socketpair()
         with theirs:
             reader, writer = await asyncio.open_connection(sock=ours)
@@ -177,12 +192,16 @@ class Standby:
             argv = [*command.argv[:3], "--standby"]
             try:
                 process = await self._spawn_process(
-                    argv, command.environ, on_line=on_line, cwd=Path.cwd(), stdin=theirs.fileno()
+                    argv,
+                    to_import_with(command.environ, nodes),
+                    on_line=on_line,
+                    cwd=Path.cwd(),
+                    stdin=theirs.fileno(),
                 )
             except OSError:
                 writer.close()
                 raise
-        started.append(_Waiting(command, process, reader, writer))
+        started.append(_Waiting(command, nodes, process, reader, writer))
         return started[0]
 
     async def _until_it_ends(self, process: EngineProcess) -> bool:
@@ -198,36 +217,17 @@ class Standby:
         finally:
             exited.cancel()
 
-    def _has_memory(self, processes: int) -> bool:
+    def _has_memory(self, command: EngineCommand, nodes: Sequence[Node]) -> bool:
+        importers = importing(nodes, to_import_with(command.environ, nodes))
+        needed = importers * BYTES_IMPORTED + (count(nodes) - importers) * BYTES_FORKED
         free = self._free_memory()
-        if self._mode is True or free >= processes * BYTES_EACH + BYTES_LEFT:
+        if self._mode is True or free >= needed + BYTES_LEFT:
             return True
         logger.info(
             "no standby: its %d process(es) would leave less than %.1f GB of the %.1f GB available memory; "
             "set STANDBY=1 to keep one anyway",
-            processes,
+            count(nodes),
             BYTES_LEFT / 1e9,
             free / 1e9,
         )
         return False
-
-
-def spawned(record: Path, leader: int) -> list[dict[str, Any]]:
-    """Return what processes the engine `leader` has started, as `standby_process.py` expects it."""
-    try:
-        notes = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError):
-        return []
-
-    def below(pid: int) -> list[dict[str, Any]]:
-        return [
-            {"set": note["set"], "unset": note["unset"], "children": below(note["pid"])}
-            for note in notes
-            if note["parent"] == pid
-        ]
-
-    return below(leader)
-
-
-def _count(nodes: Sequence[Any]) -> int:
-    return 1 + sum(_count(node["children"]) for node in nodes)

@@ -1,12 +1,13 @@
-"""Runs in the engine's Python: vLLM's command, run at once or by a standby that waits to become it.
+"""Runs in the engine's Python: vLLM's command, run at once or by a process that waits to become it.
 
 `python -P standby_process.py serve MODEL ...` is `python -P -m vllm.entrypoints.cli.main serve MODEL ...`,
 and records the environments in which vLLM starts processes of its own.
 
-`python -P standby_process.py --standby` starts as many processes, each in the environment that was recorded
-for it, has all of them import vLLM in threads of low priority, and waits on its standard input for the
-arguments. It then is the engine. Each process that vLLM starts is one of those that wait if it has the same
-environment; else it is a new one.
+`python -P standby_process.py --standby` imports vLLM, forks the processes that were recorded, and waits on
+its standard input for the arguments. It then is the engine. Each process that vLLM starts is one of those
+that wait if it would have imported alike (see `process_tree.py`); else it is a new one. A process for which
+that is known not to hold, such as a second worker with CPUs of its own, is not forked: it is started before
+the imports, and imports by itself meanwhile.
 
 vLLM itself is not changed. What is replaced is the function by which multiprocessing starts a Python
 (`multiprocessing.util.spawnv_passfds`); it does what it always did whenever anything is not as expected.
@@ -18,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import gc
 import importlib
 import json
 import os
@@ -26,14 +28,16 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import util
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
-RECORD = "ENGINE_SPAWN_RECORD"
-"""The variable that names the file to which every process that vLLM starts is appended, as JSON lines."""
+sys.path.append(str(Path(__file__).parents[2]))
+from vllm_engine.engine import process_tree as tree
+
+sys.path.pop()  # nothing of ours is found by vLLM
 
 _MAIN = "vllm.entrypoints.cli.main"
 _BOTH = "vllm_engine.engine.both_frontends.both"
@@ -50,10 +54,6 @@ _IMPORTS = (
 """What every start imports, as far as this vLLM has it. None of these creates a CUDA context."""
 _WORKERS = {"cpu": "vllm.v1.worker.cpu_worker", "cuda": "vllm.v1.worker.gpu_worker"}
 
-_SET_ANEW = "PROMETHEUS_MULTIPROC_DIR"
-"""A variable that vLLM gives a new value at each start with several API servers. Its imports only look
-whether it is set."""
-
 _PR_SET_PDEATHSIG = 1
 _LOW_PRIORITY = 19
 _FIRST_DESCRIPTOR = 400
@@ -62,43 +62,53 @@ _ANSWER_SECONDS = 2.0
 _MAX_MESSAGE = 1 << 16
 
 _environ = os.environ  # noqa: TID251 - this is the engine's process, not ours
-_initial = dict(_environ)
+_base = dict(_environ)
+"""What this process began with, imports included: what vLLM changes beyond that is recorded."""
 _start_new = util.spawnv_passfds
+_bound_to = os.sched_getaffinity(0)
+"""The CPUs to which OpenMP's library has bound this thread when it was loaded."""
 
 
 class Waiting:
     """A process that waits to be one of vLLM's."""
 
-    def __init__(self, node: dict[str, Any]) -> None:
-        """Start it in the environment of `node`, with the child processes of `node`."""
-        self.environ = {**_initial, **node["set"]}
-        for name in node["unset"]:
-            self.environ.pop(name, None)
-        self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        number = _above(theirs.detach())
-        os.set_inheritable(number, True)
-        script = str(Path(__file__).absolute())
-        argv = [sys.executable, "-P", script, "--child", str(number), str(os.getpid())]
-        try:
+    def __init__(self, node: tree.Node, *, is_forked: bool, is_urgent: bool) -> None:
+        """Start it, by a fork of this process or in the environment of `node`."""
+        self.environ = dict(_environ)
+        self._link, theirs = map(_moved, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        parent, cpus = os.getpid(), sorted(os.sched_getaffinity(0))
+        with theirs:
+            if is_forked:
+                self.pid = os.fork()
+                if not self.pid:
+                    self.forget()
+                    _be_forked(theirs, parent, node)
+                return
+            tree.change(self.environ, tree.own_changes(node))
+            os.set_inheritable(theirs.fileno(), True)
+            script = str(Path(__file__).absolute())
+            argv = [sys.executable, "-P", script, "--child", str(theirs.fileno()), str(parent)]
             self.pid = os.posix_spawn(sys.executable, argv, self.environ)
-        finally:
-            os.close(number)
-        self._link.send(json.dumps(node["children"]).encode())
+        self._link.send(
+            json.dumps({"children": node["children"], "cpus": cpus, "is_urgent": is_urgent}).encode()
+        )
 
     def until_ready(self) -> None:
         """Wait until it and its children have imported everything; raises OSError if one has ended."""
-        if self._link.recv(64) != b"ready":
+        said = self._link.recv(_MAX_MESSAGE)
+        if not said:
             raise OSError("a waiting process has ended")
+        tree.change(self.environ, json.loads(said))
 
     def take(self, argv: Sequence[str], descriptors: Sequence[int]) -> bool:
         """Have it run `argv` with these descriptors; False if it cannot."""
-        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         order = {
             "argv": argv,
             "descriptors": descriptors,
             "cwd": str(Path.cwd()),
-            "files": limits,
-            "set": {_SET_ANEW: _environ[_SET_ANEW]} if _SET_ANEW in _environ else {},
+            "files": resource.getrlimit(resource.RLIMIT_NOFILE),
+            "cpus": sorted(os.sched_getaffinity(0)),
+            "environ": tree.changes(self.environ, _environ),
         }
         self._link.settimeout(_ANSWER_SECONDS)
         try:
@@ -109,6 +119,10 @@ class Waiting:
         finally:
             self._link.close()
 
+    def forget(self) -> None:
+        """Close our end of its link, where this process is another fork of its parent."""
+        self._link.close()
+
     def end(self) -> None:
         """Kill it and collect its status."""
         self._link.close()
@@ -118,6 +132,7 @@ class Waiting:
 
 
 _waiting: list[Waiting] = []
+_not_for_forks: list[IO[bytes] | socket.socket] = []
 
 
 def start_process(path: Any, args: Sequence[Any], descriptors: Sequence[int]) -> int:
@@ -138,8 +153,7 @@ def start_process(path: Any, args: Sequence[Any], descriptors: Sequence[int]) ->
 
 
 def _taken(argv: list[str], descriptors: list[int]) -> int | None:
-    environ = _comparable(_environ)
-    for one in [one for one in _waiting if _comparable(one.environ) == environ]:
+    for one in [one for one in _waiting if tree.imports_alike(one.environ, _environ)]:
         _waiting.remove(one)
         if one.take(argv, descriptors):
             return one.pid
@@ -147,24 +161,13 @@ def _taken(argv: list[str], descriptors: list[int]) -> int | None:
     return None
 
 
-def _comparable(environ: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environ.items() if name != _SET_ANEW}
-
-
 def _note(pid: int) -> None:
-    """Record how the environment of a process that was just started differs from our initial one."""
-    path = _initial.get(RECORD)
-    if not path:
-        return
-    now = dict(_environ)
-    note = {
-        "pid": pid,
-        "parent": os.getpid(),
-        "set": {name: value for name, value in now.items() if _initial.get(name) != value},
-        "unset": sorted(_initial.keys() - now.keys()),
-    }
-    with contextlib.suppress(OSError), Path(path).open("ab", 0) as record:
-        record.write(json.dumps(note).encode() + b"\n")
+    """Record what vLLM has changed in the environment of a process that was just started."""
+    path = _base.get(tree.RECORD)
+    if path:
+        line = tree.note(pid, os.getpid(), tree.changes(_base, _environ))
+        with contextlib.suppress(OSError), Path(path).open("ab", 0) as record:
+            record.write(line.encode())
 
 
 def run_vllm(arguments: Sequence[str]) -> NoReturn:
@@ -179,25 +182,58 @@ def run_vllm(arguments: Sequence[str]) -> NoReturn:
 
 def stand_by() -> NoReturn:
     """Import everything, say so on the socket at standard input, wait there for arguments, and run vLLM."""
-    link = socket.socket(fileno=_above(os.dup(0)))
+    link = _moved(socket.socket(fileno=os.dup(0)))
     with Path(os.devnull).open("rb") as null:
         os.dup2(null.fileno(), 0)
     with link, link.makefile("rb") as orders:
+        _not_for_forks.extend((orders, link))
         # Without a line whoever would have told us is gone.
-        _prepare(json.loads(orders.readline() or os._exit(0)), lambda: link.sendall(b"ready\n"))
+        first = json.loads(orders.readline() or os._exit(0))
+        os.sched_setaffinity(0, first["cpus"])
+        _prepare(first["children"], is_urgent=first["is_urgent"])
+        _goes_on_with(first["own"])
+        link.sendall(b"ready\n")
         order = json.loads(orders.readline() or os._exit(0))
         link.sendall(b"going\n")
     run_vllm(order["arguments"])
 
 
 def wait_as_child(number: int, parent: int) -> NoReturn:
-    """Do the same for a child process of vLLM's: run what multiprocessing would have started."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        sys.exit(1)
+    """Import everything in a new process, and be what multiprocessing would have started."""
     link = socket.socket(fileno=number)
     os.set_inheritable(number, False)
-    _prepare(json.loads(link.recv(_MAX_MESSAGE)), lambda: link.send(b"ready"))
+    _ends_with(parent)
+    told = json.loads(link.recv(_MAX_MESSAGE))
+    os.sched_setaffinity(0, told["cpus"])
+    before = dict(_environ)
+    _prepare(told["children"], is_urgent=told["is_urgent"])
+    _wait_for_order(link, tree.changes(before, _environ))
+
+
+def _be_forked(link: socket.socket, parent: int, node: tree.Node) -> NoReturn:
+    """Be the same as a fork of a process that has imported everything."""
+    _ends_with(parent)
+    for one in _waiting:
+        one.forget()
+    _waiting.clear()
+    for file in _not_for_forks:
+        file.close()
+    if "numpy" in sys.modules:
+        # As in a new process; Python's own generator sees to that by itself.
+        sys.modules["numpy"].random.seed()
+    _fork(node["children"])
+    _wait_for_order(link, {})
+
+
+def _ends_with(parent: int) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _wait_for_order(link: socket.socket, imported: tree.Changes) -> NoReturn:
+    """Say what the imports have changed, and run what multiprocessing would have started."""
+    link.send(json.dumps(imported).encode())
     message, received, _, _ = socket.recv_fds(link, _MAX_MESSAGE, 253)
     if not message:
         os._exit(0)
@@ -209,8 +245,9 @@ def wait_as_child(number: int, parent: int) -> NoReturn:
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, tuple(order["files"]))
     os.chdir(order["cwd"])
-    _environ.update(order["set"])
-    _initial.update(order["set"])
+    _goes_on_with(order["environ"])
+    has_openmp = any(name.startswith(tree.OPENMP) for name in _environ)
+    os.sched_setaffinity(0, _bound_to if has_openmp else order["cpus"])
     link.send(b"taken")
     link.close()
     argv: list[str] = order["argv"]
@@ -220,19 +257,43 @@ def wait_as_child(number: int, parent: int) -> NoReturn:
     sys.exit(0)
 
 
-def _prepare(nodes: list[dict[str, Any]], tell: Callable[[], object]) -> None:
-    _waiting.extend(map(Waiting, nodes))
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(_import_all).result()
+def _goes_on_with(changes: tree.Changes) -> None:
+    """Change the environment after the imports."""
+    tree.change(_environ, changes)
+    _base.clear()
+    _base.update(_environ)
+    if any(name.startswith(tree.OPENMP) for name in changes) and "torch" in sys.modules:
+        # OpenMP's library would still bind each thread that computes to the worker's first CPU.
+        sys.modules["torch"].set_num_threads(1)
+
+
+def _prepare(nodes: Sequence[tree.Node], *, is_urgent: bool) -> None:
+    apart = [node for node in nodes if tree.imports_apart(node, _environ)]
+    _waiting.extend(Waiting(node, is_forked=False, is_urgent=is_urgent) for node in apart)
+    # Nothing that is imported is garbage soon, and looking for it takes a fifth of the time.
+    gc.disable()
+    if is_urgent:
+        _import_all()
+    else:
+        with ThreadPoolExecutor(1) as pool:
+            # A thread's priority is its own, in Linux. That of a whole process could not be raised again
+            # without a privilege that containers lack.
+            pool.submit(lambda: os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY))
+            pool.submit(_import_all).result()
+    gc.freeze()  # forks share what is not looked at
+    gc.enable()
+    _fork([node for node in nodes if node not in apart])
+
+
+def _fork(nodes: Sequence[tree.Node]) -> None:
+    sys.stdout.flush()
+    for node in nodes:
+        _waiting.append(Waiting(node, is_forked=True, is_urgent=False))  # noqa: PERF401 - forks see those before
     for one in _waiting:
         one.until_ready()
-    tell()
 
 
 def _import_all() -> None:
-    # A thread's priority is its own, in Linux. That of a whole process could not be raised again without a
-    # privilege that containers lack.
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY)
     worker = _WORKERS["cpu" if _environ.get("VLLM_TARGET_DEVICE") == "cpu" else "cuda"]
     for name in (*_IMPORTS, worker):
         with contextlib.suppress(ModuleNotFoundError):  # another version of vLLM
@@ -250,6 +311,10 @@ def _placed(received: Sequence[int], wanted: Sequence[int]) -> bool:
         os.dup2(number, place)
         os.close(number)
     return True
+
+
+def _moved(link: socket.socket) -> socket.socket:
+    return socket.socket(fileno=_above(link.detach()))
 
 
 def _above(number: int) -> int:

@@ -11,10 +11,10 @@ import pytest
 
 from tests.support.virtual.engine_rig import COMMAND, Life, Rig
 from tests.support.virtual.virtual_time import in_virtual_time
-from vllm_engine.engine.standby import BYTES_EACH, BYTES_LEFT, Standby
+from vllm_engine.engine.standby import BYTES_IMPORTED, BYTES_LEFT, Standby
 from vllm_engine.plan.engine_command import EngineCommand
 
-ENOUGH = BYTES_LEFT + BYTES_EACH
+ENOUGH = BYTES_LEFT + BYTES_IMPORTED
 
 
 class Case:
