@@ -75,6 +75,27 @@ def test_streams_without_an_end_that_tells() -> None:
     assert read(stream("chat", 300, stream_options=options)[:120]) == (PROMPT, 119, False)
 
 
+def of_rust(kind: str, opening: str, piece: str, closing: str, tokens: int) -> list[bytes]:
+    """Return the events of a stream of vLLM's Rust frontend, which leaves out what is null."""
+    head = f'data: {{"id":"x-1","object":"{kind}","created":1,"model":"a/model","choices":[{{"index":0,'
+    choices = [*([opening] if opening else []), *[piece] * tokens, closing]
+    return [f"{head}{choice}}}]}}\n\n".encode() for choice in choices] + [b"data: [DONE]\n\n"]
+
+
+@pytest.mark.parametrize(("kind", "opening", "piece", "closing"), [
+    ("chat.completion.chunk", '"delta":{"role":"assistant"}', '"delta":{"content":" fox"}', '"delta":{},"finish_reason":"stop"'),
+    ("text_completion", "", '"text":" fox"', '"text":"","finish_reason":"length"'),
+])  # fmt: skip
+def test_the_rust_frontend_ends_a_stream_with_an_event_that_is_no_token(
+    kind: str, opening: str, piece: str, closing: str
+) -> None:
+    for tokens in (0, 1, 300):
+        events = of_rust(kind, opening, piece, closing, tokens)
+        assert read(events) == (None, tokens, True)
+        if tokens:
+            assert read(events[:-2]) == (None, tokens, True)  # the client left
+
+
 def test_embeddings_and_the_cached_prompt_of_messages() -> None:
     """Embeddings use prompt tokens only; Anthropic's input_tokens leave out what came from the cache."""
     usage = {"prompt_tokens": 5, "total_tokens": 5, "completion_tokens": 0, "prompt_tokens_details": None}

@@ -35,6 +35,8 @@ _STREAMS = (
 
 A chat stream opens with the role; a Messages stream with `message_start` and `content_block_start`; a
 Responses stream with four events."""
+_CLOSING = ('"delta":{},"finish_reason":', '"text":"","finish_reason":')
+"""How the Rust frontend ends a stream: with an event without a token, which leaves out what is null."""
 
 
 class UsageReader:
@@ -98,6 +100,7 @@ class UsageReader:
         for mark, lines_per_event, without_token in _STREAMS:
             if mark in tail:
                 lines = self._lines + tail.count("\n") - 2 * (_DONE in tail)
+                without_token += any(closing in tail for closing in _CLOSING)
                 return max(0, lines // lines_per_event - without_token)
         return None
 
