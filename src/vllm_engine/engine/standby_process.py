@@ -173,8 +173,10 @@ def _note(pid: int) -> None:
 def run_vllm(arguments: Sequence[str]) -> NoReturn:
     """Be `python -m vllm.entrypoints.cli.main ARGUMENTS`, or the launcher of both frontends."""
     if arguments[:1] == ["both"]:
-        sys.path.append(str(Path(__file__).parents[2]))
-        sys.exit(importlib.import_module(_BOTH).main(arguments))
+        sys.path.append(root := str(Path(__file__).parents[2]))
+        both = importlib.import_module(_BOTH)
+        sys.path.remove(root)  # the gateway's packages, which may be beside ours, are not for vLLM
+        sys.exit(both.main(arguments))
     main = importlib.import_module(_MAIN)
     sys.argv = [str(main.__file__), *arguments]
     sys.exit(main.main())

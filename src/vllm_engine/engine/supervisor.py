@@ -215,10 +215,8 @@ class Supervisor:
     async def _first_tokens(self, client: ControlClient, rust_client: ControlClient, planned: str) -> float:
         seconds = await self._first_token(client)
         running = running_frontends(planned, self._folders.frontends_file)
-        if running.reason:
-            logger.warning("the Python frontend serves alone: %s", running.reason)
-        self._board.serving_with(running.frontends)
-        if planned == BOTH and Frontend.RUST in running.frontends:
+        self._board.serving_with(running)
+        if planned == BOTH and Frontend.RUST in running:
             seconds = max(seconds, await self._first_token(rust_client))
         return seconds
 

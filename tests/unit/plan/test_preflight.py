@@ -95,6 +95,8 @@ def test_flags_that_the_rust_frontend_refuses(tmp_path: Path) -> None:
         assert (warning.format(given) in preflight.warnings) is is_warned
         frontend = Planner(preflight, Model("m")).plan().frontend
         assert frontend.value == "python" and frontend.source.endswith("does not implement --middleware")
+    own = check(python, tmp_path, VLLM_USE_RUST_FRONTEND="1").warnings
+    assert "VLLM_USE_RUST_FRONTEND is not passed on to vLLM: set ENGINE_FRONTEND=rust" in own
     for variables in ({"ENGINE_FRONTEND": "both"}, {"ENGINE_FRONTEND": "both", "MAX_NUM_SEQS": "4"}):
         preflight = check(python, tmp_path, **variables)
         assert preflight.rust_refuses == () and not any(

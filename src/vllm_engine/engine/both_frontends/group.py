@@ -78,9 +78,10 @@ class _Group:
         start = vllm.launch_core_engines(config, executor, self._log_stats, listeners.addresses)
         launch = start.__enter__()
         self._managers.append(launch.engine_manager)
+        listener = vllm.create_server_unix_socket(self._rust_args.uds)
         rust = vllm.RustFrontendProcessManager(
             binary_path=str(self._binary),
-            sock=vllm.create_server_unix_socket(self._rust_args.uds),
+            sock=listener,
             args=self._rust_args,
             # It calls itself client 0, whatever it is told.
             input_listener=listeners.inputs[0],
@@ -90,6 +91,7 @@ class _Group:
             data_parallel_size=1,
         )
         self._managers.insert(0, rust)
+        listener.close()  # its own copy: without it nobody is left waiting once the frontend has ended
         launch.watched_frontend_processes = rust.processes
         self.client = {
             "client_count": 2,

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    # Last on the path, so that no package beside ours shadows one of the engine's.
-    sys.path.append(str(Path(__file__).parents[3]))
-    sys.exit(importlib.import_module("vllm_engine.engine.both_frontends.both").main(sys.argv[1:]))
+    # Only while ours is imported: the gateway's packages, which may be beside it, are not for vLLM.
+    sys.path.append(root := str(Path(__file__).parents[3]))
+    main = importlib.import_module("vllm_engine.engine.both_frontends.both").main
+    sys.path.remove(root)
+    sys.exit(main(sys.argv[1:]))

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
-from typing import NamedTuple
 
 from vllm_engine.engine.engine_state import Frontend
 from vllm_engine.plan.engine_plan import BOTH, RUST
 
-
-class Running(NamedTuple):
-    """The frontends of an engine, and why not both where both were planned."""
-
-    frontends: tuple[Frontend, ...]
-    reason: str = ""
+logger = logging.getLogger("gateway.supervisor")
 
 
-def running_frontends(planned: str, file: Path) -> Running:
+def running_frontends(planned: str, file: Path) -> tuple[Frontend, ...]:
     """Return the frontends of an engine whose Python frontend, or only one, is up.
 
-    With both planned, the launcher has written `file` before that; without it only the Python frontend runs.
+    With both planned, the launcher has written `file` before that. Why it fell back it has said itself.
     """
     if planned != BOTH:
-        return Running((Frontend.RUST if planned == RUST else Frontend.PYTHON,))
+        return (Frontend.RUST if planned == RUST else Frontend.PYTHON,)
     try:
-        told = json.loads(file.read_text(encoding="utf-8"))
-        return Running(tuple(map(Frontend, told["frontends"])), str(told.get("reason") or ""))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        return Running((Frontend.PYTHON,), f"the launcher did not say ({error})")
+        return tuple(map(Frontend, json.loads(file.read_text(encoding="utf-8"))["frontends"]))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        logger.warning("the Python frontend is used alone: the launcher did not say which run (%s)", error)
+        return (Frontend.PYTHON,)

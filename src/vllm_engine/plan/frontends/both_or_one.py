@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 from vllm_engine.config.flags import env_name
 from vllm_engine.config.redaction import masked
 from vllm_engine.errors import Problem
-from vllm_engine.plan.engine_command import flag_number, flag_value, is_switched_on, tracing_gap
+from vllm_engine.plan.engine_command import (
+    RUST_VARIABLE,
+    flag_number,
+    flag_value,
+    is_switched_on,
+    tracing_gap,
+)
 from vllm_engine.plan.engine_plan import BOTH, PYTHON, RUST, Choice
 from vllm_engine.plan.frontends.api_servers import needs_one
 
@@ -89,6 +95,16 @@ def check_frontend(preflight: Preflight) -> list[Problem]:
 
 def frontend_warnings(preflight: Preflight) -> list[str]:
     """Say why both frontends, if they are asked for, do not run."""
+    asked = preflight.settings.engine_frontend
+    if preflight.environment.merged.get(RUST_VARIABLE) and asked != RUST:
+        return [
+            f"{RUST_VARIABLE} is not passed on to vLLM: set ENGINE_FRONTEND=rust",
+            *_both_warnings(preflight),
+        ]
+    return _both_warnings(preflight)
+
+
+def _both_warnings(preflight: Preflight) -> list[str]:
     asked = preflight.settings.engine_frontend
     if asked == RUST:
         return ["ENGINE_FRONTEND=rust lacks n > 1, /v1/responses and /v1/messages; both has all of the API"]
