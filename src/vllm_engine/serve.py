@@ -16,7 +16,7 @@ from vllm_engine.config.settings import Settings
 from vllm_engine.diagnosis.explainer import Explainer
 from vllm_engine.diagnosis.termination import write_termination_log
 from vllm_engine.engine.activity import EngineActivity
-from vllm_engine.engine.control_client import ControlClient
+from vllm_engine.engine.engine_control import EngineControl
 from vllm_engine.engine.engine_state import StatusBoard, StatusReader
 from vllm_engine.engine.startup.engine_folders import engine_folders
 from vllm_engine.engine.startup.preparation import Preparation
@@ -68,7 +68,6 @@ async def serve(
     explainer = Explainer(preflight)
     recorder = StartRecorder(board, StartHistory(settings.cache_dir / "starts.json"))
     with engine_folders(*temporary_roots()) as folders:
-        socket = folders.socket
         effective = EffectiveSettings(preflight)
 
         def planned(preflight: Preflight, plan: EnginePlan) -> None:
@@ -81,7 +80,8 @@ async def serve(
         )
         build = _build(preflight)
         async with contextlib.AsyncExitStack() as stack:
-            control = await stack.enter_async_context(ControlClient(socket, timeout_seconds=_HEALTH_SECONDS))
+            asked = EngineControl(folders.socket, folders.rust_socket, board, timeout_seconds=_HEALTH_SECONDS)
+            control = await stack.enter_async_context(asked)
             machine = _machine(preflight, effective, lines_dropped, listeners)
             gateway = build_gateway(settings, board, build, folders, activity, control, machine)
             stack.push_async_callback(gateway.close)

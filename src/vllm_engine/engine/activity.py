@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vllm_engine.engine.engine_state import Frontend
 
 
 @dataclass(slots=True)
@@ -43,12 +46,46 @@ class OneTokenChecks:
 
 
 @dataclass(slots=True)
-class EngineActivity:
-    """What the gateway sees of the engine's work, by which the watchdog recognises a hang."""
+class FrontendActivity:
+    """What the gateway sees of the engine's work through one of its frontends."""
 
     running: int = 0
     """Requests that the engine core is working on; without those whose clients do not read their streams."""
     progress: int = 0
     """Grows with every piece of an answer that only the engine core can have made."""
-    own: OneTokenChecks = field(default_factory=OneTokenChecks)
-    """Counted by the supervisor alone."""
+
+
+class EngineActivity:
+    """What the gateway sees of the engine's work, by which the watchdog recognises a hang."""
+
+    __slots__ = ("_at_engine", "of", "own")
+
+    def __init__(self) -> None:
+        self.of: Mapping[Frontend, FrontendActivity] = {one: FrontendActivity() for one in Frontend}
+        self.own = OneTokenChecks()
+        """Counted by the supervisor alone."""
+        self._at_engine: dict[object, Frontend] = {}
+
+    @property
+    def running(self) -> int:
+        """How many requests the engine core is working on, through all frontends."""
+        return sum(one.running for one in self.of.values())
+
+    @property
+    def progress(self) -> int:
+        """A number that grows with every piece of an answer, from whichever frontend."""
+        return sum(one.progress for one in self.of.values())
+
+    @property
+    def at_engine(self) -> tuple[Frontend, ...]:
+        """The frontends of the requests that are at the engine, our own included, oldest first."""
+        return tuple(self._at_engine.values())
+
+    def enter(self, request: object, frontend: Frontend) -> None:
+        """A request is given to a frontend, as the newest; a request is told by its identity or equality."""
+        self._at_engine.pop(request, None)
+        self._at_engine[request] = frontend
+
+    def leave(self, request: object) -> None:
+        """The engine has it no more; may be called more than once."""
+        self._at_engine.pop(request, None)

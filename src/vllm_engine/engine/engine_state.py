@@ -30,6 +30,11 @@ class Frontend(StrEnum):
     PYTHON = "python"
     RUST = "rust"
 
+    @property
+    def words(self) -> str:
+        """How messages name it."""
+        return f"the {self.capitalize()} frontend"
+
 
 class Phase(StrEnum):
     """How far a start has come, in its order: the model is downloaded, and then vLLM starts."""

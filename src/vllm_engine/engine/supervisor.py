@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -243,9 +244,13 @@ class Supervisor:
         """Watch the engine, and keep a standby beside it, until it is lost."""
         step_limit = StepLimit(self._settings.hang_timeout_seconds)
         step_limit.completed(token_seconds)
-        async with self._client(_HEALTH_SECONDS) as client:
+        async with contextlib.AsyncExitStack() as stack:
+            clients = {
+                frontend: await stack.enter_async_context(self._client(_HEALTH_SECONDS, path))
+                for frontend, path in self._folders.sockets_of(self._board.current.frontends).items()
+            }
             name, interval = self._settings.served_names[0], self._settings.canary_interval_seconds
-            watchdog = Watchdog(process, client, self._activity, name, step_limit, interval)
+            watchdog = Watchdog(process, clients, self._activity, name, step_limit, interval)
             keeping = asyncio.ensure_future(self._standby.keep(command, process.pid))
             try:
                 loss = await watchdog.until_lost()

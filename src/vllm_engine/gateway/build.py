@@ -5,7 +5,7 @@ from __future__ import annotations
 from vllm_engine import __version__
 from vllm_engine.config.settings import Settings
 from vllm_engine.engine.activity import EngineActivity
-from vllm_engine.engine.control_client import ControlClient
+from vllm_engine.engine.engine_control import EngineControl
 from vllm_engine.engine.engine_state import StatusReader
 from vllm_engine.engine.startup.engine_folders import EngineFolders
 from vllm_engine.gateway.app import Gateway
@@ -15,6 +15,7 @@ from vllm_engine.gateway.local.local_routes import Sources, local_routes
 from vllm_engine.gateway.local.metric_history import Recorder
 from vllm_engine.gateway.local.operator_report import Load, Machine, Reporter
 from vllm_engine.gateway.local.probes import Build
+from vllm_engine.gateway.observe.engine_metrics.engine_text import EngineMetrics
 from vllm_engine.gateway.observe.gateway_metrics import GatewayMetrics
 from vllm_engine.gateway.observe.observation import Observation
 from vllm_engine.gateway.observe.tracing import make_tracer
@@ -47,7 +48,7 @@ def build_gateway(
     build: Build,
     folders: EngineFolders,
     activity: EngineActivity,
-    control: ControlClient,
+    control: EngineControl,
     machine: Machine = _UNKNOWN_MACHINE,
 ) -> Gateway:
     """Return the gateway to the engine in `folders`, of whose work it keeps `activity` up to date.
@@ -81,7 +82,7 @@ def build_gateway(
         log_lines_dropped=machine.log_lines_dropped,
         tls_certificate_expiry_timestamp_seconds=machine.certificate_expiry,
     )
-    observation = Observation(settings, metrics, control.metrics)
+    observation = Observation(settings, metrics, EngineMetrics(control.metrics, activity).text)
     recorder = Recorder(status, observation.engine_metrics, waiting, activity.own)
     reporter = Reporter(settings, status, observation, machine, load)
     sources = Sources(status, observation, recorder, reporter, control.description, load)

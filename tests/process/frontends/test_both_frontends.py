@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import re
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import httpx2
 import psutil
 import pytest
 
 from tests.support.fake.fake_engine import make_fake_engine_python, write_scenario
-from tests.support.model import make_model
-from tests.support.program import Program, running, until, until_gone
+from tests.support.model import CHAT, make_model
+from tests.support.program import (
+    Program,
+    metric_in,
+    plain_client,
+    running,
+    until,
+    until_gone,
+)
 from tests.support.raw_http import request, wire
 
 MARK = "x-fake-frontend"
@@ -26,6 +40,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
         "SERVED_MODEL_NAME": "fake",
         "MAX_RESTARTS": "1000",
         "RESTART_WINDOW_SECONDS": "1",
+        "HANG_TIMEOUT_SECONDS": "5",
     }
     with running(environ, folder=folder) as started:
         yield started
@@ -52,16 +67,101 @@ def test_both_run(program: Program) -> None:
     program.until_logged("ENGINE_FRONTEND=both: auto: on CPU")
 
 
-def test_a_lost_frontend_ends_the_engine(program: Program) -> None:
-    """vLLM can start neither again alone. Who it was is told, nothing of the old engine stays, and both come again."""
+def leader_of(program: Program) -> psutil.Process:
+    """Return the engine's first process, which is the Python frontend."""
+    return psutil.Process(program.engine_pid())
+
+
+def core_of(program: Program) -> psutil.Process:
+    """Return the engine core."""
+    return next(child for child in program.processes() if "EngineCor" in child.name())
+
+
+PROMPT = {"model": "fake", "prompt": "Hello", "max_tokens": 4}
+FOR_EITHER = (("/v1/chat/completions", CHAT), ("/v1/completions", PROMPT | {"n": 2}))
+"""What the Rust frontend serves, and what it does not: n is told by the body, before anything is sent."""
+
+
+def ask(program: Program, path: str, body: dict[str, Any]) -> httpx2.Response:
+    """Ask on a connection of its own."""
+    with plain_client(program.url) as client:
+        return client.post(path, json=body)
+
+
+STOPPED = r"\(a signal has stopped one of its processes for 5 s\)"
+
+
+@pytest.mark.parametrize(
+    ("whom", "number", "told"),
+    [
+        (rust_of, signal.SIGKILL, r"he Rust frontend \(process %d\)|RustFrontend \(PID: %d\)"),
+        (leader_of, signal.SIGKILL, "the engine was killed by SIGKILL while it was serving"),
+        (core_of, signal.SIGKILL, "the engine"),  # or its first process, which ends at once then
+        (rust_of, signal.SIGSTOP, STOPPED),
+        (leader_of, signal.SIGSTOP, STOPPED),
+    ],
+)
+def test_either_frontend_or_the_core_is_lost(
+    program: Program, whom: Callable[[Program], psutil.Process], number: signal.Signals, told: str
+) -> None:
+    """vLLM can start neither again alone, so all of the engine is: which it was is told, and nothing of it stays.
+
+    No request without an answer is lost, whoever had it; a stream that has begun ends in an error event.
+    """
     program.until_ready()
-    old, rust = program.processes()[1:], rust_of(program)
-    with program.loses_engine():
-        rust.kill()
-    program.until_logged(f"RuntimeError: Process RustFrontend (PID: {rust.pid}) died with exit code -9")
-    program.until_ready()
+    old, before = program.processes()[1:], len(program.log())
+    program.change(tokens_per_second=2.0, tokens=1000)
+    with plain_client(program.url) as client, ThreadPoolExecutor() as pool, ExitStack() as stack:
+        streams = [
+            stack.enter_context(client.stream("POST", path, json=body | {"stream": True, "max_tokens": 1000}))
+            for path, body in FOR_EITHER
+        ]
+        begun = [one.iter_lines() for one in streams]
+        assert all(next(lines).startswith("data: {") for lines in begun)
+        assert [one.headers.get(MARK) for one in streams] == ["rust", None]
+        program.change(first_token_seconds=600)
+        waiting = [pool.submit(ask, program, *one) for one in FOR_EITHER]
+        # n=2 counts twice.
+        until(lambda: program.metric("gateway_in_flight") == 6, "four requests at the engine")
+        program.change(first_token_seconds=0)
+        with program.loses_engine():
+            victim = whom(program)
+            victim.send_signal(number)
+        program.change(tokens_per_second=0)
+        for lines in begun:
+            # With its core gone the Python frontend says so itself, and [DONE] after it.
+            *_, last = (line for line in lines if line.startswith("data: {"))
+            assert json.loads(last.removeprefix("data: "))["error"]
+        answers = [one.result() for one in waiting]
+    assert [(one.status_code, one.headers.get(MARK)) for one in answers] == [(200, "rust"), (200, None)]
+    assert all(one.json()["choices"] for one in answers)
     until_gone(old)
-    assert rust_of(program).pid != rust.pid
+    expected = re.compile(told.replace("%d", str(victim.pid)))
+    until(lambda: expected.search(program.log()[before:]), f"{expected} in the log")
+
+
+def test_one_text_of_both_metrics(program: Program) -> None:
+    """Counters of both add up, gauges are of who runs, and where one frontend does not answer there are none of either."""
+    program.until_ready()
+    for path, body in FOR_EITHER:
+        assert ask(program, path, body).status_code == 200
+    python = program.engine_socket()
+    texts = []
+    for socket in (python, python.with_name("rust.sock")):
+        with wire(socket) as connection:
+            texts.append(connection.ask(request("GET", "/metrics", None, "Connection: close")).body.decode())
+    counted = [metric_in(text, "vllm:generation_tokens_total") for text in texts]
+    assert program.metric("vllm:generation_tokens_total") == sum(counted)
+    assert all(counted)
+    assert program.metric("vllm:num_requests_running") == 0
+    python.with_name("rust.sock").rename(python.with_name("hidden.sock"))
+    try:
+        with program.loses_engine():
+            text = program.client.get("/metrics").text
+        assert "vllm:" not in text
+        assert metric_in(text, "gateway_engine_up") == 0
+    finally:
+        program.until_ready()
 
 
 def test_without_the_rust_frontend(program: Program) -> None:

@@ -10,7 +10,8 @@ from typing import cast
 
 from tests.support.virtual.stand_in_client import StandInClient
 from vllm_engine.engine.activity import EngineActivity
-from vllm_engine.engine.control_client import ControlClient, Health
+from vllm_engine.engine.control_client import Health
+from vllm_engine.engine.engine_control import EngineControl
 from vllm_engine.engine.engine_state import EngineState, Frontend, StatusBoard
 from vllm_engine.gateway.body.body_budget import BodyBudget
 from vllm_engine.gateway.body.body_fields import read_fields
@@ -97,7 +98,7 @@ class Case:
         self.board = StatusBoard()
         self.board.move(EngineState.READY)
         self.recovery = Recovery(self.board, timeout_seconds=replay_seconds, max_waiting=1)
-        control = cast(ControlClient, self)
+        control = cast(EngineControl, self)
         self.frontends = Frontends(path, path.with_name("rust"), self.board)
         self.upstream = self.frontends.upstream(Frontend.PYTHON)
         self.engine = Engine(self.frontends, self.board, self.recovery, self.activity, control)

@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
+from unittest.mock import patch
 
 import aiohttp
 import pytest
@@ -15,6 +16,8 @@ import pytest
 from vllm_engine.engine import control_client
 from vllm_engine.engine.activity import OneTokenChecks
 from vllm_engine.engine.control_client import ControlClient, ControlError, Health, NotAskedError
+from vllm_engine.engine.engine_control import EngineControl
+from vllm_engine.engine.engine_state import Frontend, StatusBoard
 
 
 def answer(status: int, body: object = "") -> bytes:
@@ -152,3 +155,32 @@ async def test_for_want_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             with pytest.raises(NotAskedError):
                 await question
     assert own.asked == 0
+
+
+async def test_two_frontends(tmp_path: Path) -> None:
+    """The worst health counts, and of the metrics both or none; which of them run is asked each time."""
+    board, paths = StatusBoard(), (tmp_path / "python", tmp_path / "rust")
+    good, dead = answer(200, b"vllm:a 1"), answer(503)
+    both = (Frontend.PYTHON, Frontend.RUST)
+    for replies, frontends, health, known in (
+        ((good, good), both, Health.GOOD, both),
+        ((good, dead), both, Health.DEAD, None),
+        ((dead, good), both, Health.DEAD, None),
+        ((None, b""), both, Health.HUNG_UP, None),
+        ((good, b""), both, Health.NO_ANSWER, None),
+        ((good, dead), both[:1], Health.GOOD, both[:1]),
+        ((good, dead), both[1:], Health.GOOD, both[1:]),
+        ((good, dead), (), Health.GOOD, both[:1]),
+    ):
+        board.serving_with(frontends)
+        async with (
+            asking(paths[0], replies[0]),
+            asking(paths[1], replies[1]),
+            EngineControl(*paths, board, timeout_seconds=0.2) as control,
+        ):
+            assert await control.health() is health
+            with patch.object(control_client, "_METRICS_TIMEOUT", aiohttp.ClientTimeout(total=0.2)):
+                texts = await control.metrics()
+        assert (tuple(texts) if texts else None) == known
+        for path in paths:
+            path.unlink(missing_ok=True)

@@ -15,11 +15,13 @@ import pytest
 from tests.support.virtual.virtual_time import in_virtual_time
 from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.control_client import ControlError, Health, NotAskedError
+from vllm_engine.engine.engine_state import Frontend
 from vllm_engine.engine.watchdog.child_watcher import ChildrenState, ChildWatcher, children_state
 from vllm_engine.engine.watchdog.stall import LEAST_SECONDS, StallClock, StepLimit, stalled_seconds
 from vllm_engine.engine.watchdog.watchdog import Loss, LossKind, Watchdog
 
 HANG_SECONDS = 180.0
+PYTHON, RUST = Frontend.PYTHON, Frontend.RUST
 STILL = ChildrenState(7.0, is_running=False, is_stopped=False)
 
 
@@ -29,7 +31,7 @@ class Engine:
     pid = 0
 
     def __init__(self, *health: Health, counters: Iterator[int | None] = repeat(0)) -> None:  # noqa: B008
-        self._health = chain(health, repeat(health[-1] if health else Health.GOOD))
+        self.answers: Iterator[Health] = chain(health, repeat(health[-1] if health else Health.GOOD))
         self._counters = counters
         self.token_seconds: float | None = 0.0
         """None: it never comes."""
@@ -45,7 +47,7 @@ class Engine:
         return 0
 
     async def health(self) -> Health:
-        return next(self._health)
+        return next(self.answers)
 
     async def counters(self) -> int | None:
         if isinstance(self.error, NotAskedError):
@@ -59,12 +61,22 @@ class Engine:
         await asyncio.sleep(1e9 if self.token_seconds is None else self.token_seconds)
 
 
+def busy(*frontends: Frontend) -> EngineActivity:
+    """Return the activity of an engine with a running request at each of these."""
+    activity = EngineActivity()
+    for one in frontends:
+        activity.of[one].running += 1
+    return activity
+
+
 async def lost(
-    engine: Engine, activity: EngineActivity, *, within: float = 1e3, check: float = 30.0, hang: float = HANG_SECONDS
+    engine: Engine, activity: EngineActivity, *, rust: Engine | None = None,
+    within: float = 1e3, check: float = 30.0, hang: float = HANG_SECONDS,
 ) -> LossKind | None:  # fmt: skip
-    """Watch for so long; returns how the engine was lost, if it was."""
+    """Watch for so long; returns how the engine was lost, if it was. `rust` is its second frontend."""
     played: Any = engine
-    watchdog = Watchdog(played, played, activity, "m", StepLimit(hang), check, lambda _: engine.children())
+    clients = {PYTHON: played} | ({RUST: rust} if rust else {})
+    watchdog = Watchdog(played, clients, activity, "m", StepLimit(hang), check, lambda _: engine.children())
     try:
         async with asyncio.timeout(within):
             engine.loss = await watchdog.until_lost()
@@ -85,12 +97,12 @@ async def test_a_stopped_process_is_noticed_soon() -> None:
     for running in (0, 1):
         engine = Engine(counters=count())
         engine.children = lambda: ChildrenState(7.0, is_running=True, is_stopped=True)
-        assert await lost(engine, EngineActivity(running=running), within=30.0) is LossKind.HUNG
+        assert await lost(engine, busy(*[PYTHON] * running), within=30.0) is LossKind.HUNG
         assert "stopped" in str(engine.loss)
         # Stopped now and then is not stopped for good.
         states = cycle([True, True, True, False])
         engine.children = lambda: ChildrenState(7.0, is_running=True, is_stopped=next(states))  # noqa: B023
-        assert await lost(engine, EngineActivity(running=running), within=300.0, check=0) is None
+        assert await lost(engine, busy(*[PYTHON] * running), within=300.0, check=0) is None
 
 
 @in_virtual_time
@@ -108,14 +120,14 @@ async def test_health() -> None:
     engine = Engine()
     engine.token_seconds = None
     engine.children = lambda: ChildrenState(7.0, is_running=False, is_stopped=True)
-    assert await lost(engine, EngineActivity(running=1), hang=0) is None
+    assert await lost(engine, busy(PYTHON), hang=0) is None
     assert engine.asked == 0
 
 
 @in_virtual_time
 async def test_a_busy_engine_that_does_nothing() -> None:
     """Metrics that come and go with the same counts are no progress; those that move are, and so are slow tokens."""
-    activity = EngineActivity(running=1)
+    activity = busy(PYTHON)
     assert await lost(Engine(counters=cycle([7, None])), activity) is LossKind.HUNG
     assert await lost(Engine(counters=count()), activity) is None
     # A long prefill shows in the metrics alone: no verdict while they cannot be read.
@@ -126,7 +138,7 @@ async def test_a_busy_engine_that_does_nothing() -> None:
     async def slow_stream() -> None:
         while True:
             await asyncio.sleep(HANG_SECONDS - 5)
-            activity.progress += 1
+            activity.of[PYTHON].progress += 1
 
     stream = asyncio.create_task(slow_stream())
     assert await lost(Engine(), activity) is None
@@ -141,9 +153,9 @@ async def test_metrics_are_read_before_the_verdict() -> None:
 
     async def impatient_clients() -> None:
         while True:
-            activity.running = 1
+            activity.of[PYTHON].running = 1
             await asyncio.sleep(1)
-            activity.running = 0
+            activity.of[PYTHON].running = 0
             await asyncio.sleep(0.2)
 
     clients = asyncio.create_task(impatient_clients())
@@ -151,6 +163,51 @@ async def test_metrics_are_read_before_the_verdict() -> None:
     assert next(steps) > 1
     assert await lost(Engine(), activity, check=0) is LossKind.HUNG
     clients.cancel()
+
+
+@in_virtual_time
+async def test_two_frontends_of_one_core() -> None:
+    """Lost with either, by evidence about that one; the core's work may show in the numbers of the other alone."""
+    h = Health
+    # Whoever is dead or gone, and whether the other works or not.
+    for answer, expected in ((h.DEAD, LossKind.CHILD_EXITED), (h.NOT_LISTENING, LossKind.HUNG)):
+        for health in ((answer, h.GOOD), (h.GOOD, answer)):
+            python, rust = (Engine(one, counters=count()) for one in health)
+            assert await lost(python, busy(PYTHON, RUST), rust=rust, within=5) is expected
+            named = "Python" if health[0] is answer else "Rust"
+            assert f"the {named} frontend" in str(python.loss)
+    # A long prefill of the one shows in the numbers of the other, as the scheduler reports to that.
+    for frontend in (PYTHON, RUST):
+        assert (
+            await lost(Engine(counters=count()), busy(frontend), rust=Engine(), check=0, within=200) is None
+        )
+        assert (
+            await lost(Engine(), busy(frontend), rust=Engine(counters=count()), check=0, within=200) is None
+        )
+        assert await lost(Engine(), busy(frontend), rust=Engine(), check=0, within=200) is LossKind.HUNG
+    # A frontend that has work and answers nothing is lost, however busy the core is for the other ...
+    for silent in (PYTHON, RUST):
+        engines = {one: Engine(counters=count()) for one in (PYTHON, RUST)}
+        engines[silent] = Engine(h.NO_ANSWER, counters=repeat(None))
+        watched = engines[PYTHON], busy(PYTHON, RUST)
+        assert await lost(*watched, rust=engines[RUST], within=190, check=0) is LossKind.HUNG
+        assert f"the {silent.capitalize()} frontend: 1 running request" in str(engines[PYTHON].loss)
+        # ... but not one that only has no work, one that answers now and then, or one that could not be asked.
+        idle = busy(RUST if silent is PYTHON else PYTHON)
+        assert await lost(engines[PYTHON], idle, rust=engines[RUST], within=190) is None
+    for answers in ((h.NO_ANSWER, h.GOOD), (h.NO_ANSWER, h.NOT_ASKED)):
+        deaf = Engine(counters=count())
+        deaf.answers = cycle(answers)
+        assert await lost(Engine(counters=count()), busy(PYTHON, RUST), rust=deaf, within=200) is None
+    # An idle engine is asked for a token through each of them.
+    for dumb in (0, 1):
+        pair = Engine(), Engine()
+        pair[dumb].token_seconds = None
+        assert await lost(pair[0], EngineActivity(), rust=pair[1], within=60) is LossKind.HUNG
+        assert f"the {'Rust' if dumb else 'Python'} frontend did not" in str(pair[0].loss)
+        pair[dumb].error = ControlError("500")
+        assert await lost(pair[0], EngineActivity(), rust=pair[1]) is LossKind.HUNG
+        assert f"the {'Rust' if dumb else 'Python'} frontend fails" in str(pair[0].loss)
 
 
 @in_virtual_time
@@ -168,10 +225,10 @@ async def test_an_idle_engine_that_does_not_generate() -> None:
         assert await lost(engine, EngineActivity()) is expected
         assert expected is None or engine.asked == 3
     # Answers from the core put the next check off, requests in hand rule it out.
-    engine, activity = Engine(counters=count()), EngineActivity(running=1)
+    engine, activity = Engine(counters=count()), busy(PYTHON)
     assert await lost(engine, activity) is None
     assert engine.asked == 0
-    activity.running = 0
+    activity.of[PYTHON].running = 0
     assert await lost(engine, activity, within=100) is None
     assert engine.asked == 3
 

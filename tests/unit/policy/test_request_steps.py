@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from vllm_engine.config.settings import Settings
 from vllm_engine.engine.activity import EngineActivity
-from vllm_engine.engine.control_client import ControlClient
+from vllm_engine.engine.engine_control import EngineControl
 from vllm_engine.engine.engine_state import EngineState, StatusBoard
 from vllm_engine.engine.startup.engine_folders import EngineFolders
 from vllm_engine.gateway.app import Gateway
@@ -42,8 +42,9 @@ async def gateway(
 ) -> AsyncIterator[tuple[httpx2.AsyncClient, Gateway]]:
     """Yield a client of a gateway whose engine is not there, and the gateway."""
     folders = EngineFolders(folder, folder)
-    control = ControlClient(folders.socket)
-    parts = (board or StatusBoard(), BUILD, folders, EngineActivity(), control)
+    board = board or StatusBoard()
+    control = EngineControl(folders.socket, folders.rust_socket, board)
+    parts = (board, BUILD, folders, EngineActivity(), control)
     made = build_gateway(Settings(CACHE_DIR=str(folder), **settings), *parts)
     app = HealthPort(made.local, made.finished) if is_health else made
 

@@ -9,6 +9,7 @@ import sys
 from tests.support.virtual.stand_in_client import StandInClient
 from tests.support.virtual.virtual_time import in_virtual_time
 from vllm_engine.engine.activity import EngineActivity
+from vllm_engine.engine.engine_state import Frontend
 from vllm_engine.gateway.observe.request_record import Outcome, RequestRecord
 from vllm_engine.gateway.proxy.request_work import EngineWork
 from vllm_engine.gateway.proxy.response_stream import KEEP_ALIVE, ResponseStream
@@ -185,8 +186,26 @@ def test_only_what_vllm_cannot_say_without_its_core_is_progress() -> None:
     ):
         activity = EngineActivity()
         work = EngineWork(activity)
-        work.begin()
+        work.begin(Frontend.RUST)
         work.responded(status, is_event_stream=is_event_stream)
         for piece in pieces:
             work.received(piece)
-        assert activity.progress == beats, pieces
+        assert activity.progress == activity.of[Frontend.RUST].progress == beats, pieces
+
+
+def test_the_oldest_request_at_the_engine() -> None:
+    """Given to the other frontend, or once more, a request is the newest; one that is paused is still there."""
+    activity, python, rust = EngineActivity(), Frontend.PYTHON, Frontend.RUST
+    first, second = EngineWork(activity), EngineWork(activity)
+    first.begin(rust)
+    second.begin(python)
+    first.pause()
+    assert activity.at_engine == (rust, python)
+    assert [activity.of[one].running for one in (python, rust)] == [1, 0]
+    first.begin(python)
+    assert activity.at_engine == (python, python)
+    assert [activity.of[one].running for one in (python, rust)] == [2, 0]
+    for work in (first, second, second):
+        work.end()
+    assert list(activity.at_engine) == []
+    assert activity.running == 0

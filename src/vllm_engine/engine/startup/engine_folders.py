@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_engine.config.library_variables import divides_preload
+from vllm_engine.engine.engine_state import Frontend
 from vllm_engine.system.private_folder import private_folder
 
 
@@ -30,6 +31,11 @@ class EngineFolders:
     def rust_socket(self) -> Path:
         """The Unix socket of the Rust frontend when both run."""
         return self.sockets / "rust.sock"
+
+    def sockets_of(self, frontends: Collection[Frontend]) -> dict[Frontend, Path]:
+        """Return the Unix socket of each of an engine's frontends."""
+        beside = {Frontend.RUST: self.rust_socket} if len(frontends) > 1 else {}
+        return {one: beside.get(one, self.socket) for one in frontends}
 
     @property
     def frontends_file(self) -> Path:

@@ -13,8 +13,10 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from vllm_engine.engine.engine_exit import describe_exit
+from vllm_engine.engine.engine_state import Frontend
 from vllm_engine.system.shortage import is_own_shortage
 
 logger = logging.getLogger("gateway.supervisor")
@@ -22,6 +24,9 @@ logger = logging.getLogger("gateway.supervisor")
 TITLE = "VLLM::"
 """The names of the processes that vLLM cannot do without begin so (0.32's `utils/system_utils.py`):
 EngineCore, Worker_TP0, APIServer_1, DPCoordinator. Those of helpers, such as compilers, do not."""
+
+RUST_FRONTEND: Final = "vllm-rs"
+"""The name of the Rust frontend's process beside the Python frontend, which is the engine's first process."""
 
 _CORE = TITLE + "EngineCor"
 """Linux cuts a process' name to 15 characters."""
@@ -42,7 +47,7 @@ class ChildrenState:
     Attributes:
         cpu_seconds: CPU time of the engine cores since they were started.
         is_running: whether a core is on a CPU, or waits for one or for a disk, at this moment.
-        is_stopped: whether a signal has stopped a core or a worker.
+        is_stopped: whether a signal has stopped a core, a worker or a frontend.
     """
 
     cpu_seconds: float
@@ -51,11 +56,11 @@ class ChildrenState:
 
 
 def children_state(leader: int) -> ChildrenState | None:
-    """Return the state of the leader's children; None where it cannot be read or there is no core."""
+    """Return the state of the leader and its children; None where it cannot be read or there is no core."""
     ticks = 0
     is_running = is_stopped = has_core = False
     try:
-        for _, name, fields in _processes(leader):
+        for _, name, fields in _processes(leader, with_leader=True):
             is_stopped = is_stopped or fields[0] == "T"
             if name.startswith(_CORE):
                 has_core = True
@@ -66,14 +71,16 @@ def children_state(leader: int) -> ChildrenState | None:
     return ChildrenState(ticks / os.sysconf("SC_CLK_TCK"), is_running, is_stopped) if has_core else None
 
 
-def _processes(leader: int) -> Iterator[tuple[int, str, list[str]]]:
+def _processes(leader: int, *, with_leader: bool = False) -> Iterator[tuple[int, str, list[str]]]:
     """Yield id, name and the fields after the name in `/proc/ID/stat` (proc(5)) of each named child.
+
+    The leader, the engine's first process, may have any name.
 
     Raises:
         OSError: this process is out of files.
     """
     for pid in (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit()):
-        if pid == leader:
+        if pid == leader and not with_leader:
             continue
         try:
             text = (_PROC / str(pid) / "stat").read_text()
@@ -84,7 +91,9 @@ def _processes(leader: int) -> Iterator[tuple[int, str, list[str]]]:
         # proc(5): the name stands in parentheses and may hold any character.
         name, _, rest = text.partition("(")[2].rpartition(")")
         fields = rest.split()
-        if len(fields) > 12 and int(fields[3]) == leader and name.startswith(TITLE) and fields[0] not in "ZX":
+        if len(fields) < 13 or int(fields[3]) != leader or fields[0] in "ZX":
+            continue
+        if pid == leader or name.startswith(TITLE) or name == RUST_FRONTEND:
             yield pid, name, fields
 
 
@@ -176,6 +185,8 @@ class ChildWatcher:
 
 def _title(pid: int, name: str) -> str:
     """Return a process' title, which vLLM sets; its name where the title cannot be read or is another."""
+    if name == RUST_FRONTEND:
+        return Frontend.RUST.words
     try:
         text = (_PROC / str(pid) / "cmdline").read_bytes()
     except OSError:

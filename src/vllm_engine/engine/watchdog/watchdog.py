@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Callable, Hashable
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.child_process import EngineProcess
 from vllm_engine.engine.control_client import ControlClient, ControlError, Health, NotAskedError
+from vllm_engine.engine.engine_state import Frontend
 from vllm_engine.engine.watchdog.child_watcher import ChildrenState, ChildWatcher, children_state
 from vllm_engine.engine.watchdog.stall import StallClock, StepLimit, stalled_seconds
 
@@ -49,7 +51,10 @@ class Loss:
 
 
 class Watchdog:
-    """Watches one ready engine.
+    """Watches one ready engine, through each of its frontends: it is lost with any of them.
+
+    The core's work shows in the numbers of the frontend that it reports to, so only both together show that
+    it hangs. A frontend's own hang is shown by that one alone.
 
     With 0 as the step limit's upper bound it never counts as hung. `check_interval_seconds`
     (`CANARY_INTERVAL_SECONDS`) is how long it is idle before a token is requested; 0: never.
@@ -58,7 +63,7 @@ class Watchdog:
     def __init__(
         self,
         process: EngineProcess,
-        client: ControlClient,
+        clients: Mapping[Frontend, ControlClient],
         activity: EngineActivity,
         served_name: str,
         step_limit: StepLimit,
@@ -66,20 +71,20 @@ class Watchdog:
         children: Callable[[int], ChildrenState | None] = children_state,
     ) -> None:
         self._process = process
-        self._client = client
+        self._clients = clients
         self._activity = activity
         self._served_name = served_name
         self._step_limit = step_limit
         self._hang_seconds = step_limit.most_seconds
         self._check_interval_seconds = check_interval_seconds
         self._children = functools.partial(children, process.pid)
-        # The last value read; kept while metrics cannot be read: a failed reading is not progress.
-        self._counters: int | None = None
+        # The last values read; kept while metrics cannot be read: a failed reading is not progress.
+        self._counters: dict[Frontend, int] = {}
 
     async def until_lost(self) -> Loss:
         """Wait until the engine is lost, and return how."""
         watcher = ChildWatcher(self._process.pid)
-        checks = [self._exited(), self._child_exited(watcher), self._unhealthy()]
+        checks = [self._exited(), self._child_exited(watcher), *map(self._unhealthy, self._clients)]
         if self._hang_seconds:
             checks += [self._stalled(), self._stopped()]
             if self._check_interval_seconds:
@@ -106,17 +111,29 @@ class Watchdog:
         child = await watcher.first_loss()
         return Loss(LossKind.CHILD_EXITED, str(child), child.status)
 
-    async def _unhealthy(self) -> Loss:
-        refused = 0
+    async def _unhealthy(self, frontend: Frontend) -> Loss:
+        """A frontend says that the core is dead, is not there, or has work and does not answer at all."""
+        client, activity, loop = (
+            self._clients[frontend],
+            self._activity.of[frontend],
+            asyncio.get_running_loop(),
+        )
+        clock, refused, heard = StallClock(), 0, 0
         while True:
-            health = await self._client.health()
+            health = await client.health()
             if health is Health.DEAD:
-                return Loss(LossKind.CHILD_EXITED, "vLLM's /health reports that its engine core is dead")
+                seen = f"{self._name(frontend)}'s /health reports that its engine core is dead"
+                return Loss(LossKind.CHILD_EXITED, seen)
             if health is not Health.NOT_ASKED:
                 refused = refused + 1 if health is Health.NOT_LISTENING else 0
             # One refused connection may be transient.
             if refused == 2:
-                return Loss(LossKind.HUNG, "nothing listens on its socket any more")
+                return Loss(LossKind.HUNG, f"nothing listens on {self._name(frontend)}'s socket any more")
+            heard += health is not Health.NO_ANSWER
+            silent = clock.seconds(loop.time(), activity.running, (activity.progress, heard))
+            if silent > self._hang_seconds > 0:
+                seen = f"{activity.running} running request(s) and no answer to /health for {silent:.0f} s"
+                return Loss(LossKind.HUNG, f"{self._name(frontend)}: {seen}")
             await asyncio.sleep(_TICK_SECONDS)
 
     async def _stalled(self) -> Loss:
@@ -135,7 +152,9 @@ class Watchdog:
                 read_at, is_known = now, await self._can_read_metrics()
             before = stalled
             running = self._activity.running
-            stalled = clock.seconds(loop.time(), running, (self._activity.progress, self._counters))
+            stalled = clock.seconds(
+                loop.time(), running, (self._activity.progress, tuple(self._counters.items()))
+            )
             if stalled < before:
                 self._step_limit.completed(before)
             if is_due and is_known and stalled > self._hang_seconds and running:
@@ -154,24 +173,43 @@ class Watchdog:
         return Loss(LossKind.HUNG, f"a signal has stopped one of its processes for {seconds:g} s")
 
     async def _idle_check_failed(self) -> Loss:
-        """One token is requested now and then while the engine is idle: idle metrics prove nothing."""
-        generate = functools.partial(self._client.generate_one, self._served_name)
-        failures = 0
+        """While the engine is idle each frontend is asked for a token now and then: metrics prove nothing."""
+        failures: Counter[Frontend] = Counter()
         while True:
             await self._until_idle()
-            try:
-                stalled = await stalled_seconds(generate, self._progress, self._children, self._step_limit)
-                failures = 0
-            except NotAskedError as error:
-                logger.warning("cannot check whether the engine generates: %s", error)
-                continue
-            except ControlError as error:
-                failures += 1
-                if failures == _FAILED_CHECKS and not self._activity.running:
-                    return Loss(LossKind.HUNG, f"idle, it fails to generate a token: {error}")
-                continue
-            if stalled is not None:
-                return Loss(LossKind.HUNG, f"idle, it did not generate a token within {stalled:.0f} s")
+            for frontend in self._clients:
+                loss = await self._idle_check(frontend, failures)
+                if loss is not None:
+                    return loss
+
+    async def _idle_check(self, frontend: Frontend, failures: Counter[Frontend]) -> Loss | None:
+        generate = functools.partial(self._generate_one, frontend)
+        try:
+            stalled = await stalled_seconds(generate, self._progress, self._children, self._step_limit)
+            failures[frontend] = 0
+        except NotAskedError as error:
+            logger.warning("cannot check whether the engine generates: %s", error)
+            return None
+        except ControlError as error:
+            failures[frontend] += 1
+            if failures[frontend] < _FAILED_CHECKS or self._activity.running:
+                return None
+            return Loss(LossKind.HUNG, f"idle, {self._name(frontend)} fails to generate a token: {error}")
+        if stalled is None:
+            return None
+        seen = f"idle, {self._name(frontend)} did not generate a token within {stalled:.0f} s"
+        return Loss(LossKind.HUNG, seen)
+
+    async def _generate_one(self, frontend: Frontend) -> None:
+        check = object()
+        self._activity.enter(check, frontend)
+        try:
+            await self._clients[frontend].generate_one(self._served_name)
+        finally:
+            self._activity.leave(check)
+
+    def _name(self, frontend: Frontend) -> str:
+        return "vLLM" if len(self._clients) == 1 else frontend.words
 
     async def _until_idle(self) -> None:
         """Wait until nothing has come from the engine for an interval, and no request is running."""
@@ -185,10 +223,13 @@ class Watchdog:
 
     async def _progress(self) -> Hashable:
         """Return a value that changes as the engine core works."""
-        counters = await self._client.counters()
-        if counters is not None:
-            self._counters = counters
-        return self._activity.progress, self._counters
+        counters = await asyncio.gather(*(client.counters() for client in self._clients.values()))
+        read = zip(self._clients, counters, strict=True)
+        self._counters |= {frontend: value for frontend, value in read if value is not None}
+        return self._seen()
+
+    def _seen(self) -> Hashable:
+        return self._activity.progress, tuple(self._counters.items())
 
     async def _can_read_metrics(self) -> bool:
         """Read the engine's metrics; False if it could not be asked."""

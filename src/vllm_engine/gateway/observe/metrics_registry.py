@@ -29,7 +29,7 @@ _HELP = {
     "engine_state": "1 for the state that the engine is in.",
     "standby_ready": "Whether a standby is ready to be the next engine.",
     "standby_bytes": "Memory that the standby takes, shared pages counted once; 0 without one.",
-    "engine_up": "Whether the engine's own metrics could be read for this scrape.",
+    "engine_up": "Whether the engine's own metrics, of all its frontends, could be read for this scrape.",
     "engine_restarts": "Starts of the engine after the first one of this process.",
     "engine_failures": "Engines lost and failed starts, by diagnosis code (docs/operate/troubleshooting.md).",
     "engine_start_seconds": "How long the engine's last start took, up to its first token; 0 before that.",

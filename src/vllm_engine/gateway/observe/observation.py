@@ -37,11 +37,11 @@ class Observation:
         log_access(record, None if record.route == UNMATCHED else self._model)
 
     async def render(self) -> bytes:
-        """Return vLLM's metrics as they are, then the gateway's; ours alone while vLLM does not answer."""
+        """Return vLLM's metrics, then the gateway's; ours alone while vLLM does not answer."""
         return await self._rendered.get()
 
     async def engine_metrics(self) -> bytes | None:
-        """Return vLLM's metrics as they are; None while it does not answer."""
+        """Return vLLM's metrics as one text; None while it does not answer."""
         return await self._engine_text.get()
 
     def totals(self) -> Totals:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from starlette.types import Send
 
 from vllm_engine.engine.activity import EngineActivity
-from vllm_engine.engine.control_client import ControlClient, Health
+from vllm_engine.engine.control_client import Health
+from vllm_engine.engine.engine_control import EngineControl
 from vllm_engine.engine.engine_state import Frontend, StatusReader
 from vllm_engine.gateway.answers import retry_after, send_error
 from vllm_engine.gateway.body.body_fields import RequestFields
@@ -42,7 +43,7 @@ class Engine:
     status: StatusReader
     recovery: Recovery
     activity: EngineActivity
-    control: ControlClient
+    control: EngineControl
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class Attempt:
     async def _verdict(self, start: int) -> Verdict:
         """Find out whether the engine was lost; a stream's client gets comments if that takes long."""
         health = await self._engine.control.health()
-        if health is Health.GOOD and self._engine.status.current.starts == start:
+        if health is Health.GOOD and self._runs(start):
             return Verdict.LIVES
         waiting = asyncio.ensure_future(self._engine.recovery.after_failure(start))
         try:
@@ -170,6 +171,11 @@ class Attempt:
         finally:
             waiting.cancel()
 
+    def _runs(self, start: int) -> bool:
+        """Whether the engine of this start serves, as far as is known; a frontend may not know yet."""
+        now = self._engine.status.current
+        return now.is_ready and now.starts == start
+
     async def _open(self) -> None:
         self._is_open = True
         await self._stream.open_event_stream((REQUEST_ID, self._identity))
@@ -180,7 +186,9 @@ class Attempt:
             return None
         # While it reports an error, vLLM may not have noticed itself that its engine core has died.
         health = await self._engine.control.health()
-        is_lost = health.is_lost or (not health.is_certain and await self._engine.recovery.is_lost(start))
+        is_lost = health.is_lost or not self._runs(start)
+        if not (is_lost or health.is_certain):
+            is_lost = await self._engine.recovery.is_lost(start)
         return UpstreamError("the engine crashed with this request") if is_lost else None
 
     async def _pass_on(self) -> None:

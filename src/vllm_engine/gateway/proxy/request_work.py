@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vllm_engine.engine.activity import EngineActivity
+from vllm_engine.engine.engine_state import Frontend
 
 _NAMED = b"event: "
 _OPENINGS = (b"event: response.created", b"event: response.in_progress")
@@ -19,12 +20,13 @@ class EngineWork:
 
     __slots__ = (
         "_activity", "_is_at_engine", "_is_counted", "_is_event_stream",
-        "_is_first", "_is_paused", "_is_refused", "_shows_work",
+        "_is_first", "_is_paused", "_is_refused", "_seen", "_shows_work",
     )  # fmt: skip
 
     def __init__(self, activity: EngineActivity | None) -> None:
         """Take the engine's activity; None for a request that the engine core has no part in."""
         self._activity = activity if activity is not None else EngineActivity()
+        self._seen = self._activity.of[Frontend.PYTHON]
         self._is_at_engine = False
         self._is_paused = False
         self._is_counted = False
@@ -33,8 +35,11 @@ class EngineWork:
         self._is_event_stream = False
         self._shows_work = False
 
-    def begin(self) -> None:
-        """The engine is given the request, perhaps once more."""
+    def begin(self, frontend: Frontend) -> None:
+        """One of the engine's frontends is given the request, perhaps once more."""
+        self.end()
+        self._seen = self._activity.of[frontend]
+        self._activity.enter(self, frontend)
         self._is_at_engine, self._is_paused = True, False
         self._is_first, self._shows_work = True, False
         self._count()
@@ -52,6 +57,7 @@ class EngineWork:
     def end(self) -> None:
         """The engine has it no more: its response has ended, broken off, or was given up."""
         self._is_at_engine = False
+        self._activity.leave(self)
         self._count()
 
     def responded(self, status: int, *, is_event_stream: bool) -> None:
@@ -64,7 +70,7 @@ class EngineWork:
             self._shows_work = self._is_of_core(data)
             self._is_first = False
         if self._shows_work:
-            self._activity.progress += 1
+            self._seen.progress += 1
 
     def _is_of_core(self, data: bytes) -> bool:
         if self._is_refused or not self._is_event_stream:
@@ -81,4 +87,4 @@ class EngineWork:
         is_work = self._is_at_engine and not self._is_paused
         if is_work is not self._is_counted:
             self._is_counted = is_work
-            self._activity.running += 1 if is_work else -1
+            self._seen.running += 1 if is_work else -1

@@ -8,6 +8,7 @@ import time
 from starlette.types import Send
 
 from vllm_engine.engine.activity import EngineActivity
+from vllm_engine.engine.engine_state import Frontend
 from vllm_engine.gateway.error_dialect import ApiError, event_of, read_error
 from vllm_engine.gateway.http.client_stream import ClientStream
 from vllm_engine.gateway.observe.request_record import Outcome, RequestRecord
@@ -111,7 +112,7 @@ class ResponseStream:
         self._connection = connection
         self._was_given = True
         self.error = None
-        self._work.begin()
+        self._work.begin(self._record.frontend or Frontend.PYTHON)
 
     # Called by the upstream connection.
     def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:  # noqa: D102

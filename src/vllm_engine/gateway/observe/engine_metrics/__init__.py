@@ -1,0 +1,1 @@
+"""The metrics of vLLM's frontends, as one text."""
