@@ -113,17 +113,21 @@ class Case:
         self.client = StandInClient()
         self.stream = ResponseStream(self.client, self.client.send, self.record, self.activity)
 
-    async def run(self, method: str = "POST", body: bytes = b"", *, keep_alive: float = 0.0) -> StandInClient:
+    async def run(
+        self, method: str = "POST", body: bytes | bytearray = b"", *, keep_alive: float = 0.0
+    ) -> StandInClient:
         """Pass one request on; the client waits for events where `keep_alive` is given."""
         self.record.is_stream = bool(keep_alive)
         held = Body(
             Bodies(max_bytes=1, idle_timeout_seconds=1, budget=BodyBudget(max_bytes=1, max_reading=1)), None
         )
         held.data = body
+        fields = read_fields(body, with_python_fields=True)
         head = request_head(method, b"/v1/completions", [], identity=b"id", body_bytes=len(body))
+        del body
         attempt = Attempt(self.engine, self.stream, self.client.send, self.record, keep_alive)
         try:
-            await attempt.run(EngineRequest(method, head, held, read_fields(body, with_python_fields=True)))
+            await attempt.run(EngineRequest(method, head, held, fields))
         finally:
             self.stream.abort()
         return self.client

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -147,12 +148,22 @@ async def test_a_client_that_disconnects_or_a_shutdown_ends_either_attempt(tmp_p
                 assert (case.activity.running, len(case.played.asked)) == (0, waiting is case.played)
 
 
+class Data(bytearray):
+    """Bytes that one can see the end of."""
+
+
 @in_virtual_time
-async def test_a_large_body_is_held_until_an_answer_counts(tmp_path: Path) -> None:
-    body = b'{"prompt": "' + b"w" * 3_000_000 + b'"}'
-    async with both(tmp_path, [answer(400)]) as (case, _):
-        assert (await case.run(body=body)).body == b"ok"
-        assert case.record.python_reason == "refused_400"
+async def test_a_large_body_is_held_until_an_answer_counts_and_no_longer(tmp_path: Path) -> None:
+    """The second frontend gets all of it; while the answer is streamed it takes no memory."""
+    async with both(tmp_path, [answer(400)], EVENTS + event("1"), SILENT) as (case, rust):
+        data = Data(b'{"prompt": "' + b"w" * 3_000_000 + b'"}')
+        held = weakref.ref(data)
+        asked = asyncio.create_task(case.run(body=data))
+        del data
+        await asyncio.sleep(10)
+        assert (case.client.body, len(rust.asked)) == (b"data: 1\n\n", 1)
+        assert held() is None
+        asked.cancel()
 
 
 @in_virtual_time

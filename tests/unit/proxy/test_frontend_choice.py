@@ -23,6 +23,12 @@ from vllm_engine.gateway.proxy.learned_shapes import (
 
 BOTH = EngineStatus(frontends=(Frontend.PYTHON, Frontend.RUST))
 MESSAGES = [{"role": "user", "content": "hi"}]
+ROUTED = {
+    "stream": False, "logprobs": False, "no_stop_trim": False, "ignore_eos": False, "continue_final_message": False,
+    "skip_special_tokens": True, "separate_reasoning": True, "stream_reasoning": True, "return_hidden_states": False,
+    "include_reasoning": True,
+}  # fmt: skip
+"""What vllm-router 0.1.17 adds to every body."""
 
 
 def asked(route: str, body: bytes | dict[str, Any], key: str | None = None, **headers: str) -> Asked:
@@ -61,9 +67,7 @@ def test_fields_that_the_rust_frontend_refuses_or_ignores() -> None:
         (COMPLETIONS, {"suffix": "x"}, "suffix"), (COMPLETIONS, {"suffix": None}, None),
         (CHAT, {"mm_payload": "a text longer than a flag"}, "mm_payload"),
         (CHAT, {"metadata": {"n": 2, "mm_payload": "none"}}, None),
-        # What vllm-router adds to every body, and both frontends ignore.
-        (CHAT, {"no_stop_trim": False, "separate_reasoning": True, "return_hidden_states": False,
-                "stream_reasoning": True, "logprobs": False, "include_reasoning": True, "ebnf": None}, None),
+        (CHAT, ROUTED, None), (COMPLETIONS, {**ROUTED, "prompt": "hi", "echo": False}, None),
     ):  # fmt: skip
         assert reason(route, {"messages": MESSAGES, **given}) == expected, given
     # JSON that only Python's reader takes.

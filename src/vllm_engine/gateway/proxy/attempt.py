@@ -103,24 +103,28 @@ class Attempt:
 
     async def _try(self, request: EngineRequest, start: int) -> UpstreamError | None:
         """Ask the engine that runs now; returns why there is no response, or None once one was passed on."""
-        record = self._record
-        asked = Asked(record.route, record.key, request.headers, request.fields, request.body.data)
-        choice = self._engine.frontends.choose(asked)
-        record.python_reason = choice.reason
-        error = await self._answer_of(choice.frontend, request, start)
-        refusal = self._stream.refusal if choice.may_fall_back and error is None else None
-        if refusal is not None:
-            # The engine core has not seen it, or is done with it: it may be asked again.
-            logger.debug(
-                "%s: the Rust frontend %s it; sent to the Python frontend", record.request_id, refusal
-            )
-            record.python_reason = refusal
-            self._stream.reset()
-            error = await self._answer_of(Frontend.PYTHON, request, start)
+        error = await self._until_answered(request, start)
         if error is None:
-            self._engine.frontends.answered(asked, choice, refusal, is_accepted=self._stream.is_good)
             request.body.drop()
             await self._pass_on()
+        return error
+
+    async def _until_answered(self, request: EngineRequest, start: int) -> UpstreamError | None:
+        """Wait for the answer that counts; nothing here may outlast it, lest the body stay in memory."""
+        record, stream, frontends = self._record, self._stream, self._engine.frontends
+        asked = Asked(record.route, record.key, request.headers, request.fields, request.body.data)
+        choice = frontends.choose(asked)
+        record.python_reason = choice.reason
+        error = await self._answer_of(choice.frontend, request, start)
+        refusal = stream.refusal if choice.may_fall_back and error is None else None
+        if refusal is not None:
+            # The engine core has not seen it, or is done with it: it may be asked again.
+            logger.debug("%s: %s by the Rust frontend; sent to the Python one", record.request_id, refusal)
+            record.python_reason = refusal
+            stream.reset()
+            error = await self._answer_of(Frontend.PYTHON, request, start)
+        if error is None:
+            frontends.answered(asked, choice, refusal, is_accepted=stream.is_good)
         return error
 
     async def _answer_of(
