@@ -13,7 +13,7 @@ from typing import cast
 
 from vllm_engine.engine.child_process import EngineProcess
 from vllm_engine.engine.control_client import ControlClient, ControlError, Health, NotAskedError
-from vllm_engine.plan.engine_command import EngineCommand
+from vllm_engine.plan.engine_command import RUST_SOCKET, EngineCommand
 
 COMMAND = EngineCommand(("python", "-P", "-m", "vllm.entrypoints.cli.main", "serve", "m"), {"A": "1"})
 
@@ -23,6 +23,10 @@ class Life:
     """What one engine does: when it is up, how long tokens take, and when and how it exits."""
 
     up_after: float = 5.0
+    rust_later: float = 0.0
+    """How much later its Rust frontend is up, where both run."""
+    frontends: str | None = None
+    """What its launcher writes of both frontends; None: nothing."""
     token_seconds: float | None = 0.1
     """None: no token ever comes."""
     exits_after: float | None = None
@@ -82,8 +86,8 @@ class Process:
 class Client:
     """A played `ControlClient`."""
 
-    def __init__(self, process: Process) -> None:
-        self.process = process
+    def __init__(self, process: Process, later: float = 0.0) -> None:
+        self.process, self._later = process, later
 
     async def __aenter__(self) -> Client:
         return self
@@ -93,7 +97,7 @@ class Client:
 
     async def health(self) -> Health:
         now, life = asyncio.get_running_loop().time(), self.process.life
-        if not self.process.is_running or now < self.process.born + life.up_after:
+        if not self.process.is_running or now < self.process.born + life.up_after + self._later:
             return Health.NOT_LISTENING
         return life.health
 
@@ -172,6 +176,9 @@ class Rig:
         self.processes.append(process)
         return process.real
 
-    def connect(self, *_: object, **__: object) -> ControlClient:
+    def connect(self, socket: Path, **_: object) -> ControlClient:
         assert self.engine is not None
-        return cast(ControlClient, Client(self.engine))
+        later = self.engine.life.rust_later if socket.name == RUST_SOCKET else 0.0
+        if (told := self.engine.life.frontends) is not None:
+            socket.with_name("frontends.json").write_text(told)
+        return cast(ControlClient, Client(self.engine, later))

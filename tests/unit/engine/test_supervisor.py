@@ -52,6 +52,7 @@ class Case:
         self.exits: list[EngineExit] = []
         self.diagnosis = diagnosis
         self.prepare_error: VllmEngineError | None = None
+        self.frontend = "python"
         self.prepared = 1
         """How many starts are prepared before that error."""
         self.board.watch(lambda status: self.states.append(status.state))
@@ -65,7 +66,7 @@ class Case:
         self.changes.append(changes)
         if self.prepare_error is not None and len(self.changes) > self.prepared:
             raise self.prepare_error
-        return Launch(COMMAND, None, "float16")
+        return Launch(COMMAND, None, "float16", frontend=self.frontend)
 
     def _explain(self, ended: EngineExit) -> Diagnosis:
         self.exits.append(ended)
@@ -115,6 +116,26 @@ async def test_the_engines_output(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert said[0] == ("WARNING", "EngineCore: Starting to load model x")
     assert said[-1] == ("INFO", "the core has died")
     assert all(words.strip() for _, words in said), "empty lines of vLLM's banner are not logged"
+
+
+@pytest.mark.parametrize(("planned", "told", "runs", "seconds"), [
+    ("python", None, "python", 5), ("rust", None, "rust", 5), ("both", '{"frontends": ["python", "rust"]}', "python rust", 25),
+    ("both", '{"frontends": ["python"], "reason": "no binary"}', "python", 5), ("both", "[", "python", 5), ("both", None, "python", 5),
+])  # fmt: skip
+@in_virtual_time
+async def test_ready_needs_each_frontend(
+    tmp_path: Path, planned: str, told: str | None, runs: str, seconds: int
+) -> None:
+    """Those that the launcher says it has started; without its word the Python frontend."""
+    case = Case(tmp_path, Life(up_after=5, rust_later=20, frontends=told))
+    case.frontend = planned
+    at: list[float] = []
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    case.board.watch(lambda status: at.append(loop.time() - began) if status.is_ready else None)
+    await case.run(60)
+    assert " ".join(case.board.current.frontends) == runs
+    assert seconds < at[0] < seconds + 1
 
 
 @pytest.mark.parametrize(("change", "seen", "is_hang"), [
