@@ -44,14 +44,15 @@ class Variant:
     cold: bool = False
 
 
+PYTHON = {"ENGINE_FRONTEND": "python"}
 COMPILED = {"ENFORCE_EAGER": "0", "VLLM_USE_AOT_COMPILE": "0"}
 VARIANTS = (
-    Variant("eager, Python frontend"),
+    Variant("eager, Python frontend", PYTHON),
     Variant("eager, Rust frontend", {"ENGINE_FRONTEND": "rust"}),
-    Variant("eager, Python, no core reserved", {"VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}),
-    Variant("eager, Python, tcmalloc", {"LD_PRELOAD": str(TCMALLOC)}),
-    Variant("compiled cold, Python", COMPILED, cold=True),
-    Variant("compiled warm, Python", COMPILED),
+    Variant("eager, Python, no core reserved", PYTHON | {"VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}),
+    Variant("eager, Python, tcmalloc", PYTHON | {"LD_PRELOAD": str(TCMALLOC)}),
+    Variant("compiled cold, Python", PYTHON | COMPILED, cold=True),
+    Variant("compiled warm, Python", PYTHON | COMPILED),
     Variant("compiled warm, Rust", COMPILED | {"ENGINE_FRONTEND": "rust"}),
 )
 
