@@ -16,6 +16,7 @@ from perf.chaos.harm import Harm, Rig
 from perf.chaos.load import Ask, Outcome, Volley
 from tests.support.program import Program, until
 
+_OF_FRONTENDS = re.compile(r'^gateway_frontend_requests_total\{frontend="(\w+)"\} (\S+)$', re.MULTILINE)
 _COUNTED = re.compile(r"^gateway_requests_total\{[^}]*/v1/chat/completions[^}]*\} (\S+)$", re.MULTILINE)
 GROWTH_BYTES = 48 << 20
 GROWTH_FILES = 4
@@ -53,7 +54,15 @@ class Case:
         """Return the requests."""
         kinds = [True] * self.streams + [False] * self.wholes
         return [
-            Ask(rig.program.url, rig.model, stream, self.tokens, self.words, self._leave(number, len(kinds)))
+            Ask(
+                rig.program.url,
+                rig.model,
+                stream,
+                self.tokens,
+                self.words,
+                self._leave(number, len(kinds)),
+                for_python=rig.has_both and number % 2 == 1,
+            )
             for number, stream in enumerate(kinds)
         ]
 
@@ -118,7 +127,7 @@ def play(case: Case, rig: Rig, start_seconds: float) -> Result:
     result = Result(case.name)
     # So that what is kept for the next request (connections, threads of libraries) is there already.
     Volley.fire([replace(ask, tokens=1, words=1, leave=None) for ask in case.asks(rig)]).outcomes()
-    before, counted = Footprint.of(rig), counted_requests(rig)
+    before, counted, shares = Footprint.of(rig), counted_requests(rig), requests_by_frontend(rig)
     volley = Volley.fire(case.asks(rig))
     result.requests = len(volley.shots)
     until(lambda: volley.began >= case.begun or not volley.running, "answers that have begun", start_seconds)
@@ -128,6 +137,10 @@ def play(case: Case, rig: Rig, start_seconds: float) -> Result:
     result.outcomes = volley.outcomes()
     result.faults += volley.faults()
     _aftermath(case, rig, result, before, counted)
+    if rig.has_both:
+        now = requests_by_frontend(rig)
+        idle = [name for name in ("python", "rust") if now.get(name, 0.0) == shares.get(name, 0.0)]
+        result.faults += [f"the {name} frontend got no request" for name in idle]
     return result
 
 
@@ -191,11 +204,22 @@ def counted_requests(rig: Rig) -> float:
     return sum(float(value) for value in _COUNTED.findall(text))
 
 
+def requests_by_frontend(rig: Rig) -> dict[str, float]:
+    """Return how many requests each of vLLM's frontends has got."""
+    text = rig.program.client.get("/metrics").text
+    return {name: float(value) for name, value in _OF_FRONTENDS.findall(text)}
+
+
 def play_sigterm(rig: Rig, streams: int, tokens: int, begun: int, seconds: float) -> Result:
     """SIGTERM under streams: none is cut short, and the program ends with 0."""
     result = Result(f"SIGTERM under {streams} streams", streams)
     everybody = rig.program.processes()
-    volley = Volley.fire([Ask(rig.program.url, rig.model, tokens=tokens) for _ in range(streams)])
+    volley = Volley.fire(
+        [
+            Ask(rig.program.url, rig.model, tokens=tokens, for_python=rig.has_both and number % 2 == 1)
+            for number in range(streams)
+        ]
+    )
     until(lambda: volley.began >= begun, "streams that have begun", seconds)
     until(lambda: rig.program.metric("gateway_in_flight") == streams, "all of them at the engine", seconds)
     rig.program.send(signal.SIGTERM)

@@ -22,6 +22,8 @@ class Rig:
     model: str
     folder: Path
     cache: Path
+    has_both: bool = False
+    """Whether both of vLLM's frontends are to serve: then every second request is for the Python frontend."""
 
     def named(self, name: str) -> psutil.Process:
         """Return the engine's process of this name."""
@@ -36,6 +38,10 @@ class Rig:
         leader = self.core().parent()
         assert leader is not None, "an engine core without a parent"
         return leader
+
+    def rust(self) -> psutil.Process:
+        """Return the Rust frontend beside the Python frontend."""
+        return self.named("vllm-rs")
 
     def engine(self) -> list[psutil.Process]:
         """Return all processes of the engine that serves."""
@@ -63,9 +69,30 @@ def stop_core(rig: Rig) -> None:
     rig.core().send_signal(signal.SIGSTOP)
 
 
+def kill_rust(rig: Rig) -> None:
+    """SIGKILL to the Rust frontend."""
+    rig.rust().kill()
+
+
+def stop_rust(rig: Rig) -> None:
+    """SIGSTOP to the Rust frontend."""
+    rig.rust().send_signal(signal.SIGSTOP)
+
+
+def stop_leader(rig: Rig) -> None:
+    """SIGSTOP to the API process."""
+    rig.leader().send_signal(signal.SIGSTOP)
+
+
 def remove_socket(rig: Rig) -> None:
-    """Take the engine's socket away."""
+    """Take the engine's socket away, the Python frontend's where both run."""
     (path,) = rig.folder.glob("vllm-engine-*/engine.sock")
+    path.unlink()
+
+
+def remove_rust_socket(rig: Rig) -> None:
+    """Take the Rust frontend's socket away."""
+    (path,) = rig.folder.glob("vllm-engine-*/rust.sock")
     path.unlink()
 
 

@@ -32,7 +32,10 @@ DOCUMENTED = frozenset((Outcome.ANSWERED, Outcome.BROKEN, Outcome.CUT, Outcome.P
 
 @dataclass(frozen=True)
 class Ask:
-    """What is asked, and how long until it counts as hung; `leave` has the client go after so many seconds."""
+    """What is asked, and how long until it counts as hung; `leave` has the client go after so many seconds.
+
+    With `for_python` it asks for what only vLLM's Python frontend is given where both run.
+    """
 
     url: str
     model: str
@@ -41,18 +44,20 @@ class Ask:
     words: int = 8
     leave: float | None = None
     deadline: float = 300.0
+    for_python: bool = False
 
     def body(self) -> dict[str, Any]:
         """Return the request's body; its prompt differs from all others, so that no cache answers it."""
         prompt = " ".join(str(random.random()) for _ in range(self.words))
         message = {"role": "user", "content": f"Tell me a story about {prompt}."}
-        return {
+        body = {
             "model": self.model,
             "messages": [message],
             "max_tokens": self.tokens,
             "ignore_eos": True,
             "stream": self.stream,
         }
+        return body | ({"logprobs": True} if self.for_python else {})
 
 
 class Shot(threading.Thread):

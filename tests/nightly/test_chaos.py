@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from perf.chaos.case import Case, play, play_sigterm
-from perf.chaos.harm import Rig, kill_core, kill_leader, stop_core
+from perf.chaos.harm import Rig, kill_core, kill_leader, kill_rust, stop_core, stop_leader, stop_rust
 from tests.process.conftest import StartProgram
+from tests.support.fake.fake_engine import make_fake_engine_python
 from tests.support.program import DEADLINE
 
 NOTICE_SECONDS = 10.0
@@ -44,4 +45,27 @@ def test_sigterm(start: StartProgram, tmp_path: Path) -> None:
     program = start({"tokens": 160, "tokens_per_second": 20})
     program.until_ready()
     result = play_sigterm(Rig(program, "fake", tmp_path, tmp_path / "cache"), 64, 160, 64, DEADLINE)
+    assert not result.faults, result
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("Rust frontend killed", kill_rust, streams=32, begun=32, notice=NOTICE_SECONDS),
+        Case("Rust frontend killed before a token", kill_rust, words=500, begun=0, notice=NOTICE_SECONDS),
+        Case("Python frontend killed", kill_leader, notice=NOTICE_SECONDS),
+        Case("EngineCore killed", kill_core, notice=NOTICE_SECONDS),
+        Case("Rust frontend stopped", stop_rust, notice=None),
+        Case("Python frontend stopped", stop_leader, notice=None),
+        Case("kills in a row", kill_rust, times=4, tokens=400, notice=NOTICE_SECONDS),
+    ],
+    ids=lambda case: case.name,
+)
+def test_both_frontends(start: StartProgram, tmp_path: Path, case: Case) -> None:
+    """The same promises with both, each of which has every second request."""
+    python = make_fake_engine_python(tmp_path / "both", {"tokens_per_second": 20}, rust_version="0.32.0")
+    variables = {"MAX_RESTARTS": "100", "RESTART_WINDOW_SECONDS": "1", "HANG_TIMEOUT_SECONDS": "5"}
+    program = start(ENGINE_PYTHON=str(python), **variables)
+    rig = Rig(program, "fake", tmp_path, tmp_path / "cache", has_both=True)
+    result = play(case, rig, DEADLINE)
     assert not result.faults, result
