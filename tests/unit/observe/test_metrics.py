@@ -115,12 +115,14 @@ def test_labels_are_bounded() -> None:
     for number in range(300):
         made_up = f"/x{number}"
         rejected = {"status": number * 7, "outcome": Outcome.REJECTED, "reason": made_up}
+        metrics.observe(ended(python_reason=f"field {number}"))
         metrics.observe(ended(route=made_up, **rejected))
         metrics.observe(ended(route=made_up, key=made_up, prompt_tokens=1))
     samples = parsed(metrics.render(None))
     seen = {name: {dict(labels).get(name) for _, labels in samples} for name in ("route", "key", "reason")}
     assert (seen["route"], seen["key"]) == ({None, "unmatched"}, {None, "other"})
-    assert len(seen["reason"]) == 1 + 32 + 1
+    assert len(seen["reason"]) == 1 + 32 + 64 + 1
+    assert value(metrics, "frontend_fallbacks_total", reason="other") == 300 - 64
     assert value(metrics, "rejections_total", reason="other") == 300 - 32
     assert (len(metrics._tokens_of), len(metrics._times_of)) == (0, 1)
     names.add("new")

@@ -13,6 +13,7 @@ import pytest
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 from tests.support.collector import Collector, attributes
+from vllm_engine.engine.engine_state import Frontend
 from vllm_engine.errors import SettingsError
 from vllm_engine.gateway.observe import tracing
 from vllm_engine.gateway.observe.request_record import Outcome, RequestRecord
@@ -79,6 +80,7 @@ def test_attributes(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> No
         "completion_tokens": 4,
         "is_stream": True,
         "queue_seconds": 0.25,
+        "frontend": Frontend.RUST,
     }
     record = received(
         path=CHAT + "?key=secret", key="team-a", status=200, bytes_in=10, bytes_out=20, **tokens
@@ -95,6 +97,7 @@ def test_attributes(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> No
         "http.response.body.size": 20, "gen_ai.operation.name": "chat", "gen_ai.provider.name": "vllm",
         "gen_ai.request.stream": True, "gen_ai.response.time_to_first_chunk": 0.5,
         "gen_ai.usage.input_tokens": 3, "gen_ai.usage.output_tokens": 4, "gateway.outcome": "complete",
+        "gateway.frontend": "rust",
         "gateway.key": "team-a", "gateway.queue_seconds": 0.25,
     }  # fmt: skip
     resource = attributes(collector.resources[0])

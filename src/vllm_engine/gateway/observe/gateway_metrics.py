@@ -35,6 +35,8 @@ _WATCHED = (
 )
 _OTHER = "other"
 _MAX_REASONS = 32
+_MAX_FALLBACK_REASONS = 64
+"""More than there are fields that decide, and statuses that vLLM refuses with."""
 _END_OF_OPENMETRICS = b"# EOF"
 
 # vLLM's own bounds (`vllm/v1/metrics/buckets.py`), so that the two can be laid over each other, and finer
@@ -144,7 +146,7 @@ class GatewayMetrics:
             self._queue.observe(record.queue_seconds)
         self._count_frontend(record)
         if outcome is Outcome.REJECTED:
-            _count(self._rejections, self._rejections_of, record.reason or _OTHER)
+            _count(self._rejections, self._rejections_of, record.reason or _OTHER, _MAX_REASONS)
             return
         if outcome is Outcome.CLIENT_GONE:
             self._disconnects.inc()
@@ -191,7 +193,7 @@ class GatewayMetrics:
         if record.frontend is not None:
             self._frontends[record.frontend].inc()
         if record.python_reason is not None:
-            _count(self._fallbacks, self._fallbacks_of, record.python_reason)
+            _count(self._fallbacks, self._fallbacks_of, record.python_reason, _MAX_FALLBACK_REASONS)
 
     def _count_key(self, key: str, outcome: Outcome) -> None:
         child = self._key_requests_of.get((key, outcome))
@@ -212,11 +214,11 @@ class GatewayMetrics:
         child.inc(count)
 
 
-def _count(counter: Counter, children: dict[str, Counter], reason: str) -> None:
-    """Count up the child of a reason; all beyond the first few are counted as one."""
+def _count(counter: Counter, children: dict[str, Counter], reason: str, most: int) -> None:
+    """Count up the child of a reason; all beyond the first `most` are counted as one."""
     child = children.get(reason)
     if child is None:
-        known = len(children) < _MAX_REASONS
+        known = len(children) < most
         child = counter.labels(reason if known else _OTHER)
         if known:
             children[reason] = child
