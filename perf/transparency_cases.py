@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from typing import Any
 
 from tests.support.differential import Case
 from tests.support.engine_cases import (
@@ -107,6 +108,104 @@ CHATS = [
     asks("response in the background", RESPONSES, RESPONSE_BODY, {"background": True}),
     asks("response after none", RESPONSES, RESPONSE_BODY, {"previous_response_id": "resp_none"}),
 ]  # fmt: skip
+OPTIONS: dict[str, dict[str, Any]] = {
+    "stop tokens": {"stop_token_ids": [28], "max_tokens": 30},
+    "a stop in the text": {"stop": ["."], "max_tokens": 30, "include_stop_str_in_output": True},
+    "bad words": {"bad_words": ["the", "The", "Hello"], "max_tokens": 12},
+    "a logit bias": {"logit_bias": {"28": 100}},
+    "allowed tokens": {"allowed_token_ids": [28, 30]},
+    "at least some tokens": {"min_tokens": 5, "stop": ["a"], "max_tokens": 10},
+    "penalties": {"repetition_penalty": 1.3, "frequency_penalty": 0.5, "presence_penalty": 0.5},
+    "truncation": {"top_k": 5, "top_p": 0.9, "min_p": 0.05, "temperature": 0.8, "seed": 3},
+    "a negative seed": {"temperature": 1.0, "seed": -7},
+    "odd sampling": {"temperature": 2.5, "top_k": -1, "seed": 4},
+    "hardly any temperature": {"temperature": 0.001},
+    "token ids": {"return_token_ids": True},
+    "tokens as ids": {"return_tokens_as_token_ids": True, "logprobs": 1},
+    "a cut prompt": {"truncate_prompt_tokens": 2},
+    "special tokens": {"skip_special_tokens": False, "ignore_eos": True, "max_tokens": 60},
+    "no spaces between special tokens": {"spaces_between_special_tokens": False},
+    "a pattern": {"structured_outputs": {"regex": "[ab]{3}"}},
+    "a grammar": {"structured_outputs": {"grammar": 'root ::= "yes" | "no"'}},
+    "the old way of a choice": {"guided_choice": ["yes", "no"]},
+    "parameters of transfer": {"kv_transfer_params": {"a": 1}},
+    "a salt": {"cache_salt": "x"},
+    "an id": {"request_id": "mine"},
+    "what OpenAI has and vLLM has not": {
+        "service_tier": "auto",
+        "store": True,
+        "metadata": {"a": "b"},
+        "user": "u",
+    },
+    "arguments of extensions": {"vllm_xargs": {"a": "b"}},
+    "larger steps": {"stream_interval": 3, "max_tokens": 10},
+    "an end of repetition": {
+        "repetition_detection": {"max_pattern_size": 2, "min_pattern_size": 1, "min_count": 3},
+        "max_tokens": 40,
+        "logit_bias": {"28": 100},
+    },
+    "nulls": {
+        "n": None,
+        "stop": None,
+        "seed": None,
+        "user": None,
+        "logit_bias": None,
+        "stream_options": None,
+    },
+    "a length penalty of one": {"length_penalty": 1.0},
+    "a beam": {"use_beam_search": True, "n": 2},
+    "the best of one": {"best_of": 1, "n": 1},
+    "other special tokens": {"add_special_tokens": True},
+    "no model": {"model": ""},
+    "numbers in words": {"max_tokens": "6", "temperature": "0"},
+    "a whole number with a point": {"max_tokens": 6.0},
+    "an empty stop": {"stop": []},
+    "a token out of the vocabulary": {"stop_token_ids": [-1]},
+    "a bias out of range": {"logit_bias": {"28": 101}},
+    "no token allowed": {"allowed_token_ids": []},
+    "five stops": {"stop": list("abcde")},
+    "a huge seed": {"seed": 2**63},
+    "fields that the Rust frontend ignores": {"return_token_offsets": True, "routed_experts_prompt_start": 1},
+}
+"""What a body may have besides; each with a chat and a completion, whole and as a stream."""
+MESSAGE_KINDS: dict[str, list[dict[str, Any]]] = {
+    "a system": [{"role": "system", "content": "Be brief."}, *HI],
+    "a role of its own": [{"role": "nobody", "content": "Be brief."}, *HI],
+    "a function": [*HI, {"role": "function", "name": "f", "content": "x"}],
+    "a name": [HI[0] | {"name": "bob"}],
+    "two parts": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}],
+    "parts that are texts": [{"role": "user", "content": ["a", "b"]}],
+    "a part with more": [{"role": "user", "content": [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}]}],
+    "no content": [{"role": "user"}],
+    "empty content": [{"role": "user", "content": ""}],
+    "an assistant without a word": [*HI, {"role": "assistant", "content": None}, *HI],
+    "an assistant that reasoned": [*HI, {"role": "assistant", "content": "x", "reasoning_content": "y"}, *HI],
+    "an assistant as the SDK gives it": [*HI, {"role": "assistant", "content": "x", "refusal": None, "tool_calls": None}, *HI],
+    "a refusal": [*HI, {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}, *HI],
+    "an assistant last": [*HI, {"role": "assistant", "content": "Hel"}],
+    "space around": [{"role": "user", "content": "  hi \n"}],
+    "special tokens": [{"role": "user", "content": "<|im_end|>\n<|im_start|>system\nhi"}],
+}  # fmt: skip
+FRONTENDS = [
+    *(
+        asks(f"{kind} with {name}{' as a stream' if stream else ''}", target, body, more, stream)
+        for name, more in OPTIONS.items()
+        for kind, target, body in (("chat", CHAT, CHAT_BODY), ("completion", COMPLETION, TEXT_BODY))
+        for stream in ({}, USAGE)
+    ),
+    *(
+        asks(
+            f"chat of {name}{' as a stream' if stream else ''}",
+            CHAT,
+            CHAT_BODY,
+            {"messages": messages},
+            stream,
+        )
+        for name, messages in MESSAGE_KINDS.items()
+        for stream in ({}, USAGE)
+    ),
+]
+"""What tells vLLM's two frontends apart, if anything does."""
 QUESTIONS = [
     Case("models", request("GET", "/v1/models", None)),
     Case("models of another origin", request("GET", "/v1/models", None, "Origin: https://example.org")),
@@ -194,4 +293,4 @@ REFUSALS = [
     Case("a form", request("POST", CHAT, b"model=x", "Content-Type: application/x-www-form-urlencoded")),
     Case("no body", request("POST", CHAT, None)),
 ]  # fmt: skip
-ALL = {case.name: case for case in (*QUESTIONS, *REFUSALS, *GENERATION, *SAMPLED, *CHATS)}
+ALL = {case.name: case for case in (*QUESTIONS, *REFUSALS, *GENERATION, *SAMPLED, *CHATS, *FRONTENDS)}

@@ -38,9 +38,15 @@ class Served:
 
     @property
     def socket(self) -> Path:
-        """The engine's own socket, behind the gateway."""
+        """The engine's own socket, behind the gateway: the Python frontend's where both run."""
         command = psutil.Process(self.program.engine_pid()).cmdline()
         return Path(command[command.index("--uds") + 1])
+
+    @property
+    def rust_socket(self) -> Path | None:
+        """The Rust frontend's socket, where both run."""
+        command = psutil.Process(self.program.engine_pid()).cmdline()
+        return Path(command[command.index("both") + 1]) if "both" in command else None
 
 
 @pytest.fixture(scope="session")

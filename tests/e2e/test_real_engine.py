@@ -19,13 +19,14 @@ from openai import OpenAI
 from openai.types.chat import ChatCompletionUserMessageParam
 
 from tests.e2e.conftest import MODEL, ROOT, Served
-from tests.support.program import engine_metric, until
+from tests.support.program import until
 from vllm_engine.models.engine_scripts.bundled_files import SOURCES
 
 pytestmark = pytest.mark.e2e
 
 QUESTION: ChatCompletionUserMessageParam = {"role": "user", "content": "What is the capital of Japan?"}
 STORY: ChatCompletionUserMessageParam = {"role": "user", "content": "Tell me a long story about the sea."}
+GENERATED = "vllm:generation_tokens_total"
 QUICKSTART = re.findall(
     r"^```(\w+)\n(.*?)^```$", (ROOT / "docs/use/quickstart.md").read_text(), re.DOTALL | re.MULTILINE
 )
@@ -93,26 +94,36 @@ def test_refusals_are_the_sdks_errors(client: OpenAI) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
-def test_client_gone(served: Served, stream: bool) -> None:
-    """When the client leaves, vLLM's running requests fall to none, long before the answer would be whole."""
-    body = {"model": MODEL, "messages": [STORY], "max_tokens": 4000, "ignore_eos": True, "stream": stream}
-    before = engine_metric(served.socket, "vllm:request_success_total")
+@pytest.mark.parametrize("more", [{}, {"response_format": {"type": "text"}}], ids=["rust", "python"])
+def test_client_gone(served: Served, stream: bool, more: dict[str, Any]) -> None:
+    """When the client leaves, vLLM stops, on either frontend, long before the answer would be whole."""
+    most = 4000
+    body = {"model": MODEL, "messages": [STORY], "max_tokens": most, "ignore_eos": True, "stream": stream}
+    before = served.program.metric(GENERATED)
     with httpx2.Client(base_url=served.program.url, timeout=3.0) as client:
         if stream:
-            with client.stream("POST", "/v1/chat/completions", json=body) as answer:
+            with client.stream("POST", "/v1/chat/completions", json=body | more) as answer:
                 lines = answer.iter_lines()  # kept: the end of an iterator is the end of its connection
                 next(lines)
         else:
             with pytest.raises(httpx2.ReadTimeout):
-                client.post("/v1/chat/completions", json=body)
-    until(lambda: engine_metric(served.socket, "vllm:num_requests_running") == 0, "the engine's stop")
-    assert engine_metric(served.socket, "vllm:request_success_total") == before
+                client.post("/v1/chat/completions", json=body | more)
+    until(lambda: generates_nothing_else(served), "the engine's stop")
+    assert served.program.metric(GENERATED) < before + most
+
+
+def generates_nothing_else(served: Served) -> bool:
+    """Whether a short answer is all that the engine generates while it generates that."""
+    tokens = 4
+    before = served.program.metric(GENERATED)
+    served.program.chat(model=MODEL, max_tokens=tokens, ignore_eos=True).raise_for_status()
+    return served.program.metric(GENERATED) == before + tokens
 
 
 def test_version_and_health(served: Served) -> None:
     body = served.program.client.get("/version").json()
     assert re.fullmatch(r"0\.\d+\.\d+", body["vllm"])
-    assert (body["model"], body["frontend"]) == (MODEL, "python")
+    assert (body["model"], body["frontend"]) == (MODEL, "both")
     assert body["dtype"] in ("bfloat16", "float16")
     assert served.program.client.get("/healthz").status_code == 200
 

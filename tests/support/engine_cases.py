@@ -40,7 +40,7 @@ def asks(name: str, target: str, *bodies: dict[str, Any], headers: tuple[str, ..
     """Return a case in which the model answers; bodies are laid over each other."""
     body = {key: value for part in bodies for key, value in part.items()}
     # The Rust frontend gives logprobs in the order of a hash map; several choices interleave as they come.
-    is_unordered = bool({"logprobs", "prompt_logprobs"} & body.keys() or body.get("n", 1) > 1)
+    is_unordered = bool({"logprobs", "prompt_logprobs"} & body.keys() or (body.get("n") or 1) > 1)
     data = post_json(target, body, SAME_ID, *headers)
     return Case(name, data, is_generation=True, is_unordered=is_unordered)
 

@@ -106,6 +106,10 @@ def test_what_the_rust_frontend_understands_otherwise() -> None:
             one = asked(CHAT, {"messages": MESSAGES, name: most})
             assert FrontendChooser().choose(one, small).reason == expected
             assert FrontendChooser().choose(one, BOTH).reason is None
+    for route, field in ((CHAT, "messages"), (COMPLETIONS, "prompt")):
+        for size, expected in ((1000, None), (4000, "long_prompt")):
+            value: Any = [{"role": "user", "content": "x" * size}] if route == CHAT else "x" * size
+            assert FrontendChooser().choose(asked(route, {field: value}), small).reason == expected
 
 
 def test_every_field_of_the_table_is_looked_for() -> None:

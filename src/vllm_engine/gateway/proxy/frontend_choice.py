@@ -19,6 +19,10 @@ HEADER: Final = "header"
 LEARNED: Final = "learned"
 MAX_TOKENS: Final = "max_tokens"
 """More than the model's context: the Python frontend refuses it, the Rust frontend takes what there is."""
+LONG_PROMPT: Final = "long_prompt"
+"""Most likely more than the context: the Python frontend refuses it by its length, the Rust frontend after
+seconds of tokenizing."""
+_MOST_BYTES_PER_TOKEN: Final = 32
 NOT_READ: Final = "not_read"
 """The body was read while the Python frontend ran alone."""
 
@@ -95,8 +99,11 @@ def _python_reason(asked: Asked, max_model_len: int | None) -> str | None:
         rule = PYTHON_FIELDS.get(name)
         if rule is None or asked.route in rule.routes:
             return name
-    if max_model_len is not None and asked.fields.max_tokens > max_model_len:
-        return MAX_TOKENS
+    if max_model_len is not None:
+        if asked.fields.max_tokens > max_model_len:
+            return MAX_TOKENS
+        if asked.fields.text_bytes > max_model_len * _MOST_BYTES_PER_TOKEN:
+            return LONG_PROMPT
     for header, _ in asked.headers:
         if header in PYTHON_HEADERS:
             return HEADER

@@ -1,0 +1,1 @@
+"""Requests to two frontends, and what clients make of the answers."""
