@@ -115,7 +115,7 @@ def test_labels_are_bounded() -> None:
     for number in range(300):
         made_up = f"/x{number}"
         rejected = {"status": number * 7, "outcome": Outcome.REJECTED, "reason": made_up}
-        metrics.observe(ended(python_reason=f"field {number}"))
+        metrics.observe(ended(route=made_up, python_reason=f"field {number}"))
         metrics.observe(ended(route=made_up, **rejected))
         metrics.observe(ended(route=made_up, key=made_up, prompt_tokens=1))
     samples = parsed(metrics.render(None))
