@@ -213,7 +213,14 @@ def test_what_is_learnt_is_bounded_and_forgotten() -> None:
         learned.refused((None, CHAT, shape))
     assert not learned.is_refused((None, CHAT, 0))
     assert learned.is_refused((None, CHAT, 1))
+    looked_at = (
+        learned.may_know(None, CHAT),
+        learned.may_know("another", CHAT),
+        learned.may_know(None, COMPLETIONS),
+    )
+    assert looked_at == (True, False, False)
+    learned.accepted((None, CHAT, 1))
     now = FORGOTTEN_SECONDS + 2 * FIRST_TRIAL_SECONDS
     for _ in range(MOST_SHAPES):
         learned.is_refused((None, CHAT, -1))
-    assert learned.is_empty
+    assert not learned.may_know(None, CHAT)

@@ -68,7 +68,7 @@ class FrontendChooser:
             self._start = status.starts
             self._learned.clear()
         reason = _python_reason(asked, status.max_model_len)
-        if reason is None and not self._learned.is_empty:
+        if reason is None and self._learned.may_know(asked.key, asked.route):
             key = _learned_key(asked)
             reason = LEARNED if key is not None and self._learned.is_refused(key) else None
         return _RUST if reason is None else Choice(Frontend.PYTHON, reason)
@@ -79,14 +79,13 @@ class FrontendChooser:
         `refusal`: why that frontend refused it, if it did; `is_accepted`: whether the answer that counts is a
         good one. What both refuse is the client's fault and teaches nothing.
         """
-        if choice.may_fall_back and is_accepted and not (refusal is None and self._learned.is_empty):
-            key = _learned_key(asked)
-            if key is None:
-                return
-            if refusal is None:
-                self._learned.accepted(key)
-            else:
-                self._learned.refused(key)
+        if not (choice.may_fall_back and is_accepted):
+            return
+        if refusal is None and not self._learned.may_know(asked.key, asked.route):
+            return
+        key = _learned_key(asked)
+        if key is not None:
+            (self._learned.accepted if refusal is None else self._learned.refused)(key)
 
 
 def _python_reason(asked: Asked, max_model_len: int | None) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -41,15 +41,16 @@ class LearnedShapes:
         self._clock = clock
         self._refused: OrderedDict[Key, _Refusals] = OrderedDict()
         self._mixed_until: OrderedDict[Key, float] = OrderedDict()
+        self._refused_of: Counter[tuple[str | None, str]] = Counter()
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing is known to be refused, so that no request's shape is needed."""
-        return not self._refused
+    def may_know(self, key_name: str | None, route: str) -> bool:
+        """Whether there is a reason to look at the shapes of this user's requests on this route."""
+        return bool(self._refused_of) and self._refused_of[key_name, route] > 0
 
     def clear(self) -> None:
         """Forget everything, as when another engine runs."""
         self._refused.clear()
+        self._refused_of.clear()
         self._mixed_until.clear()
 
     def is_refused(self, key: Key) -> bool:
@@ -62,7 +63,7 @@ class LearnedShapes:
             known.next_trial = now + known.wait
         oldest = next(iter(self._refused), None)
         if oldest is not None and now >= self._refused[oldest].next_trial + FORGOTTEN_SECONDS:
-            del self._refused[oldest]
+            self._drop(oldest)
         return False
 
     def refused(self, key: Key) -> None:
@@ -73,8 +74,10 @@ class LearnedShapes:
         self._mixed_until.pop(key, None)
         known = self._refused.get(key)
         if known is None:
-            self._refused[key] = known = _Refusals(now, now + FIRST_TRIAL_SECONDS)
-            _shorten(self._refused)
+            self._refused[key] = _Refusals(now, now + FIRST_TRIAL_SECONDS)
+            self._refused_of[key[:2]] += 1
+            if len(self._refused) > MOST_SHAPES:
+                self._drop(next(iter(self._refused)))
         # Of many at once all are refused before the first can teach anything.
         elif now >= known.since + known.wait:
             known.since, known.wait = now, min(2 * known.wait, LONGEST_TRIAL_SECONDS)
@@ -82,11 +85,14 @@ class LearnedShapes:
 
     def accepted(self, key: Key) -> None:
         """Learn that the Rust frontend accepted one, if it is known to have refused others."""
-        if self._refused.pop(key, None) is not None:
+        if key in self._refused:
+            self._drop(key)
             self._mixed_until[key] = self._clock() + MIXED_SECONDS
-            _shorten(self._mixed_until)
+            if len(self._mixed_until) > MOST_SHAPES:
+                self._mixed_until.popitem(last=False)
 
-
-def _shorten(entries: OrderedDict[Key, _Refusals] | OrderedDict[Key, float]) -> None:
-    if len(entries) > MOST_SHAPES:
-        entries.popitem(last=False)
+    def _drop(self, key: Key) -> None:
+        del self._refused[key]
+        self._refused_of[key[:2]] -= 1
+        if not self._refused_of[key[:2]]:
+            del self._refused_of[key[:2]]
