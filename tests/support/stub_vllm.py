@@ -37,7 +37,7 @@ class FlexibleArgumentParser(argparse.ArgumentParser):
 
 def make_arg_parser(parser):
     parser.add_argument("model_tag")
-    for name in ("model", "uds", "middleware", "api_key", "runner"):
+    for name in ("model", "uds", "middleware", "api_key", "runner", "tool_call_parser"):
         parser.add_argument("--" + name.replace("_", "-"))
     for name in ("data_parallel_size", "nnodes", "api_server_count"):
         parser.add_argument("--" + name.replace("_", "-"), type=int, default=1)
@@ -136,7 +136,7 @@ class Popened:
 class RustFrontendProcessManager:
     def __init__(self, binary_path, sock, args, input_listener, output_listener, engine_start_index, engine_count, data_parallel_size):
         said = (engine_start_index, engine_count, data_parallel_size, input_listener.address, output_listener.address)
-        say(rust=[args.uds, args.disable_uvicorn_access_log, *said])
+        say(rust=[args.uds, args.disable_uvicorn_access_log, *said], parser=args.tool_call_parser)
         process = subprocess.Popen([binary_path, "run"])
         RustFrontendProcessManager.pid = process.pid
         self.processes = [Popened(process)]
@@ -154,6 +154,7 @@ run) if [ "$STUB_RUST" = fails ]; then exit 4; fi; exec sleep 1000 ;;
     printf 'error: invalid value\\nThe following arguments are not implemented in Rust frontend yet:\\n' >&2
     printf -- '- middleware\\n\\nRemove these arguments to continue.\\n' >&2
     exit 2 ;;
+*pythonic*) echo 'tool parser pythonic is not registered' >&2; exit 1 ;;
 *) echo "no tokenizer in ${{*##*model_tag}}" >&2; exit 1 ;;
 esac
 """

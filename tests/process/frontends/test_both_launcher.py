@@ -84,6 +84,15 @@ def test_both_are_started(tmp_path: Path) -> None:
         assert group.frontends == {"frontends": ["python", "rust"], "reason": ""}
 
 
+@pytest.mark.parametrize(("parser", "gets"), [("hermes", "hermes"), ("pythonic", None)])
+def test_a_tool_parser_that_rust_lacks(tmp_path: Path, parser: str, gets: str | None) -> None:
+    """It is left out for Rust, which gets no request with tools."""
+    with launched(tmp_path, "--tool-call-parser", parser) as group:
+        group.until_said("ready")
+        assert group.said["parser"] == gets
+        assert group.frontends["frontends"] == ["python", "rust"]
+
+
 @pytest.mark.parametrize("lost", ["python", "rust", "core"])
 def test_they_end_together(tmp_path: Path, lost: str) -> None:
     """SIGTERM to the leader is a clean end; the loss of another is not, and the last words are which it was."""

@@ -123,15 +123,23 @@ def _args_for_rust(vllm: Any, args: Namespace, binary: Path, socket: Path) -> Na
     ours = copy.copy(args)
     # The gateway asks the Python frontend not to log requests; the Rust frontend never does.
     ours.uds, ours.disable_uvicorn_access_log = str(socket), False
-    words = vllm.jsonify_non_default_args(ours)
-    shown = vllm.redact_sensitive_args(words)
-    if secrets := [name for name in words if words[name] != shown[name]]:
-        raise NotBothError(
-            f"--{secrets[0].replace('_', '-')} would be on a command line that others can read"
-        )
-    if why := refusal(binary, shown):
+    why = _refusal(vllm, ours, binary)
+    if why and getattr(ours, "tool_call_parser", None):
+        # It needs none: requests with tools are the Python frontend's, which has more parsers.
+        ours.tool_call_parser = None
+        if _refusal(vllm, ours, binary) is None:
+            return ours
+    if why:
         raise NotBothError(why)
     return ours
+
+
+def _refusal(vllm: Any, args: Namespace, binary: Path) -> str | None:
+    words = vllm.jsonify_non_default_args(args)
+    shown = vllm.redact_sensitive_args(words)
+    if secrets := [name for name in words if words[name] != shown[name]]:
+        return f"--{secrets[0].replace('_', '-')} would be on a command line that others can read"
+    return refusal(binary, shown)
 
 
 def _config(vllm: Any, args: Namespace) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 _SECONDS = 10.0
+_MOST_CHARS = 300
 _NO_DESCRIPTOR = "1048575"
 """The number of no descriptor that is open: it ends before it would use one."""
 _UNIMPLEMENTED = "not implemented in Rust frontend"
@@ -51,7 +52,7 @@ def refusal(binary: Path, arguments: Mapping[str, Any]) -> str | None:
         return _REFUSED + ", ".join(names)
     # Of an error with causes the last line is the innermost.
     cause = next((line for line in reversed(lines) if not line.startswith("For more information")), "")
-    return f"the Rust frontend refuses its arguments: {cause[-300:] or f'status {answer.returncode}'}"
+    return f"the Rust frontend refuses its arguments: {cause[:_MOST_CHARS] or f'status {answer.returncode}'}"
 
 
 def unimplemented(binary: Path, names: Iterable[str]) -> tuple[str, ...]:
