@@ -138,6 +138,7 @@ def test_frontends() -> None:
     for device, installation, flags, variables, value, reason in (
         (CPU, has_rust, (), {}, "both", "auto: on CPU"),
         (CPU, has_rust, (), both, "both", "environment"),
+        (gpus(1), replace(has_rust, version="0.32.0+cu129"), (), both, "both", "environment"),
         (CPU, has_rust, (), {"ENGINE_FRONTEND": "python"}, "python", "environment"),
         (gpus(1), has_rust, (), {}, "python", "auto: both frontends are not proven on GPUs yet"),
         (gpus(1), has_rust, (), both, "both", "environment"),

@@ -51,9 +51,9 @@ def _binary(preflight: Preflight) -> str | None:
     installation = preflight.installation
     if installation.rust_frontend is None:
         return "this vLLM lacks the Rust frontend's binary"
-    if installation.rust_version != installation.version:
-        got = installation.rust_version or "unknown"
-        return f"vllm-rs is of version {got}, vLLM of {installation.version}"
+    version = installation.version.partition("+")[0]  # which build it is does not matter
+    if installation.rust_version != version:
+        return f"vllm-rs is of version {installation.rust_version or 'unknown'}, vLLM of {version}"
     if preflight.environment.merged.get("VLLM_RUST_FRONTEND_PATH"):
         return "VLLM_RUST_FRONTEND_PATH names another binary"
     return None
