@@ -140,6 +140,22 @@ def test_either_frontend_or_the_core_is_lost(
     until(lambda: expected.search(program.log()[before:]), f"{expected} in the log")
 
 
+def test_a_client_that_leaves(program: Program) -> None:
+    """Either frontend stops generating for it, and is told the request id that the client gave."""
+    program.until_ready()
+    program.change(tokens_per_second=2.0, tokens=1000)
+    aborted = program.metric("fake:aborted_total")
+    with plain_client(program.url) as client:
+        for path, body in FOR_EITHER:
+            more = {"stream": True, "max_tokens": 1000}
+            named = {"X-Request-Id": "mine"}
+            with client.stream("POST", path, json=body | more, headers=named) as answer:
+                assert answer.headers["x-request-id"] == "mine"
+                assert next(answer.iter_lines())
+    until(lambda: program.metric("fake:aborted_total") == aborted + 2, "the end of both at the engine")
+    program.change(tokens_per_second=0.0)
+
+
 def test_one_text_of_both_metrics(program: Program) -> None:
     """Counters of both add up, gauges are of who runs, and where one frontend does not answer there are none of either."""
     program.until_ready()

@@ -196,6 +196,11 @@ async def test_a_request_outlasts_one_crash_of_the_engine_and_not_two(tmp_path: 
             client = await case.run()
             assert (client.status, client.body, case.record.replays) == (200, b"ok", 1)
             assert case.played.asked == [POST] * 2
+        # The loss is known already, while a frontend still says that it is well: that of a dead core does.
+        async with engine_that_says(tmp_path, 1.0, crash, OK) as case:
+            case.restart_after(1.5, Health.GOOD)
+            client = await case.run()
+            assert (client.status, client.body, case.record.replays) == (200, b"ok", 1)
     async with engine_that_says(tmp_path, 1.0, Cut(b"")) as case:
         case.restart_after(2)
         asyncio.get_running_loop().call_later(5, case.restart_after, 2)

@@ -99,7 +99,8 @@ def _reports(own: Families, other: Families) -> dict[Series, float]:
 
 
 def _is_scheduler_gauge(family: Family) -> bool:
-    return family.kind == GAUGE and family.name.startswith("vllm:") and not family.name.endswith("_info")
+    is_of_vllm = family.kind == GAUGE and family.name.startswith("vllm:")
+    return is_of_vllm and not family.name.endswith(("_info", "_state"))
 
 
 def _sum(ours: Family, theirs: Family) -> Family:
