@@ -162,7 +162,7 @@ class Settings(BaseModel):
     hang_timeout_seconds: SecondsOrNever = 180.0
     """How long the engine may have work and generate no token before it is restarted."""
     canary_interval_seconds: SecondsOrNever = 30.0
-    """How often an idle engine has to generate one token, to prove that it still can."""
+    """How often an idle engine has to generate one token through each frontend, to prove that it can."""
     on_fatal: Annotated[Literal["exit", "hold"], Lower] = "exit"
     """When the engine cannot run: exit, or stay up, not ready, and say why on /healthz."""
     auto_fit: bool = False
