@@ -75,6 +75,7 @@ class EngineStatus:
         fraction: how much of the phase is done, where that is known.
         download: how far the weights' download is; None where there is nothing to download.
         max_model_len: the longest prompt plus output; None where vLLM chooses.
+        has_reasoning_parser: whether chats are taken apart into reasoning and content.
         frontends: those of the running engine; empty until they are known.
         expected: seconds that each phase took at an earlier start of the same configuration.
     """
@@ -88,6 +89,7 @@ class EngineStatus:
     model_revision: str | None = None
     dtype: str | None = None
     max_model_len: int | None = None
+    has_reasoning_parser: bool = False
     abilities: Abilities = field(default_factory=Abilities)
     frontends: tuple[Frontend, ...] = ()
     pid: int | None = None
@@ -177,12 +179,14 @@ class StatusBoard(StatusReader):
         model_revision: str | None,
         dtype: str,
         max_model_len: int | None,
+        has_reasoning_parser: bool,
         abilities: Abilities,
         pid: int,
     ) -> None:
         """Record what is running."""
         described = replace(self._current, model_revision=model_revision, dtype=dtype, abilities=abilities)
-        self._set(replace(described, max_model_len=max_model_len, pid=pid))
+        described = replace(described, max_model_len=max_model_len, has_reasoning_parser=has_reasoning_parser)
+        self._set(replace(described, pid=pid))
 
     def serving_with(self, frontends: tuple[Frontend, ...]) -> None:
         """Record the frontends that serve the engine."""

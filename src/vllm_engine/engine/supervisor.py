@@ -146,6 +146,7 @@ class Supervisor:
             model_revision=launch.model_revision,
             dtype=launch.dtype,
             max_model_len=launch.max_model_len,
+            has_reasoning_parser=launch.has_reasoning_parser,
             abilities=launch.abilities,
             pid=process.pid,
         )

@@ -100,6 +100,9 @@ def test_what_the_rust_frontend_understands_otherwise() -> None:
         (CHAT, {"messages": [{"role": "user", "content": [text]}] * 5000}, "parts"),
     ):  # fmt: skip
         assert reason(route, {"messages": MESSAGES, **given}) == expected, given
+    reasoning = replace(BOTH, has_reasoning_parser=True)
+    for route, expected in ((CHAT, "reasoning_parser"), (COMPLETIONS, None)):
+        assert FrontendChooser().choose(asked(route, {}), reasoning).reason == expected
     small = replace(BOTH, max_model_len=100)
     for name in ("max_tokens", "max_completion_tokens"):
         for most, expected in ((100, None), (101, "max_tokens"), ("many", None), (None, None)):

@@ -34,6 +34,7 @@ class Launch:
     model_revision: str | None
     dtype: str
     max_model_len: int | None = None
+    has_reasoning_parser: bool = False
     abilities: Abilities = field(default_factory=Abilities)
     frontend: str = PYTHON
     """Which frontends the command starts: both, python or rust."""
@@ -76,6 +77,7 @@ class Preparation:
             model_revision=model.revision,
             dtype=plan.dtype.value,
             max_model_len=int(length) if length.isdigit() else None,
+            has_reasoning_parser=plan.reasoning_parser.value not in ("none", ""),
             abilities=model_abilities(preflight, model, files.folder),
             frontend=plan.frontend.value,
         )

@@ -11,7 +11,7 @@ import msgspec
 from vllm_engine.engine.engine_state import EngineStatus, Frontend
 from vllm_engine.gateway.body.body_fields import RequestFields
 from vllm_engine.gateway.body.body_shape import shape_of
-from vllm_engine.gateway.body.frontend_fields import PYTHON_FIELDS, PYTHON_HEADERS, RUST_ROUTES
+from vllm_engine.gateway.body.frontend_fields import CHAT, PYTHON_FIELDS, PYTHON_HEADERS, RUST_ROUTES
 from vllm_engine.gateway.proxy.learned_shapes import Key, LearnedShapes
 
 ROUTE: Final = "route"
@@ -19,6 +19,8 @@ HEADER: Final = "header"
 LEARNED: Final = "learned"
 MAX_TOKENS: Final = "max_tokens"
 """More than the model's context: the Python frontend refuses it, the Rust frontend takes what there is."""
+REASONING: Final = "reasoning_parser"
+"""The two take reasoning apart differently: what is cut before its end is content for the Rust frontend."""
 LONG_PROMPT: Final = "long_prompt"
 """Most likely more than the context: the Python frontend refuses it by its length, the Rust frontend after
 seconds of tokenizing."""
@@ -67,7 +69,7 @@ class FrontendChooser:
         if status.starts != self._start:
             self._start = status.starts
             self._learned.clear()
-        reason = _python_reason(asked, status.max_model_len)
+        reason = _python_reason(asked, status)
         if reason is None and self._learned.may_know(asked.key, asked.route):
             key = _learned_key(asked)
             reason = LEARNED if key is not None and self._learned.is_refused(key) else None
@@ -88,9 +90,11 @@ class FrontendChooser:
             (self._learned.accepted if refusal is None else self._learned.refused)(key)
 
 
-def _python_reason(asked: Asked, max_model_len: int | None) -> str | None:
+def _python_reason(asked: Asked, status: EngineStatus) -> str | None:
     if asked.route not in RUST_ROUTES:
         return ROUTE
+    if status.has_reasoning_parser and asked.route == CHAT:
+        return REASONING
     names = asked.fields.python_fields
     if names is None:
         return NOT_READ
@@ -98,15 +102,18 @@ def _python_reason(asked: Asked, max_model_len: int | None) -> str | None:
         rule = PYTHON_FIELDS.get(name)
         if rule is None or asked.route in rule.routes:
             return name
-    if max_model_len is not None:
-        if asked.fields.max_tokens > max_model_len:
-            return MAX_TOKENS
-        if asked.fields.text_bytes > max_model_len * _MOST_BYTES_PER_TOKEN:
-            return LONG_PROMPT
     for header, _ in asked.headers:
         if header in PYTHON_HEADERS:
             return HEADER
-    return None
+    return _beyond_the_context(asked.fields, status.max_model_len)
+
+
+def _beyond_the_context(fields: RequestFields, max_model_len: int | None) -> str | None:
+    if max_model_len is None:
+        return None
+    if fields.max_tokens > max_model_len:
+        return MAX_TOKENS
+    return LONG_PROMPT if fields.text_bytes > max_model_len * _MOST_BYTES_PER_TOKEN else None
 
 
 def _learned_key(asked: Asked) -> Key | None:
