@@ -20,6 +20,7 @@ from vllm_engine.engine.engine_control import EngineControl
 from vllm_engine.engine.engine_state import StatusBoard, StatusReader
 from vllm_engine.engine.startup.engine_folders import engine_folders
 from vllm_engine.engine.startup.preparation import Preparation
+from vllm_engine.engine.startup.process_history import ProcessHistory
 from vllm_engine.engine.startup.start_history import StartHistory, StartRecorder
 from vllm_engine.engine.supervisor import Supervisor
 from vllm_engine.errors import VllmEngineError
@@ -74,9 +75,17 @@ async def serve(
             explainer.planned(preflight, plan)
             effective.planned(preflight, plan)
 
-        preparation = Preparation(preflight, folders, board, recorder, planned, explainer.explain)
+        processes = ProcessHistory(settings.cache_dir / "processes.json")
+        preparation = Preparation(preflight, folders, board, recorder, planned, explainer.explain, processes)
         supervisor = Supervisor(
-            board, preparation, preparation.explain, folders=folders, settings=settings, activity=activity
+            board,
+            preparation,
+            preparation.explain,
+            folders=folders,
+            settings=settings,
+            activity=activity,
+            foresee=preparation.foresee,
+            remember=preparation.remember,
         )
         build = _build(preflight)
         async with contextlib.AsyncExitStack() as stack:

@@ -202,6 +202,7 @@ def standby(program: Program, number: int = 1) -> psutil.Process:
 def test_standby_is_the_next_engine(start: StartProgram) -> None:
     """The standby is the next engine; one that fails as an engine is no verdict; SIGTERM leaves nobody."""
     program = start(STANDBY="1")
+    assert "--standby" in engine(program).cmdline(), "it began to import before the start was prepared"
     assert program.metric("gateway_standby_ready") == 0
     first = standby(program)
     assert program.metric("gateway_standby_ready") == 1

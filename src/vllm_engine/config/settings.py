@@ -168,7 +168,8 @@ class Settings(BaseModel):
     auto_fit: bool = False
     """Retries a start that lacks memory once, with a length or share of memory that fits."""
     standby: BoolOrAuto = "auto"
-    """Keeps processes that have imported vLLM ready for the next start. `auto`: if 4 GiB stay free."""
+    """Keeps processes that have imported vLLM ready for the next start. `auto`: if 4 GiB stay free.
+    With 0 no start imports anything in advance."""
     lame_duck_seconds: SecondsOrZero = 0.0
     """How long to go on serving after SIGTERM while readiness already fails."""
     drain_timeout_seconds: SecondsOrZero = 25.0

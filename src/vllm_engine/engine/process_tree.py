@@ -30,7 +30,7 @@ OPENMP = ("GOMP_", "KMP_", "OMP_")
 READ_LATE = frozenset(
     {
         *("LD_LIBRARY_PATH", "LOCAL_WORLD_SIZE", "NUMEXPR_MAX_THREADS", "VLLM_DISABLE_SHARED_EXPERTS_STREAM"),
-        *("VLLM_SSM_CONV_STATE_LAYOUT", "VLLM_WORKER_MULTIPROC_METHOD"),
+        *("VLLM_SSM_CONV_STATE_LAYOUT", "VLLM_USE_RUST_FRONTEND", "VLLM_WORKER_MULTIPROC_METHOD"),
     }
 )
 """Variables that vLLM sets for its processes and that no import reads."""

@@ -68,6 +68,8 @@ class Restart:
 
     delay_seconds: float
     notice: str
+    is_plain: bool = False
+    """Whether no process that has imported vLLM in advance may be the engine."""
 
 
 class RestartPolicy:
@@ -81,14 +83,21 @@ class RestartPolicy:
         self.changes: Mapping[str, str] = {}
         """Settings that the next start uses in place of the user's (`AUTO_FIT`)."""
 
-    def after(self, error: VllmEngineError, *, was_standby: bool) -> Restart:
-        """Return the restart that follows a failure; the failed start of a standby is no verdict.
+    def after(self, error: VllmEngineError, *, was_standby: bool, was_imported: bool = False) -> Restart:
+        """Return the restart that follows a failure.
+
+        The failed start of a standby is no verdict. Nor is that of a process that imported vLLM while its
+        start was prepared (`was_imported`), if its cause is not known.
 
         Raises:
             VllmEngineError: it must not be started again.
         """
         if was_standby and isinstance(error, StartupError):
-            return Restart(0.0, "the standby failed to become the engine: starting a new process")
+            notice = "the standby failed to become the engine: starting a new process"
+            return Restart(0.0, notice, is_plain=True)
+        if was_imported and isinstance(error, StartupError) and error.diagnosis.code == "unknown":
+            notice = "the cause is not known: starting once more, with no process that imported in advance"
+            return Restart(0.0, notice, is_plain=True)
         if self._fit(error):
             chosen = " ".join(f"{key}={value}" for key, value in self.changes.items())
             return Restart(

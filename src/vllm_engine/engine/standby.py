@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from vllm_engine.engine.child_process import EngineProcess
 from vllm_engine.engine.process_tree import RECORD, Node, changes, count, importing, spawned, to_import_with
-from vllm_engine.plan.engine_command import LAUNCHER, EngineCommand
+from vllm_engine.plan.engine_command import LAUNCHER, PYTHON_ENTRY, EngineCommand
 from vllm_engine.system.device import free_memory_bytes
 from vllm_engine.system.process_memory import session_pss_bytes
 
@@ -27,7 +27,6 @@ BYTES_FORKED = 32 << 20
 BYTES_LEFT = 4 << 30
 """Memory that `auto` leaves free."""
 
-_MAIN = ("-m", "vllm.entrypoints.cli.main")
 _BOTH = (str(LAUNCHER),)
 _SETTLED_SECONDS = 3.0
 """Before the first attempt: an engine that is lost right after it was ready needs the CPUs itself."""
@@ -49,6 +48,8 @@ class _Waiting:
     process: EngineProcess
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+    is_standby: bool
+    """Whether it waits for the loss of an engine; else it has been started for a start under way."""
     is_taken: bool = False
 
     def begin(self) -> None:
@@ -58,7 +59,7 @@ class _Waiting:
             "children": self.children,
             "cpus": sorted(os.sched_getaffinity(0)),
             "own": changes(to_import_with(own, self.children), own),
-            "is_urgent": False,
+            "is_urgent": not self.is_standby,
         }
         self.writer.write(json.dumps(order).encode() + b"\n")
 
@@ -86,8 +87,15 @@ class _Waiting:
         await self.process.stop(_STOP_SECONDS)
 
 
+class Taken(NamedTuple):
+    """A process that had imported vLLM in advance and is the engine now."""
+
+    process: EngineProcess
+    was_standby: bool
+
+
 class Standby:
-    """Keeps one standby while an engine serves, and hands it over when the next engine is started.
+    """Has a process import vLLM in advance: for a start that is prepared, and while an engine serves.
 
     If anything goes wrong with it, only the time that it would have saved is lost.
 
@@ -96,6 +104,7 @@ class Standby:
         mode: whether a standby is kept; auto: if memory allows.
         on_line: takes the output of a standby that has become the engine.
         tell: told how many bytes the standby takes when it is ready, and None when there is none.
+        remember: given the processes that an engine has started.
     """
 
     def __init__(
@@ -105,6 +114,7 @@ class Standby:
         *,
         on_line: Callable[[str], None],
         tell: Callable[[int | None], None],
+        remember: Callable[[Sequence[Node]], None] = lambda _: None,
         spawn: Callable[..., Awaitable[EngineProcess]] = EngineProcess.spawn,
         free_memory: Callable[[], int] = free_memory_bytes,
     ) -> None:
@@ -112,6 +122,7 @@ class Standby:
         self._mode = mode
         self._on_line = on_line
         self._tell = tell
+        self._remember = remember
         self._spawn_process = spawn
         self._free_memory = free_memory
         self._current: _Waiting | None = None
@@ -119,32 +130,69 @@ class Standby:
     def entry(self, command: EngineCommand) -> EngineCommand:
         """Return the command run through `standby_process.py`; unchanged where no standby is wanted."""
         argv = list(command.argv)
-        entry = next((entry for entry in (_MAIN, _BOTH) if tuple(argv[2 : 2 + len(entry)]) == entry), None)
+        entry = next(
+            (entry for entry in (PYTHON_ENTRY, _BOTH) if tuple(argv[2 : 2 + len(entry)]) == entry), None
+        )
         if not self._mode or entry is None:
             return command
         argv[2 : 2 + len(entry)] = [str(SCRIPT)]
         return EngineCommand(tuple(argv), {**command.environ, RECORD: str(self._record)})
 
-    async def take(self, command: EngineCommand) -> EngineProcess | None:
-        """Make the standby the engine; None if none is ready with the same environment."""
-        waiting, self._current = self._current, None
+    @property
+    def may_begin(self) -> bool:
+        """Whether a process is wanted that imports in advance, and none is there."""
+        return bool(self._mode) and self._current is None
+
+    async def begin(self, command: EngineCommand, children: Sequence[Node]) -> None:
+        """Have a process import for the start that is being prepared, whose command begins like this.
+
+        It is the next that `take` returns, if it then has the right environment.
+        """
+        command = self.entry(command)
+        if not self.may_begin or command.argv[2] != str(SCRIPT):
+            return
+        try:
+            self._current = await self._spawn(command, children, is_standby=False)
+            self._current.begin()
+            logger.info("vLLM is imported for %d process(es) while the start is prepared", count(children))
+        except OSError as error:
+            logger.warning("vLLM cannot be imported in advance (%s)", error)
+
+    async def take(self, command: EngineCommand) -> Taken | None:
+        """Make the process that waits the engine; None if none is ready with the same environment."""
         # The next engine writes its own.
         self._record.unlink(missing_ok=True)
+        waiting = self._current
         if waiting is None:
             return None
+        if different := changes(waiting.command.environ, command.environ):
+            why = f"the engine needs another {', '.join(sorted(different))}"
+        else:
+            why = await self._try_to_take(waiting, command)
+        self._current = None
         self._tell(None)
-        has_same_environment = waiting.command.environ == command.environ
-        if has_same_environment and await waiting.become_engine(command.argv[3:]):
-            return waiting.process
-        logger.warning("the standby cannot be used: a new engine is started")
+        if not why:
+            return Taken(waiting.process, waiting.is_standby)
+        name = "the standby" if waiting.is_standby else "the process that imported vLLM in advance"
+        logger.warning("%s cannot be used (%s): a new engine is started", name, why)
         await waiting.end()
         return None
+
+    async def _try_to_take(self, waiting: _Waiting, command: EngineCommand) -> str:
+        """Return why the process is not the engine now; empty if it is."""
+        try:
+            if not waiting.is_standby:
+                await waiting.until_ready()
+            return "" if await waiting.become_engine(command.argv[3:]) else "it does not answer"
+        except (OSError, TimeoutError):
+            return "it has ended, or takes too long"
 
     async def keep(self, command: EngineCommand, leader: int) -> None:
         """Keep a standby for the ready engine with the process id `leader`; never returns: cancel it."""
         for attempt in range(_MOST_ATTEMPTS if self._mode else 0):
             await asyncio.sleep(_SETTLED_SECONDS * 4**attempt)
             nodes = spawned(self._record, leader)
+            self._remember(nodes)
             if not self._has_memory(command, nodes):
                 break
             has_memory = True
@@ -163,7 +211,7 @@ class Standby:
             await waiting.end()
 
     async def _start_one(self, command: EngineCommand, nodes: Sequence[Node]) -> EngineProcess:
-        waiting = await self._spawn(command, nodes)
+        waiting = await self._spawn(command, nodes, is_standby=True)
         try:
             waiting.begin()
             await waiting.until_ready()
@@ -177,7 +225,7 @@ class Standby:
         logger.info("a standby is ready: %d process(es), %.0f MB", count(nodes), size / 1e6)
         return waiting.process
 
-    async def _spawn(self, command: EngineCommand, nodes: Sequence[Node]) -> _Waiting:
+    async def _spawn(self, command: EngineCommand, nodes: Sequence[Node], *, is_standby: bool) -> _Waiting:
         ours, theirs = socket.socketpair()
         with theirs:
             reader, writer = await asyncio.open_connection(sock=ours)
@@ -201,7 +249,7 @@ class Standby:
             except OSError:
                 writer.close()
                 raise
-        started.append(_Waiting(command, nodes, process, reader, writer))
+        started.append(_Waiting(command, nodes, process, reader, writer, is_standby))
         return started[0]
 
     async def _until_it_ends(self, process: EngineProcess) -> bool:

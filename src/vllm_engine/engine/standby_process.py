@@ -262,18 +262,21 @@ def _wait_for_order(link: socket.socket, imported: tree.Changes) -> NoReturn:
 def _goes_on_with(changes: tree.Changes) -> None:
     """Change the environment after the imports."""
     tree.change(_environ, changes)
-    _base.clear()
-    _base.update(_environ)
+    _begins_here()
     if any(name.startswith(tree.OPENMP) for name in changes) and "torch" in sys.modules:
         # OpenMP's library would still bind each thread that computes to the worker's first CPU.
         sys.modules["torch"].set_num_threads(1)
 
 
+def _begins_here() -> None:
+    _base.clear()
+    _base.update(_environ)
+
+
 def _prepare(nodes: Sequence[tree.Node], *, is_urgent: bool) -> None:
     apart = [node for node in nodes if tree.imports_apart(node, _environ)]
     _waiting.extend(Waiting(node, is_forked=False, is_urgent=is_urgent) for node in apart)
-    # Nothing that is imported is garbage soon, and looking for it takes a fifth of the time.
-    gc.disable()
+    cpus = os.sched_getaffinity(0)
     if is_urgent:
         _import_all()
     else:
@@ -282,8 +285,9 @@ def _prepare(nodes: Sequence[tree.Node], *, is_urgent: bool) -> None:
             # without a privilege that containers lack.
             pool.submit(lambda: os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY))
             pool.submit(_import_all).result()
+    # OpenMP's library binds the thread that loads it; a wheel may have brought one of its own.
+    os.sched_setaffinity(0, cpus)
     gc.freeze()  # forks share what is not looked at
-    gc.enable()
     _fork([node for node in nodes if node not in apart])
 
 
@@ -296,10 +300,13 @@ def _fork(nodes: Sequence[tree.Node]) -> None:
 
 
 def _import_all() -> None:
+    # Nothing that is imported is garbage soon, and looking for it takes a fifth of the time.
+    gc.disable()
     worker = _WORKERS["cpu" if _environ.get("VLLM_TARGET_DEVICE") == "cpu" else "cuda"]
     for name in (*_IMPORTS, worker):
         with contextlib.suppress(ModuleNotFoundError):  # another version of vLLM
             importlib.import_module(name)
+    gc.enable()
 
 
 def _placed(received: Sequence[int], wanted: Sequence[int]) -> bool:
@@ -335,4 +342,6 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["--child"]:
         wait_as_child(int(sys.argv[2]), int(sys.argv[3]))
     else:
+        _import_all()
+        _begins_here()
         run_vllm(sys.argv[1:])

@@ -17,11 +17,12 @@ from vllm_engine.engine.control_client import ControlClient, ControlError, Healt
 from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.engine.engine_output import LogLine, parse_line
 from vllm_engine.engine.engine_state import EngineState, Frontend, Phase, StatusBoard
+from vllm_engine.engine.process_tree import Node
 from vllm_engine.engine.restarts import RestartBudget, RestartPolicy
 from vllm_engine.engine.standby import Standby
 from vllm_engine.engine.startup.engine_folders import EngineFolders
 from vllm_engine.engine.startup.log_progress import progress_in
-from vllm_engine.engine.startup.preparation import Launch
+from vllm_engine.engine.startup.preparation import Foreseen, Launch
 from vllm_engine.engine.startup.running_frontends import running_frontends
 from vllm_engine.engine.tracebacks import RepeatedTracebacks, without_repeats
 from vllm_engine.engine.watchdog.stall import StepLimit
@@ -60,7 +61,9 @@ class Supervisor:
     """Runs one engine, start after start; the only writer of its status.
 
     `prepare` makes everything for a start, with the settings that it is called with in place of the user's.
-    `explain` diagnoses the end of an engine. The engine listens on the sockets in `folders`.
+    `explain` diagnoses the end of an engine. `foresee` says what is known of a start before it is prepared,
+    and `remember` is given the processes that an engine has started. The engine listens on the sockets in
+    `folders`.
     """
 
     def __init__(
@@ -72,6 +75,8 @@ class Supervisor:
         folders: EngineFolders,
         settings: Settings,
         activity: EngineActivity,
+        foresee: Callable[[Mapping[str, str]], Foreseen] | None = None,
+        remember: Callable[[Sequence[Node]], None] = lambda _: None,
         spawn: Callable[..., Awaitable[EngineProcess]] = EngineProcess.spawn,
         connect: Callable[..., ControlClient] = ControlClient,
         clock: Callable[[], float] = time.monotonic,
@@ -79,6 +84,7 @@ class Supervisor:
         self._board = board
         self._prepare = prepare
         self._explain = explain
+        self._foresee = foresee
         self._folders, self._socket = folders, folders.socket
         self._settings = settings
         self._activity = activity
@@ -92,9 +98,14 @@ class Supervisor:
             settings.standby,
             on_line=self._on_line,
             tell=board.standing_by,
+            remember=remember,
             spawn=spawn,
         )
         self._was_standby = False
+        self._was_imported = False
+        """Whether the process had imported vLLM while its start was prepared."""
+        self._is_plain = False
+        """Whether the next start must be with a new process."""
         self._has_served = False
         self._cannot_ask = False
         self._tracebacks = RepeatedTracebacks()
@@ -136,7 +147,9 @@ class Supervisor:
     async def _run_once(self) -> NoReturn:
         """Start the engine and watch it until it is lost."""
         self._was_standby, self._has_served, began = False, False, self._clock()
+        self._was_imported = False
         try:
+            await self._import_in_advance()
             launch = await self._prepare(self._restarts.changes)
             command = self._standby.entry(launch.command)
             process = self._process = await self._start_process(command)
@@ -155,19 +168,32 @@ class Supervisor:
         self._board.progress(Phase.READY)
         self._board.move(EngineState.READY)
         self._has_served = self._restarts.has_served = True
+        self._is_plain = False
         self._longest_start = max(self._longest_start, seconds)
         logger.info("ready after %.1f s%s", seconds, ", from the standby" * self._was_standby)
         await self._watch(process, command, token_seconds)
 
     async def _wait_for_restart(self, error: VllmEngineError) -> None:
         """Wait for the next start; raises the error instead if there must not be one."""
-        restart = self._restarts.after(error, was_standby=self._was_standby)
+        restart = self._restarts.after(error, was_standby=self._was_standby, was_imported=self._was_imported)
         logger.error("%s", error)
         self._board.move(EngineState.BACKOFF, error=error.diagnosis)
         await self._end_process()
         logger.warning("%s", restart.notice)
+        self._is_plain = restart.is_plain
+        await self._import_in_advance()
         await asyncio.sleep(restart.delay_seconds)
         self._board.restart()
+
+    async def _import_in_advance(self) -> None:
+        """Have a process import vLLM while its start is waited for and prepared."""
+        if self._foresee is None or self._is_plain or not self._standby.may_begin:
+            return
+        # Now that no process has files there.
+        await asyncio.to_thread(self._folders.clear)
+        with contextlib.suppress(OSError):  # the start itself meets it again
+            foreseen = self._foresee(self._restarts.changes)
+            await self._standby.begin(foreseen.command, foreseen.children)
 
     async def _start_process(self, command: EngineCommand) -> EngineProcess:
         """Start the engine's process, from the standby if there is one that can be used."""
@@ -175,10 +201,10 @@ class Supervisor:
         # vLLM leaves its sockets behind, and cannot bind one that exists.
         for left in (self._socket, self._folders.rust_socket, self._folders.frontends_file):
             left.unlink(missing_ok=True)
-        standby = await self._standby.take(command)
-        if standby is not None:
-            self._was_standby = True
-            return standby
+        taken = await self._standby.take(command)
+        if taken is not None:
+            self._was_standby, self._was_imported = taken.was_standby, not taken.was_standby
+            return taken.process
         # Now that no process has files there.
         await asyncio.to_thread(self._folders.clear)
         return await self._spawn(command.argv, command.environ, on_line=self._on_line, cwd=Path.cwd())

@@ -61,6 +61,9 @@ TOOL_FLAG, REASONING_FLAG = "tool-call-parser", "reasoning-parser"
 OWN_FLAGS: Mapping[str, str] = {TOOL_FLAG: "TOOL_CALL_PARSER", REASONING_FLAG: "REASONING_PARSER"}
 """vLLM flags that are settings of ours too; among raw flags they are taken as they are."""
 
+PYTHON_ENTRY = ("-m", "vllm.entrypoints.cli.main")
+"""What Python runs as vLLM's own command."""
+
 
 @dataclass(frozen=True)
 class EngineCommand:
@@ -89,7 +92,7 @@ def build_command(
     traces: list[str] = []
     if settings.traces_url is not None and not tracing_gap(settings, installation):
         traces = ["--otlp-traces-endpoint", settings.traces_url]
-    entry = ["-m", "vllm.entrypoints.cli.main"]
+    entry = [*PYTHON_ENTRY]
     if plan.frontend.value == BOTH:
         entry = [str(LAUNCHER), "both", str(socket.with_name(RUST_SOCKET))]
     argv = [

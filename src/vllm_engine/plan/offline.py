@@ -35,13 +35,34 @@ def may_start_offline(preflight: Preflight, model: Model, files: ModelFiles) -> 
 
     Local and bundled models do not need it, and a value that the user has set is left as it is.
     """
-    settings = preflight.settings
-    is_of_hub = not settings.is_local_model and not is_bundled(settings.model_id)
-    if not is_of_hub or preflight.environment.merged.get("HF_HUB_OFFLINE"):
+    if not _may_be_chosen(preflight):
         return False
     need = network_need(preflight, model, files)
     logger.info("vLLM starts %s", "offline: the model is complete" if need is None else f"online: {need}")
     return need is None
+
+
+def will_likely_start_offline(preflight: Preflight) -> bool:
+    """Whether that is to be expected once the model is here."""
+    return _may_be_chosen(preflight) and not _needed_by_settings(preflight)
+
+
+def _may_be_chosen(preflight: Preflight) -> bool:
+    settings = preflight.settings
+    is_of_hub = not settings.is_local_model and not is_bundled(settings.model_id)
+    return is_of_hub and not preflight.environment.merged.get("HF_HUB_OFFLINE")
+
+
+def _needed_by_settings(preflight: Preflight) -> str | None:
+    if given := _flags(preflight).intersection(_NEEDS_HUB):
+        return f"{_variable(min(given))} is set"
+    if preflight.environment.merged.get("VLLM_USE_MODELSCOPE", "0") not in ("", "0", "False", "false"):
+        return "VLLM_USE_MODELSCOPE is set"
+    return None
+
+
+def _flags(preflight: Preflight) -> set[str]:
+    return {name.partition(".")[0].replace("_", "-") for name in preflight.mentioned_flags}
 
 
 def network_need(preflight: Preflight, model: Model, files: ModelFiles) -> str | None:
@@ -49,12 +70,9 @@ def network_need(preflight: Preflight, model: Model, files: ModelFiles) -> str |
 
     `files` is what of the model is on this machine.
     """
-    settings, environ = preflight.settings, preflight.environment.merged
-    flags = {name.partition(".")[0].replace("_", "-") for name in preflight.mentioned_flags}
-    if given := flags.intersection(_NEEDS_HUB):
-        return f"{_variable(min(given))} is set"
-    if environ.get("VLLM_USE_MODELSCOPE", "0") not in ("", "0", "False", "false"):
-        return "VLLM_USE_MODELSCOPE is set"
+    settings, flags = preflight.settings, _flags(preflight)
+    if need := _needed_by_settings(preflight):
+        return need
     if not _is_whole(preflight, files):
         return f"not all files of {settings.model_id} are known to be in the cache"
     for name in _REPOSITORIES:

@@ -11,7 +11,13 @@ from pathlib import Path
 from vllm_engine.errors import Problem, SettingsError
 from vllm_engine.models.model_config import attention_heads, kv_cache_bytes, longest_context
 from vllm_engine.models.model_source import Model, locate_model, require_config
-from vllm_engine.plan.engine_command import EngineCommand, build_command, is_switched_on
+from vllm_engine.plan.engine_command import (
+    PYTHON_ENTRY,
+    EngineCommand,
+    build_command,
+    engine_environment,
+    is_switched_on,
+)
 from vllm_engine.plan.engine_plan import BOTH, Choice, EnginePlan
 from vllm_engine.plan.engine_site import site_folder, write_metadata, write_shims
 from vllm_engine.plan.frontends.api_servers import automatic, needs_one
@@ -65,19 +71,39 @@ def resolve_command(
     """
     settings, environ = preflight.settings, preflight.environment.merged
     installation = replace(preflight.installation, python=python or preflight.installation.python)
-    offline = {"HF_HUB_OFFLINE": "1"} if is_offline else {}
-    folder = site_folder(settings.cache_dir)
-    if installation.distribution != "vllm":
-        write_metadata(folder, installation.version)
-    write_shims(folder, installation.needs_shims)
+    _write_site(preflight)
     return build_command(
         settings,
         installation,
         plan,
         socket=socket,
-        environ=environ | dict(places or {}) | offline,
+        environ=environ | dict(places or {}) | _offline(is_offline),
         flags=preflight.flags,
     )
+
+
+def foresee_command(
+    preflight: Preflight, *, is_offline: bool, python: Path, places: Mapping[str, str]
+) -> EngineCommand:
+    """Return how the engine's command begins whatever the model is, and its environment."""
+    installation = replace(preflight.installation, python=python)
+    _write_site(preflight)
+    environ = preflight.environment.merged | dict(places) | _offline(is_offline)
+    return EngineCommand(
+        (str(python), "-P", *PYTHON_ENTRY),
+        engine_environment(preflight.settings, installation, environ),
+    )
+
+
+def _offline(is_offline: bool) -> dict[str, str]:
+    return {"HF_HUB_OFFLINE": "1"} if is_offline else {}
+
+
+def _write_site(preflight: Preflight) -> None:
+    folder, installation = site_folder(preflight.settings.cache_dir), preflight.installation
+    if installation.distribution != "vllm":
+        write_metadata(folder, installation.version)
+    write_shims(folder, installation.needs_shims)
 
 
 def start_key(preflight: Preflight, plan: EnginePlan) -> str:

@@ -16,6 +16,7 @@ from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.engine.engine_state import EngineStatus, Phase, StatusBoard
 from vllm_engine.engine.startup.engine_folders import EngineFolders
 from vllm_engine.engine.startup.preparation import Preparation
+from vllm_engine.engine.startup.process_history import ProcessHistory
 from vllm_engine.engine.startup.start_history import StartHistory, StartRecorder
 from vllm_engine.errors import Diagnosis, ModelError
 from vllm_engine.models.engine_script import EnginePython, ScriptError
@@ -64,7 +65,7 @@ def preparation(folder: Path, **variables: str) -> Preparation:
     return Preparation(
         Preflight(load_settings(environment), environment, INSTALLATION, device),
         EngineFolders(folder, folder / "tmp"), board, StartRecorder(board, StartHistory(folder / "starts.json")),
-        lambda preflight, plan: None, lambda end: MISSING,
+        lambda preflight, plan: None, lambda end: MISSING, ProcessHistory(folder / "processes.json"),
     )  # fmt: skip
 
 
@@ -80,6 +81,34 @@ async def test_downloads_once_and_starts_offline(hub: Hub, tmp_path: Path) -> No
     assert await prepare({}) == first
     assert "--max-model-len 1280" in " ".join((await prepare({"MAX_MODEL_LEN": "1280"})).command.argv)
     assert hub.asked == ["look", "fetch"]
+
+
+async def test_what_is_foreseen_is_what_the_command_then_needs(hub: Hub, tmp_path: Path) -> None:
+    """The environment is that of the command, before and after a failure offline and with changes."""
+    prepare = preparation(tmp_path)
+    for changes in ({}, {"MAX_MODEL_LEN": "1280"}):
+        foreseen, command = prepare.foresee(changes).command, (await prepare(changes)).command
+        assert foreseen.environ == command.environ
+        assert foreseen.argv == (command.argv[0], "-P", "-m", "vllm.entrypoints.cli.main")
+    prepare.explain(EXIT)
+    assert prepare.foresee({}).command.environ == (await prepare({})).command.environ
+    online = preparation(tmp_path)
+    online.preflight = replace(online.preflight, flags=("--enable-lora",))
+    assert online.foresee({}).command.environ == (await online({})).command.environ
+
+
+async def test_processes_are_those_of_the_last_start(hub: Hub, tmp_path: Path) -> None:
+    """Of the same configuration; a file that is no record of ours is none."""
+    prepare = preparation(tmp_path)
+    node = {"set": {"OMP_NUM_THREADS": "7"}, "unset": [], "children": []}
+    prepare.remember([node])
+    assert preparation(tmp_path).foresee({}).children == [node]
+    assert preparation(tmp_path, TENSOR_PARALLEL="2").foresee({}).children != [node]
+    file = tmp_path / "processes.json"
+    assert file.stat().st_mode & 0o777 == 0o600
+    for text in ("{", "[]", '{"version": 1, "processes": []}', file.read_text().replace('"7"', "7")):
+        file.write_text(text)
+        assert preparation(tmp_path).foresee({}).children != [node]
 
 
 async def test_an_engine_that_misses_a_file_offline_starts_again_online(hub: Hub, tmp_path: Path) -> None:
@@ -110,7 +139,7 @@ def test_only_a_file_that_is_missing_offline_starts_it_again() -> None:
         ("hub-unreachable", False, False),
         ("disk-full", True, False),
     ):
-        parts: list[Any] = [None] * 5 + [lambda _, code=code: Diagnosis(code, "it failed")]
+        parts: list[Any] = [None] * 5 + [lambda _, code=code: Diagnosis(code, "it failed"), None]
         preparation = Preparation(*parts)
         preparation.is_offline = is_offline
         assert (preparation.explain(EXIT).retryable, preparation.needs_hub) == (again, again)

@@ -119,7 +119,7 @@ async def test_it_is_ready_some_seconds_after_the_engine_and_becomes_the_next(tm
     await case.keep(10)
     assert case.told == [0]
     case.rig.on_line("importing")
-    assert await case.standby.take(case.command) is case.rig.processes[1].real
+    assert await case.standby.take(case.command) == (case.rig.processes[1].real, True)
     case.rig.on_line("serving")
     assert (case.told, case.lines) == ([0, None], ["serving"])
     assert await case.standby.take(case.command) is None

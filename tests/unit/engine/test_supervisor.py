@@ -22,7 +22,7 @@ from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.engine.engine_state import Phase, StatusBoard
 from vllm_engine.engine.restarts import FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, RestartBudget
 from vllm_engine.engine.startup.engine_folders import EngineFolders
-from vllm_engine.engine.startup.preparation import Launch
+from vllm_engine.engine.startup.preparation import Foreseen, Launch
 from vllm_engine.engine.supervisor import Supervisor
 from vllm_engine.errors import (
     Diagnosis,
@@ -33,6 +33,7 @@ from vllm_engine.errors import (
     StartupTimeoutError,
     VllmEngineError,
 )
+from vllm_engine.plan.engine_command import EngineCommand
 from vllm_engine.system.log import ENGINE_LOGGER
 
 LASTING = Diagnosis("unknown", "no known cause")
@@ -40,30 +41,40 @@ PASSING = Diagnosis("hub-unreachable", "the hub cannot be reached", retryable=Tr
 TOO_LONG = Diagnosis("kv-cache-too-small", "no room", changes={"MAX_MODEL_LEN": "1280", "DTYPE": "float16"})
 NO_FILES = OSError(errno.EMFILE, "Too many open files")
 LOGS = Path(__file__).parents[2] / "data/logs/failed"
+FORESEEN = Foreseen(EngineCommand(COMMAND.argv[:4], COMMAND.environ), [])
 SETTINGS = load_settings(Environment({"STANDBY": "0", "STARTUP_TIMEOUT_SECONDS": "600"}, {}))
 
 
 class Case:
     """A supervisor of played engines."""
 
-    def __init__(self, folder: Path, *lives: Life, diagnosis: Diagnosis = LASTING, **changes: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *lives: Life,
+        diagnosis: Diagnosis = LASTING,
+        foresee: Foreseen | None = None,
+        **changes: Any,
+    ) -> None:
         self.rig, self.board, self.states = Rig(*lives), StatusBoard(), ["starting"]
         self.changes: list[Mapping[str, str]] = []
         self.exits: list[EngineExit] = []
         self.diagnosis = diagnosis
         self.prepare_error: VllmEngineError | None = None
         self.frontend = "python"
+        self.prepare_seconds = 0.0
         self.prepared = 1
         """How many starts are prepared before that error."""
         self.board.watch(lambda status: self.states.append(status.state))
         self.supervisor = Supervisor(
             self.board, self._prepare, self._explain, folders=EngineFolders(folder, folder / "tmp"),
             settings=SETTINGS.model_copy(update=changes), activity=EngineActivity(), spawn=self.rig.spawn, connect=self.rig.connect,
-            clock=asyncio.get_running_loop().time,
+            clock=asyncio.get_running_loop().time, foresee=(lambda _: foresee) if foresee else None,
         )  # fmt: skip
 
     async def _prepare(self, changes: Mapping[str, str]) -> Launch:
         self.changes.append(changes)
+        await asyncio.sleep(self.prepare_seconds)
         if self.prepare_error is not None and len(self.changes) > self.prepared:
             raise self.prepare_error
         return Launch(COMMAND, None, "float16", frontend=self.frontend)
@@ -320,6 +331,61 @@ async def test_a_standby_that_fails_as_an_engine_is_no_verdict(tmp_path: Path) -
     case = Case(tmp_path, Life(exits_after=60), Life(exits_after=80), standby=True)
     case.prepared, case.prepare_error = 2, StartupError("the model is gone")
     assert await case.run(1000) is case.prepare_error
+
+
+@in_virtual_time
+async def test_imports_go_on_while_a_start_is_prepared(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The process that imported is the engine, at the first start and after each loss without a standby."""
+    caplog.set_level(logging.INFO)
+    lives = (Life(up_after=1, exits_after=22.5), Life(up_after=1))
+    case = Case(tmp_path, *lives, standby=True, foresee=FORESEEN)
+    case.rig.import_seconds, case.prepare_seconds = 20.0, 15.0
+    running = asyncio.create_task(case.run(46))
+    await asyncio.sleep(22)
+    assert case.board.current.is_ready, "15 s of preparation and 20 s of imports have gone on together"
+    [first] = case.rig.processes
+    assert (case.rig.engine, first.pid) == (first, case.board.current.pid)
+    await asyncio.sleep(23)
+    assert case.board.current.is_ready, "and the delay of the restart, too"
+    await running
+    _, second = case.rig.processes
+    assert (second.ended, [ended.was_ready for ended in case.exits]) == (["stop 10"], [True])
+    assert "from the standby" not in caplog.text
+
+
+@in_virtual_time
+async def test_what_was_imported_in_advance_is_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With another environment or after its end, a new process is the engine; after a failed preparation it ends."""
+    other = Foreseen(EngineCommand(COMMAND.argv[:4], {"A": "2", "OFFLINE": "1"}), [])
+    for foreseen, life, why in (
+        (other, Life(), "the engine needs another A, OFFLINE"),
+        (FORESEEN, Life(exits_after=1), "it has ended, or takes too long"),
+    ):
+        case = Case(tmp_path, life, Life(), standby=True, foresee=foreseen)
+        await case.run(60)
+        first, second, *_ = case.rig.processes
+        assert (first.is_running, case.rig.engine) == (False, second)
+        assert f"cannot be used ({why}): a new engine is started" in caplog.text
+    case = Case(tmp_path, Life(), standby=True, foresee=FORESEEN)
+    case.prepared, case.prepare_error = 0, StartupError("no such model")
+    assert await case.run() is case.prepare_error
+    assert [process.ended for process in case.rig.processes] == [["stop 1"]]
+    case = Case(tmp_path, Life(), standby=False, foresee=FORESEEN)
+    await case.run(60)
+    assert [process.ended for process in case.rig.processes] == [["stop 10"]], "STANDBY=0: nothing in advance"
+
+
+@in_virtual_time
+async def test_an_unknown_failure_after_imports_in_advance_is_tried_once_more(tmp_path: Path) -> None:
+    """With a new process; a known failure is final."""
+    for diagnosis, starts in ((LASTING, 2), (Diagnosis("no-gpu", "no GPU"), 1)):
+        case = Case(tmp_path, Life(exits_after=5), diagnosis=diagnosis, standby=True, foresee=FORESEEN)
+        assert isinstance(await case.run(), StartupError)
+        assert len(case.rig.processes) == starts
 
 
 def test_restart_budget() -> None:
