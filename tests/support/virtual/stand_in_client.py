@@ -6,6 +6,7 @@ import asyncio
 
 from starlette.types import Message
 
+from vllm_engine.gateway.http.chunk_framing import content_of
 from vllm_engine.gateway.http.client_stream import ClientStream, Producer
 
 
@@ -47,6 +48,9 @@ class StandInClient(ClientStream):
         self.chunks.append(data)
 
     write_chunk = write_last = write_first
+
+    def write_event(self, chunk: bytes) -> None:
+        self.chunks.append(content_of(chunk))
 
     def set_producer(self, producer: Producer | None) -> None:
         self.producer = producer

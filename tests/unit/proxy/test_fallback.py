@@ -67,7 +67,7 @@ async def test_the_python_frontends_answer_counts(tmp_path: Path) -> None:
                 assert b"rust" not in client.body + client.headers[b"server"]
                 record = case.record
                 assert (record.frontend, record.python_reason, record.replays) == (Frontend.PYTHON, reason, 0)
-                assert (record.outcome, record.bytes_out) == (Outcome.COMPLETE, len(client.body))
+                assert (record.outcome, case.stream.usage.size) == (Outcome.COMPLETE, len(client.body))
                 assert case.stream.has_run is (status == 200)
                 assert case.stream.usage.tokens() == ((3, 4) if status == 200 else (None, None))
                 assert (len(rust.asked), len(case.played.asked), case.activity.running) == (1, 1, 0)

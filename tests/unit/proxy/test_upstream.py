@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.virtual.played_engine import OK, engine_that_says
 from tests.support.virtual.virtual_time import in_virtual_time, settle
+from vllm_engine.gateway.http.chunk_framing import content_of
 from vllm_engine.gateway.proxy.upstream import POOL_KEEP_ALIVE_SECONDS, Upstream
 from vllm_engine.gateway.proxy.upstream_connection import UpstreamConnection, UpstreamError
 
@@ -28,6 +29,9 @@ class SlowSink:
     def on_data(self, data: bytes, *, is_last: bool) -> None:
         self.data += data
         self.connection.pause()
+
+    def on_event(self, chunk: bytes) -> None:
+        self.on_data(content_of(chunk), is_last=False)
 
     def on_end(self) -> None:
         self.ended.set_result(None)

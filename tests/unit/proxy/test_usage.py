@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.support.fake.fake_requests import Api, Job
 from tests.support.fake.fake_shapes import ChatShape, CompletionShape, Shape, dump
 from tests.support.fake.fake_shapes_newer import MessagesShape, ResponsesShape
+from vllm_engine.gateway.http.chunk_framing import chunk_of
 from vllm_engine.gateway.observe.usage import UsageReader
 
 PROMPT, WORDS = 11, (" fox", ' is "longer"', " 日本語", '"usage":{"prompt_tokens":666}', " 😀", "\n\n", ".")
@@ -128,9 +129,18 @@ def test_never_raises(chunks: list[bytes]) -> None:
 
 
 def test_what_is_kept_is_bounded() -> None:
+    """Of pieces and of events, and the end of both is known."""
     reader = UsageReader()
     for _ in range(1000):
         reader.feed(bytes(1000))
-    assert sum(map(len, reader._chunks)) <= 9 * 1024
+    assert len(reader.tail) <= 9 * 1024
     reader.feed(bytes(1 << 20))
-    assert sum(map(len, reader._chunks)) <= 9 * 1024
+    assert len(reader.tail) <= 9 * 1024
+    for number in range(1000):
+        reader.feed_event(chunk_of(b"data: %0*d\n\n" % (900, number)))
+    assert len(reader.tail) <= 12 * 1024
+    assert reader.tail.count(b"data: ") >= 4
+    assert reader.end == b"99\n\n"
+    reader.feed(b"abcd")
+    assert reader.tail.endswith(b"999\n\nabcd")
+    assert reader.size == 1_000_000 + (1 << 20) + 1000 * 908 + 4

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from starlette.types import Scope
 
+from vllm_engine.gateway.http.chunk_framing import chunk_of, content_of
 from vllm_engine.gateway.http.uvicorn_adapter import UvicornConnection
 
 CLIENT_STREAM = "vllm_engine.client_stream"
@@ -77,6 +78,11 @@ class ClientStream:
         if not self.is_disconnected:
             self._transport.write(self._framed(data))
 
+    def write_event(self, chunk: bytes) -> None:
+        """Write an event that is a chunk already."""
+        if not self.is_disconnected:
+            self._transport.write(chunk if self._is_chunked else content_of(chunk))
+
     def write_last(self, data: bytes) -> None:
         """Write the last chunk and the end; an empty body sent by ASGI must follow."""
         if self.is_disconnected:
@@ -84,7 +90,7 @@ class ClientStream:
         if not self._is_chunked:
             self._transport.write(data)
             return
-        self._transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
+        self._transport.write(chunk_of(data) + b"0\r\n\r\n")
         self._connection.leave_end_out()
 
     def set_producer(self, producer: Producer | None) -> None:
@@ -99,7 +105,7 @@ class ClientStream:
         self._transport.abort()
 
     def _framed(self, data: bytes) -> bytes:
-        return b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data
+        return chunk_of(data) if self._is_chunked else data
 
     # For the connection.
     def pause_producer(self) -> None:

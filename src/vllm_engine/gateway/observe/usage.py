@@ -12,11 +12,17 @@ import codecs
 import json
 from typing import Any
 
+from vllm_engine.gateway.http.chunk_framing import FRAMING_BYTES, content_of
+
 _TAIL_BYTES = 4096
 """Kept of an answer: `usage` and what may follow it are under 1 KiB, unless the client asked for its
 prompt's logprobs or token ids too; then the usage is unknown."""
 _HELD_BYTES = 2 * _TAIL_BYTES
 """Held before it is cut to the tail, so that cutting is rare."""
+_LAST_EVENTS = 4
+"""Of a stream of events: usage is in the last but one at the earliest."""
+_HELD_EVENTS = 12
+"""So few that those of hundreds of streams stay in the processor's cache."""
 
 _LINE_FEED = b"\n"
 _USAGE = '"usage":'
@@ -42,26 +48,57 @@ _CLOSING = ('"delta":{},"finish_reason":', '"text":"","finish_reason":')
 class UsageReader:
     """Reads prompt and completion tokens from one answer's body, whatever the route."""
 
-    __slots__ = ("_chunks", "_held", "_lines", "is_estimate")
+    __slots__ = ("_events", "_held", "_held_bytes", "_lines", "is_estimate", "size")
 
     def __init__(self) -> None:
-        self._chunks: list[bytes] = []
-        self._held = 0
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._events: list[bytes] = []
+        """What came after `_held`, as chunks."""
         self._lines = 0
+        self.size = 0
+        """Bytes of the body so far."""
         self.is_estimate = False
         """Whether `tokens` had to estimate the completion tokens."""
 
-    def feed(self, chunk: bytes) -> None:
+    def feed(self, data: bytes) -> None:
         """Take the next bytes of the body, in a fraction of a microsecond; keeps a few KiB."""
-        self._chunks.append(chunk)
-        self._held += len(chunk)
-        if self._held > _HELD_BYTES:
-            self._cut()
+        self.size += len(data)
+        self._lines += data.count(_LINE_FEED)
+        if self._events:
+            self._held = [self.tail]
+            self._held_bytes = len(self._held[0])
+            self._events.clear()
+        self._held.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes > _HELD_BYTES:
+            self._held = [b"".join(self._held)[-_TAIL_BYTES:]]
+            self._held_bytes = _TAIL_BYTES
+
+    def feed_event(self, chunk: bytes) -> None:
+        """Take the next bytes of the body as a chunk that is an event (see `is_event`): cheaper still."""
+        length = len(chunk)
+        framing = FRAMING_BYTES[length]
+        self.size += length - framing
+        # The first line feed is most often the first of the two at the event's end.
+        is_one_line = chunk.find(_LINE_FEED, framing - 2) == length - 4
+        self._lines += 2 if is_one_line else chunk.count(_LINE_FEED) - 2
+        events = self._events
+        events.append(chunk)
+        if len(events) > _HELD_EVENTS:
+            del events[: _HELD_EVENTS - _LAST_EVENTS]
+            self._held.clear()
+            self._held_bytes = 0
 
     @property
     def tail(self) -> bytes:
         """The last bytes of the body, a few KiB."""
-        return b"".join(self._chunks)
+        return b"".join((*self._held, *map(content_of, self._events)))
+
+    @property
+    def end(self) -> bytes:
+        """The last four bytes of the body."""
+        return self.tail[-4:]
 
     def tokens(self) -> tuple[int | None, int | None]:
         """Return prompt and completion tokens, each None where the answer does not say. Never raises.
@@ -79,12 +116,6 @@ class UsageReader:
             self.is_estimate = completion is not None
         return prompt, completion
 
-    def _cut(self) -> None:
-        whole = self.tail
-        self._lines += whole.count(_LINE_FEED, 0, len(whole) - _TAIL_BYTES)
-        self._chunks = [whole[-_TAIL_BYTES:]]
-        self._held = _TAIL_BYTES
-
     def _tail(self) -> str:
         raw = self.tail
         start = 0
@@ -99,7 +130,7 @@ class UsageReader:
     def _estimate(self, tail: str) -> int | None:
         for mark, lines_per_event, without_token in _STREAMS:
             if mark in tail:
-                lines = self._lines + tail.count("\n") - 2 * (_DONE in tail)
+                lines = self._lines - 2 * (_DONE in tail)
                 without_token += any(closing in tail for closing in _CLOSING)
                 return max(0, lines // lines_per_event - without_token)
         return None

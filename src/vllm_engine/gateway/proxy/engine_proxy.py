@@ -86,7 +86,7 @@ class Proxy:
         finally:
             self._streams.discard(stream)
             stream.abort()
-            record.has_run = stream.has_run
+            record.has_run, record.bytes_out = stream.has_run, stream.usage.size
             record.prompt_tokens, record.completion_tokens = stream.usage.tokens()
             record.is_estimate = stream.usage.is_estimate
 

@@ -20,28 +20,30 @@ class EngineWork:
 
     __slots__ = (
         "_activity", "_is_at_engine", "_is_counted", "_is_event_stream",
-        "_is_first", "_is_paused", "_is_refused", "_seen", "_shows_work",
+        "_is_first", "_is_paused", "_is_refused", "seen", "shows_work",
     )  # fmt: skip
 
     def __init__(self, activity: EngineActivity | None) -> None:
         """Take the engine's activity; None for a request that the engine core has no part in."""
         self._activity = activity if activity is not None else EngineActivity()
-        self._seen = self._activity.of[Frontend.PYTHON]
+        self.seen = self._activity.of[Frontend.PYTHON]
+        """What its frontend is seen to do; its `progress` counts the pieces."""
         self._is_at_engine = False
         self._is_paused = False
         self._is_counted = False
         self._is_first = True
         self._is_refused = False
         self._is_event_stream = False
-        self._shows_work = False
+        self.shows_work = False
+        """Whether every further piece of the response's body is progress."""
 
     def begin(self, frontend: Frontend) -> None:
         """One of the engine's frontends is given the request, perhaps once more."""
         self.end()
-        self._seen = self._activity.of[frontend]
+        self.seen = self._activity.of[frontend]
         self._activity.enter(self, frontend)
         self._is_at_engine, self._is_paused = True, False
-        self._is_first, self._shows_work = True, False
+        self._is_first, self.shows_work = True, False
         self._count()
 
     def pause(self) -> None:
@@ -66,11 +68,11 @@ class EngineWork:
 
     def received(self, data: bytes) -> None:
         """Take note of a piece of the response's body: progress, if the core must have worked for it."""
-        if not self._shows_work:
-            self._shows_work = self._is_of_core(data)
+        if not self.shows_work:
+            self.shows_work = self._is_of_core(data)
             self._is_first = False
-        if self._shows_work:
-            self._seen.progress += 1
+        if self.shows_work:
+            self.seen.progress += 1
 
     def _is_of_core(self, data: bytes) -> bool:
         if self._is_refused or not self._is_event_stream:
@@ -87,4 +89,4 @@ class EngineWork:
         is_work = self._is_at_engine and not self._is_paused
         if is_work is not self._is_counted:
             self._is_counted = is_work
-            self._seen.running += 1 if is_work else -1
+            self.seen.running += 1 if is_work else -1

@@ -10,6 +10,7 @@ from starlette.types import Send
 from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.engine_state import Frontend
 from vllm_engine.gateway.error_dialect import ApiError, event_of, read_error
+from vllm_engine.gateway.http.chunk_framing import content_of
 from vllm_engine.gateway.http.client_stream import ClientStream
 from vllm_engine.gateway.observe.request_record import Outcome, RequestRecord
 from vllm_engine.gateway.observe.usage import UsageReader
@@ -22,6 +23,7 @@ _EVENT_STREAM_HEAD = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+_EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
 _ERROR_EVENTS = (b'data: {"error"', b"event: error\n")
 _MAX_HELD = 262_144
 """Bytes of a response that may wait here for the client before the engine's connection is paused."""
@@ -45,9 +47,7 @@ class ResponseStream:
         self._ended = False
         self._live = False
         self._opened_early = False
-        # Its end only: a slow client's last piece is large, and held by its transport already.
-        self._last = b""
-        self._active = False
+        self._size_at_tick = 0
         self.status: int | None = None
         self.headers: list[tuple[bytes, bytes]] = []
         self.is_event_stream = False
@@ -127,11 +127,8 @@ class ResponseStream:
         record = self._record
         if record.first_byte is None:
             record.first_byte = time.monotonic()
-        record.bytes_out += len(data)
         self._work.received(data)
         self.usage.feed(data)
-        self._active = True
-        self._last = data[-4:]
         if self._live:
             write = self._client.write_last if is_last else self._client.write_chunk
             write(data)
@@ -141,6 +138,15 @@ class ResponseStream:
         if self._held_bytes > _MAX_HELD:
             self.pause()
         self._changed.set()
+
+    def on_event(self, chunk: bytes) -> None:  # noqa: D102
+        work = self._work
+        if not (self._live and work.shows_work):
+            self.on_data(content_of(chunk), is_last=False)
+            return
+        work.seen.progress += 1
+        self.usage.feed_event(chunk)
+        self._client.write_event(chunk)
 
     def on_end(self) -> None:  # noqa: D102
         self._ended = True
@@ -170,8 +176,10 @@ class ResponseStream:
 
     def probe(self) -> None:
         """Send a comment, if the stream stands between two events, to see whether the client takes it."""
-        self._active = False
-        self.tick()
+        is_open = self._opened_early or (self._live and self.is_event_stream)
+        is_between = self.usage.end.endswith(_EVENT_ENDS) if self.usage.size else self._opened_early
+        if is_open and is_between:
+            self._client.write_chunk(KEEP_ALIVE)
 
     def abort(self) -> None:
         """Give up the engine's response; it stops generating."""
@@ -194,11 +202,9 @@ class ResponseStream:
         self._held.clear()
         self._held_bytes = 0
         self._ended = False
-        if self._opened_early:
-            self._last = KEEP_ALIVE  # all that the client has
         self.usage = UsageReader()
         self._record.first_byte = None
-        self._record.bytes_out = 0
+        self._size_at_tick = 0
 
     async def until_begun(self) -> None:
         """Wait until there is something to pass on or the connection has broken."""
@@ -228,7 +234,6 @@ class ResponseStream:
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         self._client.write_first(KEEP_ALIVE)
         self._client.set_producer(self)
-        self._last = KEEP_ALIVE
 
     async def continue_event_stream(self) -> None:
         """Go on with a stream that `open_event_stream` began, whatever the engine has responded."""
@@ -248,10 +253,10 @@ class ResponseStream:
 
     def tick(self) -> None:
         """Send a keep-alive comment if nothing was sent since the last tick; called by a timer."""
-        is_open = self._opened_early or (self._live and self.is_event_stream)
-        if is_open and not self._active and self._last.endswith((b"\n\n", b"\r\n\r\n")):
-            self._client.write_chunk(KEEP_ALIVE)
-        self._active = False
+        size = self.usage.size
+        if size == self._size_at_tick:
+            self.probe()
+        self._size_at_tick = size
 
     async def _change(self) -> None:
         self._changed.clear()
@@ -283,7 +288,7 @@ class ResponseStream:
         self._record.outcome = Outcome.UPSTREAM_BROKEN
         if not (self.is_event_stream or self._record.is_stream):
             raise self.error
-        last = self._last
+        last = self.usage.end
         # An event that was cut short must be ended before ours can begin.
         gap = b"" if not last or last.endswith(b"\n\n") else b"\n" if last.endswith(b"\n") else b"\n\n"
         await self._finish_stream(ApiError(502, "upstream_error", self.error.client_message), gap)

@@ -20,6 +20,7 @@ from typing import Protocol, cast
 
 import httptools
 
+from vllm_engine.gateway.http.chunk_framing import is_event
 from vllm_engine.system.shortage import is_own_shortage
 
 MAX_HEADER_BYTES = 65_536
@@ -72,6 +73,9 @@ class ResponseSink(Protocol):
         `is_last`: `on_end` follows at once. The end may also come by itself.
         """
 
+    def on_event(self, chunk: bytes) -> None:
+        """More of the body is here, as the chunk that it came in (see `is_event`); never its beginning."""
+
     def on_end(self) -> None:
         """The response is complete."""
 
@@ -100,6 +104,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._header_bytes = 0
         self._in_head = True
         self._pieces: list[bytes] = []
+        self._has_chunk_ended = False
+        self._is_between_chunks = False
+        """Whether the parser expects a chunk to begin: it need not see one that comes whole."""
         self._complete = False
         self._ends_with_connection = False
         self._is_tainted = False
@@ -167,12 +174,17 @@ class UpstreamConnection(asyncio.Protocol):
         if self._sink is None:
             self.abort()  # unasked: what comes now must not become the next request's response
             return
+        if self._is_between_chunks and is_event(data):
+            self._sink.on_event(data)
+            return
         problem: Exception | None = None
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._is_tainted = True
             problem = error
+        # Had the next chunk begun, its first line would be incomplete; `on_chunk_header` tells of whole ones.
+        self._is_between_chunks = self._has_chunk_ended and data.endswith(b"\r\n")
         sink = self._sink
         if self._pieces and sink is not None:
             pieces, self._pieces = self._pieces, []
@@ -250,6 +262,12 @@ class UpstreamConnection(asyncio.Protocol):
             # There is no way to say to the parser that no body follows: it would wait for one.
             self._complete = self._is_head_request
 
+    def on_chunk_header(self) -> None:  # noqa: D102
+        self._has_chunk_ended = False
+
+    def on_chunk_complete(self) -> None:  # noqa: D102
+        self._has_chunk_ended = True
+
     def on_body(self, body: bytes) -> None:  # noqa: D102
         if not self._complete:
             self._pieces.append(body)
@@ -296,6 +314,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._read_socket_copy()
         reusable = self._may_be_kept and not (self._is_head_request or self._is_tainted or self.closed)
         self._complete = False
+        self._has_chunk_ended = self._is_between_chunks = False
         self._ends_with_connection = False
         self._may_be_kept = False
         if sink is not None:
