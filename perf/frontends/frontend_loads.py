@@ -13,7 +13,7 @@ from typing import Any
 from perf.bench import machine
 from perf.bench.cpu_usage import usage
 from perf.frontends.frontend_rows import Rows
-from perf.frontends.frontend_servers import MIXED, FrontendRig
+from perf.frontends.frontend_servers import MIXED, FrontendRig, until_ready
 from perf.frontends.process_roles import memory_mib, role
 from perf.gpu.legs import Generator, Leg, Load
 from perf.gpu.servers import Failed, Server
@@ -55,7 +55,7 @@ class Loads:
 
         def wait(server: Server) -> Server | None:
             try:
-                server.until_generates(self._options.start_seconds)
+                until_ready(server, self._options.start_seconds)
             except Failed as error:
                 self._rows.add({"what": "failed", "server": server.name, "error": str(error)})
                 return None

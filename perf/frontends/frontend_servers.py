@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from perf.gpu.servers import RUST, Rig, Server
+from perf.gpu.servers import RUST, Failed, Rig, Server
 from vllm_engine.plan.engine_site import site_folder
 
 OURS = "ours-"
@@ -54,3 +55,18 @@ class FrontendRig:
             return self.rig.plain(name, *_PLAIN[name], **environ)
         # A standby would take processor time from what is measured.
         return self.rig.ours(name, {"STANDBY": "0", **self.engine, **_SETTINGS[name]})
+
+
+def until_ready(server: Server, seconds: float) -> float:
+    """Wait for a server's first token, and see that it runs the frontends that it was started with; returns the seconds.
+
+    Raises:
+        Failed: it gives no token in time, or it has fallen back to the Python frontend.
+    """
+    took = server.until_generates(seconds)
+    if server.name in _SETTINGS:
+        wanted = _SETTINGS[server.name]["ENGINE_FRONTEND"]
+        found = json.loads(server.get("/version")).get("frontend")
+        if found != wanted:
+            raise Failed(f"{server.name} runs {found}, expected {wanted}: its log says why")
+    return took

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 from perf.frontends.frontend_rows import Rows
-from perf.frontends.frontend_servers import FrontendRig
+from perf.frontends.frontend_servers import FrontendRig, until_ready
 from perf.frontends.process_roles import memory_mib
 from perf.gpu.servers import Failed, Server
 
@@ -20,7 +19,7 @@ def measure(rig: FrontendRig, rows: Rows, rounds: int, seconds: float) -> None:
         for name in STARTED[:1] if number < 0 else STARTED if number % 2 == 0 else reversed(STARTED):
             server = rig.start(name)
             try:
-                took = server.until_generates(seconds)
+                took = until_ready(server, seconds)
                 if number >= 0:
                     rows.add(_row(server, number, took))
             except Failed as error:
@@ -30,14 +29,6 @@ def measure(rig: FrontendRig, rows: Rows, rounds: int, seconds: float) -> None:
 
 
 def _row(server: Server, number: int, took: float) -> dict[str, object]:
-    frontend = json.loads(server.get("/version")).get("frontend")
     time.sleep(_SETTLE_SECONDS)
-    memory = memory_mib(server)
-    return {
-        "what": "start",
-        "server": server.name,
-        "round": number,
-        "frontend": frontend,
-        "seconds": round(took, 2),
-        "memory_mib": memory,
-    }
+    row = {"what": "start", "server": server.name, "round": number, "seconds": round(took, 2)}
+    return {**row, "memory_mib": memory_mib(server)}

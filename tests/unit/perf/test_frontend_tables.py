@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 
 from perf.frontends.__main__ import parse
 from perf.frontends.frontend_loads import MAX_TOKENS, MIXES, requests_for
+from perf.frontends.frontend_servers import until_ready
 from perf.frontends.frontend_tables import DOCUMENT, KEPT, NAME, markdown, read
+from perf.gpu.servers import Failed, Server
 
 
 def a_leg(target: str, round_number: int, speed: float, **more: Any) -> dict[str, Any]:
@@ -110,3 +113,17 @@ def test_results_of_two_runs_are_not_mixed(tmp_path: Path, capsys: pytest.Captur
 
 def test_the_document_has_the_tables_of_the_rows_that_are_kept() -> None:
     assert f"<!-- {NAME}:begin -->\n{markdown(read(KEPT))}\n<!-- {NAME}:end -->" in DOCUMENT.read_text()
+
+
+@pytest.mark.parametrize(("runs", "is_right"), [("both", True), ("python", False)])
+def test_a_server_that_fell_back_is_not_measured(
+    runs: str, is_right: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Server, "until_generates", lambda *_: 2.5)
+    monkeypatch.setattr(Server, "get", lambda *_: json.dumps({"frontend": runs}))
+    server = Server("ours-both", "ours", 1, 1, "", 0.0)
+    if is_right:
+        assert until_ready(server, 9) == 2.5
+    else:
+        with pytest.raises(Failed, match="ours-both runs python, expected both"):
+            until_ready(server, 9)
