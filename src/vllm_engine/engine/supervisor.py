@@ -13,17 +13,17 @@ from typing import NoReturn
 from vllm_engine.config.settings import Settings
 from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.child_process import EngineProcess
-from vllm_engine.engine.control_client import ControlClient, ControlError, Health
+from vllm_engine.engine.control_client import ControlClient
 from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.engine.engine_output import LogLine, parse_line
-from vllm_engine.engine.engine_state import EngineState, Frontend, Phase, StatusBoard
+from vllm_engine.engine.engine_state import EngineState, Phase, StatusBoard
 from vllm_engine.engine.process_tree import Node
 from vllm_engine.engine.restarts import RestartBudget, RestartPolicy
 from vllm_engine.engine.standby import Standby
 from vllm_engine.engine.startup.engine_folders import EngineFolders
+from vllm_engine.engine.startup.first_tokens import FirstTokens
 from vllm_engine.engine.startup.log_progress import progress_in
 from vllm_engine.engine.startup.preparation import Foreseen, Launch
-from vllm_engine.engine.startup.running_frontends import running_frontends
 from vllm_engine.engine.tracebacks import RepeatedTracebacks, without_repeats
 from vllm_engine.engine.watchdog.stall import StepLimit
 from vllm_engine.engine.watchdog.watchdog import Loss, LossKind, Watchdog
@@ -36,7 +36,6 @@ from vllm_engine.errors import (
     VllmEngineError,
 )
 from vllm_engine.plan.engine_command import EngineCommand
-from vllm_engine.plan.engine_plan import BOTH
 from vllm_engine.system.log import ENGINE_LOGGER
 
 STOP_GRACE_SECONDS = 10.0
@@ -46,8 +45,6 @@ START_STOP_GRACE_SECONDS = 1.0
 """The same before it serves: vLLM takes no notice of SIGTERM while it imports and loads."""
 
 _START_ANSWER_SECONDS = 60.0
-_POLL_SECONDS = 0.2
-_LOG_AGAIN_SECONDS = 30.0
 _HEALTH_SECONDS = 10.0
 _LEAST_STANDBY_SECONDS = 60.0
 """How long a standby that has become the engine may take to be ready, and at least twice a cold start."""
@@ -107,7 +104,6 @@ class Supervisor:
         self._is_plain = False
         """Whether the next start must be with a new process."""
         self._has_served = False
-        self._cannot_ask = False
         self._tracebacks = RepeatedTracebacks()
         self._longest_start = 0.0
         self._process: EngineProcess | None = None
@@ -211,18 +207,20 @@ class Supervisor:
 
     async def _until_ready(self, process: EngineProcess, planned: str) -> float:
         """Wait for a first token of each frontend; returns how long the slower took from its request."""
+        name = self._settings.served_names[0]
+        tokens = FirstTokens(self._board, name, self._folders.frontends_file)
         async with (
             self._client(_START_ANSWER_SECONDS) as client,
             self._client(_START_ANSWER_SECONDS, self._folders.rust_socket) as rust_client,
         ):
             exited = asyncio.ensure_future(process.wait())
-            ready = asyncio.ensure_future(self._first_tokens(client, rust_client, planned))
+            ready = asyncio.ensure_future(tokens.generated(client, rust_client, planned))
             try:
                 timeout = self._settings.startup_timeout_seconds
                 if self._was_standby:
                     timeout = min(timeout, max(_LEAST_STANDBY_SECONDS, 2 * self._longest_start))
                 await asyncio.wait({exited, ready}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-                while self._cannot_ask and not (exited.done() or ready.done()):
+                while tokens.cannot_ask and not (exited.done() or ready.done()):
                     # Not knowing whether it is ready is no reason to end it.
                     await asyncio.wait({exited, ready}, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
                 if ready.done() and ready.exception() is None:
@@ -239,33 +237,6 @@ class Supervisor:
                 for task in (exited, ready):
                     task.cancel()
                 await asyncio.gather(exited, ready, return_exceptions=True)
-
-    async def _first_tokens(self, client: ControlClient, rust_client: ControlClient, planned: str) -> float:
-        seconds = await self._first_token(client)
-        running = running_frontends(planned, self._folders.frontends_file)
-        self._board.serving_with(running)
-        if planned == BOTH and Frontend.RUST in running:
-            seconds = max(seconds, await self._first_token(rust_client))
-        return seconds
-
-    async def _first_token(self, client: ControlClient) -> float:
-        loop = asyncio.get_running_loop()
-        logged: float | None = None
-        while True:
-            health = await client.health()
-            self._cannot_ask = health is Health.NOT_ASKED
-            if health is Health.GOOD:
-                try:
-                    await client.check_models()
-                    self._board.progress(Phase.WARMING_UP)
-                    began = loop.time()
-                    await client.generate_one(self._settings.served_names[0])
-                    return loop.time() - began
-                except ControlError as error:
-                    if logged is None or loop.time() - logged > _LOG_AGAIN_SECONDS:
-                        logged = loop.time()
-                        logger.warning("the engine is up but does not generate yet: %s", error)
-            await asyncio.sleep(_POLL_SECONDS)
 
     async def _watch(self, process: EngineProcess, command: EngineCommand, token_seconds: float) -> NoReturn:
         """Watch the engine, and keep a standby beside it, until it is lost."""

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from tests.unit.models.model_fakes import FakePython, Play, Tell
 from vllm_engine.errors import ModelError
 from vllm_engine.models.bundled import bundled_names, bundled_path, ensure_bundled
 from vllm_engine.models.engine_script import EnginePython, ScriptError
-from vllm_engine.models.engine_scripts import convert_gguf
+from vllm_engine.models.engine_scripts import bundled_files, convert_gguf
 from vllm_engine.models.engine_scripts.bundled_files import CONVERTER_VERSION as VERSION
 from vllm_engine.models.engine_scripts.bundled_files import (
     FILES,
@@ -82,6 +83,28 @@ def test_damage_is_seen(folder: Path) -> None:
     for manifest in manifests:
         (folder / MANIFEST).write_text(manifest if isinstance(manifest, str) else json.dumps(manifest))
         assert not is_intact(folder), manifest
+
+
+def test_what_was_read_once_is_read_again_only_if_it_was_touched(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restart of the engine does not wait for 270 MB to be hashed."""
+    hashed: list[Path] = []
+    real, now = bundled_files.sha256, time.time_ns
+
+    def counted(path: Path) -> str:
+        hashed.append(path)
+        return real(path)
+
+    monkeypatch.setattr(bundled_files, "sha256", counted)
+    for later, hashes in ((0, 2), (2 * 10**9, 1)):
+        monkeypatch.setattr(time, "time_ns", partial(int.__add__, now() + later, 0))
+        hashed.clear()
+        assert is_intact(folder) and is_intact(folder)
+        assert len(hashed) == hashes * len(FILES), "what has just been written is read each time"
+    weights = folder / WEIGHTS
+    weights.write_bytes(b"#" + weights.read_bytes()[1:])
+    assert not is_intact(folder)
 
 
 def test_converts_only_what_is_not_intact(folder: Path, tmp_path: Path) -> None:
