@@ -31,6 +31,8 @@ RUST_FRONTEND: Final = "vllm-rs"
 _CORE = TITLE + "EngineCor"
 """Linux cuts a process' name to 15 characters."""
 _PROC = Path("/proc")
+_STAT_BYTES = 4096
+"""52 numbers and a name of 15 characters take a few hundred (proc(5))."""
 _RETRY_SECONDS = 5.0
 _REAPED_SECONDS = 0.2
 """How long vLLM may take to collect the exit status of a child: only then does Linux tell it to others."""
@@ -79,11 +81,15 @@ def _processes(leader: int, *, with_leader: bool = False) -> Iterator[tuple[int,
     Raises:
         OSError: this process is out of files.
     """
-    for pid in (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit()):
+    # Without pathlib, which takes four times as long: with hundreds of processes on the machine that would be
+    # milliseconds, in which every stream waits.
+    with os.scandir(_PROC) as entries:
+        pids = [int(entry.name) for entry in entries if entry.name.isdigit()]
+    for pid in pids:
         if pid == leader and not with_leader:
             continue
         try:
-            text = (_PROC / str(pid) / "stat").read_text()
+            text = _read(f"{_PROC}/{pid}/stat")
         except OSError as error:
             if is_own_shortage(error):
                 raise
@@ -95,6 +101,14 @@ def _processes(leader: int, *, with_leader: bool = False) -> Iterator[tuple[int,
             continue
         if pid == leader or name.startswith(TITLE) or name == RUST_FRONTEND:
             yield pid, name, fields
+
+
+def _read(path: str) -> str:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(descriptor, _STAT_BYTES).decode(errors="replace")
+    finally:
+        os.close(descriptor)
 
 
 @dataclass(frozen=True)
