@@ -111,6 +111,15 @@ async def test_processes_are_those_of_the_last_start(hub: Hub, tmp_path: Path) -
         assert preparation(tmp_path).foresee({}).children != [node]
 
 
+async def test_a_start_tells_what_the_choice_between_frontends_needs(hub: Hub, tmp_path: Path) -> None:
+    for variables, expected in (
+        ({"MAX_MODEL_LEN": "1280", "REASONING_PARSER": "qwen3"}, (1280, True)),
+        ({"MAX_MODEL_LEN": "auto", "REASONING_PARSER": "none"}, (None, False)),
+    ):
+        launch = await preparation(tmp_path, **variables)({})
+        assert (launch.max_model_len, launch.has_reasoning_parser) == expected
+
+
 async def test_an_engine_that_misses_a_file_offline_starts_again_online(hub: Hub, tmp_path: Path) -> None:
     prepare = preparation(tmp_path)
     assert prepare.explain(EXIT) == MISSING

@@ -97,6 +97,10 @@ def test_what_the_rust_frontend_understands_otherwise() -> None:
         (CHAT, {"messages": [{"role": "user", "content": '{"role": "developer"}'}]}, None),
         (CHAT, {"messages": [{"role": "user", "content": [text, text]}]}, "parts"),
         (CHAT, {"messages": [{"role": "user", "content": [text]}, *MESSAGES]}, None),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "parts"),
+        (CHAT, {"messages": [*MESSAGES, {"role": "tool", "tool_call_id": "x", "content": "sunny"}]}, "tool_calls"),
+        (CHAT, {"messages": [*MESSAGES, {"role": "assistant", "tool_calls": [{}]}]}, "tool_calls"),
+        (CHAT, {"messages": [*MESSAGES, {"role": "assistant", "content": "x", "tool_calls": None}, *MESSAGES]}, None),
         (CHAT, {"messages": [{"role": "user", "content": [text]}] * 5000}, "parts"),
     ):  # fmt: skip
         assert reason(route, {"messages": MESSAGES, **given}) == expected, given
