@@ -21,11 +21,13 @@ from tests.support.program import (
     Program,
     metric_in,
     plain_client,
+    run_cli,
     running,
     until,
     until_gone,
 )
 from tests.support.raw_http import request, wire
+from vllm_engine.plan.engine_command import LAUNCHER
 
 MARK = "x-fake-frontend"
 
@@ -44,6 +46,15 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     }
     with running(environ, folder=folder) as started:
         yield started
+
+
+def test_dry_run(tmp_path: Path) -> None:
+    """The command that is printed has sockets of its own whenever it is pasted, and why both run is said."""
+    python = make_fake_engine_python(tmp_path / "engine", rust_version="0.32.0")
+    environ = {"ENGINE_PYTHON": str(python), "MODEL_ID": str(make_model(tmp_path / "model"))}
+    done = run_cli(environ, "serve", "--dry-run", cwd=tmp_path)
+    assert "# ENGINE_FRONTEND=both: auto: on CPU, with the Rust frontend of this vLLM\n" in done.stdout
+    assert f'{LAUNCHER} both "$(mktemp -d)/rust.sock" serve ' in done.stdout
 
 
 def rust_of(program: Program) -> psutil.Process:

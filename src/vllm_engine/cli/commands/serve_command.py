@@ -130,6 +130,7 @@ def _print_command(preflight: Preflight) -> None:
 
     from vllm_engine.config.environment import inherited
     from vllm_engine.config.flags import mask
+    from vllm_engine.plan.engine_command import RUST_SOCKET
     from vllm_engine.plan.resolve import resolve_command, resolve_plan
 
     plan = asyncio.run(resolve_plan(preflight))
@@ -142,6 +143,7 @@ def _print_command(preflight: Preflight) -> None:
     print("# The whole command, to be pasted: of the environment, only what differs from this shell's.")
     print("# It listens on a new Unix socket: curl --unix-socket SOCKET http://localhost/v1/models")
     pasted = shlex.join(argv).replace(_SOCKET, f'"$(mktemp -d)/{_SOCKET}"')
+    pasted = pasted.replace(f" both {RUST_SOCKET} ", f' both "$(mktemp -d)/{RUST_SOCKET}" ', 1)
     print(" \\\n  ".join(["env", *_changes(inherited(), command.environ), pasted]))
 
 
