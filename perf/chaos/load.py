@@ -109,7 +109,7 @@ class Shot(threading.Thread):
                     event = json.loads(line.removeprefix("data: "))
                     error = event.get("error") or error
                     self.began |= bool(event.get("choices"))
-                    finish = finish or any(one["finish_reason"] for one in event.get("choices", ()))
+                    finish = finish or any(one.get("finish_reason") for one in event.get("choices", ()))
         self.detail = str(error)
         if not error:
             return Outcome.SILENT
