@@ -7,7 +7,6 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from itertools import chain, count, cycle, repeat
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -287,17 +286,21 @@ def test_stall_clock() -> None:
     assert [clock.seconds(*step) for step in steps] == [0, 5, 0, 0, 2, 4, 5, 5, 6]
 
 
-async def test_processes_for_want_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_processes_for_want_of_files(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Which processes an engine has is not known then, which is not that it has none."""
 
     def fail(*_: object, **__: object) -> Any:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(Path, "read_text", fail)
-    assert children_state(os.getsid(0)) is None
-    watcher = ChildWatcher(os.getsid(0))
-    waiting = asyncio.create_task(watcher.first_loss())
-    await asyncio.sleep(0)
+    with monkeypatch.context() as short:
+        short.setattr("vllm_engine.engine.watchdog.child_watcher.os.open", fail)
+        assert children_state(os.getsid(0)) is None
+        watcher = ChildWatcher(os.getsid(0))
+        waiting = asyncio.create_task(watcher.first_loss())
+        await asyncio.sleep(0)
+    assert "cannot be watched yet: [Errno 24]" in caplog.text
     assert not waiting.done()
     waiting.cancel()
     watcher.close()
