@@ -5,25 +5,24 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Mapping
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.virtual.engine_rig import COMMAND, Life, Rig
+from tests.support.virtual.engine_rig import Life
+from tests.support.virtual.supervised import (
+    LASTING,
+    LOGS,
+    NO_FILES,
+    PASSING,
+    TOO_LONG,
+    Case,
+)
 from tests.support.virtual.virtual_time import in_virtual_time
-from vllm_engine.config.environment import Environment
-from vllm_engine.config.settings import load_settings
-from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.control_client import Health
-from vllm_engine.engine.engine_exit import EngineExit
-from vllm_engine.engine.engine_state import Phase, StatusBoard
+from vllm_engine.engine.engine_state import Phase
 from vllm_engine.engine.restarts import FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, RestartBudget
-from vllm_engine.engine.startup.engine_folders import EngineFolders
-from vllm_engine.engine.startup.preparation import Foreseen, Launch
-from vllm_engine.engine.supervisor import Supervisor
 from vllm_engine.errors import (
     Diagnosis,
     EngineError,
@@ -31,71 +30,8 @@ from vllm_engine.errors import (
     SettingsError,
     StartupError,
     StartupTimeoutError,
-    VllmEngineError,
 )
-from vllm_engine.plan.engine_command import EngineCommand
 from vllm_engine.system.log import ENGINE_LOGGER
-
-LASTING = Diagnosis("unknown", "no known cause")
-PASSING = Diagnosis("hub-unreachable", "the hub cannot be reached", retryable=True)
-TOO_LONG = Diagnosis("kv-cache-too-small", "no room", changes={"MAX_MODEL_LEN": "1280", "DTYPE": "float16"})
-NO_FILES = OSError(errno.EMFILE, "Too many open files")
-LOGS = Path(__file__).parents[2] / "data/logs/failed"
-FORESEEN = Foreseen(EngineCommand(COMMAND.argv[:4], COMMAND.environ), [])
-SETTINGS = load_settings(Environment({"STANDBY": "0", "STARTUP_TIMEOUT_SECONDS": "600"}, {}))
-
-
-class Case:
-    """A supervisor of played engines."""
-
-    def __init__(
-        self,
-        folder: Path,
-        *lives: Life,
-        diagnosis: Diagnosis = LASTING,
-        foresee: Foreseen | None = None,
-        **changes: Any,
-    ) -> None:
-        self.rig, self.board, self.states = Rig(*lives), StatusBoard(), ["starting"]
-        self.changes: list[Mapping[str, str]] = []
-        self.exits: list[EngineExit] = []
-        self.diagnosis = diagnosis
-        self.prepare_error: VllmEngineError | None = None
-        self.frontend = "python"
-        self.prepare_seconds = 0.0
-        self.prepared = 1
-        """How many starts are prepared before that error."""
-        self.board.watch(lambda status: self.states.append(status.state))
-        self.supervisor = Supervisor(
-            self.board, self._prepare, self._explain, folders=EngineFolders(folder, folder / "tmp"),
-            settings=SETTINGS.model_copy(update=changes), activity=EngineActivity(), spawn=self.rig.spawn, connect=self.rig.connect,
-            clock=asyncio.get_running_loop().time, foresee=(lambda _: foresee) if foresee else None,
-        )  # fmt: skip
-
-    async def _prepare(self, changes: Mapping[str, str]) -> Launch:
-        self.changes.append(changes)
-        await asyncio.sleep(self.prepare_seconds)
-        if self.prepare_error is not None and len(self.changes) > self.prepared:
-            raise self.prepare_error
-        return Launch(COMMAND, None, "float16", frontend=self.frontend)
-
-    def _explain(self, ended: EngineExit) -> Diagnosis:
-        self.exits.append(ended)
-        return self.diagnosis
-
-    async def run(self, seconds: float = 1e5) -> BaseException | None:
-        """Supervise until it ends or for so long; returns its error."""
-        running = asyncio.create_task(self.supervisor.run())
-        await asyncio.wait({running}, timeout=seconds)
-        running.cancel()
-        [result] = await asyncio.gather(running, return_exceptions=True)
-        assert not any(process.is_running for process in self.rig.processes)
-        return result
-
-    @property
-    def path(self) -> str:
-        """The states in order, each once."""
-        return " ".join(state for state, _ in groupby(self.states))
 
 
 def later(seconds: float, life: Life, **changes: object) -> None:
@@ -305,87 +241,6 @@ async def test_a_start_for_want_of_files_is_tried_again(tmp_path: Path) -> None:
     error = await Case(tmp_path, Life(spawn_error=FileNotFoundError(errno.ENOENT, "No such file"))).run()
     assert isinstance(error, StartupError)
     assert str(error).startswith("the engine cannot be started: ")
-
-
-@in_virtual_time
-async def test_the_standby_is_the_next_engine(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    case = Case(tmp_path, Life(exits_after=60), Life(up_after=1), Life(), standby=True)
-    await case.run(120)
-    _, second, third = case.rig.processes
-    assert case.rig.engine is second
-    assert (second.ended, third.ended) == (["stop 10"], ["stop 1"])
-    assert ", from the standby" in caplog.text
-
-
-@in_virtual_time
-async def test_a_standby_that_fails_as_an_engine_is_no_verdict(tmp_path: Path) -> None:
-    """One more start follows at once and is not counted; a standby that takes too long is such a failure too."""
-    for life in (Life(exits_after=54), Life(up_after=1e6)):
-        case = Case(tmp_path, Life(exits_after=60), life, Life(), standby=True, max_restarts=1)
-        await case.run(200)
-        assert case.path.endswith("backoff starting ready draining stopped")
-        assert case.board.current.starts == 3
-        assert [ended.was_ready for ended in case.exits] == [True, False]
-    # What fails before the engine's process runs is not the standby's failure.
-    case = Case(tmp_path, Life(exits_after=60), Life(exits_after=80), standby=True)
-    case.prepared, case.prepare_error = 2, StartupError("the model is gone")
-    assert await case.run(1000) is case.prepare_error
-
-
-@in_virtual_time
-async def test_imports_go_on_while_a_start_is_prepared(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The process that imported is the engine, at the first start and after each loss without a standby."""
-    caplog.set_level(logging.INFO)
-    lives = (Life(up_after=1, exits_after=22.5), Life(up_after=1))
-    case = Case(tmp_path, *lives, standby=True, foresee=FORESEEN)
-    case.rig.import_seconds, case.prepare_seconds = 20.0, 15.0
-    running = asyncio.create_task(case.run(46))
-    await asyncio.sleep(22)
-    assert case.board.current.is_ready, "15 s of preparation and 20 s of imports have gone on together"
-    [first] = case.rig.processes
-    assert (case.rig.engine, first.pid) == (first, case.board.current.pid)
-    await asyncio.sleep(23)
-    assert case.board.current.is_ready, "and the delay of the restart, too"
-    await running
-    _, second = case.rig.processes
-    assert (second.ended, [ended.was_ready for ended in case.exits]) == (["stop 10"], [True])
-    assert "from the standby" not in caplog.text
-
-
-@in_virtual_time
-async def test_what_was_imported_in_advance_is_not_used(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """With another environment or after its end, a new process is the engine; after a failed preparation it ends."""
-    other = Foreseen(EngineCommand(COMMAND.argv[:4], {"A": "2", "OFFLINE": "1"}), [])
-    for foreseen, life, why in (
-        (other, Life(), "the engine needs another A, OFFLINE"),
-        (FORESEEN, Life(exits_after=1), "it has ended, or takes too long"),
-    ):
-        case = Case(tmp_path, life, Life(), standby=True, foresee=foreseen)
-        await case.run(60)
-        first, second, *_ = case.rig.processes
-        assert (first.is_running, case.rig.engine) == (False, second)
-        assert f"cannot be used ({why}): a new engine is started" in caplog.text
-    case = Case(tmp_path, Life(), standby=True, foresee=FORESEEN)
-    case.prepared, case.prepare_error = 0, StartupError("no such model")
-    assert await case.run() is case.prepare_error
-    assert [process.ended for process in case.rig.processes] == [["stop 1"]]
-    case = Case(tmp_path, Life(), standby=False, foresee=FORESEEN)
-    await case.run(60)
-    assert [process.ended for process in case.rig.processes] == [["stop 10"]], "STANDBY=0: nothing in advance"
-
-
-@in_virtual_time
-async def test_an_unknown_failure_after_imports_in_advance_is_tried_once_more(tmp_path: Path) -> None:
-    """With a new process; a known failure is final."""
-    for diagnosis, starts in ((LASTING, 2), (Diagnosis("no-gpu", "no GPU"), 1)):
-        case = Case(tmp_path, Life(exits_after=5), diagnosis=diagnosis, standby=True, foresee=FORESEEN)
-        assert isinstance(await case.run(), StartupError)
-        assert len(case.rig.processes) == starts
 
 
 def test_restart_budget() -> None:
