@@ -40,11 +40,14 @@ def test_core_stopped(start: StartProgram, tmp_path: Path) -> None:
     assert not result.faults, result
 
 
-def test_sigterm(start: StartProgram, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rust_version", [None, "0.32.0"], ids=["python", "both"])
+def test_sigterm(start: StartProgram, tmp_path: Path, rust_version: str | None) -> None:
     """64 streams over a SIGTERM: none is cut short, exit 0."""
-    program = start({"tokens": 160, "tokens_per_second": 20})
-    program.until_ready()
-    result = play_sigterm(Rig(program, "fake", tmp_path, tmp_path / "cache"), 64, 160, 64, DEADLINE)
+    scenario = {"tokens": 160, "tokens_per_second": 20}
+    python = make_fake_engine_python(tmp_path / "fake", scenario, rust_version=rust_version)
+    program = start(ENGINE_PYTHON=str(python))
+    rig = Rig(program, "fake", tmp_path, tmp_path / "cache", has_both=rust_version is not None)
+    result = play_sigterm(rig, 64, 160, 64, DEADLINE)
     assert not result.faults, result
 
 
