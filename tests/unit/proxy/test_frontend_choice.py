@@ -20,6 +20,7 @@ from vllm_engine.gateway.proxy.learned_shapes import (
     MOST_SHAPES,
     LearnedShapes,
 )
+from vllm_engine.models.abilities import Abilities
 
 BOTH = EngineStatus(frontends=(Frontend.PYTHON, Frontend.RUST))
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -107,6 +108,9 @@ def test_what_the_rust_frontend_understands_otherwise() -> None:
     reasoning = replace(BOTH, has_reasoning_parser=True)
     for route, expected in ((CHAT, "reasoning_parser"), (COMPLETIONS, None)):
         assert FrontendChooser().choose(asked(route, {}), reasoning).reason == expected
+    for name, expected in (("presence_penalty", "sampling_defaults"), ("temperature", None)):
+        sampling = replace(BOTH, abilities=Abilities(sampling_defaults={name: 0.5}))
+        assert FrontendChooser().choose(asked(COMPLETIONS, {}), sampling).reason == expected
     small = replace(BOTH, max_model_len=100)
     for name in ("max_tokens", "max_completion_tokens"):
         for most, expected in ((100, None), (101, "max_tokens"), ("many", None), (None, None)):

@@ -21,6 +21,9 @@ MAX_TOKENS: Final = "max_tokens"
 """More than the model's context: the Python frontend refuses it, the Rust frontend takes what there is."""
 REASONING: Final = "reasoning_parser"
 """The two take reasoning apart differently: what is cut before its end is content for the Rust frontend."""
+DEFAULTS: Final = "sampling_defaults"
+_PYTHON_DEFAULTS: Final = frozenset(("presence_penalty", "frequency_penalty"))
+"""What the Rust frontend of 0.32 does not take from a model's generation_config.json; 0.33 does."""
 LONG_PROMPT: Final = "long_prompt"
 """Most likely more than the context: the Python frontend refuses it by its length, the Rust frontend after
 seconds of tokenizing."""
@@ -95,6 +98,8 @@ def _python_reason(asked: Asked, status: EngineStatus) -> str | None:
         return ROUTE
     if status.has_reasoning_parser and asked.route == CHAT:
         return REASONING
+    if not _PYTHON_DEFAULTS.isdisjoint(status.abilities.sampling_defaults):
+        return DEFAULTS
     names = asked.fields.python_fields
     if names is None:
         return NOT_READ
