@@ -42,11 +42,8 @@ def main(words: Sequence[str] | None = None) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     rows = Rows(options.results.absolute())
     rows.add({"what": "machine", "machine": machine.describe()})
-    python = options.engine_python.absolute()
-    rig = Rig(python, str(options.cache.absolute() / MODEL), (), (), options.results.absolute())
-    cache = rig.cache
-    if not cache.exists():
-        cache.symlink_to(options.cache.absolute())
+    python, cache = options.engine_python.absolute(), options.cache.absolute()
+    rig = Rig(python, str(cache / MODEL), (), (), options.results.absolute(), kept_cache=cache)
     write_metadata(site_folder(cache), inspect_installation(python).version)
     if "loads" in options.steps:
         mock = rig.folder / "mock"

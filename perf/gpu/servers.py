@@ -122,11 +122,13 @@ class Rig:
     """Flags for plain `vllm serve`, where ours has settings."""
     folder: Path
     nginx: str | None = None
+    kept_cache: Path | None = None
+    """A folder of caches that was there before, instead of a new one."""
 
     @property
     def cache(self) -> Path:
         """One folder for every cache, so that a second start finds what the first has compiled."""
-        return self.folder / "cache"
+        return self.kept_cache or self.folder / "cache"
 
     def plain(self, name: str, *flags: str, **environ: str) -> Server:
         """Start `vllm serve` by itself, with the Python frontend unless `environ` says otherwise."""
