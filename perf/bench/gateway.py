@@ -25,7 +25,7 @@ from perf.bench import machine, tables
 from perf.bench.cpu_usage import tree
 from perf.bench.processes import Running, Unavailable, pin
 from perf.bench.scenarios import SCENARIOS, Leg, Scenario
-from perf.bench.targets import DIRECT, GATEWAY, HERE, PEERS, start_gateway, start_upstream
+from perf.bench.targets import DIRECT, GATEWAY, PEERS, ROOT, start_gateway, start_upstream
 from vllm_engine.client.bench.bench_run import run_load
 
 _MIN_FILES = 20_000
@@ -122,7 +122,7 @@ class Bench:
 
     def _starting(self, scenario: Scenario, upstream: str) -> Iterator[Running]:
         starts: dict[str, Callable[[Path], Running]] = {}
-        for name, source in self._options.gateway or [(GATEWAY, HERE.parent / "src")]:
+        for name, source in self._options.gateway or [(GATEWAY, ROOT / "src")]:
             starts[name] = partial(start_gateway, name, source, scenario.pace)
         for peer in PEERS:
             if peer.name in self._programs:
@@ -190,8 +190,8 @@ def main() -> None:
     parser.add_argument(
         "--add", action="append", type=Path, default=[], help="an earlier run's results, into the same tables"
     )
-    parser.add_argument("--cache", type=Path, default=HERE.parent / ".cache/bench")
-    parser.add_argument("--document", type=Path, default=HERE.parent / "docs/measured/benchmarks.md")
+    parser.add_argument("--cache", type=Path, default=ROOT / ".cache/bench")
+    parser.add_argument("--document", type=Path, default=ROOT / "docs/measured/benchmarks.md")
     parser.add_argument("--no-document", action="store_true", help="print the tables and write no document")
     parser.add_argument("--no-pin", dest="pin", action="store_false", help="let the kernel choose cores")
     options = parser.parse_args()

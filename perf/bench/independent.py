@@ -19,14 +19,13 @@ from pathlib import Path
 
 from perf.bench import machine, tables
 from perf.bench.processes import MODEL
-from perf.bench.targets import DIRECT, GATEWAY, HERE, start_gateway, start_upstream
+from perf.bench.targets import DIRECT, GATEWAY, ROOT, start_gateway, start_upstream
 from vllm_engine.client.bench.bench_plan import Plan
 from vllm_engine.client.bench.bench_report import summarise
 from vllm_engine.client.bench.bench_run import run_load
 from vllm_engine.plan.engine_installation import inspect_installation
 from vllm_engine.plan.engine_site import site_folder, write_metadata
 
-ROOT = HERE.parent
 PACE, STREAMS, REQUESTS, TOKENS = 20.0, 64, 256, 100
 COLUMNS = (
     "median_ttft_ms",

@@ -21,9 +21,8 @@ from perf.bench import machine, tables
 from perf.bench.cpu_usage import tree
 from perf.bench.processes import Running, pin
 from perf.bench.scenarios import SCENARIOS, Scenario, stream_leg
-from perf.bench.targets import GATEWAY, HERE, Peer, start_gateway, start_upstream
+from perf.bench.targets import GATEWAY, ROOT, Peer, start_gateway, start_upstream
 
-ROOT = HERE.parent
 SAMPLER = Peer("py-spy", lambda at: [at.programs / "py-spy"], wheels=("py-spy",))
 PACED = next(each for each in SCENARIOS if each.name == "paced")
 _HERTZ = 500

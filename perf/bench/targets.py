@@ -17,6 +17,7 @@ from perf.bench.processes import MODEL, Running, Unavailable, free_port, spawn
 from perf.bench.upstream import PACE_VARIABLE
 
 HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 GATEWAY = "vllm-engine"
 DIRECT = "direct"
 
