@@ -28,7 +28,8 @@ with open(os.environ["IMPORTED"], "a") as file:
 def worker(queue, lock):
     with lock:
         places = [os.environ.get(name) for name in (os.environ["OF_WORKER"], "PROMETHEUS_MULTIPROC_DIR")]
-        queue.put(["worker", os.getpid(), os.getppid(), *places])
+        ours = [number for number in os.listdir("/proc/self/fd") if int(number) >= 400]
+        queue.put(["worker", os.getpid(), os.getppid(), ours, *places])
     sys.exit(7)
 
 def core(queue, lock):
@@ -114,7 +115,7 @@ def go(process: subprocess.Popen[str], link: socket.socket, argument: str) -> tu
     worker, core = answer["said"]
     assert (answer["argv"], answer["status"]) == ([argument], 0)
     assert core == ["core", core[1], answer["leader"], 7]
-    assert worker == ["worker", worker[1], core[1], "{0,1}", f"/of/{answer['leader']}"]
+    assert worker == ["worker", worker[1], core[1], [], "{0,1}", f"/of/{answer['leader']}"]
     return answer["leader"], core[1], worker[1]
 
 

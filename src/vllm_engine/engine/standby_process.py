@@ -203,6 +203,7 @@ def stand_by() -> NoReturn:
 def wait_as_child(number: int, parent: int) -> NoReturn:
     """Import everything in a new process, and be what multiprocessing would have started."""
     link = socket.socket(fileno=number)
+    _not_for_forks.append(link)
     os.set_inheritable(number, False)
     _ends_with(parent)
     told = json.loads(link.recv(_MAX_MESSAGE))
@@ -218,8 +219,9 @@ def _be_forked(link: socket.socket, parent: int, node: tree.Node) -> NoReturn:
     for one in _waiting:
         one.forget()
     _waiting.clear()
-    for file in _not_for_forks:
-        file.close()
+    while _not_for_forks:
+        _not_for_forks.pop().close()
+    _not_for_forks.append(link)
     if "numpy" in sys.modules:
         # As in a new process; Python's own generator sees to that by itself.
         sys.modules["numpy"].random.seed()
@@ -304,7 +306,8 @@ def _import_all() -> None:
     gc.disable()
     worker = _WORKERS["cpu" if _environ.get("VLLM_TARGET_DEVICE") == "cpu" else "cuda"]
     for name in (*_IMPORTS, worker):
-        with contextlib.suppress(ModuleNotFoundError):  # another version of vLLM
+        # Another version of vLLM, or one that lacks something: if it needs that, it says so itself.
+        with contextlib.suppress(Exception):
             importlib.import_module(name)
     gc.enable()
 
