@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from perf.bench import machine
 from perf.bench.cpu_usage import usage
 from perf.frontends.frontend_rows import Rows
-from perf.frontends.frontend_servers import MIXED, FrontendRig, until_ready
+from perf.frontends.frontend_servers import MIXED, NAMES, FrontendRig, until_ready
 from perf.frontends.process_roles import memory_mib, role
 from perf.gpu.legs import Generator, Leg, Load
 from perf.gpu.servers import Failed, Server
@@ -41,28 +40,26 @@ class Loads:
 
     def run(self) -> None:
         """Start every server, and ask each once a round; every other round in the opposite order."""
-        with ExitStack() as stack:
-            self._start(stack)
-            for number in range(self._options.rounds):
-                for server in self._servers if number % 2 == 0 else reversed(self._servers):
-                    for streams in self._options.streams:
-                        self._legs(server, streams, number)
-
-    def _start(self, stack: ExitStack) -> None:
-        started = [self._rig.start(name) for name in self._options.servers]
-        for server in started:
-            stack.callback(server.stop)
-
-        def wait(server: Server) -> Server | None:
+        started: list[Server] = []
+        # Twice as many: to stop them must not wait until all have started.
+        with ThreadPoolExecutor(2 * len(NAMES)) as pool:
             try:
-                until_ready(server, self._options.start_seconds)
-            except Failed as error:
-                self._rows.add({"what": "failed", "server": server.name, "error": str(error)})
-                return None
-            return server
+                started += map(self._rig.start, self._options.servers)
+                self._servers = [server for server in pool.map(self._ready, started) if server is not None]
+                for number in range(self._options.rounds):
+                    for server in self._servers if number % 2 == 0 else reversed(self._servers):
+                        for streams in self._options.streams:
+                            self._legs(server, streams, number)
+            finally:
+                list(pool.map(Server.stop, started))
 
-        with ThreadPoolExecutor(len(started)) as pool:
-            self._servers = [server for server in pool.map(wait, started) if server is not None]
+    def _ready(self, server: Server) -> Server | None:
+        try:
+            until_ready(server, self._options.start_seconds)
+        except Failed as error:
+            self._rows.add({"what": "failed", "server": server.name, "error": str(error)})
+            return None
+        return server
 
     def _legs(self, server: Server, streams: int, number: int) -> None:
         set_pace(self._mock, self._options.pace)
