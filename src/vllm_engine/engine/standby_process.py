@@ -43,13 +43,13 @@ _MAIN = "vllm.entrypoints.cli.main"
 _BOTH = "vllm_engine.engine.both_frontends.both"
 _IMPORTS = (
     _MAIN,
-    "vllm.entrypoints.cli.serve",
-    "vllm.entrypoints.cli.openai",
-    "vllm.entrypoints.cli.benchmark.main",
+    *("vllm.entrypoints.cli.serve", "vllm.entrypoints.cli.openai", "vllm.entrypoints.cli.benchmark.main"),
     "vllm.entrypoints.openai.api_server",
-    "vllm.v1.engine.async_llm",
-    "vllm.v1.engine.core",
-    "vllm.v1.executor.multiproc_executor",
+    *("vllm.v1.engine.async_llm", "vllm.v1.engine.core", "vllm.v1.executor.multiproc_executor"),
+    # What these import only when they run:
+    *("vllm.v1.core.sched.scheduler", "model_hosting_container_standards.sagemaker"),
+    "vllm.entrypoints.openai.responses.api_router",
+    "vllm.entrypoints.generate.structured_decisions.api_router",
 )
 """What every start imports, as far as this vLLM has it. None of these creates a CUDA context."""
 _WORKERS = {"cpu": "vllm.v1.worker.cpu_worker", "cuda": "vllm.v1.worker.gpu_worker"}
