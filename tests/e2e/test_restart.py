@@ -48,6 +48,7 @@ def test_core_killed(program: Program) -> None:
     """The loss shows; the whole answer comes from the standby, now the engine."""
     before = engine_core(program).ppid()
     until(lambda: f"a standby is ready: {PROCESSES} process(es)" in program.log(), "a standby", START_SECONDS)
+    assert "vLLM is imported once more" not in program.log(), "its processes are forks of the first"
     answers: list[httpx2.Response] = []
 
     def ask() -> None:

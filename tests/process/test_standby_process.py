@@ -88,6 +88,7 @@ def standing_by(
         env=to_import_with(environ, nodes),
         stdin=theirs.fileno(),
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
     theirs.close()
@@ -105,12 +106,15 @@ def standing_by(
         process.kill()
 
 
-def go(process: subprocess.Popen[str], link: socket.socket, argument: str) -> tuple[int, int, int]:
-    """Have it be the command; returns the pids of leader, core and worker."""
+def go(
+    process: subprocess.Popen[str], link: socket.socket, argument: str, *, says: str = ""
+) -> tuple[int, int, int]:
+    """Have it be the command, which `says` this on its standard error; returns the pids of leader, core and worker."""
     link.sendall(json.dumps({"arguments": [argument]}).encode() + b"\n")
     assert link.recv(64) == b"going\n"
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 5
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 5, errors
+    assert says in errors if says else not errors
     answer = json.loads(output)
     worker, core = answer["said"]
     assert (answer["argv"], answer["status"]) == ([argument], 0)
@@ -172,7 +176,8 @@ def test_new_processes_where_those_that_wait_are_of_no_use(
         core = child(process.pid)
         if is_killed:
             os.kill(core, 9)
-        assert go(process, link, argument)[1] != core
+        why = "a process that waited has ended" if is_killed else "another SET_BY_MAIN"
+        assert go(process, link, argument, says=why)[1] != core
     assert not runs(core)
 
 

@@ -55,14 +55,15 @@ def change(environ: MutableMapping[str, str], to: Changes) -> None:
             environ[name] = value
 
 
-def imports_alike(imported: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
-    """Whether a process that has imported with one environment can go on with another one."""
-    for name, value in changes(imported, wanted).items():
+def imported_otherwise(imported: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
+    """Return the variables for which a process that has imported cannot go on with another environment."""
+
+    def may_change(name: str, value: str | None) -> bool:
         is_set_anew = name == SET_ANEW and name in imported and value is not None
         is_workers_alone = name.startswith(OPENMP) and value is None
-        if not (name in READ_LATE or is_set_anew or is_workers_alone):
-            return False
-    return True
+        return name in READ_LATE or is_set_anew or is_workers_alone
+
+    return sorted(name for name, to in changes(imported, wanted).items() if not may_change(name, to))
 
 
 def own_changes(node: Node) -> dict[str, str | None]:

@@ -75,13 +75,13 @@ class Waiting:
     def __init__(self, node: tree.Node, *, is_forked: bool, is_urgent: bool) -> None:
         """Start it, by a fork of this process or in the environment of `node`."""
         self.environ = dict(_environ)
-        self._link, theirs = map(_moved, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        self.link, theirs = map(_moved, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
         parent, cpus = os.getpid(), sorted(os.sched_getaffinity(0))
         with theirs:
             if is_forked:
                 self.pid = os.fork()
                 if not self.pid:
-                    self.forget()
+                    self.link.close()
                     _be_forked(theirs, parent, node)
                 return
             tree.change(self.environ, tree.own_changes(node))
@@ -89,13 +89,13 @@ class Waiting:
             script = str(Path(__file__).absolute())
             argv = [sys.executable, "-P", script, "--child", str(theirs.fileno()), str(parent)]
             self.pid = os.posix_spawn(sys.executable, argv, self.environ)
-        self._link.send(
+        self.link.send(
             json.dumps({"children": node["children"], "cpus": cpus, "is_urgent": is_urgent}).encode()
         )
 
     def until_ready(self) -> None:
         """Wait until it and its children have imported everything; raises OSError if one has ended."""
-        said = self._link.recv(_MAX_MESSAGE)
+        said = self.link.recv(_MAX_MESSAGE)
         if not said:
             raise OSError("a waiting process has ended")
         tree.change(self.environ, json.loads(said))
@@ -110,22 +110,18 @@ class Waiting:
             "cpus": sorted(os.sched_getaffinity(0)),
             "environ": tree.changes(self.environ, _environ),
         }
-        self._link.settimeout(_ANSWER_SECONDS)
+        self.link.settimeout(_ANSWER_SECONDS)
         try:
-            socket.send_fds(self._link, [json.dumps(order).encode()], list(descriptors))
-            return self._link.recv(64) == b"taken"
+            socket.send_fds(self.link, [json.dumps(order).encode()], list(descriptors))
+            return self.link.recv(64) == b"taken"
         except OSError:
             return False
         finally:
-            self._link.close()
-
-    def forget(self) -> None:
-        """Close our end of its link, where this process is another fork of its parent."""
-        self._link.close()
+            self.link.close()
 
     def end(self) -> None:
         """Kill it and collect its status."""
-        self._link.close()
+        self.link.close()
         with contextlib.suppress(OSError):
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
@@ -140,11 +136,15 @@ def start_process(path: Any, args: Sequence[Any], descriptors: Sequence[int]) ->
     argv = [os.fsdecode(arg) for arg in args]
     if "--multiprocessing-fork" not in argv:
         return _start_new(path, args, descriptors)
-    pid = None
+    pid, waited = None, list(_waiting)
     if os.fsdecode(path) == sys.executable:
         pid = _taken(argv, sorted(set(map(int, descriptors))))
     if pid is None:
         # This start differs from the one that those who still wait were made for.
+        if waited:
+            needed = ", ".join(tree.imported_otherwise(waited[0].environ, _environ))
+            why = f"a process needs another {needed}" if needed else "a process that waited has ended"
+            sys.stderr.write(f"vLLM is imported once more: {why}\n")
         while _waiting:
             _waiting.pop().end()
         pid = int(_start_new(path, args, descriptors))
@@ -153,7 +153,7 @@ def start_process(path: Any, args: Sequence[Any], descriptors: Sequence[int]) ->
 
 
 def _taken(argv: list[str], descriptors: list[int]) -> int | None:
-    for one in [one for one in _waiting if tree.imports_alike(one.environ, _environ)]:
+    for one in [one for one in _waiting if not tree.imported_otherwise(one.environ, _environ)]:
         _waiting.remove(one)
         if one.take(argv, descriptors):
             return one.pid
@@ -216,9 +216,8 @@ def wait_as_child(number: int, parent: int) -> NoReturn:
 def _be_forked(link: socket.socket, parent: int, node: tree.Node) -> NoReturn:
     """Be the same as a fork of a process that has imported everything."""
     _ends_with(parent)
-    for one in _waiting:
-        one.forget()
-    _waiting.clear()
+    while _waiting:
+        _waiting.pop().link.close()
     while _not_for_forks:
         _not_for_forks.pop().close()
     _not_for_forks.append(link)
