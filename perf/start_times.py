@@ -199,7 +199,7 @@ class Rig:
         command = [sys.executable, "-m", "vllm_engine.cli", "serve", "--dry-run"]
         done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
         printed = "\n".join(line for line in done.stdout.splitlines() if not line.startswith("#"))
-        words = shlex.split(printed)
+        words = shlex.split(printed.replace("\\\n", ""))
         place = words.index("--uds")
         words[place : place + 2] = ["--host", "127.0.0.1", "--port", str(port)]
         # What our program adds once it knows that the model is here.
