@@ -43,8 +43,8 @@ def is_event(data: bytes) -> bool:
     length = len(data)
     return (
         length <= LARGEST_EVENT
-        and data.endswith(b"\n\n\r\n")
         and (data.startswith(_LOWER[length]) or data.startswith(_UPPER[length]))
+        and data.endswith(b"\n\n\r\n")
     )
 
 

@@ -71,12 +71,12 @@ class ClientStream:
         """Write the head, which was held back until now, and the first chunk if there is one."""
         head = self._connection.take_head()
         if not self.is_disconnected:
-            self._transport.write(head + self._framed(data) if data else head)
+            self._transport.write(head + (chunk_of(data) if self._is_chunked and data else data))
 
     def write_chunk(self, data: bytes) -> None:
         """Write one chunk at once, without waiting."""
         if not self.is_disconnected:
-            self._transport.write(self._framed(data))
+            self._transport.write(chunk_of(data) if self._is_chunked else data)
 
     def write_event(self, chunk: bytes) -> None:
         """Write an event that is a chunk already."""
@@ -103,9 +103,6 @@ class ClientStream:
         """Cut the connection: the only way left to say that a response is incomplete."""
         self.set_disconnected()
         self._transport.abort()
-
-    def _framed(self, data: bytes) -> bytes:
-        return chunk_of(data) if self._is_chunked else data
 
     # For the connection.
     def pause_producer(self) -> None:

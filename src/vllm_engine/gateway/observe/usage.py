@@ -66,9 +66,10 @@ class UsageReader:
         self.size += len(data)
         self._lines += data.count(_LINE_FEED)
         if self._events:
-            self._held = [self.tail]
-            self._held_bytes = len(self._held[0])
+            contents = [*map(content_of, self._events)]
             self._events.clear()
+            self._held += contents
+            self._held_bytes += sum(map(len, contents))
         self._held.append(data)
         self._held_bytes += len(data)
         if self._held_bytes > _HELD_BYTES:

@@ -104,7 +104,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._header_bytes = 0
         self._in_head = True
         self._pieces: list[bytes] = []
-        self._has_chunk_ended = False
         self._is_between_chunks = False
         """Whether the parser expects a chunk to begin: it need not see one that comes whole."""
         self._complete = False
@@ -183,11 +182,13 @@ class UpstreamConnection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._is_tainted = True
             problem = error
-        # Had the next chunk begun, its first line would be incomplete; `on_chunk_header` tells of whole ones.
-        self._is_between_chunks = self._has_chunk_ended and data.endswith(b"\r\n")
+        self._is_between_chunks = False
         sink = self._sink
         if self._pieces and sink is not None:
             pieces, self._pieces = self._pieces, []
+            # A line end after an event is content, and then the last piece ends with it, or it ends a chunk.
+            # No size or header stands before it: a bare line feed in those is an error.
+            self._is_between_chunks = data.endswith(b"\n\n\r\n") and pieces[-1].endswith(b"\n\n")
             data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             sink.on_data(data, is_last=self._complete)
         if self._complete:
@@ -262,12 +263,6 @@ class UpstreamConnection(asyncio.Protocol):
             # There is no way to say to the parser that no body follows: it would wait for one.
             self._complete = self._is_head_request
 
-    def on_chunk_header(self) -> None:  # noqa: D102
-        self._has_chunk_ended = False
-
-    def on_chunk_complete(self) -> None:  # noqa: D102
-        self._has_chunk_ended = True
-
     def on_body(self, body: bytes) -> None:  # noqa: D102
         if not self._complete:
             self._pieces.append(body)
@@ -314,7 +309,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._read_socket_copy()
         reusable = self._may_be_kept and not (self._is_head_request or self._is_tainted or self.closed)
         self._complete = False
-        self._has_chunk_ended = self._is_between_chunks = False
+        self._is_between_chunks = False
         self._ends_with_connection = False
         self._may_be_kept = False
         if sink is not None:
