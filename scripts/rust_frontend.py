@@ -245,7 +245,9 @@ def sha256(file: IO[bytes]) -> str:
 
 def fetch(target: Path) -> None:
     """Put the pinned binary there, at once and whole."""
-    pin: Pin = json.loads(PINS.read_text())[platform.machine()]
+    pins: dict[str, Pin] = json.loads(PINS.read_text())
+    if (pin := pins.get(platform.machine())) is None:
+        raise Unavailable(f"it is built for {' and '.join(pins)}, not for {platform.machine()}")
     if target.is_file() and target.stat().st_size == pin["size"] and os.access(target, os.X_OK):
         with target.open("rb") as file:
             if sha256(file) == pin["sha256"]:

@@ -185,9 +185,9 @@ class Supervisor:
         """Have a process import vLLM while its start is waited for and prepared."""
         if self._foresee is None or self._is_plain or not self._standby.may_begin:
             return
-        # Now that no process has files there.
-        await asyncio.to_thread(self._folders.clear)
         with contextlib.suppress(OSError):  # the start itself meets it again
+            # Now that no process has files there.
+            await asyncio.to_thread(self._folders.clear)
             foreseen = self._foresee(self._restarts.changes)
             await self._standby.begin(foreseen.command, foreseen.children)
 

@@ -12,6 +12,7 @@ from vllm_engine.config.settings import Settings
 from vllm_engine.plan.engine_installation import Installation
 from vllm_engine.plan.engine_plan import BOTH, RUST, EnginePlan
 from vllm_engine.plan.engine_site import site_folder
+from vllm_engine.plan.frontends.rust_binary import RUST_VARIABLE
 
 _KEPT_FROM_THE_ENGINE = (
     *("VIRTUAL_ENV", "PYTHONHOME", "API_KEY", "API_KEYS", "VLLM_EXTRA_ARGS"),
@@ -27,7 +28,6 @@ _SERVICE_NAME = "vllm-engine"
 
 LAUNCHER = Path(__file__).parents[1] / "engine" / "both_frontends" / "launcher.py"
 """Starts one engine with both of vLLM's frontends."""
-RUST_VARIABLE = "VLLM_USE_RUST_FRONTEND"
 RUST_SOCKET = "rust.sock"
 """The name of the Rust frontend's socket when both run; it is beside that of the Python frontend."""
 
@@ -179,14 +179,13 @@ def engine_environment(
         # Saves each vLLM process importing what its parent has imported. vLLM itself falls back to spawn
         # where a CUDA context exists already, and in WSL; on CPU it allows only spawn.
         defaults["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
-    if settings.engine_frontend == "rust":
-        defaults[RUST_VARIABLE] = "1"
     result = {key: str(value) for key, value in defaults.items()} | dict(environ)
     result["PATH"] = f"{installation.python.parent}:{environ.get('PATH', '/usr/local/bin:/usr/bin:/bin')}"
     if installation.distribution != "vllm" or installation.needs_shims:
         result["PYTHONPATH"] = ":".join(filter(None, (str(site_folder(cache)), environ.get("PYTHONPATH"))))
-    if settings.engine_frontend != RUST:
-        result.pop(RUST_VARIABLE, None)  # the plan alone says what runs
+    result.pop(RUST_VARIABLE, None)  # the setting alone says what runs
+    if settings.engine_frontend == RUST:
+        result[RUST_VARIABLE] = "1"
     if settings.traces_url is not None:
         # vLLM's default is gRPC, and its service is not the gateway.
         result["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = "http/protobuf"

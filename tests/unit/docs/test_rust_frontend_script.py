@@ -247,6 +247,8 @@ def test_one_line_says_why_there_is_none(checkout: Checkout) -> None:
         ):
             checkout.pins.write_text(json.dumps({platform.machine(): pins[platform.machine()] | changed}))
             assert expected in checkout.refused(UV_DEFAULT_INDEX=with_login(index))
+        checkout.pins.write_text(json.dumps({"m68k": {}}))
+        assert f"it is built for m68k, not for {platform.machine()}" in checkout.refused()
         checkout.pins.write_text(json.dumps(pins))
         (checkout.wheels / WHEEL).write_bytes(b"no wheel" * 100)
         assert "not a zip file" in checkout.refused(UV_DEFAULT_INDEX=with_login(index))

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.support.virtual.engine_rig import COMMAND, Life
-from tests.support.virtual.supervised import (
-    FORESEEN,
-    LASTING,
-    Case,
-)
+from tests.support.virtual.supervised import FORESEEN, LASTING, Case
 from tests.support.virtual.virtual_time import in_virtual_time
 from vllm_engine.engine.startup.preparation import Foreseen
-from vllm_engine.errors import (
-    Diagnosis,
-    StartupError,
-)
+from vllm_engine.errors import Diagnosis, StartupError
 from vllm_engine.plan.engine_command import EngineCommand
 
 
@@ -93,6 +87,18 @@ async def test_what_was_imported_in_advance_is_not_used(
     case = Case(tmp_path, Life(), standby=False, foresee=FORESEEN)
     await case.run(60)
     assert [process.ended for process in case.rig.processes] == [["stop 10"]], "STANDBY=0: nothing in advance"
+
+
+@in_virtual_time
+async def test_a_temporary_folder_that_is_gone_is_a_failed_start(tmp_path: Path) -> None:
+    """Nothing can be imported in the delay before a restart then; the restart says what is wrong."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    case = Case(folder, Life(exits_after=6), standby=True, foresee=FORESEEN, max_restarts=1)
+    case.board.watch(lambda status: shutil.rmtree(folder, ignore_errors=True) if status.is_ready else None)
+    error = await case.run()
+    assert isinstance(error, StartupError)
+    assert str(error).startswith("the engine cannot be started: [Errno 2] No such file or directory")
 
 
 @in_virtual_time

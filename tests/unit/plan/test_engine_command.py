@@ -90,6 +90,7 @@ def test_environment() -> None:
         (command(CPU, environ={"PYTHONPATH": "/mine"}), {"PYTHONPATH": "/cache/engine-site:/mine"}, []),
         (command(OLD), {"PYTHONPATH": "/cache/engine-site"}, []),
         (command(ENGINE_FRONTEND="rust"), {"VLLM_USE_RUST_FRONTEND": "1"}, []),
+        (command(ENGINE_FRONTEND="rust", environ={"VLLM_USE_RUST_FRONTEND": "0"}), {"VLLM_USE_RUST_FRONTEND": "1"}, []),
         (command(environ={"VLLM_USE_RUST_FRONTEND": "1"}), {}, ["VLLM_USE_RUST_FRONTEND"]),
         (command(**COLLECTOR), TRACING, ["VLLM_WORKER_MULTIPROC_METHOD"]),
         (command(**COLLECTOR, environ={"OTEL_SERVICE_NAME": "mine"}), {"OTEL_SERVICE_NAME": "mine.vllm"}, []),

@@ -212,6 +212,20 @@ async def test_a_request_outlasts_one_crash_of_the_engine_and_not_two(tmp_path: 
 
 
 @in_virtual_time
+async def test_an_error_while_the_gateway_drains_is_the_engines_own(tmp_path: Path) -> None:
+    """Running requests go on then: the engine has not crashed, and is not waited for."""
+    failed = event('{"error": {}}')
+    for answer, status, body in (
+        (FAILED, 500, b"oops"),
+        (EVENTS + failed + END, 200, b'data: {"error": {}}\n\n'),
+    ):
+        async with engine_that_says(tmp_path, 1.0, answer) as case:
+            asyncio.get_running_loop().call_later(0.5, case.board.move, EngineState.DRAINING)
+            client = await case.run()
+            assert (client.status, client.body) == (status, body)
+
+
+@in_virtual_time
 async def test_an_engine_that_does_not_come_back(tmp_path: Path) -> None:
     """Replay is off, the engine has failed for good, or it takes too long: the client is told."""
     for seconds, end in ((0, EngineState.BACKOFF), (60, EngineState.FAILED), (5, EngineState.BACKOFF)):

@@ -20,7 +20,8 @@ from typing import Any, NoReturn
 
 from vllm_engine.engine.both_frontends import vllm_internals
 from vllm_engine.engine.both_frontends.group import RustEndedError, run_group
-from vllm_engine.plan.frontends.rust_binary import refusal, version_of
+from vllm_engine.engine.process_tree import RECORD
+from vllm_engine.plan.frontends.rust_binary import RUST_VARIABLE, refusal, version_of
 
 FRONTENDS_FILE = "frontends.json"
 """Beside the sockets: which frontends run, and why not both."""
@@ -29,8 +30,6 @@ FAILED_FILE = "rust-failed"
 """Beside it, for the next starts: why the Rust frontend has failed to start."""
 
 _VLLM_MAIN = "vllm.entrypoints.cli.main"
-_RUST_VARIABLE = "VLLM_USE_RUST_FRONTEND"
-"""With it vLLM's configuration is one that the Rust frontend can serve."""
 
 _MOST = {
     "data_parallel_size": 1,
@@ -60,7 +59,7 @@ def main(argv: Sequence[str]) -> int | str:
         vllm = vllm_internals.load()
         args = _parse(vllm, arguments)
         rust_args = _args_for_rust(vllm, args, binary, rust_socket)
-        _environ[_RUST_VARIABLE] = "1"
+        _environ[RUST_VARIABLE] = "1"
         config = _config(vllm, args)
     except Exception as error:  # noqa: BLE001 - whatever it is, plain vLLM works, or says it in its own way
         return _python_alone(rust_socket, arguments, _words(error))
@@ -74,9 +73,11 @@ def main(argv: Sequence[str]) -> int | str:
 
 def _begin_anew(rust_socket: Path, argv: Sequence[str]) -> NoReturn:
     """Become a new process of this kind: what vLLM has set up in this one was for two frontends."""
-    _environ.pop(_RUST_VARIABLE, None)
-    for socket in (rust_socket, Path(argv[argv.index("--uds") + 1])):
-        socket.unlink(missing_ok=True)
+    _environ.pop(RUST_VARIABLE, None)
+    # The record would have the processes of both attempts.
+    for left in (str(rust_socket), argv[argv.index("--uds") + 1], _environ.get(RECORD)):
+        if left:
+            Path(left).unlink(missing_ok=True)
     script = str(sys.modules["__main__"].__file__)
     os.execv(sys.executable, [sys.executable, "-P", script, *argv])  # noqa: S606 - our own argv, no shell
 
@@ -93,7 +94,7 @@ def find_binary() -> Path:
         raise NotBothError(f"{binary} is not there, or may not be run")
     wanted, got = _vllm_version(), version_of(binary)
     if got != wanted:
-        raise NotBothError(f"{binary.name} is of version {got}, vLLM of {wanted}")
+        raise NotBothError(f"{binary.name} is of version {got or 'unknown'}, vLLM of {wanted}")
     return binary
 
 
@@ -164,7 +165,7 @@ def _words(error: Exception) -> str:
 
 def _python_alone(rust_socket: Path, arguments: list[str], why: str) -> int:
     """Be `vllm ARGUMENTS`."""
-    _environ.pop(_RUST_VARIABLE, None)
+    _environ.pop(RUST_VARIABLE, None)
     sys.stderr.write(f"WARNING the Python frontend serves alone: {why}\n")
     _tell(rust_socket, ["python"], why)
     main = importlib.import_module(_VLLM_MAIN)

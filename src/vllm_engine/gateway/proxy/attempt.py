@@ -12,7 +12,7 @@ from starlette.types import Send
 from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.control_client import Health
 from vllm_engine.engine.engine_control import EngineControl
-from vllm_engine.engine.engine_state import Frontend, StatusReader
+from vllm_engine.engine.engine_state import EngineState, Frontend, StatusReader
 from vllm_engine.gateway.answers import retry_after, send_error
 from vllm_engine.gateway.body.body_fields import RequestFields
 from vllm_engine.gateway.body.request_body import Body
@@ -178,7 +178,7 @@ class Attempt:
     def _runs(self, start: int) -> bool:
         """Whether the engine of this start serves, as far as is known; a frontend may not know yet."""
         now = self._engine.status.current
-        return now.is_ready and now.starts == start
+        return now.starts == start and (now.is_ready or now.state is EngineState.DRAINING)
 
     async def _open(self) -> None:
         self._is_open = True

@@ -8,15 +8,10 @@ from typing import TYPE_CHECKING
 from vllm_engine.config.flags import env_name
 from vllm_engine.config.redaction import masked
 from vllm_engine.errors import Problem
-from vllm_engine.plan.engine_command import (
-    RUST_VARIABLE,
-    flag_number,
-    flag_value,
-    is_switched_on,
-    tracing_gap,
-)
+from vllm_engine.plan.engine_command import flag_number, flag_value, is_switched_on, tracing_gap
 from vllm_engine.plan.engine_plan import BOTH, PYTHON, RUST, Choice
 from vllm_engine.plan.frontends.api_servers import needs_one
+from vllm_engine.plan.frontends.rust_binary import RUST_VARIABLE
 
 if TYPE_CHECKING:
     from vllm_engine.plan.preflight import Preflight  # which asks here what is wrong
@@ -62,7 +57,7 @@ def _binary(preflight: Preflight) -> str | None:
 def _settings(preflight: Preflight) -> str | None:
     settings = preflight.settings
     if settings.api_server_count not in ("auto", 1):
-        return f"API_SERVER_COUNT={settings.api_server_count} is of the Python frontend alone"
+        return f"API_SERVER_COUNT={settings.api_server_count} needs the Python frontend alone"
     if settings.traces_url is not None and tracing_gap(settings, preflight.installation) is None:
         return "OTLP_ENDPOINT is set, and the Rust frontend makes no spans"
     return None
@@ -94,25 +89,18 @@ def check_frontend(preflight: Preflight) -> list[Problem]:
 
 
 def frontend_warnings(preflight: Preflight) -> list[str]:
-    """Say why both frontends, if they are asked for, do not run."""
-    asked = preflight.settings.engine_frontend
-    if preflight.environment.merged.get(RUST_VARIABLE) and asked != RUST:
-        return [
-            f"{RUST_VARIABLE} is not passed on to vLLM: set ENGINE_FRONTEND=rust",
-            *_both_warnings(preflight),
-        ]
-    return _both_warnings(preflight)
-
-
-def _both_warnings(preflight: Preflight) -> list[str]:
+    """Say what the Rust frontend alone lacks, and why both, if they are asked for, do not run."""
     asked = preflight.settings.engine_frontend
     if asked == RUST:
         return ["ENGINE_FRONTEND=rust lacks n > 1, /v1/responses and /v1/messages; both has all of the API"]
-    if asked != BOTH or (why := obstacle_to_both(preflight)) is None:
-        return []
-    given = " and ".join(key for _, key, _ in _refused(preflight))
-    remedy = f"; unset {given} to have both" if given else ""
-    return [f"ENGINE_FRONTEND=both: the Python frontend will serve alone: {why}{remedy}"]
+    found = []
+    if preflight.environment.merged.get(RUST_VARIABLE):
+        found.append(f"{RUST_VARIABLE} is not passed on to vLLM: set ENGINE_FRONTEND=rust")
+    if asked == BOTH and (why := obstacle_to_both(preflight)):
+        given = " and ".join(key for _, key, _ in _refused(preflight))
+        remedy = f"; unset {given} to have both" if given else ""
+        found.append(f"ENGINE_FRONTEND=both: the Python frontend will serve alone: {why}{remedy}")
+    return found
 
 
 def _refused(preflight: Preflight) -> Iterator[tuple[str, str, str]]:

@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+RUST_VARIABLE = "VLLM_USE_RUST_FRONTEND"
+"""With it vLLM starts its Rust frontend, and makes a configuration that this can serve."""
+
 _SECONDS = 10.0
 _MOST_CHARS = 300
 _NO_DESCRIPTOR = "1048575"
@@ -17,13 +20,13 @@ _UNIMPLEMENTED = "not implemented in Rust frontend"
 _REFUSED = "the Rust frontend does not implement "
 
 
-def version_of(binary: Path) -> str:
-    """Return the binary's version.
-
-    Raises:
-        OSError: it cannot be run.
-    """
-    return _run([str(binary), "--version"]).stdout.split()[-1:][0]
+def version_of(binary: Path) -> str | None:
+    """Return the binary's version; None where it does not say, or cannot be run."""
+    try:
+        words = _run([str(binary), "--version"]).stdout.split()
+    except OSError:
+        return None
+    return words[-1] if words else None
 
 
 def refusal(binary: Path, arguments: Mapping[str, Any]) -> str | None:
