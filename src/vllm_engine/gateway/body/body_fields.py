@@ -79,40 +79,25 @@ class _Top(msgspec.Struct, gc=False):
     text_2: Raw = _NONE
 
 
-class _TopWithPythonFields(_Top, gc=False):
+class _TopWithLimits(_Top, gc=False):
     max_tokens: Raw = _NONE
     max_completion_tokens: Raw = _NONE
-    add_generation_prompt: Raw = _NONE
-    bad_words: Raw = _NONE
-    chat_template: Raw = _NONE
-    continue_final_message: Raw = _NONE
-    echo: Raw = _NONE
-    length_penalty: Raw = _NONE
-    logprobs: Raw = _NONE
-    media_io_kwargs: Raw = _NONE
-    mm_payload: Raw = _NONE
-    mm_processor_kwargs: Raw = _NONE
-    prompt_embeds: Raw = _NONE
-    prompt_logprobs: Raw = _NONE
-    response_format: Raw = _NONE
-    return_mm_kwargs: Raw = _NONE
-    return_prompt_text: Raw = _NONE
-    return_token_offsets: Raw = _NONE
-    return_weight_versions: Raw = _NONE
-    routed_experts_prompt_start: Raw = _NONE
-    spaces_between_special_tokens: Raw = _NONE
-    structured_outputs: Raw = _NONE
-    suffix: Raw = _NONE
-    thinking_token_budget: Raw = _NONE
-    use_beam_search: Raw = _NONE
+
+
+_PYTHON_FIELDS: Final = tuple(name for name in PYTHON_FIELDS if name not in _TopWithLimits.__struct_fields__)
+"""Those of the table that are read for nothing else."""
+_TopWithPythonFields: Final = msgspec.defstruct(
+    "_TopWithPythonFields",
+    [(name, Raw, _NONE) for name in _PYTHON_FIELDS],
+    bases=(_TopWithLimits,),
+    gc=False,
+)
 
 
 def _spellings(value: bool | float | str | None) -> tuple[bool | float | str | None, ...]:
     return (value, float(value)) if type(value) is int else (value,)
 
 
-_FIRST: Final = _TopWithPythonFields.__struct_fields__.index("add_generation_prompt")
-_PYTHON_FIELDS: Final = _TopWithPythonFields.__struct_fields__[_FIRST:]
 _NO_PYTHON_FIELDS: Final = (_NONE,) * len(_PYTHON_FIELDS)
 _SAME: Final = {
     name: frozenset(json.dumps(value).encode() for one in field.same for value in _spellings(one))
@@ -136,7 +121,7 @@ class _Part(msgspec.Struct, gc=False):
 
 
 _top = msgspec.json.Decoder(_Top)
-_top_with_python_fields = msgspec.json.Decoder(_TopWithPythonFields)
+_top_with_python_fields: msgspec.json.Decoder[_TopWithLimits] = msgspec.json.Decoder(_TopWithPythonFields)
 _parts = msgspec.json.Decoder(list[_Part])
 _batch = msgspec.json.Decoder(list[Annotated[list[_Part], Meta(min_length=1)]])
 _flag = msgspec.json.Decoder(bool | int | float | str | None)
@@ -167,16 +152,16 @@ def read_fields(body: bytes | bytearray, *, with_python_fields: bool = False) ->
             ids += _count(raw, b",") + 1
             text -= len(raw)
     text += len(top.prompt)
-    stream, choices = _is_true(top.stream), _choices(top.n)
-    if not isinstance(top, _TopWithPythonFields):
-        return RequestFields(stream, _conversations(top.messages), choices, text, ids)
-    python_fields = _python_fields(top)
-    most = max(_whole_number(top.max_tokens), _whole_number(top.max_completion_tokens))
-    return RequestFields(stream, _conversations(top.messages), choices, text, ids, python_fields, most)
+    python_fields, most = None, 0
+    if isinstance(top, _TopWithLimits):
+        python_fields = _python_fields(top)
+        most = max(_whole_number(top.max_tokens), _whole_number(top.max_completion_tokens))
+    stream, conversations = _is_true(top.stream), _conversations(top.messages)
+    return RequestFields(stream, conversations, _choices(top.n), text, ids, python_fields, most)
 
 
-def _python_fields(top: _TopWithPythonFields) -> tuple[str, ...]:
-    given: tuple[Raw, ...] = astuple(top)[_FIRST:]
+def _python_fields(top: _TopWithLimits) -> tuple[str, ...]:
+    given: tuple[Raw, ...] = astuple(top)[-len(_PYTHON_FIELDS) :]
     found: tuple[str, ...] = ()
     if given != _NO_PYTHON_FIELDS:
         found = tuple(

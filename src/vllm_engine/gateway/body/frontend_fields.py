@@ -13,6 +13,7 @@ CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
 
 _CHAT: Final = frozenset((CHAT,))
+_COMPLETIONS: Final = frozenset((COMPLETIONS,))
 RUST_ROUTES: Final = frozenset((CHAT, COMPLETIONS))
 """Routes whose requests the Rust frontend serves faster; all others are for the Python frontend."""
 
@@ -28,8 +29,6 @@ class PythonField:
     """Where; on the other routes both frontends serve it."""
     same: tuple[bool | float | str | None, ...] = (None, False)
     """Values with which both frontends do the same: what clients write out that send every field."""
-    is_ignored: bool = False
-    """Whether the Rust frontend would answer without a word about it; it refuses the others, at a cost."""
     differs: str = ""
     """What the Rust frontend does otherwise with it, where it answers (docs/operate/frontends.md)."""
 
@@ -49,20 +48,20 @@ PYTHON_FIELDS: Final = {
     "structured_outputs": PythonField(same=(None,), differs=_SCHEMA),
     "thinking_token_budget": PythonField(same=(None,), differs="it needs no reasoning parser"),
     "tools": PythonField(_CHAT, same=(None,), differs="the prompt and the calls are others"),
-    "prompt": PythonField(frozenset((COMPLETIONS,)), same=()),  # lists of prompts alone
-    "bad_words": PythonField(frozenset((COMPLETIONS,)), is_ignored=True),
+    "prompt": PythonField(_COMPLETIONS, same=()),  # lists of prompts alone
+    "bad_words": PythonField(_COMPLETIONS),
     "length_penalty": PythonField(same=(None, 1)),
-    "media_io_kwargs": PythonField(frozenset((CHAT,)), same=(None,)),
-    "mm_payload": PythonField(same=(None,), is_ignored=True),
-    "mm_processor_kwargs": PythonField(frozenset((CHAT,)), same=(None,)),
-    "prompt_embeds": PythonField(frozenset((COMPLETIONS,)), same=(None,), is_ignored=True),  # 0.33 refuses it
-    "return_mm_kwargs": PythonField(same=(None,), is_ignored=True),
-    "return_prompt_text": PythonField(frozenset((CHAT,)), is_ignored=True),  # 0.33 refuses it
-    "return_token_offsets": PythonField(is_ignored=True),
+    "media_io_kwargs": PythonField(_CHAT, same=(None,)),
+    "mm_payload": PythonField(same=(None,)),
+    "mm_processor_kwargs": PythonField(_CHAT, same=(None,)),
+    "prompt_embeds": PythonField(_COMPLETIONS, same=(None,)),  # 0.32 ignores it, 0.33 refuses it
+    "return_mm_kwargs": PythonField(same=(None,)),
+    "return_prompt_text": PythonField(_CHAT),  # 0.32 ignores it, 0.33 refuses it
+    "return_token_offsets": PythonField(),
     "return_weight_versions": PythonField(),
-    "routed_experts_prompt_start": PythonField(same=(None, 0), is_ignored=True),
+    "routed_experts_prompt_start": PythonField(same=(None, 0)),
     "spaces_between_special_tokens": PythonField(same=(None, True)),
-    "suffix": PythonField(frozenset((COMPLETIONS,)), same=(None,)),
+    "suffix": PythonField(_COMPLETIONS, same=(None,)),
     "use_beam_search": PythonField(),
 }
 """By name. Fields that neither frontend knows decide nothing: both ignore them."""

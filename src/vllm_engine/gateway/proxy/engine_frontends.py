@@ -12,13 +12,11 @@ from vllm_engine.gateway.proxy.upstream import Upstream
 class Frontends:
     """Where each request goes: to `socket`, but for those for the Rust frontend where both run."""
 
-    def __init__(
-        self, socket: Path, rust_socket: Path, status: StatusReader, chooser: FrontendChooser | None = None
-    ) -> None:
+    def __init__(self, socket: Path, rust_socket: Path, status: StatusReader) -> None:
         self._status = status
         self._main = Upstream(socket)
         self._rust = Upstream(rust_socket)
-        self._chooser = chooser or FrontendChooser()
+        self._chooser = FrontendChooser()
         self.answered = self._chooser.answered
         """See `FrontendChooser.answered`."""
 

@@ -11,7 +11,7 @@ from typing import Final
 MOST_SHAPES: Final = 1024
 """Of those beyond, the ones that were not met for longest are forgotten."""
 FIRST_TRIAL_SECONDS: Final = 1.0
-"""So long after a refusal one request of the shape is tried again; twice as long after each further one."""
+"""So long after a refusal one request of the shape is tried again; twice as long after each trial."""
 LONGEST_TRIAL_SECONDS: Final = 60.0
 MIXED_SECONDS: Final = 600.0
 """So long nothing is learnt of a shape of which the Rust frontend has accepted a request."""
@@ -24,8 +24,6 @@ Key = tuple[str | None, str, int]
 
 @dataclass(slots=True)
 class _Refusals:
-    since: float
-    """When `wait` became what it is."""
     next_trial: float
     wait: float = FIRST_TRIAL_SECONDS
 
@@ -60,6 +58,7 @@ class LearnedShapes:
             self._refused.move_to_end(key)
             if now < known.next_trial:
                 return True
+            known.wait = min(2 * known.wait, LONGEST_TRIAL_SECONDS)
             known.next_trial = now + known.wait
         oldest = next(iter(self._refused), None)
         if oldest is not None and now >= self._refused[oldest].next_trial + FORGOTTEN_SECONDS:
@@ -72,16 +71,12 @@ class LearnedShapes:
         if now < self._mixed_until.get(key, now):
             return
         self._mixed_until.pop(key, None)
-        known = self._refused.get(key)
-        if known is None:
-            self._refused[key] = _Refusals(now, now + FIRST_TRIAL_SECONDS)
+        # Of many at once all are refused before the first can teach anything.
+        if key not in self._refused:
+            self._refused[key] = _Refusals(now + FIRST_TRIAL_SECONDS)
             self._refused_of[key[:2]] += 1
             if len(self._refused) > MOST_SHAPES:
                 self._drop(next(iter(self._refused)))
-        # Of many at once all are refused before the first can teach anything.
-        elif now >= known.since + known.wait:
-            known.since, known.wait = now, min(2 * known.wait, LONGEST_TRIAL_SECONDS)
-            known.next_trial = now + known.wait
 
     def accepted(self, key: Key) -> None:
         """Learn that the Rust frontend accepted one, if it is known to have refused others."""
