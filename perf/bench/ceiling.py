@@ -1,6 +1,6 @@
 """At how many streams and tokens per second one gateway process fills its core; see docs/measured/benchmarks.md.
 
-    python -m perf.bench.ceiling                     two minutes; writes the table between the `ceiling` markers
+    python -m perf.bench.ceiling                     three minutes; writes the table between the `ceiling` markers
 
 Each row is a load that begins at once, on the same gateway settings as the other benchmarks. vLLM's
 `--stream-interval N` puts N tokens into an event: the upstream sends as many events fewer.

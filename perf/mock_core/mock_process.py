@@ -22,7 +22,6 @@ from perf.mock_core.token_streams import Stream, TokenStreams
 
 PACE_FILE = "MOCK_CORE_PACE_FILE"
 """Names the file with the steps per second, 0 for as many as there can be."""
-TOKENS_PER_OUTPUT = "MOCK_CORE_TOKENS_PER_OUTPUT"
 
 _BLOCKS = 8192
 _UTILITIES: dict[str, Any] = {
@@ -51,7 +50,7 @@ def run_engine_core(
     vllm_config.cache_config.num_gpu_blocks = _BLOCKS
     with connected(vllm_config, handshake_address, local_client, dp_rank) as (inputs, outputs):
         print("mock engine core: ready", flush=True)
-        MockCore(inputs, outputs, int(os.environ.get(TOKENS_PER_OUTPUT, "1"))).run()
+        MockCore(inputs, outputs).run()
 
 
 @contextlib.contextmanager
@@ -95,7 +94,7 @@ def connected(
 class MockCore:
     """Requests in, tokens out."""
 
-    def __init__(self, inputs: Sequence[Any], outputs: Sequence[Any], tokens_per_output: int) -> None:
+    def __init__(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
         import zmq
         from vllm.v1 import engine
         from vllm.v1.metrics.stats import SchedulerStats
@@ -115,9 +114,7 @@ class MockCore:
         self._requests = MsgpackDecoder(engine.EngineCoreRequest)
         self._others = MsgpackDecoder()
         self._encoder = MsgpackEncoder()
-        self._streams = TokenStreams(
-            engine.EngineCoreOutput, self._first, engine.FinishReason.LENGTH, tokens_per_output
-        )
+        self._streams = TokenStreams(engine.EngineCoreOutput, self._first, engine.FinishReason.LENGTH)
         self._interval = 0.0
         self._due = 0.0
 

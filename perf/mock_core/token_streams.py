@@ -31,18 +31,13 @@ class ClientStep:
 
 
 class TokenStreams:
-    """All running requests; a step is a token for each, or a few, in one message for each client."""
+    """All running requests; a step is a token for each, in one message for each client."""
 
     def __init__(
-        self,
-        output: Callable[..., Any],
-        first: Callable[[Stream], dict[str, Any]],
-        length: Any,
-        tokens: int = 1,
+        self, output: Callable[..., Any], first: Callable[[Stream], dict[str, Any]], length: Any
     ) -> None:
         """Take vLLM's output type, what the first output of a stream has besides, and its finish reason `length`."""
         self._output, self._first, self._length = output, first, length
-        self._tokens = tokens
         self._streams: dict[str, Stream] = {}
 
     def __len__(self) -> int:
@@ -58,7 +53,7 @@ class TokenStreams:
             self._streams.pop(request_id, None)
 
     def step(self) -> dict[int, ClientStep]:
-        """Give every stream its next tokens."""
+        """Give every stream its next token."""
         steps: dict[int, ClientStep] = {}
         for stream in self._streams.values():
             step = steps.get(stream.client)
@@ -74,12 +69,8 @@ class TokenStreams:
 
     def _next(self, stream: Stream) -> Any:
         made = stream.made
-        if self._tokens == 1:
-            tokens = _TOKENS[made % len(_TOKENS)]
-        else:
-            until = min(made + self._tokens, stream.max_tokens)
-            tokens = [FIRST_TOKEN + number % len(_TOKENS) for number in range(made, until)]
-        stream.made = made + len(tokens)
+        tokens = _TOKENS[made % len(_TOKENS)]
+        stream.made = made + 1
         if made and stream.made < stream.max_tokens:
             return self._output(stream.request_id, tokens)
         more = self._first(stream) if not made else {}

@@ -113,12 +113,8 @@ class Watchdog:
 
     async def _unhealthy(self, frontend: Frontend) -> Loss:
         """A frontend says that the core is dead, is not there, or has work and does not answer at all."""
-        client, activity, loop = (
-            self._clients[frontend],
-            self._activity.of[frontend],
-            asyncio.get_running_loop(),
-        )
-        clock, refused, heard = StallClock(), 0, 0
+        client, activity = self._clients[frontend], self._activity.of[frontend]
+        loop, clock, refused, heard = asyncio.get_running_loop(), StallClock(), 0, 0
         while True:
             health = await client.health()
             if health is Health.DEAD:
@@ -152,9 +148,7 @@ class Watchdog:
                 read_at, is_known = now, await self._can_read_metrics()
             before = stalled
             running = self._activity.running
-            stalled = clock.seconds(
-                loop.time(), running, (self._activity.progress, tuple(self._counters.items()))
-            )
+            stalled = clock.seconds(loop.time(), running, self._seen())
             if stalled < before:
                 self._step_limit.completed(before)
             if is_due and is_known and stalled > self._hang_seconds and running:

@@ -130,7 +130,7 @@ def local_routes(
     app.state.build = build
 
     async def metrics() -> Response:
-        """Return vLLM's metrics unchanged, then the gateway's own."""
+        """Return vLLM's metrics, then the gateway's own."""
         return Response(await sources.observation.render(), media_type=CONTENT_TYPE)
 
     for path in sorted(METRICS_PATHS):

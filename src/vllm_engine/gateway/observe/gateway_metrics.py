@@ -170,9 +170,9 @@ class GatewayMetrics:
         return count_up(self._requests, self._rejections, self._key_requests, self._tokens)
 
     def render(self, engine_text: bytes | None, cache: Space | None = None) -> bytes:
-        """Return the engine's metrics, byte for byte, and ours after them.
+        """Return the engine's metrics, as they are given, and ours after them.
 
-        `engine_text` is the engine's answer, uncompressed; `cache` the disk space where CACHE_DIR is. Each is
+        `engine_text` is the engine's, uncompressed; `cache` the disk space where CACHE_DIR is. Each is
         None where it is not known.
         """
         self._up.set(engine_text is not None)
