@@ -123,9 +123,11 @@ def launch_core_engines(vllm_config, executor_class, log_stats, addresses):
         raise RuntimeError("Engine core initialization failed. See root cause above.")
     say(ready=True)
 
-class Popened:
+class _SubprocessWrapper:
+    sentinel: int
     def __init__(self, process):
-        self.process, self.pid = process, process.pid
+        self.process = process
+        self.pid = process.pid
         self.sentinel = os.pidfd_open(process.pid)
     @property
     def exitcode(self): return self.process.poll()
@@ -139,7 +141,7 @@ class RustFrontendProcessManager:
         say(rust=[args.uds, args.disable_uvicorn_access_log, *said], parser=args.tool_call_parser)
         process = subprocess.Popen([binary_path, "run"])
         RustFrontendProcessManager.pid = process.pid
-        self.processes = [Popened(process)]
+        self.processes = [_SubprocessWrapper(process)]
     def shutdown(self, timeout):
         [one] = self.processes
         one.process.kill()
@@ -171,7 +173,8 @@ def make_stub_vllm(folder: Path, *, rust_version: str = VERSION, lacks: str = ""
         if package != root:
             (package / "__init__.py").touch()
     (root / "vllm/entrypoints/cli/main.py").write_text(_MAIN)
-    (root / "vllm_inside.py").write_text(f"{_INSIDE}\n" + (f"del {lacks}\n" if lacks else ""))
+    public = "__all__ = [name for name in globals() if not name.startswith('__')]\n"
+    (root / "vllm_inside.py").write_text(f"{_INSIDE}\n{f'del {lacks}' * bool(lacks)}\n{public}")
     binary = root / "vllm/vllm-rs"
     binary.write_text(_RUST.format(version=rust_version))
     binary.chmod(0o755)

@@ -88,7 +88,9 @@ USED = (
             *("engine_start_index", "engine_count", "data_parallel_size"),
         ),
         ("shutdown",),
+        ("self.processes",),
     ),
+    Used("_SubprocessWrapper", ("vllm.v1.utils",), (), ("sentinel", "exitcode", "join"), ("self.pid",)),
     Used(
         "build_async_engine_client_from_engine_args",
         (f"{_LAUNCHERS}.api_server.entry",),
