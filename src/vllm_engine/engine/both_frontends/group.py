@@ -37,10 +37,7 @@ def run_group(vllm: Any, config: Any, args: Namespace, rust_args: Namespace, bin
     try:
         with contextlib.suppress(KeyboardInterrupt):
             group.start()
-            work = vllm.run_server_worker(
-                address, listener, args, group.client, timeout_graceful_shutdown=_CLOSING_SECONDS
-            )
-            uvloop.run(work)
+            uvloop.run(group.serve(address, listener, args))
     finally:
         group.end()
     if group.rust_failure:
@@ -69,9 +66,10 @@ class _Group:
         self.rust_failure = ""
         """How the Rust frontend ended, if it was the first, by itself and at the start."""
         self._is_ending = False
+        self._watcher = threading.Thread()
 
     def start(self) -> None:
-        """Start the engine core and the Rust frontend, and watch them in a thread."""
+        """Start the engine core and the Rust frontend."""
         vllm, config = self._vllm, self._config
         listeners = self._listeners = vllm.bind_engine_zmq_listeners(config, 2)
         executor = vllm.Executor.get_class(config)
@@ -103,15 +101,27 @@ class _Group:
         }
         if launch.tensor_queue is not None:
             self.client["tensor_queue"] = launch.tensor_queue
-        threading.Thread(target=self._watch, args=(start, launch, rust), daemon=True).start()
+        self._watcher = threading.Thread(target=self._watch, args=(start, launch, rust), daemon=True)
+
+    async def serve(self, address: str, listener: Any, args: Namespace) -> None:
+        """Be the Python frontend, and watch the others in a thread."""
+        # Not before the event loop runs: one that is interrupted while it is set up cannot be closed.
+        self._watcher.start()
+        await self._vllm.run_server_worker(
+            address, listener, args, self.client, timeout_graceful_shutdown=_CLOSING_SECONDS
+        )
 
     def end(self) -> None:
         """End what is left, the frontend first."""
         self._is_ending = True
+        # Not ignored, which a process that this one becomes would inherit.
+        signal.signal(signal.SIGTERM, lambda *_: None)
         for manager in self._managers:
             manager.shutdown(timeout=self._config.shutdown_timeout or None)
         if self._listeners is not None:
             self._listeners.cleanup()
+        if self._watcher.is_alive():
+            self._watcher.join(_STATUS_SECONDS)  # it may be about to say what was lost
 
     def _watch(self, start: Any, launch: Any, rust: Any) -> None:
         """Wait until one of the processes has ended, and end this one then."""
