@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 
-SECONDS = 20.0
+SECONDS = 60.0
 """What anything on the page may take on a busy machine."""
 
 _ARGUMENTS = [
@@ -31,7 +31,7 @@ def chromium() -> Iterator[Browser]:
         pytest.skip("NOT TESTED: no Chromium on PATH; install it with tools/debian.sh chromium:chromium")
     expect.set_options(timeout=SECONDS * 1000)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=_ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=path, args=_ARGUMENTS, timeout=SECONDS * 1000)
         try:
             yield browser
         finally:

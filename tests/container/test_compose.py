@@ -12,7 +12,7 @@ import httpx2
 import pytest
 import yaml
 
-from tests.container.box import Box, Docker
+from tests.container.box import CONTAINER_SECONDS, Box, Docker
 from tests.container.conftest import ROOT
 from tests.container.test_sshd import make_key, public, ssh
 from tests.support.program import free_port, until
@@ -116,7 +116,7 @@ def test_on_cpu_up_with_ssh_and_down(
     (mount,) = docker.inspect(box.name)["Mounts"]
     assert mount["Name"] == environ["CACHE_VOLUME"]
     assert "SYS_CHROOT and AUDIT_WRITE (compose.ssh.yaml adds them" in box.logs()
-    until(lambda: box.state["Health"]["Status"] == "healthy", "healthy", 60)
+    until(lambda: box.state["Health"]["Status"] == "healthy", "healthy", CONTAINER_SECONDS)
 
     compose("up", "--detach", "--no-build", files=with_ssh)
     box = Box(docker, compose("ps", "--quiet", files=with_ssh).stdout.strip(), int(environ["PORT"]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.container.box import CONTAINER_SECONDS, kill_engine, recovers, stop_under_streams, truncated
 from tests.container.conftest import APP_UID, StartBox
 from tests.support.program import until
@@ -46,5 +48,9 @@ def test_health_states(start: StartBox) -> None:
     )  # fmt: skip
     until(lambda: box.state["Health"]["Status"] == "healthy", "healthy", CONTAINER_SECONDS)
     kill_engine(box)
-    until(lambda: box.state["Health"]["Status"] == "unhealthy", "unhealthy", CONTAINER_SECONDS)
-    assert "failed" in box.state["Health"]["Log"][-1]["Output"]
+    # Its last check, since on a busy machine one before may have found it unhealthy for being slow.
+    until(lambda: _is_failed(box.state["Health"]), "unhealthy: failed", CONTAINER_SECONDS)
+
+
+def _is_failed(health: dict[str, Any]) -> bool:
+    return health["Status"] == "unhealthy" and "failed" in health["Log"][-1]["Output"]

@@ -58,8 +58,17 @@ def engine_python() -> Path:
 
 @contextmanager
 def serving(folder: Path, **variables: str) -> Iterator[Program]:
-    """Our program with the real vLLM and the bundled model, as it starts."""
-    environ = {"ENGINE_PYTHON": str(ENGINE_PYTHON), "MODEL_ID": MODEL, "CACHE_DIR": str(CACHE_DIR)}
+    """Our program with the real vLLM and the bundled model, as it starts.
+
+    On a busy CPU a step may take minutes, such as the first with logprobs. Many tests ask the engine itself, so that the
+    gateway takes it for idle: an engine that is slow then is not to be restarted under them.
+    """
+    environ = {
+        "ENGINE_PYTHON": str(ENGINE_PYTHON),
+        "MODEL_ID": MODEL,
+        "CACHE_DIR": str(CACHE_DIR),
+        "HANG_TIMEOUT_SECONDS": "0",
+    }
     with running(environ | variables, folder=folder) as program:
         yield program
 

@@ -30,10 +30,11 @@ LONG: dict[str, Any] = {"model": MODEL, "messages": STORY, "max_tokens": 400, "i
 
 @pytest.fixture(scope="module")
 def program(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    """Our program with the real vLLM, and short patience with a stuck one."""
-    patience = {"HANG_TIMEOUT_SECONDS": "20", "CANARY_INTERVAL_SECONDS": "2"}
+    """Our program with the real vLLM, which it may take for hung where a signal has stopped a process of it."""
+    # Not where it is slow: on a busy machine it can be so for minutes while the standby is imported.
+    hang = {"HANG_TIMEOUT_SECONDS": str(START_SECONDS), "CANARY_INTERVAL_SECONDS": "0"}
     with ready(
-        tmp_path_factory.mktemp("restart"), **patience, STANDBY="1", API_SERVER_COUNT=str(API_SERVERS)
+        tmp_path_factory.mktemp("restart"), **hang, STANDBY="1", API_SERVER_COUNT=str(API_SERVERS)
     ) as started:
         yield started
 
