@@ -63,7 +63,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         )),
         Panel("By frontend", "reqps", "Which of vLLM's frontends answers; with both, why the Python frontend.", (
             (rate("gateway_frontend_requests_total", "frontend"), "{{frontend}}"),
-            (rate("gateway_frontend_fallbacks_total", "reason"), "python: {{reason}}"),
+            (rate("gateway_python_frontend_requests_total", "reason"), "python: {{reason}}"),
         )),
     ),
     "Latency": (

@@ -61,8 +61,8 @@ def logged(program: Program, request_id: str) -> dict[str, Any]:
 
 def fallbacks(program: Program) -> dict[str, float]:
     text = program.client.get("/metrics").text
-    lines = (line for line in text.splitlines() if line.startswith("gateway_frontend_fallbacks_total{"))
-    return {line.split('"')[1]: metric_in(line, "gateway_frontend_fallbacks_total") for line in lines}
+    lines = (line for line in text.splitlines() if line.startswith("gateway_python_frontend_requests_total{"))
+    return {line.split('"')[1]: metric_in(line, "gateway_python_frontend_requests_total") for line in lines}
 
 
 def test_who_answers(program: Program) -> None:

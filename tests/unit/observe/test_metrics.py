@@ -78,7 +78,7 @@ def test_the_engines_text_comes_first_unchanged(metrics: GatewayMetrics) -> None
              f'request_duration_seconds_sum{{route="{CHAT}"}}': 2, 'bytes_total{direction="out"}': 20,
              'tokens_total{key="team-a",kind="prompt"}': 3, 'tokens_total{key="team-a",kind="completion"}': 4,
              "replays_total": 2, "disconnects_total": 0, 'frontend_requests_total{frontend="python"}': 1,
-             'frontend_requests_total{frontend="rust"}': 0, 'frontend_fallbacks_total{reason="bad_words"}': 1},
+             'frontend_requests_total{frontend="rust"}': 0, 'python_frontend_requests_total{reason="bad_words"}': 1},
         ),
         (  # not streamed: the first byte is no first token; what was estimated is apart
             {"first_byte": 101.9, "completion_tokens": 4, "is_estimate": True, "prompt_tokens": 5,
@@ -122,7 +122,7 @@ def test_labels_are_bounded() -> None:
     seen = {name: {dict(labels).get(name) for _, labels in samples} for name in ("route", "key", "reason")}
     assert (seen["route"], seen["key"]) == ({None, "unmatched"}, {None, "other"})
     assert len(seen["reason"]) == 1 + 32 + 64 + 1
-    assert value(metrics, "frontend_fallbacks_total", reason="other") == 300 - 64
+    assert value(metrics, "python_frontend_requests_total", reason="other") == 300 - 64
     assert value(metrics, "rejections_total", reason="other") == 300 - 32
     assert (len(metrics._tokens_of), len(metrics._times_of)) == (0, 1)
     names.add("new")

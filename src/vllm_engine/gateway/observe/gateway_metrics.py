@@ -35,7 +35,7 @@ _WATCHED = (
 )
 _OTHER = "other"
 _MAX_REASONS = 32
-_MAX_FALLBACK_REASONS = 64
+_MAX_REASONS = 64
 """More than there are fields that decide, and statuses that vLLM refuses with."""
 _END_OF_OPENMETRICS = b"# EOF"
 
@@ -73,7 +73,7 @@ class GatewayMetrics:
         self._replays = own.counter("replays")
         frontends = own.counter("frontend_requests", "frontend")
         self._frontends = {one: frontends.labels(one.value) for one in Frontend}
-        self._fallbacks = own.counter("frontend_fallbacks", "reason")
+        self._python_requests = own.counter("python_frontend_requests", "reason")
         self._tokens = own.counter("tokens", "key", "kind")
         size = own.counter("bytes", "direction")
         self._bytes_in, self._bytes_out = size.labels("in"), size.labels("out")
@@ -97,7 +97,7 @@ class GatewayMetrics:
         self._tokens_of: dict[tuple[str | None, str], Counter] = {}
         self._key_requests_of: dict[tuple[str, Outcome], Counter] = {}
         self._rejections_of: dict[str, Counter] = {}
-        self._fallbacks_of: dict[str, Counter] = {}
+        self._python_requests_of: dict[str, Counter] = {}
 
     @property
     def described(self) -> Sequence[Described]:
@@ -193,7 +193,7 @@ class GatewayMetrics:
         if record.frontend is not None:
             self._frontends[record.frontend].inc()
         if record.python_reason is not None:
-            _count(self._fallbacks, self._fallbacks_of, record.python_reason, _MAX_FALLBACK_REASONS)
+            _count(self._python_requests, self._python_requests_of, record.python_reason, _MAX_REASONS)
 
     def _count_key(self, key: str, outcome: Outcome) -> None:
         child = self._key_requests_of.get((key, outcome))

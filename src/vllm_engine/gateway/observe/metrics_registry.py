@@ -16,8 +16,8 @@ _HELP = {
     "rejections": "Requests that the gateway answered instead of the engine.",
     "disconnects": "Requests whose client disconnected before their end.",
     "frontend_requests": "Requests passed to the engine, by the frontend that had them last.",
-    "frontend_fallbacks": "Requests that the Python frontend had while the Rust frontend ran too, by what "
-    "decided: route, header, the name of a field, what the model has, learned, or how the Rust frontend "
+    "python_frontend_requests": "Requests that the Python frontend had while the Rust frontend ran too, by "
+    "what decided: route, header, the name of a field, what the model has, learned, or how the Rust frontend "
     "refused it first.",
     "replays": "Requests sent again because the engine was lost before their answer began.",
     "tokens": "Tokens by API key. For answers without usage: prompt_estimate, from the size of the prompt's "
