@@ -3,6 +3,8 @@
     .venv/bin/python -m perf.start_times [--rounds 5] [--write] [--empty-cache]
     .venv/bin/python -m perf.start_times --tables     # print those of the rows that are kept
 
+`FRONTEND=rust scripts/setup.sh all` comes first: this needs vLLM and the development tools.
+
 Each round starts plain `vllm serve`, and then our program with each frontend: a first start, a restart after a kill
 of EngineCore with a standby there, and a second start. Every other round goes the other way round. Plain `vllm serve`
 has the command, the environment and the caches that our program would give it (`serve --dry-run`).

@@ -14,6 +14,13 @@ _PREFIX = re.compile(
     r"(?:(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL)\b:? *)?"
     r"(?:\d\d-\d\d \d\d:\d\d:\d\d )?(?:\[[\w./]+(?:\.py|\.rs):\d+\](?: |$))?"
 )
+_IDLE = re.compile(
+    r"(?:[\w ]+: )?Avg prompt \w+: 0\.[0-2] \w+/s, Avg generation \w+: 0\.[0-2] \w+/s, "
+    r"(?:Reqs )?Running: 0\b[\w ]*, Waiting: 0\b"
+)
+"""vLLM logs its throughput every ten seconds, at DEBUG while it is idle. The token that the watchdog asks for
+now and then is work to it, and so an idle engine would log for ever. More than two tokens read otherwise.
+"""
 
 
 class LogLine(NamedTuple):
@@ -34,8 +41,12 @@ class LogLine(NamedTuple):
 
 
 def parse_line(raw: str) -> LogLine:
-    """Parse a line of either frontend; of vLLM's banner only the words are kept."""
+    """Parse a line of either frontend; of vLLM's banner only the words are kept.
+
+    The throughput of an idle engine is of level DEBUG.
+    """
     text = _ANSI.sub("", raw)
     match = _PREFIX.match(text)
     assert match is not None  # noqa: S101 - all of its parts are optional
-    return LogLine(match["level"], match["process"], _LOGO.sub("", text[match.end() :]))
+    level, message = match["level"], _LOGO.sub("", text[match.end() :])
+    return LogLine("DEBUG" if _IDLE.match(message) else level, match["process"], message)

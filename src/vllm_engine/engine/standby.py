@@ -154,7 +154,9 @@ class Standby:
         try:
             self._current = await self._spawn(command, children, is_standby=False)
             self._current.begin()
-            logger.info("vLLM is imported for %d process(es) while the start is prepared", count(children))
+            processes = count(children)
+            shared = f"; its {processes} processes will share the imports" if processes > 1 else ""
+            logger.info("importing vLLM already, while the start is being prepared%s", shared)
         except OSError as error:
             logger.warning("vLLM cannot be imported in advance (%s)", error)
 

@@ -141,10 +141,21 @@ RUST = (
     "\x1b[90m[hf/mod.rs:72]\x1b[0m loaded"
 )
 BANNER = "(APIServer pid=1) INFO 11-23 21:16:30 [api_utils.py:347] "
+RUST_THROUGHPUT = (
+    "Avg prompt tput: %.1f toks/s, Avg generation tput: %.1f toks/s, Reqs Running: %d, Waiting: %d, "
+    "GPU KV cache used: 0.0%%, Prefix cache hit rate: 0.0%%"
+)
+PYTHON_THROUGHPUT = (
+    "Engine 000: Avg prompt throughput: %.1f tokens/s, Avg generation throughput: %.1f tokens/s, "
+    "Running: %d reqs, Waiting: %d reqs, GPU KV cache usage: 0.0%%, Prefix cache hit rate: 0.0%%"
+)
 
 
 def test_parse_line() -> None:
-    """Lines of both frontends and of uvicorn are taken apart; anything else passes."""
+    """Lines of both frontends and of uvicorn are taken apart; anything else passes.
+
+    The throughput of an idle engine, which counts the watchdog's token, is for debugging.
+    """
     for raw, level, process, message in (
         ("(EngineCore pid=18133) INFO 11-23 09:35:26 [core.py:133] Initializing", "INFO", "EngineCore", "Initializing"),
         ("(Worker pid=1) WARNING 11-23 09:35:36 [v1/cpu_worker.py:114] lib", "WARNING", "Worker", "lib"),
@@ -156,6 +167,18 @@ def test_parse_line() -> None:
         ("INFO:     Started server process [18014]", "INFO", None, "Started server process [18014]"),
         ('  File "x.py", line 3', None, None, '  File "x.py", line 3'),
         (RUST, "INFO", "RustFrontend", "loaded"),
+        *(
+            (f"({process} pid=1) INFO 11-27 01:36:05 [x.{kind}:1] {text}", level, process, text)
+            for process, kind, line in (
+                ("RustFrontend", "rs", RUST_THROUGHPUT), ("APIServer", "py", PYTHON_THROUGHPUT),
+            )
+            for level, figures in (
+                ("DEBUG", (0.0, 0.0, 0, 0)), ("DEBUG", (0.1, 0.1, 0, 0)), ("INFO", (0.0, 0.3, 0, 0)),
+                ("INFO", (0.3, 0.1, 0, 0)), ("INFO", (10.0, 10.1, 0, 0)), ("INFO", (0.0, 0.0, 1, 0)),
+                ("INFO", (0.0, 0.0, 0, 1)),
+            )
+            for text in (line % figures,)
+        ),
         ("", None, None, ""),
     ):  # fmt: skip
         line = parse_line(raw)
