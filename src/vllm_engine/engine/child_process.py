@@ -21,6 +21,8 @@ MAX_LINE_CHARS = 16_384
 """Longer lines are cut: one runaway line must not grow our memory."""
 
 _READ_BYTES = 65_536
+_LAST_LINES_SECONDS = 2.0
+"""How long the last lines may take; a process outside the group may hold the output open for ever."""
 _LAUNCHER = Path(__file__).with_name("launch.py")
 
 
@@ -40,6 +42,7 @@ class EngineProcess:
         self._on_line = on_line
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._exit = _exit_of(popen)
+        self._is_reaped = False
         self._pump = asyncio.create_task(self._pump_output())
 
     @classmethod
@@ -116,14 +119,20 @@ class EngineProcess:
         return await self.reap()
 
     async def reap(self) -> int:
-        """Kill whatever is left of the group, read the last lines, and return the exit status."""
+        """Kill whatever is left of the group, read the last lines, and return the exit status.
+
+        Once that is done, another call only returns the status: the group's id may be another's by then.
+        """
+        if self._is_reaped:
+            return await self.wait()
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         status = await self.wait()
-        with suppress(TimeoutError):
-            # A grandchild outside the group may hold the pipe open for ever.
-            await asyncio.wait_for(self._pump, 2.0)
+        await asyncio.wait({self._pump}, timeout=_LAST_LINES_SECONDS)
+        # Its end is the pump's, too: cancelled, the pump would cancel whoever waits for it.
         self._transport.close()
+        await asyncio.wait({self._pump})
+        self._is_reaped = True
         return status
 
     async def _pump_output(self) -> None:

@@ -11,7 +11,7 @@ import logging
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -35,7 +35,9 @@ _STAT_BYTES = 4096
 """52 numbers and a name of 15 characters take a few hundred (proc(5))."""
 _RETRY_SECONDS = 5.0
 _REAPED_SECONDS = 0.2
-"""How long vLLM may take to collect the exit status of a child: only then does Linux tell it to others."""
+"""How long vLLM may take to collect the exit status of a child: only then does a pidfd tell it to others."""
+_STATUS_FIELD = 49
+"""Of those after the name in `/proc/ID/stat`: the status of one that has ended, until it is collected."""
 _PIDFD_GET_INFO = 0xC040_FF0B
 _PIDFD_INFO_EXIT = 1 << 3
 _PIDFD_INFO = struct.Struct("=Q52xi")
@@ -131,7 +133,7 @@ class ChildWatcher:
         self._leader = leader
         self._loop = asyncio.get_running_loop()
         self._files: dict[int, int] = {}
-        self._lost: asyncio.Future[tuple[int, str]] = self._loop.create_future()
+        self._lost: asyncio.Future[ChildExit] = self._loop.create_future()
 
     @property
     def has_loss(self) -> bool:
@@ -149,8 +151,8 @@ class ChildWatcher:
             except OSError as error:
                 logger.warning("the engine's processes cannot be watched yet: %s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
-        pid, title = await asyncio.shield(self._lost)
-        return ChildExit(title, pid, await self._status(pid))
+        lost = await asyncio.shield(self._lost)
+        return lost if lost.status is not None else replace(lost, status=await self._status(lost.pid))
 
     def close(self) -> None:
         """Stop watching."""
@@ -194,7 +196,21 @@ class ChildWatcher:
         if descriptor is not None:
             self._loop.remove_reader(descriptor)
         if not self._lost.done():
-            self._lost.set_result((pid, title))
+            self._lost.set_result(ChildExit(title, pid, _uncollected_status(pid)))
+
+
+def _uncollected_status(pid: int) -> int | None:
+    """Return the exit status of a process that has ended; None where it cannot be known in this way.
+
+    The kernel says 0 to those who may not know it, so 0 is not known.
+    """
+    try:
+        fields = _read(f"{_PROC}/{pid}/stat").rpartition(")")[2].split()
+    except OSError:
+        return None
+    if len(fields) <= _STATUS_FIELD or fields[0] != "Z" or fields[_STATUS_FIELD] == "0":
+        return None
+    return os.waitstatus_to_exitcode(int(fields[_STATUS_FIELD]))
 
 
 def _title(pid: int, name: str) -> str:
