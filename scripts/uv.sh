@@ -86,14 +86,18 @@ install_engine() { # environment cpu|cuda
     install_locks "$1" "engine-$2" engine-bundled
 }
 
-has_rust_frontend() { [[ -x $(echo "$1"/lib/python3.*/site-packages/vllm/vllm-rs) ]] && cmp -s requirements/vllm-rs.json "$1/.vllm-rs"; }
+# By its hash, which takes a tenth of a second: no stamp knows of a file that was damaged or replaced.
+has_rust_frontend() { # environment
+    local binary
+    binary=$(echo "$1"/lib/python3.*/site-packages/vllm/vllm-rs)
+    [[ -x $binary ]] && grep -q "\"sha256\": \"$(sha256sum <"$binary" | cut -d ' ' -f 1)\"" requirements/vllm-rs.json
+}
 
 # Add to the CPU build of vLLM the one binary that it lacks. To be without it is an error only with FRONTEND=rust.
 install_rust_frontend() { # environment
     local package reason
     package=$(echo "$1"/lib/python3.*/site-packages/vllm)
     if { reason=$("$1/bin/python" -I scripts/rust_frontend.py fetch "$package/vllm-rs" 2>&1 >&3); } 3>&1; then
-        cp requirements/vllm-rs.json "$1/.vllm-rs"
         return
     fi
     echo "no Rust frontend, so vLLM's Python frontend serves alone: ${reason##*$'\n'}" >&2

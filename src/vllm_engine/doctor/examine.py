@@ -34,7 +34,7 @@ from vllm_engine.models.model_config import kv_value_bytes, loaded_bytes
 from vllm_engine.models.model_source import HubAccount, Model, ask_hub_account
 from vllm_engine.plan.engine_command import flag_number, flag_value
 from vllm_engine.plan.engine_plan import EnginePlan
-from vllm_engine.plan.frontends.both_or_one import choose_frontend
+from vllm_engine.plan.frontends.both_or_one import choose_frontend, remedy_for_both
 from vllm_engine.plan.model_files import files_of
 from vllm_engine.plan.preflight import Preflight, inspect
 from vllm_engine.plan.resolve import resolve_plan
@@ -69,7 +69,7 @@ async def examine(
     checks = [
         device_check(preflight.device, problems),
         dtype_check(settings, preflight.device, problems),
-        frontend_check(settings.engine_frontend, choose_frontend(preflight)),
+        frontend_check(settings.engine_frontend, choose_frontend(preflight), remedy_for_both(preflight)),
         *machine_checks(preflight),
         await _port(settings, server),
         cache_check(settings.cache_dir, problems),

@@ -69,11 +69,14 @@ def dtype_check(settings: Settings, device: Device, problems: Sequence[Problem])
     return ok("dtype", settings.dtype)
 
 
-def frontend_check(asked: str, chosen: Choice) -> Check:
-    """Say which of vLLM's frontends serve, and why; warns if both are asked for and cannot."""
+def frontend_check(asked: str, chosen: Choice, remedy: str = "") -> Check:
+    """Say which of vLLM's frontends serve, and why; warns if both are asked for and cannot.
+
+    `remedy` is what to do to have both, if that is known.
+    """
     if asked == BOTH and chosen.value != BOTH:
-        remedy = "change that, or set ENGINE_FRONTEND=python"
-        return warn("frontend", f"{chosen.value} alone; {chosen.source}", remedy)
+        other = f"{remedy or 'change that'}, or set ENGINE_FRONTEND=python"
+        return warn("frontend", f"{chosen.value} alone; {chosen.source}", other)
     return ok("frontend", chosen.value if asked == chosen.value else f"{chosen.value}; {chosen.source}")
 
 

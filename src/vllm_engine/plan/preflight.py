@@ -194,7 +194,7 @@ def _check_model_name(settings: Settings) -> list[Problem]:
 
 
 def _refused_by_rust(settings: Settings, installation: Installation, flags: Sequence[str]) -> tuple[str, ...]:
-    if settings.engine_frontend == "python" or installation.rust_frontend is None:
+    if settings.engine_frontend == "python" or installation.rust_frontend is None or installation.rust_fault:
         return ()
     on = [flag for flag in flags if not flag.startswith("--no-")]
     return unimplemented(installation.rust_frontend, sorted(mentioned_flags(on)))

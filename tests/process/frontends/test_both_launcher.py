@@ -115,6 +115,7 @@ def test_they_end_together(tmp_path: Path, lost: str) -> None:
     ("stub", "flags", "reason"),
     [
         ({"rust_version": "0.31.0"}, (), "vllm-rs is of version 0.31.0, vLLM of 0.32.0"),
+        ({"rust_version": "; exit 3"}, (), "vllm-rs does not say its version (status 3)"),
         ({"lacks": "launch_core_engines"}, (), "there is no launch_core_engines in vllm.v1.engine.utils"),
         ({}, ("--middleware", "m"), "the Rust frontend does not implement --middleware"),
         ({}, ("--api-key", "k-secret"), "--api-key would be on a command line that others can read"),

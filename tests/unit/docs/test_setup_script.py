@@ -1,6 +1,8 @@
 """scripts/setup.sh against stand-ins for Python, pip and uv; the lock files."""
 
 import fcntl
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -18,7 +20,9 @@ case "$*" in
     "-c import sys;"*) [[ $VERSION == 3.1[1-4].* ]]; exit ;;
     "-m pip config list") printf "$PIP_CONFIG" && exit ;;
     "-m venv "*) mkdir -p "$3"/lib/python3.12/site-packages/vllm && install -D "$0" "$3/bin/python" ;;
-    *"rust_frontend.py fetch "*) echo "a line" >&2 && install "$0" "${@: -1}" ;;
+    *"rust_frontend.py fetch "*)
+        echo "a line" >&2
+        [[ $FAILS == rust_frontend.py ]] || { echo rust >"${@: -1}" && chmod +x "${@: -1}"; } ;;
 esac
 echo "$* index=$UV_DEFAULT_INDEX more=$UV_INDEX links=$UV_FIND_LINKS target=$PIP_TARGET" >>"$CALLS"
 if [[ -n $FAILS && $* == *$FAILS* && $UV_DEFAULT_INDEX != "${UNLESS_INDEX:-none}" ]]; then echo "$SAYS" >&"${SAYS_TO:-1}" && exit 1; fi
@@ -33,6 +37,8 @@ class Checkout:
         for folder in ("scripts", "requirements"):
             shutil.copytree(ROOT / folder, self.root / folder)
         shutil.copy(ROOT / "pyproject.toml", self.root)
+        pins = {"x86_64": {"sha256": hashlib.sha256(b"rust\n").hexdigest()}}
+        (self.root / "requirements/vllm-rs.json").write_text(json.dumps(pins))
         self.told = self.errors = ""
         self.shims.mkdir()
         for name in ("python3", "python3.11", "python3.12", "python3.13", "python3.14", "uv"):
@@ -208,7 +214,7 @@ def test_which_engine(checkout: Checkout) -> None:
 
 
 def test_the_cpu_engine_gets_the_rust_frontend_or_one_line_says_why_not(checkout: Checkout) -> None:
-    """FRONTEND=rust insists on it, FRONTEND=python leaves it out; what failed is tried again the next time."""
+    """FRONTEND=rust insists on it, FRONTEND=python leaves it out; what failed, or is damaged, is tried the next time."""
     absent = {"FAILS": "rust_frontend.py", "SAYS": "the index lacks it", "SAYS_TO": "2"}
     said = "no Rust frontend, so vLLM's Python frontend serves alone: the index lacks it\n"
     assert not [call for call in checkout.setup("engine", FRONTEND="python") if "rust_frontend" in call]
@@ -223,6 +229,10 @@ def test_the_cpu_engine_gets_the_rust_frontend_or_one_line_says_why_not(checkout
     )
     assert " index=https://mine " in call
     assert checkout.setup("engine", FRONTEND="rust") == []
+    [binary] = checkout.root.rglob("vllm-rs")
+    binary.write_text("garbage")
+    assert len(checkout.setup("engine")) == 1, "it is damaged"
+    assert checkout.setup("engine") == []
     (checkout.root / "requirements/vllm-rs.json").write_text("{}")
     assert len(checkout.setup("engine")) == 1, "another one is pinned"
 

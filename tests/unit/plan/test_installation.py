@@ -8,13 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
+from tests.support.fake.fake_engine import make_fake_engine_python
 from vllm_engine.config.environment import understood
 from vllm_engine.config.settings import load_settings
 from vllm_engine.errors import SettingsError
+from vllm_engine.plan import engine_installation
 from vllm_engine.plan.engine_installation import find_engine_python, inspect_installation
 from vllm_engine.plan.engine_site import needs_shims, write_metadata, write_shims
+from vllm_engine.plan.frontends import rust_binary
 
 
 def refusal(python: str, prefix: Path = Path("/nonexistent/.venv")) -> str:
@@ -55,6 +59,34 @@ def test_a_program_that_is_no_python(tmp_path: Path) -> None:
         python.chmod(0o755)
         with pytest.raises(SettingsError, match=told):
             inspect_installation(python)
+
+
+def test_a_rust_frontend_that_does_not_say_its_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no fault of the Python's; one that hangs, as a Python that hangs, is ended with its own child."""
+    python = make_fake_engine_python(tmp_path / "venv", rust_version="0.32.0")
+    [rust] = tmp_path.rglob("vllm-rs")
+    for text, version, fault in (
+        ("\0", None, "Exec format error"),
+        ("#!/bin/sh\nexit 3", None, "status 3"),
+        ("#!/bin/sh\necho 0.31.0", "0.31.0", ""),
+    ):
+        rust.write_text(text)
+        found = inspect_installation(python)
+        assert (found.rust_version, found.rust_fault, found.rust_frontend) == (version, fault, rust)
+    child = f"1000.{os.getpid()}"
+    other = tmp_path / "python"
+    for hanging in (rust, other):
+        hanging.write_text(f"#!/bin/sh\nsleep {child}\n")
+        hanging.chmod(0o755)
+    monkeypatch.setattr(rust_binary, "_SECONDS", 0.5)
+    assert inspect_installation(python).rust_fault == f"{rust} did not answer in 0.5 s"
+    monkeypatch.setattr(engine_installation, "_PYTHON_SECONDS", 0.5)
+    with pytest.raises(SettingsError, match=r"python did not answer in 0.5 s\)"):
+        inspect_installation(other)
+    running = (process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"]))
+    assert not [words for words in running if child in words]
 
 
 def test_a_home(monkeypatch: pytest.MonkeyPatch) -> None:

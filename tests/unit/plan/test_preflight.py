@@ -80,7 +80,8 @@ def test_flags_that_the_rust_frontend_refuses(tmp_path: Path) -> None:
     flag = {"MIDDLEWARE": "m.Layer"}
     told = refused(python, tmp_path, ENGINE_FRONTEND="rust", **flag)
     assert told == {
-        "MIDDLEWARE": "the Rust frontend does not implement --middleware; unset it, or set ENGINE_FRONTEND=python"
+        "MIDDLEWARE": "the Rust frontend does not implement --middleware; "
+        "unset it, or set ENGINE_FRONTEND to both or python"
     }
     warning = (
         "ENGINE_FRONTEND=both: the Python frontend will serve alone: the Rust frontend does not implement "
@@ -102,6 +103,17 @@ def test_flags_that_the_rust_frontend_refuses(tmp_path: Path) -> None:
         assert preflight.rust_refuses == () and not any(
             "ENGINE_FRONTEND" in each for each in preflight.warnings
         )
+
+
+def test_a_rust_frontend_of_another_version(tmp_path: Path) -> None:
+    """It forbids Rust alone, unless vLLM is given another binary; both is warned of, with what to do."""
+    python = make_fake_engine_python(tmp_path / "venv", rust_version="0.31.0")
+    why = "vllm-rs is of version 0.31.0, vLLM of 0.32.0; run `make setup FRONTEND=rust`"
+    told = refused(python, tmp_path, ENGINE_FRONTEND="rust")
+    assert told == {"ENGINE_FRONTEND": f"{why}, or set python"}
+    check(python, tmp_path, ENGINE_FRONTEND="rust", VLLM_RUST_FRONTEND_PATH="/own/vllm-rs")
+    warnings = check(python, tmp_path, ENGINE_FRONTEND="both").warnings
+    assert f"ENGINE_FRONTEND=both: the Python frontend will serve alone: {why} to have both" in warnings
 
 
 @pytest.mark.parametrize("name", ["VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_ENABLE_RESPONSES_API_STORE"])

@@ -92,9 +92,13 @@ def find_binary() -> Path:
     binary = Path(spec.origin if spec and spec.origin else "").with_name("vllm-rs")
     if not os.access(binary, os.X_OK):
         raise NotBothError(f"{binary} is not there, or may not be run")
-    wanted, got = _vllm_version(), version_of(binary)
+    wanted = _vllm_version()
+    try:
+        got = version_of(binary)
+    except OSError as error:
+        raise NotBothError(f"{binary.name} does not say its version ({error.strerror or error})") from error
     if got != wanted:
-        raise NotBothError(f"{binary.name} is of version {got or 'unknown'}, vLLM of {wanted}")
+        raise NotBothError(f"{binary.name} is of version {got}, vLLM of {wanted}")
     return binary
 
 

@@ -14,9 +14,12 @@ from vllm_engine.plan.frontends.api_servers import needs_one
 from vllm_engine.plan.frontends.rust_binary import RUST_VARIABLE
 
 if TYPE_CHECKING:
+    from vllm_engine.plan.engine_installation import Installation
     from vllm_engine.plan.preflight import Preflight  # which asks here what is wrong
 
 _SEVERAL = ("data-parallel-size", "nnodes")
+_OTHER_BINARY = "VLLM_RUST_FRONTEND_PATH"
+_SET_UP = "run `make setup FRONTEND=rust`"
 _ONE_FRONTEND = ("headless", "data-parallel-external-lb", "data-parallel-hybrid-lb")
 
 
@@ -43,15 +46,24 @@ def obstacle_to_both(preflight: Preflight) -> str | None:
 
 
 def _binary(preflight: Preflight) -> str | None:
-    installation = preflight.installation
+    named = f"{_OTHER_BINARY} names another binary" if _other_binary(preflight) else None
+    return _own_binary(preflight.installation) or named
+
+
+def _own_binary(installation: Installation) -> str | None:
+    """Say why the binary that belongs to this vLLM cannot serve; None if it can."""
     if installation.rust_frontend is None:
         return "this vLLM lacks the Rust frontend's binary"
+    if installation.rust_fault:
+        return f"vllm-rs does not say its version ({installation.rust_fault})"
     version = installation.version.partition("+")[0]  # which build it is does not matter
     if installation.rust_version != version:
         return f"vllm-rs is of version {installation.rust_version or 'unknown'}, vLLM of {version}"
-    if preflight.environment.merged.get("VLLM_RUST_FRONTEND_PATH"):
-        return "VLLM_RUST_FRONTEND_PATH names another binary"
     return None
+
+
+def _other_binary(preflight: Preflight) -> bool:
+    return preflight.environment.merged.get(_OTHER_BINARY, "") not in ("", "auto")
 
 
 def _settings(preflight: Preflight) -> str | None:
@@ -81,10 +93,9 @@ def check_frontend(preflight: Preflight) -> list[Problem]:
     """List why the Rust frontend alone, if that is wanted, could not start."""
     if preflight.settings.engine_frontend != RUST:
         return []
-    if preflight.installation.rust_frontend is None:
-        remedy = "this vLLM lacks the Rust frontend's binary; run `make setup FRONTEND=rust`, or set python"
-        return [Problem("ENGINE_FRONTEND", RUST, remedy)]
-    remedy = "the Rust frontend does not implement --{}; unset it, or set ENGINE_FRONTEND=python"
+    if not _other_binary(preflight) and (why := _own_binary(preflight.installation)):
+        return [Problem("ENGINE_FRONTEND", RUST, f"{why}; {_SET_UP}, or set python")]
+    remedy = "the Rust frontend does not implement --{}; unset it, or set ENGINE_FRONTEND to both or python"
     return [Problem(key, value, remedy.format(name)) for name, key, value in _refused(preflight)]
 
 
@@ -97,10 +108,18 @@ def frontend_warnings(preflight: Preflight) -> list[str]:
     if preflight.environment.merged.get(RUST_VARIABLE):
         found.append(f"{RUST_VARIABLE} is not passed on to vLLM: set ENGINE_FRONTEND=rust")
     if asked == BOTH and (why := obstacle_to_both(preflight)):
-        given = " and ".join(key for _, key, _ in _refused(preflight))
-        remedy = f"; unset {given} to have both" if given else ""
-        found.append(f"ENGINE_FRONTEND=both: the Python frontend will serve alone: {why}{remedy}")
+        remedy = remedy_for_both(preflight)
+        to_have = f"; {remedy} to have both" if remedy else ""
+        found.append(f"ENGINE_FRONTEND=both: the Python frontend will serve alone: {why}{to_have}")
     return found
+
+
+def remedy_for_both(preflight: Preflight) -> str:
+    """Return what to do about the obstacle to both, as far as that is not plain from its name."""
+    if _own_binary(preflight.installation):
+        return _SET_UP
+    given = " and ".join(key for _, key, _ in _refused(preflight))
+    return f"unset {given}" if given else ""
 
 
 def _refused(preflight: Preflight) -> Iterator[tuple[str, str, str]]:

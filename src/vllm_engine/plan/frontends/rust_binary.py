@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from vllm_engine.system.bounded_run import run_bounded
 
 RUST_VARIABLE = "VLLM_USE_RUST_FRONTEND"
 """With it vLLM starts its Rust frontend, and makes a configuration that this can serve."""
@@ -20,13 +21,17 @@ _UNIMPLEMENTED = "not implemented in Rust frontend"
 _REFUSED = "the Rust frontend does not implement "
 
 
-def version_of(binary: Path) -> str | None:
-    """Return the binary's version; None where it does not say, or cannot be run."""
-    try:
-        words = _run([str(binary), "--version"]).stdout.split()
-    except OSError:
-        return None
-    return words[-1] if words else None
+def version_of(binary: Path) -> str:
+    """Return the binary's version, without the build that it may be of, as in 0.32.0+cu129.
+
+    Raises:
+        OSError: it cannot be run, or does not say.
+    """
+    answer = run_bounded([str(binary), "--version"], _SECONDS)
+    words = answer.stdout.split()
+    if answer.returncode or not words:
+        raise OSError(f"status {answer.returncode}")
+    return words[-1].partition("+")[0]
 
 
 def refusal(binary: Path, arguments: Mapping[str, Any]) -> str | None:
@@ -38,13 +43,14 @@ def refusal(binary: Path, arguments: Mapping[str, Any]) -> str | None:
         OSError: it cannot be run, or does not answer.
     """
     with tempfile.TemporaryDirectory() as empty:
-        answer = _run(
+        answer = run_bounded(
             [
                 *(str(binary), "frontend", "--listen-fd", _NO_DESCRIPTOR),
                 *("--input-listener-fd", _NO_DESCRIPTOR, "--output-listener-fd", _NO_DESCRIPTOR),
                 *("--engine-start-index", "0", "--engine-count", "1", "--data-parallel-size", "1"),
                 *("--args-json", json.dumps({**arguments, "model_tag": empty}, sort_keys=True)),
-            ]
+            ],
+            _SECONDS,
         )
         said = answer.stdout + answer.stderr
         if answer.returncode == 1 and empty in said:
@@ -72,12 +78,3 @@ def unimplemented(binary: Path, names: Iterable[str]) -> tuple[str, ...]:
             return ()
         found += [name] if _REFUSED in answer else []
     return tuple(found)
-
-
-def _run(argv: list[str]) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(
-            argv, capture_output=True, text=True, timeout=_SECONDS, check=False, stdin=subprocess.DEVNULL
-        )
-    except subprocess.TimeoutExpired as error:
-        raise OSError(f"{argv[0]} did not answer in {_SECONDS:g} s") from error
