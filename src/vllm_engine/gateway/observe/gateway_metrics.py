@@ -35,7 +35,7 @@ _WATCHED = (
 )
 _OTHER = "other"
 _MAX_REASONS = 32
-_MAX_REASONS = 64
+_MAX_PYTHON_REASONS = 64
 """More than there are fields that decide, and statuses that vLLM refuses with."""
 _END_OF_OPENMETRICS = b"# EOF"
 
@@ -193,7 +193,7 @@ class GatewayMetrics:
         if record.frontend is not None:
             self._frontends[record.frontend].inc()
         if record.python_reason is not None:
-            _count(self._python_requests, self._python_requests_of, record.python_reason, _MAX_REASONS)
+            _count(self._python_requests, self._python_requests_of, record.python_reason, _MAX_PYTHON_REASONS)
 
     def _count_key(self, key: str, outcome: Outcome) -> None:
         child = self._key_requests_of.get((key, outcome))
