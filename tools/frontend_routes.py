@@ -62,6 +62,9 @@ _HEADER_FOLDERS: Final = ("openai/chat_completion", "openai/completion", "genera
 _ROUTES: Final = Path("rust/src/server/src/routes")
 _ROUTE: Final = re.compile(r'\.route\(\s*"([^"]+)",\s*(?:get|post)\(([\w:]+)\)')
 _FIELD: Final = re.compile(r"^    pub (?:r#)?(\w+): ", re.MULTILINE)
+_MAY_BE_NULL: Final = re.compile(
+    r'^    pub (?:r#)?(\w+): (?:Option<|Value,)|"DefaultOnNull"\)\]\s+pub (?:r#)?(\w+):', re.MULTILINE
+)
 _FLATTENED: Final = re.compile(r"#\[serde\(flatten\)\]\s*pub (\w+):")
 _PARAM: Final = re.compile(r'param = "(\w+)"|reject_non_default\([^;]*?"(\w+)"|Some\("(\w+)"\)')
 _RUST_HEADER: Final = re.compile(r'headers(?:\(\))?\s*\.get\("([^"]+)"\)')
@@ -83,26 +86,72 @@ def read_facts(folder: Path) -> Facts:
 
 
 def python_facts(package: Path) -> Facts:
-    """Read the fields and headers that the Python frontend knows."""
+    """Read the fields and headers that the Python frontend knows, and which fields may not be null."""
     entry = package / "entrypoints"
-    fields = {
-        route: _python_fields(entry / folder / "protocol.py", name)
-        for route, (folder, name, _) in _SOURCES.items()
-    }
+    fields, not_null = {}, {}
+    for route, (folder, name, _) in _SOURCES.items():
+        path = entry / folder / "protocol.py"
+        known = _python_fields(path, name)
+        fields[route] = sorted(known)
+        not_null[route] = sorted(key for key, kind in known.items() if not _may_be_null(kind, path, package))
     sources = [path for folder in _HEADER_FOLDERS for path in sorted((entry / folder).glob("*.py"))]
-    return {"fields": fields, "headers": sorted(set(_python_headers(sources)))}
+    return {"fields": fields, "not_null": not_null, "headers": sorted(set(_python_headers(sources)))}
 
 
-def _python_fields(path: Path, name: str) -> list[str]:
+def _python_fields(path: Path, name: str) -> dict[str, ast.expr]:
+    """Return the annotation of each field."""
     for node in ast.parse(_text(path)).body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             if (bases := [ast.unparse(base) for base in node.bases]) != ["OpenAIBaseModel"]:
                 raise ChangedError(
                     f"{path}: {name} has other bases now, whose fields must be read too: {bases}"
                 )
-            names = (one.target for one in node.body if isinstance(one, ast.AnnAssign))
-            return sorted(one.id for one in names if isinstance(one, ast.Name) and one.id[0] != "_")
+            lines = (one for one in node.body if isinstance(one, ast.AnnAssign))
+            named = ((one.target, one.annotation) for one in lines)
+            return {key.id: kind for key, kind in named if isinstance(key, ast.Name) and key.id[0] != "_"}
     raise ChangedError(f"{path} has no class {name}")
+
+
+def _may_be_null(kind: ast.expr, path: Path, package: Path) -> bool:
+    """Whether an annotation in the module `path` of `package` allows None; aliases are looked up."""
+    parts: list[ast.expr] = []
+    if isinstance(kind, ast.Constant):
+        return kind.value is None
+    if isinstance(kind, ast.BinOp):
+        parts = [kind.left, kind.right]
+    elif isinstance(kind, ast.Subscript):
+        outer = ast.unparse(kind.value)
+        if outer == "Optional":
+            return True
+        inner = kind.slice.elts if isinstance(kind.slice, ast.Tuple) else [kind.slice]
+        if outer == "Annotated":
+            # A validator that takes more than the type tells the schema so.
+            words = (word for part in inner if isinstance(part, ast.Call) for word in part.keywords)
+            parts = [inner[0], *(word.value for word in words if word.arg == "json_schema_input_type")]
+        elif outer in ("Union", "Literal"):
+            parts = inner
+    elif isinstance(kind, ast.Name):
+        if kind.id in ("Any", "object"):
+            return True
+        if (alias := _alias(kind.id, path, package)) is not None:
+            return _may_be_null(*alias, package)
+    return any(_may_be_null(part, path, package) for part in parts)
+
+
+def _alias(name: str, path: Path, package: Path) -> tuple[ast.expr, Path] | None:
+    """Return what a name stands for, and the module that says so; None where it is a class, or not vLLM's."""
+    for node in ast.parse(_text(path)).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if name in map(ast.unparse, targets):
+                return node.value, path
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vllm."):
+            for one in node.names:
+                if name == (one.asname or one.name):
+                    folder = package.parent / str(node.module).replace(".", "/")
+                    module = folder.with_suffix(".py")
+                    return _alias(one.name, module if module.exists() else folder / "__init__.py", package)
+    return None
 
 
 def _python_headers(sources: Iterable[Path]) -> Iterator[str]:
@@ -132,27 +181,28 @@ def _rust_facts(folder: Path) -> Facts:
         "routes": sorted({path for path, handler in _ROUTE.findall(routes) if handler != "not_supported"}),
         "headers": sorted({one.lower() for one in _RUST_HEADER.findall(_text(server / "utils.rs"))}),
     }
-    for key in ("fields", "unused", "refused"):
+    for key in ("fields", "may_be_null", "unused", "refused"):
         facts[key] = {}
     for route, (_, name, module) in _SOURCES.items():
         rust = folder / _ROUTES / "openai"
         files = (rust / f"{module}.rs", rust / module / "validate.rs", rust / module / "convert.rs")
         code = "".join(_text(path).partition(_TESTS)[0] for path in files)
-        fields = _rust_fields(rust / module / "types.rs", name)
+        struct = _rust_struct(rust / module / "types.rs", name)
+        # A flattened map takes the fields that nobody knows.
+        fields = sorted({*_FIELD.findall(struct)} - {*_FLATTENED.findall(struct)})
         facts["fields"][route] = fields
+        facts["may_be_null"][route] = sorted({one or other for one, other in _MAY_BE_NULL.findall(struct)})
         used = r"\b(?:request|body|req)\s*\.\s*(?:as_ref\(\)\s*\.\s*)?{}\b"
         facts["unused"][route] = [one for one in fields if not re.search(used.format(one), code)]
         facts["refused"][route] = sorted({next(filter(None, one)) for one in _PARAM.findall(code)})
     return facts
 
 
-def _rust_fields(path: Path, name: str) -> list[str]:
-    text = _text(path)
-    struct = re.search(rf"^pub struct {name} \{{\n(.*?)^\}}", text, re.MULTILINE | re.DOTALL)
+def _rust_struct(path: Path, name: str) -> str:
+    struct = re.search(rf"^pub struct {name} \{{\n(.*?)^\}}", _text(path), re.MULTILINE | re.DOTALL)
     if struct is None:
         raise ChangedError(f"{path} has no struct {name}")
-    # A flattened map takes the fields that nobody knows.
-    return sorted({*_FIELD.findall(struct[1])} - {*_FLATTENED.findall(struct[1])})
+    return struct[1]
 
 
 def _text(path: Path) -> str:
@@ -173,7 +223,8 @@ def faults(facts: Facts) -> Iterator[str]:
     for name in sorted(set(python["headers"]) - set(rust["headers"]) - _names(PYTHON_HEADERS)):
         yield f"{version}: the Python frontend alone reads the header {name}: add it to PYTHON_HEADERS in {TABLE}"
     for route in _SOURCES:
-        tabled = {name for name, field in PYTHON_FIELDS.items() if route in field.routes}
+        rules = {name: field for name, field in PYTHON_FIELDS.items() if route in field.routes}
+        tabled = {name for name, field in rules.items() if not field.null_alone}
         where = f"{version}, {route}: the field"
         missing = set(python["fields"][route]) - set(rust["fields"][route])
         for name in sorted(missing - tabled - set(HARMLESS)):
@@ -191,6 +242,19 @@ def faults(facts: Facts) -> Iterator[str]:
                 f"{where} {name} is refused by the Rust frontend for some values: add it to PYTHON_FIELDS in "
                 f"{TABLE}, or to REFUSED_BY_BOTH in {TOOL} if the Python frontend refuses these values too"
             )
+        for name in sorted(_refused_nulls(facts, route)):
+            if name not in rules or (not rules[name].null_alone and None in rules[name].same):
+                yield (
+                    f"{where} {name} is refused by the Python frontend alone where it is null: add it to "
+                    f"PYTHON_FIELDS in {TABLE} with null_alone, or take None from what is the same for both"
+                )
+
+
+def _refused_nulls(facts: Facts, route: str) -> set[str]:
+    """Return the fields whose null the Python frontend refuses, and the Rust frontend takes or does not see."""
+    python, rust = facts["python"], facts["rust"]
+    seen = {*rust["fields"][route]} - {*rust["may_be_null"][route]}
+    return {*python["not_null"][route]} - seen
 
 
 def stale(versions: Iterable[Facts]) -> Iterator[str]:
@@ -200,7 +264,10 @@ def stale(versions: Iterable[Facts]) -> Iterator[str]:
         for route in _SOURCES:
             rust = facts["rust"]
             lacks = {*facts["python"]["fields"][route]} - {*rust["fields"][route]}
-            needed |= {(name, route) for name in (*lacks, *rust["unused"][route], *rust["refused"][route])}
+            nulls = _refused_nulls(facts, route)
+            needed |= {
+                (name, route) for name in (*lacks, *nulls, *rust["unused"][route], *rust["refused"][route])
+            }
     for name, field in PYTHON_FIELDS.items():
         for route in sorted(field.routes):
             if (name, route) not in needed and not field.differs:
@@ -224,10 +291,13 @@ def installed_faults(site: Path, folder: Path) -> Iterator[str]:
 
 
 def _difference(known: Facts, now: Facts) -> str:
-    before = {(route, name) for route, names in known["fields"].items() for name in names}
-    after = {(route, name) for route, names in now["fields"].items() for name in names}
+    before, after = (
+        {(route, name) for route, names in facts["fields"].items() for name in names}
+        for facts in (known, now)
+    )
     gone, new = sorted(before - after), sorted(after - before)
-    return f"fields gone {gone}, new {new}; headers {known['headers']}, now {now['headers']}"
+    nulls = f"not null {known['not_null']}, now {now['not_null']}"
+    return f"fields gone {gone}, new {new}; {nulls}; headers {known['headers']}, now {now['headers']}"
 
 
 def _names(raw: Iterable[bytes]) -> set[str]:

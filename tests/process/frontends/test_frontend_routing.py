@@ -78,6 +78,8 @@ def test_who_answers(program: Program) -> None:
             ("/v1/completions", PROMPT | {"prompt": ["a", "b"]}, "python", "prompt"),
             ("/v1/completions", PROMPT | {"bad_words": ["a"]}, "python", "bad_words"),
             ("/v1/chat/completions", CHAT | {"n": 2}, "python", "n"),
+            ("/v1/chat/completions", CHAT | {"min_tokens": None}, "python", "min_tokens"),
+            ("/v1/chat/completions", CHAT | {"max_tokens": 10**9}, "python", "max_tokens"),
             ("/v1/responses", {"model": "fake", "input": "Hi"}, "python", "route"),
             ("/v1/messages", message, "python", "route"),
             ("/tokenize", {"prompt": "Hi"}, "python", "route"),

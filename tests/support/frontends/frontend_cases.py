@@ -27,6 +27,12 @@ OF_A_ROUTER: dict[str, Any] = {
     **{"include_reasoning": True, "logprobs": False, "user": "u", "metadata": {"n": "2"}},
 }  # fmt: skip
 """What vllm-router adds to every chat, and what clients add that vLLM ignores."""
+NOT_NULL = (
+    *("bad_words", "length_penalty", "min_tokens", "mm_payload", "priority", "request_id"),
+    "routed_experts_prompt_start",
+)
+END_AT_ONCE = {"allowed_token_ids": [2]}
+"""The model's end of a turn: an answer without text."""
 SYSTEM = [{"role": "system", "content": "Be brief."}]
 PART = {"type": "text", "text": "Say hi"}
 
@@ -63,6 +69,13 @@ BY_PYTHON = (
     refused("no completion at all", COMPLETION, TEXT_BODY | {"n": 0}),
     refused("more tokens than the model has", CHAT, CHAT_BODY | {"max_tokens": 100_000}),
     refused("budget for thinking without a parser", CHAT, CHAT_BODY | {"thinking_token_budget": 5}),
+    refused("more tokens than anyone has", CHAT, CHAT_BODY | {"max_completion_tokens": 10**9}),
+    refused("an empty bad word", CHAT, CHAT_BODY | {"bad_words": ["", "a"]}),
+    *(
+        refused(f"{name} that is null at {target}", target, body | {name: None})
+        for target, body, more in ((CHAT, CHAT_BODY, ("add_generation_prompt",)), (COMPLETION, TEXT_BODY, ()))
+        for name in (*more, *NOT_NULL)
+    ),
     # Refused by both, in other words.
     refused("embeddings", "/v1/embeddings", {"model": CHAT_BODY["model"], "input": "x"}),
     refused("stop of nothing", CHAT, CHAT_BODY | {"stop": ""}),

@@ -59,7 +59,7 @@ def test_fields_that_the_rust_frontend_refuses_or_ignores() -> None:
         (CHAT, {"n": 2}, "n"), (COMPLETIONS, {"n": 2}, "n"), (CHAT, {"n": 1, "stream": True}, None),
         (COMPLETIONS, {"prompt": ["a", "b"]}, "prompt"), (COMPLETIONS, {"prompt": [[1, 2], [3]]}, "prompt"),
         (COMPLETIONS, {"prompt": [1, 2, 3]}, None), (COMPLETIONS, {"prompt": "[1"}, None), (CHAT, {"prompt": ["a"]}, None),
-        (COMPLETIONS, {"bad_words": ["a"]}, "bad_words"), (CHAT, {"bad_words": ["a"]}, None),
+        (COMPLETIONS, {"bad_words": ["a"]}, "bad_words"), (CHAT, {"bad_words": []}, None),
         (CHAT, {"length_penalty": 0.5}, "length_penalty"), (CHAT, {"length_penalty": 1.0}, None),
         (CHAT, {"use_beam_search": True}, "use_beam_search"), (CHAT, {"use_beam_search": False}, None),
         (CHAT, {"spaces_between_special_tokens": False}, "spaces_between_special_tokens"),
@@ -105,6 +105,16 @@ def test_what_the_rust_frontend_understands_otherwise() -> None:
         (CHAT, {"messages": [{"role": "user", "content": [text]}] * 5000}, "parts"),
     ):  # fmt: skip
         assert reason(route, {"messages": MESSAGES, **given}) == expected, given
+    for route in (CHAT, COMPLETIONS):
+        for name in ("bad_words", "length_penalty", "min_tokens", "mm_payload", "priority", "request_id",
+                     "return_weight_versions", "routed_experts_prompt_start"):  # fmt: skip
+            assert reason(route, {name: None}) == name
+        assert reason(route, {"bad_words": [""]}) == "bad_words"
+        assert (
+            reason(route, {"min_tokens": 0, "priority": 1, "request_id": "null or another id", "user": None})
+            is None
+        )
+    assert reason(CHAT, {"add_generation_prompt": None}) == "add_generation_prompt"
     reasoning = replace(BOTH, has_reasoning_parser=True)
     for route, expected in ((CHAT, "reasoning_parser"), (COMPLETIONS, None)):
         assert FrontendChooser().choose(asked(route, {}), reasoning).reason == expected
@@ -113,7 +123,8 @@ def test_what_the_rust_frontend_understands_otherwise() -> None:
         assert FrontendChooser().choose(asked(COMPLETIONS, {}), sampling).reason == expected
     small = replace(BOTH, max_model_len=100)
     for name in ("max_tokens", "max_completion_tokens"):
-        for most, expected in ((100, None), (101, "max_tokens"), ("many", None), (None, None)):
+        for most, expected in ((100, None), (101, "max_tokens"), ("many", None), (None, None), (-(10**9), None),
+                               (10**8, "max_tokens"), (10**40, "max_tokens"), (1e30, "max_tokens")):  # fmt: skip
             one = asked(CHAT, {"messages": MESSAGES, name: most})
             assert FrontendChooser().choose(one, small).reason == expected
             assert FrontendChooser().choose(one, BOTH).reason is None
@@ -127,11 +138,11 @@ def test_every_field_of_the_table_is_looked_for() -> None:
     """In every value that is not one of those with which both frontends do the same."""
     for name, rule in PYTHON_FIELDS.items():
         for route in (CHAT, COMPLETIONS):
-            for value in ([["x"]], 7):
+            for value in (None,) if rule.null_alone else ([["x"]], 7):
                 if name in {"n", "prompt"} and isinstance(value, list) is (name == "n"):
                     continue  # refused by both
                 assert reason(route, {name: value}) == (name if route in rule.routes else None)
-            for same in rule.same:
+            for same in (7, "x") if rule.null_alone else rule.same:
                 assert reason(route, {name: same}) is None
 
 

@@ -47,6 +47,12 @@ CHANGES: dict[str, Change] = {
     "the Rust frontend serves /v1/responses": lambda _, rust: rust["routes"].append("/v1/responses"),
     "the Rust frontend does not serve /v1/completions": lambda _, rust: rust["routes"].remove(COMPLETIONS),
     "the Python frontend alone reads the header x-new": lambda python, _: python["headers"].append("x-new"),
+    "/completions: the field seed is refused by the Python frontend alone where it is null": lambda python, _: (
+        python["not_null"][COMPLETIONS].append("seed")
+    ),
+    "chat/completions: the field tools is refused by the Python frontend alone where it is null": (
+        lambda python, _: python["not_null"][CHAT].append("tools")
+    ),
     "serves the field suffix in each version": lambda _, rust: rust["refused"][COMPLETIONS].remove("suffix"),
 }
 
@@ -64,13 +70,21 @@ def test_a_change_is_named_with_what_to_do(tmp_path: Path, message: str) -> None
     assert "frontend_fields.py" in line
 
 
-PROTOCOL = "class {}(OpenAIBaseModel):\n    _private: int = 1\n    prompt: str\n    more: int | None = None\n"
+PROTOCOL = (
+    "from vllm.more import More, Lax\n\nclass {}(OpenAIBaseModel):\n    _private: int = 1\n    prompt: str\n"
+    "    more: More = None\n    lax: Lax = 0\n    old: Optional[int]\n    any: Any = None\n    lists: list[str | None]\n"
+)
+ALIASES = (
+    "Number: TypeAlias = Literal[1, None]\nMore = Union[str, Number]\n"
+    "Lax: TypeAlias = Annotated[int, BeforeValidator(f, json_schema_input_type=int | None)]\n"
+)
 STRUCT = (
     "pub struct {} {{\n    /// A field.\n    #[serde(default)]\n    pub prompt: String,\n    pub idle: u32,\n"
+    '    pub maybe: Option<u32>,\n    #[serde_as(as = "DefaultOnNull")]\n    pub lenient: bool,\n'
     "    #[serde(flatten)]\n    pub other: Map<String, Value>,\n}}\n\npub struct Other {{\n    pub no: u32,\n}}\n"
 )
 CODE = (
-    'fn f() { request.prompt; bail_invalid_request!(param = "prompt", "no"); }\n'
+    'fn f() { request.prompt; request.maybe; request.lenient; bail_invalid_request!(param = "prompt", "no"); }\n'
     '#[cfg(test)]\nmod tests { fn f() { request.idle; param = "idle" } }\n'
 )
 
@@ -83,6 +97,7 @@ def test_sources_are_read(tmp_path: Path) -> None:
     rust = tmp_path / "rust/src/server/src"
     files = {
         "vllm/_version.py": "__version__ = version = '9.9.9'\n",
+        "vllm/more.py": ALIASES,
         "vllm/entrypoints/generate/base/serving.py": 'NAME = "X-One"\nr.headers.get(NAME) or headers.get("X-Two")\n',
         f"{rust}/utils.rs": 'headers.get("X-One"); headers\n  .get("X-Three")',
         f"{rust}/routes.rs": '.route("/v1/completions", post(openai::completions)).route("/v1/no", post(not_supported))',
@@ -105,13 +120,15 @@ def test_sources_are_read(tmp_path: Path) -> None:
     assert json.loads(done.stdout) == {
         "vllm": "9.9.9",
         "python": {
-            "fields": for_both(["more", "prompt"]),
+            "fields": for_both(["any", "lax", "lists", "more", "old", "prompt"]),
+            "not_null": for_both(["lists", "prompt"]),
             "headers": ["x-one", "x-two"],
         },
         "rust": {
             "routes": [COMPLETIONS],
             "headers": ["x-one", "x-three"],
-            "fields": for_both(["idle", "prompt"]),
+            "fields": for_both(["idle", "lenient", "maybe", "prompt"]),
+            "may_be_null": for_both(["lenient", "maybe"]),
             "unused": for_both(["idle"]),
             "refused": for_both(["prompt"]),
         },

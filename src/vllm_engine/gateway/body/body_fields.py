@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta, Raw
 from msgspec.structs import astuple
 
-from vllm_engine.gateway.body.frontend_fields import PYTHON_FIELDS
+from vllm_engine.gateway.body.frontend_fields import PYTHON_FIELDS, Plain
 from vllm_engine.gateway.body.message_rules import message_difference
 
 _NONE: Final = Raw(b"")
@@ -35,6 +35,8 @@ _TRUE: Final = frozenset(("1", "on", "t", "true", "y", "yes"))
 """Strings that pydantic's lax mode, and so vLLM, takes as true, in any case."""
 _LONGEST_FLAG: Final = 8
 """Bytes in JSON of the longest spelling of true, and of a number that vLLM may take for `n`."""
+_MOST_DIGITS: Final = 18
+"""Of a whole number no more are read: one that goes on is larger than any limit all the same."""
 
 _TOKEN_IDS: Final = re.compile(rb"[\[\s]*[-\d]")
 _LIST_OF_LISTS: Final = re.compile(rb"\[\s*\[")
@@ -94,7 +96,7 @@ _TopWithPythonFields: Final = msgspec.defstruct(
 )
 
 
-def _spellings(value: bool | float | str | None) -> tuple[bool | float | str | None, ...]:
+def _spellings(value: Plain) -> tuple[Plain, ...]:
     return (value, float(value)) if type(value) is int else (value,)
 
 
@@ -104,6 +106,7 @@ _SAME: Final = {
     for name, field in PYTHON_FIELDS.items()
 }
 """By field: in JSON, the values with which both frontends do the same, in their usual spellings."""
+_NULL_ALONE: Final = frozenset(name for name, field in PYTHON_FIELDS.items() if field.null_alone)
 
 
 class _Part(msgspec.Struct, gc=False):
@@ -165,19 +168,20 @@ def _python_fields(top: _TopWithLimits) -> tuple[str, ...]:
     found: tuple[str, ...] = ()
     if given != _NO_PYTHON_FIELDS:
         found = tuple(
-            name for name, raw in zip(_PYTHON_FIELDS, given, strict=True) if raw and not _is_same(raw, name)
+            name for name, raw in zip(_PYTHON_FIELDS, given, strict=True) if raw and _decides(raw, name)
         )
-    if top.n and not _is_same(top.n, "n"):
+    if top.n and _decides(top.n, "n"):
         found += ("n",)
-    if top.tools and not _is_same(top.tools, "tools"):
+    if top.tools and _decides(top.tools, "tools"):
         found += ("tools",)
     if top.messages and (difference := message_difference(top.messages)):
         found += (difference,)
     return (*found, "prompt") if _LIST_OF_PROMPTS.match(top.prompt) else found
 
 
-def _is_same(raw: Raw, name: str) -> bool:
-    return len(raw) <= _LONGEST_FLAG and bytes(raw) in _SAME[name]
+def _decides(raw: Raw, name: str) -> bool:
+    value = bytes(raw) if len(raw) <= _LONGEST_FLAG else None
+    return value == b"null" if name in _NULL_ALONE else value not in _SAME[name]
 
 
 def _read_other(body: bytes | bytearray, python_fields: tuple[str, ...] | None) -> RequestFields:
@@ -217,6 +221,8 @@ def _choices(raw: Raw) -> int:
 
 
 def _whole_number(raw: Raw) -> int:
+    if (digits := bytes(memoryview(raw)[:_MOST_DIGITS])).isdigit():
+        return int(digits)
     try:
         return int(_scalar(raw) or 0) if raw else 0
     except (ValueError, OverflowError):
