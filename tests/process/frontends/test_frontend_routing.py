@@ -112,6 +112,19 @@ def test_a_refusal_never_reaches_the_client_and_is_paid_once(program: Program) -
     )
 
 
+def test_a_chat_without_a_word_is_empty_text_and_not_null(program: Program) -> None:
+    """As the Python frontend says it; the next is for the Rust frontend again."""
+    program.change(text="")
+    for number in (1, 2):
+        answer = post(program, "/v1/chat/completions", CHAT, **{"x-request-id": f"empty-{number}"})
+        assert answer.json()["choices"][0]["message"]["content"] == ""
+        assert frontend_of(answer) == "python"
+        assert logged(program, f"empty-{number}")["frontend"] == "python"
+    assert fallbacks(program)["empty_answer"] == 2
+    program.change(text=None)
+    assert frontend_of(post(program, "/v1/chat/completions", CHAT)) == "rust"
+
+
 def test_what_both_refuse_is_told_in_the_python_frontends_words(program: Program) -> None:
     body = CHAT | {"temperature": 3, "messages": []}
     for bad in (

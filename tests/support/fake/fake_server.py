@@ -215,7 +215,11 @@ class FakeApp:
                 return self._failed(ENGINE_DEAD)
             except GenerationError as error:
                 return self._failed(str(error))
-        return Answer.json(shape.whole(texts, given, finish))
+        return Answer.json(self.worded(shape.whole(texts, given, finish)))
+
+    def worded(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """Return a whole answer as this frontend words it."""
+        return answer
 
     async def _events(self, job: Job, shape: Shape) -> AsyncGenerator[bytes, None]:
         texts = [""] * job.choices

@@ -46,6 +46,7 @@ BY_RUST = (
     asks("chat of a system, an assistant, one part", CHAT, CHAT_BODY, {
         "messages": [*SYSTEM, *HI, {"role": "assistant", "content": "Hi!"}, {"role": "user", "content": [PART]}],
     }),
+    asks("completion without text", COMPLETION, TEXT_BODY, END_AT_ONCE),
     asks("chat of more tokens than there is room for", CHAT, CHAT_BODY, {"max_tokens": 8192, "stop": [" "]}),
 )  # fmt: skip
 """Those that the Rust frontend answers as the Python frontend would."""
@@ -59,6 +60,7 @@ BY_PYTHON = (
     asks("chat of a developer", CHAT, CHAT_BODY, {"messages": [SYSTEM[0] | {"role": "developer"}, *HI]}),
     asks("chat of two parts", CHAT, CHAT_BODY, {"messages": [{"role": "user", "content": [PART, PART]}]}),
     asks("chat without a prompt for the answer", CHAT, CHAT_BODY, {"add_generation_prompt": False}),
+    asks("chat without text", CHAT, CHAT_BODY, END_AT_ONCE),
     # Refused by the Rust frontend alone.
     asks("chat that is null where it may be", CHAT, CHAT_BODY, {"stream": None, "logprobs": None, "stop": None}),
     asks("chat of a number in words", CHAT, CHAT_BODY, {"max_tokens": "6"}),

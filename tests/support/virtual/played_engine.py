@@ -40,6 +40,10 @@ class Cut(bytes):
     """A response after which the engine closes the connection."""
 
 
+class Begun(bytes):
+    """The first part of a response; the answers after it go on with it."""
+
+
 class PlayedEngine:
     """Answers its requests with `answers` in turn, the last of them again and again; a float is a wait."""
 
@@ -70,6 +74,8 @@ class PlayedEngine:
             answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
             if isinstance(answer, bytes):
                 writer.write(answer)
+                if isinstance(answer, Begun):
+                    continue
                 return isinstance(answer, Cut)
             gone = asyncio.ensure_future(reader.read(1))
             await asyncio.wait({gone}, timeout=answer)

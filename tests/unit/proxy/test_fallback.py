@@ -13,6 +13,7 @@ from tests.support.virtual.played_engine import (
     END,
     EVENTS,
     OK,
+    Begun,
     Case,
     Cut,
     PlayedEngine,
@@ -22,6 +23,7 @@ from tests.support.virtual.played_engine import (
 from tests.support.virtual.virtual_time import in_virtual_time
 from vllm_engine.engine.control_client import Health
 from vllm_engine.engine.engine_state import Frontend
+from vllm_engine.gateway.body.frontend_fields import CHAT, COMPLETIONS
 from vllm_engine.gateway.observe.request_record import Outcome
 from vllm_engine.gateway.proxy.response_stream import KEEP_ALIVE
 from vllm_engine.gateway.proxy.upstream_connection import UpstreamError
@@ -81,6 +83,37 @@ async def test_what_is_no_refusal_is_passed_on(tmp_path: Path) -> None:
             assert (await case.run(body=BODY)).status == status
             assert (case.record.frontend, case.record.python_reason) == (Frontend.RUST, None)
             assert case.played.asked == []
+
+
+def chat(content: str) -> bytes:
+    return b'{"choices":[{"message":{"role":"assistant","content":%b}}]}' % content.encode()
+
+
+NO_TEXT = answer(200, chat("null"))
+LONG = answer(200, chat(f'"{"w" * 1_000_000}"'))
+
+
+@in_virtual_time
+async def test_a_whole_chat_without_text_is_asked_again(tmp_path: Path) -> None:
+    """Clients count on a text. It comes late or at once; nothing is learnt from it, and no more is held than may be."""
+    late: list[bytes | float] = [Begun(NO_TEXT[:-30]), 1.0, NO_TEXT[-30:]]
+    cases: tuple[tuple[str, list[bytes | float], str | None], ...] = (
+        (CHAT, [NO_TEXT], "empty_answer"),
+        (CHAT, late, "empty_answer"),
+        (COMPLETIONS, [NO_TEXT], None),
+        (CHAT, [answer(200, chat(r'"\"content\":null"'))], None),
+        (CHAT, [LONG], None),
+        (CHAT, [answer(503, chat("null"))], None),
+        (CHAT, [EVENTS + event(chat("null").decode()) + END], None),
+    )
+    for route, said, reason in cases:
+        async with both(tmp_path, [*said, *said], answer(200, chat('""'))) as (case, rust):
+            case.record.route = route
+            for number in (1, 2):
+                case.new_client()
+                client = await case.run(body=BODY)
+                assert (client.body == chat('""'), case.record.python_reason) == (reason is not None, reason)
+                assert (len(rust.asked), case.activity.running) == (number, 0)
 
 
 @in_virtual_time

@@ -34,7 +34,7 @@ class PythonField:
     same: tuple[Plain, ...] = (None, False)
     """Values with which both frontends do the same: what clients write out that send every field."""
     null_alone: bool = False
-    """Whether it is `null` alone that decides: the Python frontend refuses it, for the Rust frontend it is none."""
+    """Whether `null` alone decides: the Python frontend refuses it, the Rust frontend takes the default."""
     differs: str = ""
     """What the Rust frontend does otherwise with it, where it answers (docs/operate/frontends.md)."""
 

@@ -18,7 +18,7 @@ _HELP = {
     "frontend_requests": "Requests passed to the engine, by the frontend that had them last.",
     "python_frontend_requests": "Requests that the Python frontend had while the Rust frontend ran too, by "
     "what decided: route, header, the name of a field, what the model has, learned, or how the Rust frontend "
-    "refused it first.",
+    "refused it first; `empty_answer`: it had answered a chat without any text.",
     "replays": "Requests sent again because the engine was lost before their answer began.",
     "tokens": "Tokens by API key. For answers without usage: prompt_estimate, from the size of the prompt's "
     "text, and completion_estimate, the number of the stream's events, a lower bound.",

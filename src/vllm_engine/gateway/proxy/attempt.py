@@ -15,6 +15,7 @@ from vllm_engine.engine.engine_control import EngineControl
 from vllm_engine.engine.engine_state import EngineState, Frontend, StatusReader
 from vllm_engine.gateway.answers import retry_after, send_error
 from vllm_engine.gateway.body.body_fields import RequestFields
+from vllm_engine.gateway.body.frontend_fields import CHAT
 from vllm_engine.gateway.body.request_body import Body
 from vllm_engine.gateway.error_dialect import ApiError
 from vllm_engine.gateway.http.request_id import REQUEST_ID
@@ -23,7 +24,7 @@ from vllm_engine.gateway.policy.readiness import retry_after_seconds
 from vllm_engine.gateway.proxy.engine_frontends import Frontends
 from vllm_engine.gateway.proxy.failover import Recovery, Verdict
 from vllm_engine.gateway.proxy.forwarded_headers import response_headers
-from vllm_engine.gateway.proxy.frontend_choice import Asked
+from vllm_engine.gateway.proxy.frontend_choice import EMPTY, Asked
 from vllm_engine.gateway.proxy.response_stream import ResponseStream
 from vllm_engine.gateway.proxy.upstream_connection import UpstreamConnection, UpstreamError
 
@@ -33,6 +34,8 @@ _CONNECTIONS = 3
 """How many connections a request may use up at one and the same engine."""
 _SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 """RFC 9110, section 9.2.1: what may be asked twice without harm."""
+_NO_CONTENT = b'"content":null'
+"""As the Rust frontend writes it; inside a text the quotation marks would be escaped."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ class Attempt:
         choice = frontends.choose(asked)
         record.python_reason = choice.reason
         error = await self._answer_of(choice.frontend, request, start)
-        refusal = stream.refusal if choice.may_fall_back and error is None else None
+        refusal = await self._refusal() if choice.may_fall_back and error is None else None
         if refusal is not None:
             # The engine core has not seen it, or is done with it: it may be asked again.
             logger.debug("%s: %s by the Rust frontend; sent to the Python one", record.request_id, refusal)
@@ -126,6 +129,13 @@ class Attempt:
         if error is None:
             frontends.answered(asked, choice, refusal, is_accepted=stream.is_good)
         return error
+
+    async def _refusal(self) -> str | None:
+        """Return why the Rust frontend's answer is not to count; None if it is."""
+        stream = self._stream
+        if self._record.route != CHAT or stream.is_event_stream or not stream.is_good:
+            return stream.refusal
+        return EMPTY if _NO_CONTENT in await stream.until_whole() else None
 
     async def _answer_of(
         self, frontend: Frontend, request: EngineRequest, start: int

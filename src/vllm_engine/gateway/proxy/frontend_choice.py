@@ -28,6 +28,9 @@ LONG_PROMPT: Final = "long_prompt"
 """Most likely more than the context: the Python frontend refuses it by its length, the Rust frontend after
 seconds of tokenizing."""
 _MOST_BYTES_PER_TOKEN: Final = 32
+EMPTY: Final = "empty_answer"
+"""A whole chat answer without text: the Python frontend says `""`, on which clients count, the Rust frontend
+`null`."""
 NOT_READ: Final = "not_read"
 """The body was read while the Python frontend ran alone."""
 
@@ -82,9 +85,9 @@ class FrontendChooser:
         """Learn from an answer of a request that the Rust frontend had first.
 
         `refusal`: why that frontend refused it, if it did; `is_accepted`: whether the answer that counts is a
-        good one. What both refuse is the client's fault and teaches nothing.
+        good one. What both refuse is the client's fault and teaches nothing, nor does what the model says.
         """
-        if not (choice.may_fall_back and is_accepted):
+        if not (choice.may_fall_back and is_accepted) or refusal == EMPTY:
             return
         if refusal is None and not self._learned.may_know(asked.key, asked.route):
             return

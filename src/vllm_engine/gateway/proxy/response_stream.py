@@ -211,6 +211,12 @@ class ResponseStream:
         while not self.has_begun and self.error is None:
             await self._change()
 
+    async def until_whole(self) -> bytes:
+        """Wait for all of a response, or all that may be held, or its breaking off; return what has come."""
+        while not self._ended and self.error is None and self._held_bytes <= _MAX_HELD:
+            await self._change()
+        return b"".join(self._held)
+
     async def pass_on(self, headers: list[tuple[bytes, bytes]]) -> None:
         """Send the response: its status, these headers, and its body as it comes.
 
@@ -240,11 +246,9 @@ class ResponseStream:
         if self.error is None and self.status == 200:
             await self._stream()
             return
-        # What is longer than may be held is no refusal that a client could read.
-        while not self._ended and self.error is None and self._held_bytes <= _MAX_HELD:
-            await self._change()
-        # The status line has been sent already: the refusal becomes an event.
-        await self.end_event_stream(read_error(self.status or 502, b"".join(self._held)))
+        # The status line has been sent already: the refusal becomes an event. One that is longer than may be
+        # held is none that a client could read.
+        await self.end_event_stream(read_error(self.status or 502, await self.until_whole()))
 
     async def end_event_stream(self, error: ApiError) -> None:
         """End a stream that `open_event_stream` began with an error as its one event."""

@@ -57,6 +57,12 @@ class RustApp(FakeApp):
         if body.get("length_penalty") not in (None, 1, 1.0):
             raise _bad("length_penalty is not supported.", "length_penalty")
 
+    def worded(self, answer: dict[str, Any]) -> dict[str, Any]:
+        for choice in answer["choices"]:
+            if choice.get("message", {}).get("content") == "":
+                choice["message"]["content"] = None
+        return answer
+
 
 def _is_ids(prompt: list[Any]) -> bool:
     return all(isinstance(item, int) for item in prompt)
