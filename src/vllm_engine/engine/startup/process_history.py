@@ -4,62 +4,43 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 from pathlib import Path
 from typing import Any
 
 from vllm_engine.engine.process_tree import Node
+from vllm_engine.engine.startup.kept_entries import KeptEntries
 from vllm_engine.plan.preflight import Preflight
 
 MAX_CONFIGURATIONS = 16
 """The oldest are forgotten beyond this number."""
 
-_VERSION = 1
-
-logger = logging.getLogger("gateway.history")
-
 
 class ProcessHistory:
-    """A small JSON file; if it cannot be read or written, the next start takes longer."""
+    """The processes of each configuration; without them the next start takes longer."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._kept: KeptEntries[Any] = KeptEntries(
+            path,
+            "processes",
+            lambda entry: entry,
+            MAX_CONFIGURATIONS,
+            unread="this start takes longer",
+            unwritten="the next start takes longer",
+            mode=0o600,
+        )
 
     def known(self, key: str) -> list[Node] | None:
         """Return the processes of the newest start of a configuration; None without one."""
-        nodes = self._read().get(key)
+        nodes = self._kept.read().get(key)
         return nodes if isinstance(nodes, list) and all(map(_is_node, nodes)) else None
 
     def record(self, key: str, nodes: list[Node]) -> None:
         """Store them."""
-        trees = self._read()
-        if trees.get(key) == nodes:
-            return
-        trees.pop(key, None)
-        trees[key] = nodes
-        newest = dict(list(trees.items())[-MAX_CONFIGURATIONS:])
-        partial = self._path.with_suffix(f".{os.getpid()}")
-        try:
-            partial.touch(mode=0o600)
-            partial.write_text(json.dumps({"version": _VERSION, "processes": newest}), encoding="utf-8")
-            partial.replace(self._path)
-        except OSError as error:
-            logger.warning(
-                "%s cannot be written (%s): the next start takes longer", self._path, error.strerror
-            )
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            kept = json.loads(self._path.read_text(encoding="utf-8"))
-            return dict(kept["processes"]) if kept["version"] == _VERSION else {}
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            logger.warning(
-                "%s cannot be read (%s): this start takes longer", self._path, type(error).__name__
-            )
-            return {}
+        trees = self._kept.read()
+        if trees.get(key) != nodes:
+            trees.pop(key, None)
+            self._kept.write({**trees, key: nodes})
 
 
 def processes_key(preflight: Preflight) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vllm_engine.engine.engine_state import EngineState, EngineStatus, Phase, StatusBoard
+from vllm_engine.engine.startup.kept_entries import KeptEntries
 from vllm_engine.models.download_progress import Download
 
 MAX_CONFIGURATIONS = 64
@@ -18,54 +18,39 @@ MAX_CONFIGURATIONS = 64
 
 DOWNLOAD_LINE_SECONDS = 10.0
 _MOST_BEFORE_READY = 0.99
-_VERSION = 1
 
 logger = logging.getLogger("gateway.supervisor")
-history_logger = logging.getLogger("gateway.history")
 
 
 class StartHistory:
-    """A small JSON file; if it cannot be read or written, only the estimate is missing."""
+    """The seconds of each phase of each configuration; without them only the estimate is missing."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._kept = KeptEntries(
+            path,
+            "starts",
+            _phases,
+            MAX_CONFIGURATIONS,
+            unread="no estimate",
+            unwritten="the next start has no estimate",
+        )
 
     def expected(self, key: str) -> dict[Phase, float]:
         """Return the seconds of each phase at the newest start of this configuration; empty without one."""
-        return self._read().get(key, {})
+        return self._kept.read().get(key, {})
 
     def record(self, key: str, seconds: Mapping[Phase, float]) -> None:
         """Store how long each phase of a start took; an earlier download's time is kept if there was none."""
-        starts = self._read()
+        starts = self._kept.read()
         downloads = {phase: took for phase, took in starts.pop(key, {}).items() if phase is Phase.DOWNLOADING}
         starts[key] = downloads | dict(seconds)
-        newest = dict(list(starts.items())[-MAX_CONFIGURATIONS:])
-        kept = {
-            key: {phase.value: round(took, 2) for phase, took in it.items()} for key, it in newest.items()
-        }
-        partial = self._path.with_suffix(f".{os.getpid()}")
-        try:
-            partial.write_text(json.dumps({"version": _VERSION, "starts": kept}), encoding="ascii")
-            partial.replace(self._path)
-        except OSError as error:
-            history_logger.warning(
-                "%s cannot be written (%s): the next start has no estimate", self._path, error.strerror
-            )
+        self._kept.write(
+            {key: {phase.value: round(took, 2) for phase, took in it.items()} for key, it in starts.items()}
+        )
 
-    def _read(self) -> dict[str, dict[Phase, float]]:
-        try:
-            kept = json.loads(self._path.read_text(encoding="ascii"))
-            if kept["version"] != _VERSION:
-                return {}
-            return {
-                str(key): {Phase(phase): float(took) for phase, took in phases.items()}
-                for key, phases in kept["starts"].items()
-            }
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            history_logger.warning("%s cannot be read (%s): no estimate", self._path, type(error).__name__)
-            return {}
+
+def _phases(entry: Any) -> dict[Phase, float]:
+    return {Phase(phase): float(took) for phase, took in entry.items()}
 
 
 class StartRecorder:
