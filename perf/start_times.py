@@ -141,12 +141,6 @@ def cpu_seconds(processes: Sequence[psutil.Process]) -> float:
     return spent
 
 
-def others_seconds() -> float:
-    """Return the processor time of what is neither this program nor started by it."""
-    own = psutil.Process()
-    return machine.busy_seconds() - cpu_seconds([own, *own.children(recursive=True)])
-
-
 def phases(lines: Sequence[tuple[float, str]], took: float) -> dict[str, float]:
     """Return the seconds of each phase that these lines, with their times, show."""
     found, reached = {}, 0.0
@@ -229,7 +223,7 @@ def measured(server: Started, what: str, frontend: str, others: float) -> dict[s
 def _row(
     what: str, frontend: str, took: float, found: Mapping[str, float], others: float, **more: float
 ) -> dict[str, Any]:
-    busy = (others_seconds() - others) / took
+    busy = (machine.others_seconds() - others) / took
     row = {"what": what, "frontend": frontend, "seconds": round(took, 2), "phases": found, **more}
     return {**row, "cores_of_others": round(busy, 2)}
 
@@ -238,7 +232,7 @@ def restart(server: Started, frontend: str) -> dict[str, Any]:
     """Kill the engine core; returns the row of the start that follows."""
     server.until_logged("a standby is ready")
     core = next(one for one in server.processes() if one.name().startswith("VLLM::EngineCor"))
-    others, began = others_seconds(), time.monotonic()
+    others, began = machine.others_seconds(), time.monotonic()
     core.kill()
     # The request waits in the gateway until the engine is back.
     took = server.token(began)
@@ -253,13 +247,13 @@ def one_round(rig: Rig, number: int, is_empty: bool) -> Iterator[dict[str, Any]]
             rig.forget(everything=is_empty)
         if frontend == PLAIN and is_empty:
             _convert(rig)
-        others = others_seconds()
+        others = machine.others_seconds()
         with rig.plain() if frontend == PLAIN else rig.ours(frontend) as server:
             yield measured(server, first if is_empty or frontend != PLAIN else "start", frontend, others)
             if not is_empty and frontend != PLAIN:
                 yield restart(server, frontend)
         if not is_empty and frontend != PLAIN:
-            others = others_seconds()
+            others = machine.others_seconds()
             with rig.ours(frontend) as server:
                 yield measured(server, "second start", frontend, others)
 
@@ -310,11 +304,6 @@ def _order(row: Row) -> tuple[bool, bool, int]:
     return row["frontend"] != PLAIN, row["frontend"] == "both", rank.index(row["what"])
 
 
-def read(path: Path) -> list[Row]:
-    """Return the rows of a file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def main() -> None:
     """Measure, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -324,7 +313,7 @@ def main() -> None:
     parser.add_argument("--empty-cache", action="store_true")
     arguments = parser.parse_args()
     if arguments.tables:
-        print(markdown(read(KEPT)))
+        print(markdown(tables.read_rows(KEPT)))
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started too
     rows: list[Row] = [{"what": "machine", "machine": machine.describe()}]

@@ -25,6 +25,7 @@ from typing import Any, cast
 import uvloop
 
 from perf.bench.upstream import _STREAM_HEAD, Batch
+from perf.bench.versions import version
 
 _STREAMS = 256
 _TICKS = 10
@@ -165,17 +166,12 @@ def compare(sources: dict[str, Path], seconds: float) -> None:
         )
 
 
-def _source(text: str) -> tuple[str, Path]:
-    name, _, folder = text.partition("=")
-    return name, Path(folder).resolve(strict=True)
-
-
 def main() -> None:
     """Compare, or be one of what is compared."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("versions", nargs="*", type=_source, metavar="NAME=FOLDER", help="source folders")
+    parser.add_argument("versions", nargs="*", type=version, metavar="NAME=FOLDER", help="source folders")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--turns", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -26,6 +26,7 @@ from perf.bench.cpu_usage import tree
 from perf.bench.processes import Running, Unavailable, pin
 from perf.bench.scenarios import SCENARIOS, Leg, Scenario
 from perf.bench.targets import DIRECT, GATEWAY, PEERS, ROOT, start_gateway, start_upstream
+from perf.bench.versions import version
 from vllm_engine.client.bench.bench_run import run_load
 
 _MIN_FILES = 20_000
@@ -162,11 +163,6 @@ class Bench:
         )
 
 
-def _source(text: str) -> tuple[str, Path]:
-    name, _, folder = text.partition("=")
-    return name, Path(folder).resolve(strict=True)
-
-
 def main() -> None:
     """Run what the command line says."""
     parser = argparse.ArgumentParser(
@@ -178,7 +174,7 @@ def main() -> None:
     parser.add_argument(
         "--gateway",
         action="append",
-        type=_source,
+        type=version,
         metavar="NAME=FOLDER",
         help="a source folder of vllm_engine to run under a name; several are measured side by side",
     )

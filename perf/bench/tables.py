@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from perf.bench.scenarios import Leg, Scenario, median_leg
 from perf.bench.targets import DIRECT
@@ -29,6 +31,18 @@ def table(scenario: Scenario, legs: Sequence[Leg], unavailable: Mapping[str, str
         for name, why in unavailable.items()
     ]
     return "\n".join(lines)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a file of JSON lines."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def speed_ratio(mine: Sequence[Mapping[str, Any]], legs: Sequence[Mapping[str, Any]], other: str) -> str:
+    """Return the median over the rounds of the ratio of tokens/s to another target's leg of the same round."""
+    base = {leg["round"]: leg["tokens_per_second"] for leg in legs if leg["target"] == other}
+    found = [leg["tokens_per_second"] / base[leg["round"]] for leg in mine if base.get(leg["round"])]
+    return f"{statistics.median(found):.2f}" if found else "-"
 
 
 def write_into(document: Path, text: str, name: str) -> None:

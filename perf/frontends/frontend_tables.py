@@ -6,7 +6,6 @@ python -m perf.frontends.frontend_tables --write         # of the run that is ke
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,11 +33,6 @@ _LEGS = (
     "server, rounds, tokens/s, x python, x rust, events/s, TTFT p50 ms, p99, gateway µs/token, Python, Rust, "
     "core, client, all, gateway's share of a core, private MiB, errors"
 )
-
-
-def read(path: Path) -> list[Row]:
-    """Return the rows of a file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def markdown(rows: Rows) -> str:
@@ -71,8 +65,8 @@ def _cells(name: str, mine: Rows, legs: Rows) -> Iterator[str]:
     before = OURS if name.startswith(OURS) else ""
     yield str(len(mine))
     yield f"{_median(mine, 'tokens_per_second'):,.0f}"
-    yield ratio(mine, legs, f"{before}python")
-    yield ratio(mine, legs, f"{before}rust")
+    yield tables.speed_ratio(mine, legs, f"{before}python")
+    yield tables.speed_ratio(mine, legs, f"{before}rust")
     yield f"{_median(mine, 'events_per_second'):,.0f}"
     yield f"{_median(mine, 'ttft_p50'):,.0f}"
     yield f"{_median(mine, 'ttft_p99'):,.0f}"
@@ -88,13 +82,6 @@ def _cells(name: str, mine: Rows, legs: Rows) -> Iterator[str]:
 
 def _median(rows: Rows, name: str) -> float:
     return float(median(row[name] for row in rows))
-
-
-def ratio(mine: Rows, legs: Rows, other: str) -> str:
-    """Return the median over the rounds of the ratio to another server's leg of the same round."""
-    base = {row["round"]: row["tokens_per_second"] for row in legs if row["target"] == other}
-    found = [row["tokens_per_second"] / base[row["round"]] for row in mine if base.get(row["round"])]
-    return f"{median(found):.2f}" if found else "-"
 
 
 def _memory(rows: Rows, kind: str) -> str:
@@ -124,11 +111,11 @@ def _starts(rows: Rows) -> str:
 
 def write() -> None:
     """Put the tables of the rows that are kept into the document."""
-    tables.write_into(DOCUMENT, markdown(read(KEPT)), NAME)
+    tables.write_into(DOCUMENT, markdown(tables.read_rows(KEPT)), NAME)
 
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--write"]:
         write()
     else:
-        print(markdown(read(Path(*sys.argv[1:]) if sys.argv[1:] else KEPT)))
+        print(markdown(tables.read_rows(Path(*sys.argv[1:]) if sys.argv[1:] else KEPT)))

@@ -6,7 +6,6 @@ python -m perf.gpu.result_tables --write            # put those of the run that 
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,11 +32,6 @@ _BEHIND = {
     "nginx-rust": "rust",
 }
 """The server that has the same frontend, asked directly."""
-
-
-def read(path: Path) -> list[Row]:
-    """Return the rows of a file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def markdown(rows: Rows) -> str:
@@ -81,22 +75,14 @@ def _cells(target: str, legs: Rows) -> Iterator[str]:
     yield target
     yield str(len(mine))
     yield f"{median(row['tokens_per_second'] for row in mine):,.0f}"
-    yield _ratio(mine, legs, PLAIN)
-    yield _ratio(mine, legs, _BEHIND.get(target, ""))
+    yield tables.speed_ratio(mine, legs, PLAIN)
+    yield tables.speed_ratio(mine, legs, _BEHIND.get(target, ""))
     for name in ("ttft_p50", "ttft_p99", "itl_p50", "itl_p99"):
         yield f"{median(row[name] for row in mine):.4g}"
     for kinds in (("gateway", "proxy"), ("frontend",), ("engine",)):
         used = [row["cpu_us"][kind] for row in mine for kind in kinds if kind in row["cpu_us"]]
         yield f"{median(used):.1f}" if used else "-"
     yield str(sum(row["errors"] for row in mine))
-
-
-def _ratio(mine: Rows, legs: Rows, other: str) -> str:
-    """Return the median over the rounds of the ratio to another target's leg of the same round."""
-    of_other = [row for row in legs if row["target"] == other and row["tokens_per_second"]]
-    base = {row["round"]: row["tokens_per_second"] for row in of_other}
-    ratios = [row["tokens_per_second"] / base[row["round"]] for row in mine if row["round"] in base]
-    return f"{median(ratios):.2f}" if ratios else "-"
 
 
 def _failures(rows: Rows) -> str:
@@ -113,6 +99,6 @@ def _failures(rows: Rows) -> str:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--write"]:
-        tables.write_into(DOCUMENT, markdown(read(KEPT)), "gpu")
+        tables.write_into(DOCUMENT, markdown(tables.read_rows(KEPT)), "gpu")
     else:
-        print(markdown(read(Path(*sys.argv[1:]) if sys.argv[1:] else KEPT)))
+        print(markdown(tables.read_rows(Path(*sys.argv[1:]) if sys.argv[1:] else KEPT)))

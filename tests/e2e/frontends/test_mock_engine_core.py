@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from perf.bench.tables import read_rows
 from perf.frontends.frontend_loads import MAX_TOKENS
-from perf.frontends.frontend_tables import read
 from perf.frontends.process_roles import ROLES
 from tests.e2e.conftest import CACHE_DIR, ROOT
 
@@ -35,7 +35,7 @@ def test_loads_go_through_both_frontends_to_a_mock_core(engine_python: Path, tmp
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stdout + done.stderr + (results / "ours-both.log").read_text()
-    legs = {row["mix"]: row for row in read(results / "rows.jsonl") if row["what"] == "leg"}
+    legs = {row["mix"]: row for row in read_rows(results / "rows.jsonl") if row["what"] == "leg"}
     assert set(legs) == {"chat", "mixed"}
     for leg in legs.values():
         assert (leg["requests"], leg["tokens"], leg["errors"]) == (20, 20 * MAX_TOKENS, 0)

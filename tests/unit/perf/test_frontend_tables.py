@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from perf.bench.tables import read_rows
 from perf.frontends.__main__ import parse
 from perf.frontends.frontend_loads import MAX_TOKENS, MIXES, requests_for
 from perf.frontends.frontend_servers import until_ready
-from perf.frontends.frontend_tables import DOCUMENT, KEPT, NAME, markdown, read
+from perf.frontends.frontend_tables import DOCUMENT, KEPT, NAME, markdown
 from perf.gpu.servers import Failed, Server
 
 
@@ -112,7 +113,7 @@ def test_results_of_two_runs_are_not_mixed(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_the_document_has_the_tables_of_the_rows_that_are_kept() -> None:
-    assert f"<!-- {NAME}:begin -->\n{markdown(read(KEPT))}\n<!-- {NAME}:end -->" in DOCUMENT.read_text()
+    assert f"<!-- {NAME}:begin -->\n{markdown(read_rows(KEPT))}\n<!-- {NAME}:end -->" in DOCUMENT.read_text()
 
 
 @pytest.mark.parametrize(("runs", "is_right"), [("both", True), ("python", False)])

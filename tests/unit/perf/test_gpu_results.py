@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from perf.gpu.result_tables import DOCUMENT, KEPT, markdown, read
+from perf.bench.tables import read_rows
+from perf.gpu.result_tables import DOCUMENT, KEPT, markdown
 from perf.gpu.results import Results
 from perf.gpu.servers import Failed, Rig, Server, keep, kept
 from perf.gpu.starts import phases, until_standby
@@ -56,7 +57,7 @@ def test_failures_have_a_table_of_their_own(tmp_path: Path) -> None:
 
 
 def test_the_document_has_the_tables_of_the_rows_that_are_kept() -> None:
-    assert f"<!-- gpu:begin -->\n{markdown(read(KEPT))}\n<!-- gpu:end -->" in DOCUMENT.read_text()
+    assert f"<!-- gpu:begin -->\n{markdown(read_rows(KEPT))}\n<!-- gpu:end -->" in DOCUMENT.read_text()
 
 
 def test_starts_are_compared_with_the_plain_warm_start(tmp_path: Path) -> None:

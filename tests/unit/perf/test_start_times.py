@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from perf.bench.tables import rows_in
-from perf.start_times import DOCUMENT, KEPT, PHASES, PLAIN, TOKEN, Rig, markdown, phases, read
+from perf.bench.tables import read_rows, rows_in
+from perf.start_times import DOCUMENT, KEPT, PHASES, PLAIN, TOKEN, Rig, markdown, phases
 
 LOG = [
     (1.5, "INFO gateway.supervisor: preparing took 1.5 s; now importing"),
@@ -66,5 +66,5 @@ def test_a_first_start_finds_nothing_that_our_program_keeps(tmp_path: Path, ever
 
 
 def test_the_document_has_the_tables_of_the_rows_that_are_kept() -> None:
-    assert f"<!-- starts:begin -->\n{markdown(read(KEPT))}\n<!-- starts:end -->" in DOCUMENT.read_text()
+    assert f"<!-- starts:begin -->\n{markdown(read_rows(KEPT))}\n<!-- starts:end -->" in DOCUMENT.read_text()
     assert rows_in(DOCUMENT, "starts")
