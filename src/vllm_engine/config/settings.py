@@ -72,6 +72,9 @@ class Settings(BaseModel):
     """Serves HTTPS on `PORT`; read again when it changes. Set both this and `TLS_KEY_FILE`."""
     tls_key_file: Annotated[HomePath | None, Legal("a PEM file without a passphrase")] = None
     """The private key of `TLS_CERT_FILE`."""
+    health_route: Annotated[Literal["readiness", "vllm"], Lower] = "readiness"
+    """What `/health` means. `vllm` is for liveness probes made for vLLM: 503 until the first readiness, then
+    200, during restarts of the engine too if `REPLAY_TIMEOUT_SECONDS` keeps requests; 503 once it stops."""
     metrics_cache_seconds: SecondsOrNever = 1.0
     """How long one reading of `/metrics`, and of the page's history, is served to all who ask."""
     enable_ui: bool = True

@@ -95,6 +95,8 @@ class EngineStatus:
     pid: int | None = None
     starts: int = 1
     """Which start of the engine this is."""
+    has_served: bool = False
+    """Whether this start or an earlier one of this program has been ready."""
     standby_bytes: int | None = None
     """Memory of the standby that is ready to become the next engine; None while there is none."""
     started: float = field(default_factory=time.monotonic)
@@ -144,7 +146,10 @@ class StatusBoard(StatusReader):
         """
         if state not in TRANSITIONS[self._current.state]:
             raise ValueError(f"illegal engine transition {self._current.state} -> {state}")
-        self._set(replace(self._current, state=state, error=error, entered=time.monotonic()))
+        has_served = self._current.has_served or state is EngineState.READY
+        self._set(
+            replace(self._current, state=state, error=error, has_served=has_served, entered=time.monotonic())
+        )
 
     def restart(self) -> None:
         """Begin another start."""

@@ -139,10 +139,17 @@ def inspect(
 def warnings_about(settings: Settings, installation: Installation) -> list[str]:
     """Return warnings for the log about settings that are legal but perhaps not intended."""
     found = []
-    if settings.api_keys is None and settings.api_keys_file is None and not _is_loopback(settings.host):
+    has_keys = settings.api_keys is not None or settings.api_keys_file is not None
+    if not has_keys and not _is_loopback(settings.host):
         found.append(
             f"anyone who can reach HOST={settings.host} may use the model, as no API key is required; "
             "set API_KEYS or API_KEYS_FILE, or HOST=127.0.0.1"
+        )
+    if has_keys and settings.health_port is not None and settings.metrics_public is None:
+        found.append(
+            f"/metrics on PORT={settings.port} needs a key, since HEALTH_PORT={settings.health_port} is set, "
+            "where it needs none; set METRICS_PUBLIC=1 to open it on PORT too (an endpoint picker reads it "
+            "there), or METRICS_PUBLIC=0 to keep it so without this warning"
         )
     if settings.otlp_endpoint and (gap := tracing_gap(settings, installation)):
         found.append(f"OTLP_ENDPOINT: traces contain the gateway's spans but not the engine's: {gap}")

@@ -239,6 +239,18 @@ def test_no_keys_on_a_reachable_address() -> None:
     assert warnings(API_KEYS="sk-12345678") == warnings(API_KEYS_FILE="/keys") == []
 
 
+def test_metrics_that_need_a_key_although_nobody_said_so() -> None:
+    """HEALTH_PORT closes /metrics on PORT where there are keys: an endpoint picker without one reads nothing there."""
+    key, port = {"API_KEYS": "sk-12345678"}, {"HEALTH_PORT": "8001"}
+    for variables, is_warned in (
+        (key | port, True), ({"API_KEYS_FILE": "/keys"} | port, True), (key, False), (port, False),
+        (key | port | {"METRICS_PUBLIC": "1"}, False), (key | port | {"METRICS_PUBLIC": "0"}, False),
+    ):  # fmt: skip
+        warnings = warnings_about(load_settings(Environment(variables, {})), CPU)
+        told = [each for each in warnings if "METRICS_PUBLIC=1" in each and "HEALTH_PORT=8001" in each]
+        assert bool(told) is is_warned, variables
+
+
 def test_all_that_the_gateway_refuses_is_told_at_once() -> None:
     """Keys, routes, certificate and address, which `serve` would otherwise refuse one after the other."""
     variables = {"API_KEYS": "short", "EXTRA_ROUTES": "x", "TLS_CERT_FILE": "/c", "HOST": "no such host"}

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import anyio.to_thread
-import httpx2
 import pytest
-from starlette.types import Receive, Scope, Send
 
-from vllm_engine.config.settings import Settings
-from vllm_engine.engine.activity import EngineActivity
-from vllm_engine.engine.engine_control import EngineControl
+from tests.support.virtual.gateway_client import gateway
 from vllm_engine.engine.engine_state import EngineState, StatusBoard
-from vllm_engine.engine.startup.engine_folders import EngineFolders
-from vllm_engine.gateway.app import Gateway
-from vllm_engine.gateway.build import build_gateway
-from vllm_engine.gateway.http.client_stream import CLIENT_STREAM
-from vllm_engine.gateway.local.local_routes import LOCAL_PATHS, HealthPort
-from vllm_engine.gateway.local.probes import Build
+from vllm_engine.gateway.local.local_routes import LOCAL_PATHS
 
-BUILD = Build("sha", "now", "0.32.0", "3.11", "org/model", None, "python", "a CPU")
 POLICY = (
     "default-src 'none'",
     "script-src 'self'",
@@ -34,29 +21,6 @@ POLICY = (
 )
 PATHS = (*LOCAL_PATHS, "/ui/state", "/ui/history", "/ui/status", "/openapi.json", "/docs", "/")
 CHAT, KEY, PAGE = "/v1/chat/completions", "a-key-of-ours", "https://app.example.com"
-
-
-@asynccontextmanager
-async def gateway(
-    folder: Path, *, board: StatusBoard | None = None, is_health: bool = False, **settings: Any
-) -> AsyncIterator[tuple[httpx2.AsyncClient, Gateway]]:
-    """Yield a client of a gateway whose engine is not there, and the gateway."""
-    folders = EngineFolders(folder, folder)
-    board = board or StatusBoard()
-    control = EngineControl(folders.socket, folders.rust_socket, board)
-    parts = (board, BUILD, folders, EngineActivity(), control)
-    made = build_gateway(Settings(CACHE_DIR=str(folder), **settings), *parts)
-    app = HealthPort(made.local, made.finished) if is_health else made
-
-    async def connected(scope: Scope, receive: Receive, send: Send) -> None:
-        client = SimpleNamespace(
-            is_disconnected=False, on_disconnect=None, has_whole_body=True, watch_for_disconnect=lambda: None
-        )
-        await app({**scope, "extensions": {CLIENT_STREAM: client}}, receive, send)
-
-    transport = httpx2.ASGITransport(app=connected)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://x") as client:
-        yield client, made
 
 
 async def test_who_answers(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from vllm_engine.gateway.observe.gateway_metrics import CONTENT_TYPE
 from vllm_engine.gateway.observe.observation import Observation
 from vllm_engine.gateway.observe.request_record import RequestRecord, shown
 from vllm_engine.gateway.policy.auth import Keyring
+from vllm_engine.gateway.policy.readiness import HealthRules
 from vllm_engine.gateway.policy.routes import RouteTable, check_method
 from vllm_engine.gateway.rejection import Rejected
 
@@ -126,8 +127,8 @@ def local_routes(
 
     app = FastAPI(title="vllm-engine", version=__version__, lifespan=lifespan, openapi_url=None)
     app.router.redirect_slashes = False
-    app.state.status = sources.status
-    app.state.build = build
+    app.state.status, app.state.build = sources.status, build
+    app.state.health_rules = HealthRules.of(settings)
 
     async def metrics() -> Response:
         """Return vLLM's metrics, then the gateway's own."""

@@ -16,7 +16,7 @@ from vllm_engine.engine.engine_state import EngineState, EngineStatus, StatusRea
 from vllm_engine.engine.startup.start_history import estimate
 from vllm_engine.errors import error_body
 from vllm_engine.gateway.error_dialect import ApiError
-from vllm_engine.gateway.policy.readiness import not_ready, retry_after_seconds
+from vllm_engine.gateway.policy.readiness import HealthRules, not_ready, retry_after_seconds
 
 router = APIRouter(tags=["server"])
 
@@ -124,16 +124,26 @@ async def livez() -> Live:
     responses={503: {"model": Health, "description": "Not ready: loading, lost, draining or failed."}},
 )
 @router.get("/readyz", response_model=Health, include_in_schema=False)
-@router.get("/health", response_model=Health, include_in_schema=False)
 @router.get("/v1/health/ready", response_model=Health, include_in_schema=False)
 async def healthz(request: Request, status: Status) -> JSONResponse:
     """Answer 200 when the engine has generated a token and still runs, else 503 and why."""
-    body = health_of(request.app.state.build, status)
-    if status.is_ready:
-        return JSONResponse(body.model_dump(mode="json"))
+    return _health(request, status, is_good=status.is_ready)
+
+
+@router.get("/health", response_model=Health, include_in_schema=False)
+async def health(request: Request, status: Status) -> JSONResponse:
+    """Answer as `/healthz`, or with `HEALTH_ROUTE=vllm` the same body with the status of vLLM's `/health`."""
+    rules: HealthRules = request.app.state.health_rules
+    return _health(request, status, is_good=rules.is_healthy(status))
+
+
+def _health(request: Request, status: EngineStatus, *, is_good: bool) -> JSONResponse:
+    body = health_of(request.app.state.build, status).model_dump(mode="json")
+    if is_good:
+        return JSONResponse(body)
     seconds = retry_after_seconds(status)
     headers = {} if seconds is None else {"Retry-After": str(seconds)}
-    return JSONResponse(body.model_dump(mode="json"), status_code=503, headers=headers)
+    return JSONResponse(body, status_code=503, headers=headers)
 
 
 def health_of(build: Build, status: EngineStatus) -> Health:

@@ -2,10 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from vllm_engine.config.settings import Settings
 from vllm_engine.engine.engine_state import EngineState, EngineStatus
 from vllm_engine.gateway.rejection import RETRY_AFTER_SECONDS, Rejected
 
 _FOR_GOOD = frozenset((EngineState.FAILED, EngineState.STOPPED))
+_NO_MORE = _FOR_GOOD | {EngineState.DRAINING}
+
+
+@dataclass(frozen=True)
+class HealthRules:
+    """What probes are told of the engine, as far as settings decide it."""
+
+    as_vllm: bool = False
+    """Whether `/health` is vLLM's, which manifests for it use as a liveness probe (`HEALTH_ROUTE`)."""
+    keeps_requests: bool = True
+    """Whether requests wait for an engine that is being restarted (`REPLAY_TIMEOUT_SECONDS`)."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> HealthRules:
+        """Return the rules that the settings make."""
+        return cls(settings.health_route == "vllm", settings.replay_timeout_seconds > 0)
+
+    def is_healthy(self, status: EngineStatus) -> bool:
+        """Whether `/health` answers 200.
+
+        vLLM does not listen before it has loaded the model, and never restarts: it exits, and a liveness
+        probe has its container started again. Here that must not end a restart that is under way inside.
+        """
+        if not self.as_vllm:
+            return status.is_ready
+        if not status.has_served or status.state in _NO_MORE:
+            return False
+        return status.is_ready or self.keeps_requests
 
 
 def not_ready(status: EngineStatus) -> Rejected:
