@@ -82,6 +82,7 @@ docs:
 	@scripts/setup.sh gateway
 	@.venv/bin/python tools/generate_docs.py
 	@.venv/bin/python tools/dashboard.py
+	@.venv/bin/python -m tools.chart
 
 ## site       build the documentation into site/, strictly: a link or an anchor that leads nowhere fails
 # An environment of its own, updated when the lock has changed.

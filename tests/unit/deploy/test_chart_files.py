@@ -1,0 +1,18 @@
+"""deploy/helm: what is written from the model of the values is current, and the settings that it names are the program's."""
+
+from __future__ import annotations
+
+from tools.chart.__main__ import ROOT, contents
+from tools.chart.program_settings import FIXED, SET_BY
+from vllm_engine.config.settings import Settings
+
+
+def test_written_files_are_current() -> None:
+    stale = [str(path.relative_to(ROOT)) for path, text in contents().items() if path.read_text() != text]
+    assert stale == [], "run make docs"
+
+
+def test_settings_with_a_value_of_their_own_exist() -> None:
+    names = {name.upper() for name in Settings.model_fields}
+    assert FIXED <= names
+    assert SET_BY.keys() <= names

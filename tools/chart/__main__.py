@@ -1,0 +1,43 @@
+"""Write what stands in the chart and the docs of the chart's values; with --check, only say what is stale.
+
+.venv/bin/python -m tools.chart [--check]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tools.chart.write import values_schema, values_table, values_yaml
+from tools.generate_docs import rewritten
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "deploy/helm/vllm-engine"
+PAGE = ROOT / "docs/deploy/kubernetes.md"
+
+
+def contents() -> dict[Path, str]:
+    """Return the files and what should stand in them."""
+    return {
+        CHART / "values.yaml": values_yaml(),
+        CHART / "values.schema.json": values_schema(),
+        PAGE: rewritten(PAGE.read_text(encoding="utf-8"), "values", values_table()),
+    }
+
+
+def main(argv: list[str]) -> int:
+    """Write or check every file; returns the exit status."""
+    is_check = "--check" in argv
+    stale = []
+    for path, text in contents().items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(path)
+            if not is_check:
+                path.write_text(text, encoding="utf-8")
+    for path in stale:
+        print(f"{path.relative_to(ROOT)}: {'stale: run make docs' if is_check else 'written'}")
+    return 1 if stale and is_check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
