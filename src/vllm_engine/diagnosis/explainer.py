@@ -10,12 +10,13 @@ from vllm_engine.diagnosis.diagnose import diagnose
 from vllm_engine.diagnosis.run_facts import Facts
 from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.errors import Diagnosis
-from vllm_engine.models.model_config import attention_heads, loaded_bytes
+from vllm_engine.models.model_config import attention_heads
 from vllm_engine.plan.engine_command import flag_number, is_switched_on
 from vllm_engine.plan.engine_plan import EnginePlan
 from vllm_engine.plan.given_flags import given_flags
 from vllm_engine.plan.model_files import files_of
 from vllm_engine.plan.preflight import Preflight
+from vllm_engine.sizing.kv_cache import loaded_bytes
 
 
 class Explainer:

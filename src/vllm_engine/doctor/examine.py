@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from vllm_engine.client.api_client import Client, Server, ServerError
@@ -24,13 +25,12 @@ from vllm_engine.doctor.machine_checks import (
     shm_check,
     space_check,
 )
-from vllm_engine.doctor.model_checks import Room, memory_check, template_check, token_check
+from vllm_engine.doctor.model_checks import memory_check, template_check, token_check
 from vllm_engine.errors import ModelError, Problem, SettingsError
 from vllm_engine.gateway.http.listening_sockets import listen
 from vllm_engine.gateway.settings_check import check_gateway
 from vllm_engine.models.bundled import is_bundled
 from vllm_engine.models.engine_scripts.hub_files import WantedFiles
-from vllm_engine.models.model_config import kv_value_bytes, loaded_bytes
 from vllm_engine.models.model_source import HubAccount, Model, ask_hub_account
 from vllm_engine.plan.engine_command import flag_number, flag_value
 from vllm_engine.plan.engine_plan import EnginePlan
@@ -38,6 +38,9 @@ from vllm_engine.plan.frontends.both_or_one import choose_frontend, remedy_for_b
 from vllm_engine.plan.model_files import files_of
 from vllm_engine.plan.preflight import Preflight, inspect
 from vllm_engine.plan.resolve import resolve_plan
+from vllm_engine.sizing.batches import batch_limits
+from vllm_engine.sizing.kv_cache import kv_value_bytes, loaded_bytes
+from vllm_engine.sizing.room import Room
 from vllm_engine.system.device import free_memory_bytes, nvidia_driver
 from vllm_engine.system.file_limit import highest_file_limit
 
@@ -146,9 +149,18 @@ def room_of(preflight: Preflight, plan: EnginePlan, wanted: WantedFiles | None) 
         max_model_len=int(length) if length.isdigit() else None,
         kv_value_bytes=kv_value_bytes(flag_value(preflight.flags, "kv-cache-dtype"), plan.dtype.value),
         kv_bytes=int(plan.kv_cache_bytes.value) if plan.kv_cache_bytes else given,
-        devices=devices,
+        tensor_parallel=devices,
         most_devices=max(1, len(device.gpus)),
+        in_flight_tokens=_in_flight_tokens(preflight),
     )
+
+
+def _in_flight_tokens(preflight: Preflight) -> int:
+    device = preflight.device
+    memory = min((gpu.memory_bytes for gpu in device.gpus), default=0)
+    limits = batch_limits(memory, device.name, is_cpu=device.kind == "cpu")
+    given = flag_number(preflight.flags, "max-num-batched-tokens")
+    return (replace(limits, tokens=given) if given else limits).in_flight_tokens
 
 
 def _budget_bytes(preflight: Preflight, devices: int, *, is_cache_given: bool) -> float:

@@ -2,42 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
 from vllm_engine.config.settings import Settings
 from vllm_engine.doctor.check import Check, fail, ok, warn
-from vllm_engine.models.model_config import kv_cache_bytes, most_tokens
 from vllm_engine.models.model_source import HubAccount
-from vllm_engine.system.sizes import GIB, gib
-
-WORKING_BYTES = 3 * GIB // 2
-"""Memory beside weights and KV cache: CUDA context, activations, graphs. An estimate for small batches."""
+from vllm_engine.sizing.room import WORKING_BYTES, Room
+from vllm_engine.system.sizes import gib
 
 _BLOCK_TOKENS = 256
-
-
-@dataclass(frozen=True)
-class Room:
-    """The memory that the engine may use on each device, and what has to fit there.
-
-    Attributes:
-        budget_bytes: of each GPU, or of main memory.
-        weight_bytes: of the whole model once loaded; None if unknown.
-        kv_bytes: of the KV cache if its size is set; None for whatever is left.
-        devices: how many the model is split over.
-        most_devices: how many it could be split over.
-    """
-
-    budget_bytes: float
-    weight_bytes: int | None
-    config: Mapping[str, Any]
-    max_model_len: int | None
-    kv_value_bytes: int = 2
-    kv_bytes: int | None = None
-    devices: int = 1
-    most_devices: int = 1
 
 
 def token_check(settings: Settings, account: HubAccount | None) -> Check:
@@ -57,9 +28,8 @@ def memory_check(room: Room) -> Check:
     """Check that the weights and one request of the maximum length fit into memory."""
     if room.weight_bytes is None:
         return warn("memory", "the size of the weights is unknown", "make sure that they fit")
-    share = room.weight_bytes / room.devices
-    left = room.budget_bytes - share - WORKING_BYTES
     budget = f"{gib(room.budget_bytes)} available"
+    share, left = room.share_bytes, room.left_bytes
     if left <= 0:
         found = f"the weights need {gib(share)}, and {gib(WORKING_BYTES)} to work in; {budget}"
         return fail("memory", found, _more(room))
@@ -68,23 +38,23 @@ def memory_check(room: Room) -> Check:
         return fail(
             "memory", found, f"set KV_CACHE_MEMORY_BYTES={int(left)} or less, or choose a smaller model"
         )
-    return _context_check(room, share, min(left, room.kv_bytes or left))
+    return _context_check(room)
 
 
-def _context_check(room: Room, share: float, space: float) -> Check:
-    # Each device holds its share of the attention heads.
-    most = most_tokens(room.config, space * room.devices, room.kv_value_bytes)
-    whole = f"weights {gib(share)}, {gib(space)} for the KV cache"
-    if room.max_model_len is None:
-        return ok("memory", f"{whole}: about {most} tokens" if most is not None else whole)
-    one = kv_cache_bytes(room.config, room.max_model_len, room.kv_value_bytes)
-    if one is None or most is None:
+def _context_check(room: Room) -> Check:
+    cache, space = room.cache, room.space_bytes
+    whole = f"weights {gib(room.share_bytes)}, {gib(space)} for the KV cache"
+    most = cache.longest(space) if cache else None
+    if cache is None or most is None:
         return ok("memory", whole)
+    if room.max_model_len is None:
+        return ok("memory", f"{whole}: about {most} tokens")
+    one = cache.request_bytes(room.max_model_len)
     if most < room.max_model_len:
         fits = max(1, most // _BLOCK_TOKENS * _BLOCK_TOKENS or most)
-        found = f"{whole}; one request of MAX_MODEL_LEN={room.max_model_len} needs {gib(one / room.devices)}"
+        found = f"{whole}; one request of MAX_MODEL_LEN={room.max_model_len} needs {gib(one)}"
         return fail("memory", found, f"set MAX_MODEL_LEN={fits}")
-    count = int(space * room.devices // max(1, one))
+    count = int(space // max(1, one))
     return ok("memory", f"{whole}: about {count} concurrent request(s) of {room.max_model_len} tokens")
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vllm_engine.errors import Problem, SettingsError
-from vllm_engine.models.model_config import attention_heads, kv_cache_bytes, longest_context
+from vllm_engine.models.model_config import attention_heads, longest_context
 from vllm_engine.models.model_source import Model, locate_model, require_config
 from vllm_engine.plan.engine_command import (
     PYTHON_ENTRY,
@@ -24,10 +24,10 @@ from vllm_engine.plan.frontends.api_servers import automatic, needs_one
 from vllm_engine.plan.frontends.both_or_one import choose_frontend
 from vllm_engine.plan.parser_choice import ParserChoice, wants_a_parser
 from vllm_engine.plan.preflight import Preflight
+from vllm_engine.sizing.batches import cpu_kv_bytes
+from vllm_engine.sizing.kv_cache import kv_cache_of
 from vllm_engine.system.device import free_memory_bytes
-from vllm_engine.system.sizes import GIB
 
-_CPU_KV_SEQUENCES = 8
 _CONFIG_ELSEWHERE = frozenset({"hf-config-path", "config-format"})
 """Flags with which vLLM reads the model's configuration from another place, or by another name."""
 _LONG_ALLOWED = ("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "HF_OVERRIDES")
@@ -222,10 +222,9 @@ class Planner:
         if self._device.kind != "cpu" or chosen_by_user:
             return None
         tokens = int(length.value) if length.value.isdigit() else 0
-        longest = kv_cache_bytes(self._model.config, tokens) or 0
-        ideal = max(GIB, _CPU_KV_SEQUENCES * longest)
+        cache = kv_cache_of(self._model.config)
         return Choice(
-            str(min(ideal, self._free_memory // 4)),
+            str(cpu_kv_bytes(cache, tokens, self._free_memory)),
             "on CPU: room for several prompts, a quarter of RAM at most",
         )
 

@@ -31,12 +31,13 @@ from vllm_engine.doctor.machine_checks import (
     shm_check,
     space_check,
 )
-from vllm_engine.doctor.model_checks import Room, memory_check, template_check, token_check
+from vllm_engine.doctor.model_checks import memory_check, template_check, token_check
 from vllm_engine.errors import Problem
 from vllm_engine.models.engine_scripts.hub_files import HubFile, WantedFiles
 from vllm_engine.models.model_source import HubAccount, Model
 from vllm_engine.plan.engine_plan import Choice, EnginePlan
 from vllm_engine.plan.preflight import Preflight, check_device
+from vllm_engine.sizing.room import Room
 from vllm_engine.system.device import Device, Driver, Gpu
 from vllm_engine.system.sizes import GIB
 
@@ -155,7 +156,7 @@ MEMORY: list[tuple[dict[str, Any], Status, str]] = [
     ({"weight_bytes": None}, WARN, "unknown"),
     ({"weight_bytes": 80 * GIB}, FAIL, "set MODEL_ID to a smaller or quantized model"),
     ({"weight_bytes": 80 * GIB, "most_devices": 4}, FAIL, "set TENSOR_PARALLEL=2"),
-    ({"weight_bytes": 80 * GIB, "devices": 2, "most_devices": 2}, OK, "concurrent"),
+    ({"weight_bytes": 80 * GIB, "tensor_parallel": 2, "most_devices": 2}, OK, "concurrent"),
     ({"budget_bytes": 8 * GIB, "max_model_len": 32768}, FAIL, "set MAX_MODEL_LEN=14"),
     ({"budget_bytes": 7.501 * GIB}, FAIL, "set MAX_MODEL_LEN=29"),
     ({"budget_bytes": 8 * GIB, "kv_bytes": 4 * GIB}, FAIL, f"KV_CACHE_MEMORY_BYTES={GIB // 2}"),

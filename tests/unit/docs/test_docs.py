@@ -19,14 +19,14 @@ from tests.support.doc_blocks import DOCUMENTS, ROOT, blocks
 from vllm_engine.config.flags import FlagCatalogue
 from vllm_engine.config.flags.flag import ENV_NAMES_NOT_TAKEN
 from vllm_engine.config.settings import Settings
-from vllm_engine.doctor.model_checks import WORKING_BYTES
 from vllm_engine.engine.supervisor import STOP_GRACE_SECONDS
 from vllm_engine.errors import ExitCode
 from vllm_engine.gateway.body.frontend_fields import CHAT, PYTHON_FIELDS
 from vllm_engine.gateway.drain import LAST_ANSWERS_SECONDS
 from vllm_engine.gateway.local.probes import PUBLIC_PATHS
 from vllm_engine.gateway.policy.auth import Keyring
-from vllm_engine.models.model_config import kv_cache_bytes, most_tokens
+from vllm_engine.sizing.kv_cache import KvCache, kv_cache_of
+from vllm_engine.sizing.room import WORKING_BYTES
 
 DOCS = ROOT / "docs"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -144,14 +144,20 @@ def config(layers: float, heads: float, size: float) -> dict[str, Any]:
     return {"num_hidden_layers": int(layers), "hidden_size": int(heads * size)} | heads_of
 
 
+def cache(layers: float, heads: float, size: float) -> KvCache:
+    found = kv_cache_of(config(layers, heads, size))
+    assert found is not None
+    return found
+
+
 def test_capacity() -> None:
     """The table and the example are what the doctor computes, and what vLLM counted at real starts."""
     rows = re.findall(r"^\| ([\w.-]+-[\d.]+[MB]) \| (.*) \|$", OPERATIONS, re.MULTILINE)
     table = {name: [float(cell) for cell in cells.split(" | ")] for name, cells in rows}
     assert table.keys() == PARAMETERS.keys()
     for name, (layers, heads, size, kib, gib, weights) in table.items():
-        assert kv_cache_bytes(config(layers, heads, size), 1) == kib * 1024
-        assert (kv_cache_bytes(config(layers, heads, size), 8192) or 0) / GIB == pytest.approx(gib, abs=0.005)
+        assert cache(layers, heads, size).token_bytes == kib * 1024
+        assert cache(layers, heads, size).request_bytes(8192) / GIB == pytest.approx(gib, abs=0.005)
         assert 2 * PARAMETERS[name] / GIB == pytest.approx(weights, abs=0.01)
     example = re.search(
         r"0\.9 × 24 − ([\d.]+) − ([\d.]+) = ([\d.]+) GiB.*?([\d,]+) tokens", OPERATIONS, re.DOTALL
@@ -161,9 +167,9 @@ def test_capacity() -> None:
     assert (working * GIB, weights) == (WORKING_BYTES, table["Qwen2.5-3B"][5])
     assert room == pytest.approx(Settings().gpu_memory_utilization * 24 - working - weights)
     tokens = int(example[4].replace(",", ""))
-    assert most_tokens(config(36, 2, 128), room * GIB) == pytest.approx(tokens, abs=1)
-    assert most_tokens(config(36, 2, 128), 32.94 * GIB) == pytest.approx(959_536, rel=0.001)
-    assert most_tokens(config(30, 3, 64), 1_509_949_440) == pytest.approx(65_536, rel=0.001)
+    assert cache(36, 2, 128).longest(room * GIB) == pytest.approx(tokens, abs=1)
+    assert cache(36, 2, 128).longest(32.94 * GIB) == pytest.approx(959_536, rel=0.001)
+    assert cache(30, 3, 64).longest(1_509_949_440) == pytest.approx(65_536, rel=0.001)
 
 
 AWQ_BYTES = (4 + 20 / 128) / 8
@@ -184,7 +190,7 @@ def test_which_model_fits_which_gpu() -> None:
     """README's and the recipes' figures are computed by the formula of the documentation, and each row fits."""
     readme, recipes = (ROOT / "README.md").read_text(), (DOCS / "recipes.md").read_text()
     for name, (shape, weights) in SHAPES.items():
-        kv = (kv_cache_bytes(config(*shape), 8192) or 0) / GIB
+        kv = cache(*shape).request_bytes(8192) / GIB
         figures = f"{weights / GIB:.2f}", f"{kv:.2f}"
         row = re.search(rf"^\| {name}.* \| (\d) × (\d+) GB \| ([\d.]+) \+ ([\d.]+) \|", readme, re.MULTILINE)
         assert row is not None and (row[3], row[4]) == figures, (name, figures)
@@ -197,7 +203,7 @@ def test_which_model_fits_which_gpu() -> None:
         assert row is not None and (row[1], row[2]) == figures, (name, figures)
         room = int(row[3]) * (0.9 * int(row[4]) - 1.5) - weights / GIB
         assert float(row[5]) == pytest.approx(room, abs=0.006), (name, room)
-        tokens = most_tokens(config(*shape), room * GIB)
+        tokens = cache(*shape).longest(room * GIB)
         assert int(row[6].replace(",", "")) == pytest.approx(tokens, abs=400), (name, tokens)
 
 
