@@ -82,6 +82,15 @@ SecondsOrZero = Annotated[float, Field(ge=0, allow_inf_nan=False), Legal("second
 SecondsOrNever = Annotated[float, Field(ge=0, allow_inf_nan=False), Legal("seconds, 0 for never")]
 Port = Annotated[int, Field(ge=1, le=65535), Legal("a port number from 1 to 65535")]
 
+HostName = Annotated[
+    str,
+    # A name or an IPv4 address, or an IPv6 address without brackets.
+    StringConstraints(
+        pattern=r"^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*)$"
+    ),
+    Legal("an IP address or a host name, without a port"),
+]
+
 HomePath = Annotated[Path, AfterValidator(_expanded)]
 """A path that may begin with `~`: no shell expands what comes from a file or a manifest."""
 

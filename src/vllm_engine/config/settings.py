@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.quoting import stray_in_list, stray_in_text, stray_in_words
@@ -19,6 +19,7 @@ from vllm_engine.config.setting_types import (
     CountOrZero,
     Fraction,
     HomePath,
+    HostName,
     HubToken,
     Legal,
     Limit,
@@ -86,7 +87,13 @@ class Settings(BaseModel):
     dtype: Annotated[DtypeName, Lower, Legal("auto, bfloat16, float16 or float32")] = "auto"
     """Weights and activations. `auto`: bfloat16 where the device supports it, else float16."""
     tensor_parallel: Annotated[CountOrAuto, Legal("a whole number of GPUs from 1, or auto")] = 1
-    """GPUs to split the model over; `auto`: as many as fit the model."""
+    """GPUs to split each layer over; `auto`: as many as fit the model."""
+    pipeline_parallel: Count = 1
+    """Groups of GPUs to split the layers over; the model takes `TENSOR_PARALLEL` times as many GPUs."""
+    data_parallel: Count = 1
+    """Copies of the model, each on GPUs of its own, behind one API."""
+    distributed_executor: Annotated[Literal["auto", "mp", "ray"], Lower] = "auto"
+    """What starts vLLM's processes on GPUs: `mp` alone, or Ray, whose cluster you run. `auto`: `mp`."""
     max_model_len: Annotated[CountOrAuto, Legal("a whole number of tokens from 1, or auto")] = 8192
     """Longest prompt plus output, in tokens. Unset: 8192 or the model's maximum, whichever is less;
     `auto`: as long as memory allows."""
@@ -106,6 +113,16 @@ class Settings(BaseModel):
     """Raw `vllm serve` flags, added last, checked before the start."""
     engine_python: Annotated[HomePath | None, Legal("the path of a Python that has vLLM installed")] = None
     """The engine's Python. Default: `/opt/engine`'s, else that of `.venv-engine` beside `.venv`."""
+
+    # --- several machines
+    nodes: Count = 1
+    """Machines that the model is split over, each with as many GPUs; the same settings on each of them."""
+    node_rank: CountOrZero = 0
+    """Which of `NODES` this is: 0, the head, has the API; the others are workers."""
+    head_address: HostName | None = None
+    """Where every node reaches node 0. Needed with `NODES` above 1."""
+    head_port: Annotated[int, Field(ge=1, le=65534), Legal("a port number from 1 to 65534")] = 29501
+    """Where node 0 gathers vLLM's processes; on the next port it tells the workers when to start."""
 
     # --- storage
     cache_dir: Annotated[HomePath, Legal("a writable folder")] = Path("/cache")
@@ -213,6 +230,11 @@ class Settings(BaseModel):
     def served_names(self) -> tuple[str, ...]:
         """The names clients may send as `model`; responses carry the first."""
         return self.served_model_name or (self.model_id,)
+
+    @property
+    def is_worker(self) -> bool:
+        """Whether this node only works for the head, and has no API."""
+        return self.nodes > 1 and self.node_rank > 0
 
     @property
     def is_metrics_public(self) -> bool:

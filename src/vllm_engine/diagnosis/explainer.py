@@ -15,6 +15,7 @@ from vllm_engine.plan.engine_command import flag_number, is_switched_on
 from vllm_engine.plan.engine_plan import EnginePlan
 from vllm_engine.plan.given_flags import given_flags
 from vllm_engine.plan.model_files import files_of
+from vllm_engine.plan.parallel.ranks import Ranks
 from vllm_engine.plan.preflight import Preflight
 from vllm_engine.sizing.kv_cache import loaded_bytes
 
@@ -35,6 +36,7 @@ class Explainer:
             dtype=dtype,
             max_model_len=int(length) if length.isdigit() else None,
             tensor_parallel=int(plan.tensor_parallel.value),
+            split_over=Ranks.of(preflight.settings, int(plan.tensor_parallel.value)).replica,
             attention_heads=attention_heads(config),
             weight_bytes=loaded_bytes(files.weight_bytes, config, dtype) if files else None,
         )
@@ -58,6 +60,7 @@ def known_facts(preflight: Preflight) -> Facts:
         max_model_len=settings.max_model_len if isinstance(settings.max_model_len, int) else None,
         gpu_memory_utilization=settings.gpu_memory_utilization,
         tensor_parallel=settings.tensor_parallel if isinstance(settings.tensor_parallel, int) else 1,
+        split_over=Ranks.of(settings).replica,
         device=device.kind,
         gpus=len(device.gpus),
         gpu_memory_bytes=min((gpu.memory_bytes for gpu in device.gpus), default=0),

@@ -80,8 +80,8 @@ def smaller_model(groups: Groups, facts: Facts) -> Advice:
     """Advise a model whose weights fit."""
     known = [f"this GPU has {gib(facts.gpu_memory_bytes)}"] if facts.gpu_memory_bytes else []
     if facts.weight_bytes:
-        split = f" on each of {facts.tensor_parallel} GPUs" if facts.tensor_parallel > 1 else ""
-        known.append(f"the weights need {gib(facts.weight_bytes // facts.tensor_parallel)}{split}")
+        split = f" on each of {facts.split_over} GPUs" if facts.split_over > 1 else ""
+        known.append(f"the weights need {gib(facts.weight_bytes // facts.split_over)}{split}")
     size = f" ({', '.join(known)})" if known else ""
     more = facts.next_tensor_parallel
     return Advice(

@@ -16,6 +16,7 @@ class Facts:
         model: `MODEL_ID`.
         given: vLLM's flags that the user has set, by whatever variable.
         max_model_len: tokens, as settled for this model; None where vLLM chooses.
+        split_over: how many GPUs hold the parts of one copy of the model.
         attention_heads: the model's, which `TENSOR_PARALLEL` must divide.
         gpus: how many the engine may use.
         gpu_memory_bytes: memory of the smallest of them.
@@ -37,6 +38,7 @@ class Facts:
     max_model_len: int | None = None
     gpu_memory_utilization: float = 0.9
     tensor_parallel: int = 1
+    split_over: int = 1
     attention_heads: int | None = None
     device: Literal["cuda", "cpu"] = "cuda"
     gpus: int = 0

@@ -14,6 +14,7 @@ from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import Settings
 from vllm_engine.doctor.check import Check, fail, ok
 from vllm_engine.doctor.machine_checks import (
+    PARALLEL_KEYS,
     cache_check,
     device_check,
     driver_check,
@@ -36,6 +37,7 @@ from vllm_engine.plan.engine_command import flag_number, flag_value
 from vllm_engine.plan.engine_plan import EnginePlan
 from vllm_engine.plan.frontends.both_or_one import choose_frontend, remedy_for_both
 from vllm_engine.plan.model_files import files_of
+from vllm_engine.plan.parallel.ranks import Ranks
 from vllm_engine.plan.preflight import Preflight, inspect
 from vllm_engine.plan.resolve import resolve_plan
 from vllm_engine.sizing.batches import batch_limits
@@ -44,7 +46,7 @@ from vllm_engine.sizing.room import Room
 from vllm_engine.system.device import free_memory_bytes, nvidia_driver
 from vllm_engine.system.file_limit import highest_file_limit
 
-_OWN = ("CACHE_DIR", "DTYPE", "HOST", "TENSOR_PARALLEL", "TLS_CERT_FILE", "TLS_KEY_FILE")
+_OWN = ("CACHE_DIR", "DTYPE", "HOST", *PARALLEL_KEYS, "TLS_CERT_FILE", "TLS_KEY_FILE")
 """Settings whose problems a check reports; a problem with any other is an invalid setting."""
 
 _ANSWER_SECONDS = 5.0
@@ -85,7 +87,7 @@ async def examine(
 def machine_checks(preflight: Preflight) -> list[Check]:
     """Run the fast checks, without network access; `serve` logs what they find before it starts."""
     settings, device = preflight.settings, preflight.device
-    devices = max(1, len(device.gpus)) if settings.tensor_parallel == "auto" else settings.tensor_parallel
+    devices = max(1, len(device.gpus)) if settings.tensor_parallel == "auto" else Ranks.of(settings).here
     return [
         driver_check(device, nvidia_driver() if device.kind == "cuda" else None, preflight.installation.cuda),
         free_gpu_memory_check(device.gpus[:devices], settings.gpu_memory_utilization),
@@ -140,17 +142,19 @@ def room_of(preflight: Preflight, plan: EnginePlan, wanted: WantedFiles | None) 
     """Return the memory that the engine may use, and what of this model has to fit there."""
     device, length = preflight.device, plan.max_model_len.value
     stored = wanted.weight_bytes if wanted else None
-    devices = int(plan.tensor_parallel.value)
+    ranks = Ranks.of(preflight.settings, int(plan.tensor_parallel.value))
+    is_plain = ranks.world == ranks.tensor and ranks.nodes == 1
     given = flag_number(preflight.flags, "kv-cache-memory-bytes")
     return Room(
-        budget_bytes=_budget_bytes(preflight, devices, is_cache_given=given is not None),
+        budget_bytes=_budget_bytes(preflight, ranks.here, is_cache_given=given is not None),
         weight_bytes=None if stored is None else loaded_bytes(stored, plan.model.config, plan.dtype.value),
         config=plan.model.config,
         max_model_len=int(length) if length.isdigit() else None,
         kv_value_bytes=kv_value_bytes(flag_value(preflight.flags, "kv-cache-dtype"), plan.dtype.value),
         kv_bytes=int(plan.kv_cache_bytes.value) if plan.kv_cache_bytes else given,
-        tensor_parallel=devices,
-        most_devices=max(1, len(device.gpus)),
+        tensor_parallel=ranks.tensor,
+        pipeline_parallel=ranks.pipeline,
+        most_devices=max(1, len(device.gpus)) if is_plain else ranks.replica,
         in_flight_tokens=_in_flight_tokens(preflight),
     )
 
@@ -170,7 +174,7 @@ def _budget_bytes(preflight: Preflight, devices: int, *, is_cache_given: bool) -
     """
     gpus = preflight.device.gpus
     if not gpus:
-        return free_memory_bytes()
+        return free_memory_bytes() / devices
     if is_cache_given:
         return min(gpu.memory_bytes if gpu.free_bytes is None else gpu.free_bytes for gpu in gpus[:devices])
     return min(gpu.memory_bytes for gpu in gpus) * preflight.settings.gpu_memory_utilization

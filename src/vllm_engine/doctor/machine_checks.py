@@ -20,6 +20,12 @@ VLLM_FILES = 65_536
 SHM_BYTES = GIB
 """What NCCL and vLLM's message queues need for several GPUs; Docker's default is 64 MiB."""
 
+PARALLEL_KEYS = (
+    *("TENSOR_PARALLEL", "PIPELINE_PARALLEL", "DATA_PARALLEL", "DISTRIBUTED_EXECUTOR"),
+    *("NODES", "NODE_RANK", "HEAD_ADDRESS"),
+)
+"""Settings that may not fit the device or the machines."""
+
 SPARE_BYTES = 2_000_000_000
 """Disk space for compile caches and what the hub client keeps beside the weights."""
 
@@ -30,7 +36,7 @@ def device_check(device: Device, problems: Sequence[Problem]) -> Check:
         remedy = "give the container its GPUs (docker run --gpus all) or use the CPU build"
         return fail("device", "no GPU is visible, and this vLLM build needs one", remedy)
     memory = f", {gib(device.gpus[0].memory_bytes)} each" if device.gpus else f", {device.cores} cores"
-    return failed_by(problems, "device", "TENSOR_PARALLEL") or ok("device", f"{device.name}{memory}")
+    return failed_by(problems, "device", *PARALLEL_KEYS) or ok("device", f"{device.name}{memory}")
 
 
 def driver_check(device: Device, driver: Driver | None, cuda: str | None) -> Check:

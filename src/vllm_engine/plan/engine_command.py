@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
 from vllm_engine.config.flags.flag_values import human_int
 from vllm_engine.config.settings import Settings
 from vllm_engine.plan.engine_installation import Installation
-from vllm_engine.plan.engine_plan import BOTH, RUST, EnginePlan
+from vllm_engine.plan.engine_plan import BOTH, RUST, Choice, EnginePlan
 from vllm_engine.plan.engine_site import site_folder
 from vllm_engine.plan.frontends.rust_binary import RUST_VARIABLE
+from vllm_engine.plan.parallel.ranks import Ranks
+from vllm_engine.system.core_groups import core_groups, numa_nodes
 
 _KEPT_FROM_THE_ENGINE = (
     *("VIRTUAL_ENV", "PYTHONHOME", "API_KEY", "API_KEYS", "VLLM_EXTRA_ARGS"),
@@ -42,6 +44,13 @@ RESERVED_FLAGS: Mapping[str, str] = {
     "port": "PORT",
     "dtype": "DTYPE",
     "tensor-parallel-size": "TENSOR_PARALLEL",
+    "pipeline-parallel-size": "PIPELINE_PARALLEL",
+    "data-parallel-size": "DATA_PARALLEL",
+    "distributed-executor-backend": "DISTRIBUTED_EXECUTOR",
+    "nnodes": "NODES",
+    "node-rank": "NODE_RANK",
+    "master-addr": "HEAD_ADDRESS",
+    "master-port": "HEAD_PORT",
     "max-model-len": "MAX_MODEL_LEN",
     "gpu-memory-utilization": "GPU_MEMORY_UTILIZATION",
     "api-server-count": "API_SERVER_COUNT",
@@ -60,6 +69,8 @@ RESERVED_FLAGS: Mapping[str, str] = {
 TOOL_FLAG, REASONING_FLAG = "tool-call-parser", "reasoning-parser"
 OWN_FLAGS: Mapping[str, str] = {TOOL_FLAG: "TOOL_CALL_PARSER", REASONING_FLAG: "REASONING_PARSER"}
 """vLLM flags that are settings of ours too; among raw flags they are taken as they are."""
+
+_ONE = Choice("1", "default")
 
 PYTHON_ENTRY = ("-m", "vllm.entrypoints.cli.main")
 """What Python runs as vLLM's own command."""
@@ -95,6 +106,10 @@ def build_command(
     entry = [*PYTHON_ENTRY]
     if plan.frontend.value == BOTH:
         entry = [str(LAUNCHER), "both", str(socket.with_name(RUST_SOCKET))]
+    if settings.is_worker:  # it has no API
+        listening, options = ["--headless"], _options(settings, replace(plan, api_server_count=_ONE))
+    else:
+        listening, options = ["--uds", str(socket)], _options(settings, plan)
     argv = [
         str(installation.python),
         # Not from the working folder: a stray torch.py there must not become the engine.
@@ -102,10 +117,9 @@ def build_command(
         *entry,
         "serve",
         plan.model.location,
-        *_options(settings, plan),
+        *options,
         *traces,
-        "--uds",
-        str(socket),
+        *listening,
         *flags,
     ]
     return EngineCommand(tuple(argv), engine_environment(settings, installation, environ))
@@ -119,7 +133,10 @@ def _options(settings: Settings, plan: EnginePlan) -> list[str]:
     options += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]
     if settings.model_revision and not settings.is_local_model:
         options += ["--revision", settings.model_revision]
-    if plan.api_server_count.value != "1":
+    options += _parallel_options(settings)
+    # Without it vLLM starts one for each copy of the model.
+    is_told = plan.api_server_count.value != "1" or (settings.data_parallel > 1 and not settings.is_worker)
+    if is_told:
         options += ["--api-server-count", plan.api_server_count.value]
     if plan.kv_cache_bytes is not None:
         options += ["--kv-cache-memory-bytes", plan.kv_cache_bytes.value]
@@ -135,6 +152,21 @@ def _options(settings: Settings, plan: EnginePlan) -> list[str]:
     if plan.frontend.value != RUST:
         # The gateway logs each request; the Rust frontend does not know this flag.
         options += ["--disable-uvicorn-access-log"]
+    return options
+
+
+def _parallel_options(settings: Settings) -> list[str]:
+    options: list[str] = []
+    if settings.pipeline_parallel > 1:
+        options += ["--pipeline-parallel-size", str(settings.pipeline_parallel)]
+    if settings.data_parallel > 1:
+        options += ["--data-parallel-size", str(settings.data_parallel)]
+    if settings.distributed_executor != "auto" or settings.nodes > 1:
+        executor = settings.distributed_executor
+        options += ["--distributed-executor-backend", "mp" if executor == "auto" else executor]
+    if settings.nodes > 1:
+        options += ["--nnodes", str(settings.nodes), "--node-rank", str(settings.node_rank)]
+        options += ["--master-addr", settings.head_address or "", "--master-port", str(settings.head_port)]
     return options
 
 
@@ -175,6 +207,10 @@ def engine_environment(
         # Its ahead-of-time cache cannot be read on CPU: what torch's compiler wrote lacks the method that the
         # reader calls (0.32, `_try_load_aot_compiled_fn`). Without it inductor's cache is used.
         defaults["VLLM_USE_AOT_COMPILE"] = "0"
+        if (ranks := Ranks.of(settings).here) > numa_nodes():
+            # By itself vLLM gives each rank a NUMA node, and ends where there are fewer.
+            groups = core_groups(ranks)
+            defaults["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(",".join(map(str, group)) for group in groups)
     elif settings.traces_url is None:  # its exporter's threads do not outlive a fork
         # Saves each vLLM process importing what its parent has imported. vLLM itself falls back to spawn
         # where a CUDA context exists already, and in WSL; on CPU it allows only spawn.

@@ -42,6 +42,7 @@ transformers = next((d.version for d in m.distributions(name="transformers")), "
 print(json.dumps({"distribution": found[0], "version": found[1], "python": platform.python_version(),
                   "torch": torch, "cuda": cuda, "transformers": transformers,
                   "tracing_lacks": [n for n in tracing if not any(m.distributions(name=n))],
+                  "ray": any(m.distributions(name="ray")),
                   "rust": os.path.join(folder, "vllm-rs"),
                   "tool_parsers": parsers("tool_parsers", "_TOOL_PARSERS_TO_REGISTER"),
                   "reasoning_parsers": parsers("reasoning", "_REASONING_PARSERS_TO_REGISTER")}))
@@ -71,6 +72,8 @@ class Installation:
     """Values of `--tool-call-parser`; empty where they could not be read."""
     reasoning_parsers: tuple[str, ...] = ()
     """Values of `--reasoning-parser`; empty where they could not be read."""
+    has_ray: bool = False
+    """Whether Ray can start its processes."""
     rust_fault: str = ""
     """Why the Rust frontend's binary, if there is one, does not say its version."""
 
@@ -164,6 +167,7 @@ def inspect_installation(python: Path) -> Installation:
         rust_frontend=rust if has_rust else None,
         rust_version=rust_version,
         rust_fault=rust_fault,
+        has_ray=answer["ray"],
         cuda=answer["cuda"],
         needs_shims=needs_shims(answer["version"], answer["transformers"]),
         tool_parsers=tuple(answer["tool_parsers"]),

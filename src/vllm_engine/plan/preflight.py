@@ -21,6 +21,7 @@ from vllm_engine.plan.engine_installation import Installation, find_engine_pytho
 from vllm_engine.plan.frontends.api_servers import most_api_servers, needs_one
 from vllm_engine.plan.frontends.both_or_one import check_frontend, frontend_warnings
 from vllm_engine.plan.frontends.rust_binary import unimplemented
+from vllm_engine.plan.parallel.parallel_checks import check_parallel
 from vllm_engine.plan.parser_choice import check_parsers
 from vllm_engine.plan.variable_checks import check_flags, check_names
 from vllm_engine.system.device import Device, find_device
@@ -133,7 +134,8 @@ def inspect(
     found = Preflight(settings, environment, installation, device, argv, variables, refused, warnings)
     found = replace(found, warnings=(*frontend_warnings(found), *warnings))
     parsers = check_parsers(settings, installation, argv)
-    return found, told_once([*problems, *check_frontend(found), *_check_api_servers(found), *parsers])
+    others_here = [*check_frontend(found), *_check_api_servers(found), *check_parallel(found)]
+    return found, told_once([*problems, *others_here, *parsers])
 
 
 def warnings_about(settings: Settings, installation: Installation) -> list[str]:
@@ -182,11 +184,6 @@ def _check_cache_dir(cache_dir: Path) -> list[Problem]:
 def check_device(settings: Settings, device: Device) -> list[Problem]:
     """List the settings that this device cannot fulfil."""
     problems = []
-    gpus, most = settings.tensor_parallel, max(1, len(device.gpus))
-    if gpus != "auto" and gpus > most:
-        there = f"{len(device.gpus)} GPU(s) visible" if device.gpus else "no GPU is used here"
-        legal = ", ".join(map(str, range(1, most + 1)))
-        problems.append(Problem("TENSOR_PARALLEL", str(gpus), f"{there}; valid values: {legal} or auto"))
     if settings.dtype == "bfloat16" and device.gpus and not device.supports_bfloat16:
         remedy = f"{device.name} has no bfloat16; set DTYPE=float16 or auto"
         problems.append(Problem("DTYPE", "bfloat16", remedy))

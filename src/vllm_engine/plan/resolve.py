@@ -22,6 +22,8 @@ from vllm_engine.plan.engine_plan import BOTH, Choice, EnginePlan
 from vllm_engine.plan.engine_site import site_folder, write_metadata, write_shims
 from vllm_engine.plan.frontends.api_servers import automatic, needs_one
 from vllm_engine.plan.frontends.both_or_one import choose_frontend
+from vllm_engine.plan.parallel.parallel_checks import most_ranks
+from vllm_engine.plan.parallel.ranks import Ranks
 from vllm_engine.plan.parser_choice import ParserChoice, wants_a_parser
 from vllm_engine.plan.preflight import Preflight
 from vllm_engine.sizing.batches import cpu_kv_bytes
@@ -115,6 +117,7 @@ def start_key(preflight: Preflight, plan: EnginePlan) -> str:
         "vllm": preflight.installation.version,
         "device": preflight.device.name,
         "tensor_parallel": plan.tensor_parallel.value,
+        "ranks": Ranks.of(preflight.settings, int(plan.tensor_parallel.value)),
         "eager": plan.enforce_eager is not None or is_switched_on(preflight.flags, "enforce-eager"),
         "frontend": plan.frontend.value,
     }
@@ -174,15 +177,24 @@ class Planner:
 
     def _tensor_parallel(self) -> Choice:
         heads = attention_heads(self._model.config)
-        most = max(1, len(self._device.gpus))
+        settings, asked = self._settings, self._settings.tensor_parallel
+        room = most_ranks(settings, self._device)
+        if settings.distributed_executor == "ray" and asked != "auto":
+            room = asked  # Ray alone knows how many there are
+        devices = max(1, len(self._device.gpus)) if asked == "auto" else room or 1
+        most = devices * settings.nodes // (settings.pipeline_parallel * settings.data_parallel)
         legal = [n for n in range(1, most + 1) if heads is None or heads % n == 0]
-        asked = self._settings.tensor_parallel
-        if asked == "auto":
-            return Choice(str(legal[-1]), f"auto: {most} device(s), {heads or 'unknown'} attention heads")
+        legal = [n for n in legal if Ranks.of(settings, n).is_even]
+        valid = ", ".join(map(str, legal))
+        if asked == "auto" and legal:
+            there = (
+                f"{devices} device(s){f' on each of {settings.nodes} nodes' if settings.nodes > 1 else ''}"
+            )
+            return Choice(str(legal[-1]), f"auto: {there}, {heads or 'unknown'} attention heads")
         if asked not in legal:
-            valid = ", ".join(map(str, legal))
-            wanted = f"must divide the model's {heads} attention heads; valid values: {valid} or auto"
-            self._problems.append(Problem("TENSOR_PARALLEL", str(asked), wanted))
+            wanted = f"must divide the model's {heads} attention heads"
+            valid = f"valid values: {valid} or auto" if legal else "no number of ranks here does"
+            self._problems.append(Problem("TENSOR_PARALLEL", str(asked), f"{wanted}; {valid}"))
         return self._given("TENSOR_PARALLEL", asked)
 
     def _max_model_len(self) -> Choice:
@@ -222,9 +234,11 @@ class Planner:
         if self._device.kind != "cpu" or chosen_by_user:
             return None
         tokens = int(length.value) if length.value.isdigit() else 0
-        cache = kv_cache_of(self._model.config)
+        # Each rank has a part of every sequence's, and those of one node share its memory.
+        ranks = Ranks.of(self._settings)
+        cache = kv_cache_of(self._model.config, tensor_parallel=ranks.tensor)
         return Choice(
-            str(cpu_kv_bytes(cache, tokens, self._free_memory)),
+            str(cpu_kv_bytes(cache, tokens, self._free_memory // ranks.here)),
             "on CPU: room for several prompts, a quarter of RAM at most",
         )
 

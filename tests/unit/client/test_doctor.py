@@ -36,6 +36,7 @@ from vllm_engine.errors import Problem
 from vllm_engine.models.engine_scripts.hub_files import HubFile, WantedFiles
 from vllm_engine.models.model_source import HubAccount, Model
 from vllm_engine.plan.engine_plan import Choice, EnginePlan
+from vllm_engine.plan.parallel.parallel_checks import check_ranks
 from vllm_engine.plan.preflight import Preflight, check_device
 from vllm_engine.sizing.room import Room
 from vllm_engine.system.device import Device, Driver, Gpu
@@ -67,7 +68,8 @@ def space(free: float, missing: float | None) -> Check:
 
 
 TWO = machine(H100, H100)
-FOUR_ASKED = check_device(Settings(TENSOR_PARALLEL=4), TWO)
+FOUR_ASKED = [*check_ranks(Settings(TENSOR_PARALLEL=4), TWO)]
+ALONE = [Problem("NODE_RANK", "1", "set NODES")]
 TAKEN = [Problem("PORT", "8000", "already in use; stop what listens there")]
 READ_ONLY = [Problem("CACHE_DIR", "/cache", "cannot be written by uid 2000; make it writable")]
 GIVEN = Settings(HF_TOKEN="hf_secret")
@@ -77,6 +79,7 @@ CASES: list[tuple[Check, Status, str]] = [
     (device_check(machine(H100), ()), OK, "1 x H100, 80.0 GiB each"),
     (device_check(machine(), ()), FAIL, "--gpus all"),
     (device_check(TWO, FOUR_ASKED), FAIL, 'TENSOR_PARALLEL="4": 2 GPU(s) visible'),
+    (device_check(TWO, ALONE), FAIL, 'NODE_RANK="1": set NODES'),
     (driver((13, 0), "13.0.96"), OK, "up to 13.0"),
     (driver((13, 0), "12.9.79"), OK, "up to 13.0"),
     (driver((12, 8), None), OK, "570.86.15, up to CUDA 12.8"),

@@ -14,6 +14,7 @@ from vllm_engine.errors import SettingsError
 from vllm_engine.models.model_source import Model
 from vllm_engine.plan.engine_installation import Installation
 from vllm_engine.plan.engine_plan import EnginePlan
+from vllm_engine.plan.parallel.parallel_checks import check_ranks
 from vllm_engine.plan.preflight import Preflight, check_device
 from vllm_engine.plan.resolve import Planner, start_key
 from vllm_engine.system.device import Device, Gpu
@@ -101,7 +102,8 @@ def test_what_does_not_fit_is_refused() -> None:
         (CPU, three, ["TENSOR_PARALLEL"]), (gpus(2), three, ["TENSOR_PARALLEL"]), (gpus(3), three, []),
         (gpus(1, bfloat16=False), bfloat16, ["DTYPE"]), (OLD_CPU, bfloat16, []), (CPU, {}, []),
     ):  # fmt: skip
-        found = check_device(load_settings(Environment(variables, {})), device)
+        settings = load_settings(Environment(variables, {}))
+        found = [*check_device(settings, device), *check_ranks(settings, device)]
         assert [problem.key for problem in found] == keys
 
 
@@ -155,8 +157,8 @@ def test_frontends() -> None:
             "python",
             "works with one frontend only",
         ),
-        (CPU, has_rust, ("--data-parallel-size", "2"), {}, "python", "--data-parallel-size is more than 1"),
-        (CPU, has_rust, ("--nnodes=2",), {}, "python", "--nnodes is more than 1"),
+        (CPU, has_rust, (), {"DATA_PARALLEL": "2"}, "python", "DATA_PARALLEL=2 needs the Python frontend"),
+        (CPU, has_rust, (), {"NODES": "2", "TENSOR_PARALLEL": "2"}, "python", "NODES=2 needs the Python"),
         (CPU, has_rust, ("--headless",), {}, "python", "--headless works with one frontend only"),
         (CPU, has_rust, ("--runner", "pooling"), {}, "python", "--runner pooling"),
     ):

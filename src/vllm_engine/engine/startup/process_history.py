@@ -49,6 +49,7 @@ def processes_key(preflight: Preflight) -> str:
     parts = [
         *(installation.python, installation.version, preflight.device.name, os.cpu_count()),
         *(settings.model_id, settings.tensor_parallel, settings.api_server_count, settings.engine_frontend),
+        *(settings.pipeline_parallel, settings.data_parallel, settings.nodes),
         *preflight.flags,
     ]
     return hashlib.sha256(json.dumps([str(part) for part in parts]).encode()).hexdigest()[:16]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from vllm_engine.config.flags import env_name
 from vllm_engine.config.redaction import masked
 from vllm_engine.errors import Problem
-from vllm_engine.plan.engine_command import flag_number, flag_value, is_switched_on, tracing_gap
+from vllm_engine.plan.engine_command import flag_value, is_switched_on, tracing_gap
 from vllm_engine.plan.engine_plan import BOTH, PYTHON, RUST, Choice
 from vllm_engine.plan.frontends.api_servers import needs_one
 from vllm_engine.plan.frontends.rust_binary import RUST_VARIABLE
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from vllm_engine.plan.engine_installation import Installation
     from vllm_engine.plan.preflight import Preflight  # which asks here what is wrong
 
-_SEVERAL = ("data-parallel-size", "nnodes")
 _OTHER_BINARY = "VLLM_RUST_FRONTEND_PATH"
 _SET_UP = "run `make setup FRONTEND=rust`"
 _ONE_FRONTEND = ("headless", "data-parallel-external-lb", "data-parallel-hybrid-lb")
@@ -68,6 +67,9 @@ def _other_binary(preflight: Preflight) -> bool:
 
 def _settings(preflight: Preflight) -> str | None:
     settings = preflight.settings
+    for name, several in (("NODES", settings.nodes), ("DATA_PARALLEL", settings.data_parallel)):
+        if several > 1:
+            return f"{name}={several} needs the Python frontend alone"
     if settings.api_server_count not in ("auto", 1):
         return f"API_SERVER_COUNT={settings.api_server_count} needs the Python frontend alone"
     if settings.traces_url is not None and tracing_gap(settings, preflight.installation) is None:
@@ -80,8 +82,6 @@ def _flags(preflight: Preflight) -> str | None:
     on = (f"--{name}" for name in _ONE_FRONTEND if is_switched_on(flags, name))
     if alone := needs_one(flags, preflight.environment.merged) or next(on, None):
         return f"{alone} works with one frontend only"
-    if several := next((name for name in _SEVERAL if (flag_number(flags, name) or 1) > 1), None):
-        return f"--{several} is more than 1"
     if preflight.rust_refuses:
         return f"the Rust frontend does not implement --{preflight.rust_refuses[0]}"
     if flag_value(flags, "runner") == "pooling":
