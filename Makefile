@@ -23,7 +23,7 @@ run: setup
 
 # What some tests take from Debian, beside a Docker engine that runs already.
 DEBIAN := chromium:chromium promtool:prometheus dockerd:docker.io debootstrap:debootstrap iptables:iptables \
-	ssh:openssh-client docker-compose:docker-compose
+	ssh:openssh-client docker-compose:docker-compose ip:iproute2
 
 # The longest first, so that both workers have work until the end.
 TIERS := -n 2 --dist loadgroup --no-loadscope-reorder tests/e2e tests/container tests/browser tests/process tests/unit
