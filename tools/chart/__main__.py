@@ -14,6 +14,7 @@ from tools.generate_docs import rewritten
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy/helm/vllm-engine"
 PAGE = ROOT / "docs/deploy/kubernetes.md"
+RULES = ROOT / "deploy/observability/rules.yml"
 
 
 def contents() -> dict[Path, str]:
@@ -21,6 +22,8 @@ def contents() -> dict[Path, str]:
     return {
         CHART / "values.yaml": values_yaml(),
         CHART / "values.schema.json": values_schema(),
+        # A chart sees no file outside of its folder.
+        CHART / "files/rules.yml": RULES.read_text(encoding="utf-8"),
         PAGE: rewritten(PAGE.read_text(encoding="utf-8"), "values", values_table()),
     }
 
@@ -33,6 +36,7 @@ def main(argv: list[str]) -> int:
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             stale.append(path)
             if not is_check:
+                path.parent.mkdir(exist_ok=True)
                 path.write_text(text, encoding="utf-8")
     for path in stale:
         print(f"{path.relative_to(ROOT)}: {'stale: run make docs' if is_check else 'written'}")

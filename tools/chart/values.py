@@ -9,6 +9,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
+from tools.chart.optional_values import (
+    Hpa,
+    HttpRoute,
+    InferencePool,
+    Ingress,
+    Keda,
+    NetworkPolicy,
+    PodDisruptionBudget,
+    PrometheusRule,
+    ServiceMonitor,
+)
 from tools.chart.pod_values import (
     CONTAINER_SECURITY,
     POD_SECURITY,
@@ -183,6 +194,24 @@ class Values(Part):
     """Where models and compile caches are kept."""
     service: Service = Service()
     """How the API is reached inside the cluster."""
+    ingress: Ingress = Ingress()
+    """The API outside of the cluster, by an Ingress."""
+    httpRoute: HttpRoute = HttpRoute()
+    """The API outside of the cluster, by a Gateway."""
+    inferencePool: InferencePool = InferencePool()
+    """The pods as a pool of the Gateway API Inference Extension."""
+    networkPolicy: NetworkPolicy = NetworkPolicy()
+    """Which connections pods may have."""
+    podDisruptionBudget: PodDisruptionBudget = PodDisruptionBudget()
+    """How many pods a node's drain may take at once."""
+    hpa: Hpa = Hpa()
+    """Replicas by a metric of the custom metrics API."""
+    keda: Keda = Keda()
+    """Replicas by a query of Prometheus, with KEDA."""
+    serviceMonitor: ServiceMonitor = ServiceMonitor()
+    """Scrapes every pod with Prometheus Operator."""
+    prometheusRule: PrometheusRule = PrometheusRule()
+    """Records and alerts for Prometheus Operator."""
     probes: Probes = Probes()
     """What the kubelet asks; the paths are fixed."""
     shutdown: Shutdown = Shutdown()

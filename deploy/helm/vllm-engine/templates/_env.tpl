@@ -15,6 +15,7 @@ setting adds it here; what the user gives in `settings` wins. */}}
 {{- $_ := set $set "TLS_CERT_FILE" "/run/secrets/vllm-engine-tls/tls.crt" }}
 {{- $_ := set $set "TLS_KEY_FILE" "/run/secrets/vllm-engine-tls/tls.key" }}
 {{- end }}
+{{- if .Values.inferencePool.enabled }}{{ $_ := set $set "METRICS_PUBLIC" "1" }}{{ end }}
 {{- range $name, $value := .Values.settings }}{{ $_ := set $set $name (include "vllm-engine.scalar" $value) }}{{ end }}
 {{- toJson $set }}
 {{- end }}
@@ -29,7 +30,7 @@ setting adds it here; what the user gives in `settings` wins. */}}
   valueFrom:
     secretKeyRef:
       name: {{ .Values.hfToken.existingSecret | default (include "vllm-engine.secretName" .) }}
-      key: {{ .Values.hfToken.existingSecret | ternary .Values.hfToken.key "hf-token" }}
+      key: {{ empty .Values.hfToken.existingSecret | ternary "hf-token" .Values.hfToken.key }}
       {{- if .Values.hfToken.optional }}
       optional: true
       {{- end }}

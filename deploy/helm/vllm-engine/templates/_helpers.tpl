@@ -77,7 +77,7 @@ them the preStop hook, whose time Kubernetes takes from the same period. */}}
 
 {{/* Whether the Service of all pods, ready or not, is wanted: by a StatefulSet, and by what lists replicas itself. */}}
 {{- define "vllm-engine.needsHeadless" -}}
-{{- if eq .Values.workload.kind "StatefulSet" }}true{{ end }}
+{{- if or (eq .Values.workload.kind "StatefulSet") .Values.serviceMonitor.enabled }}true{{ end }}
 {{- end }}
 
 {{/* The Secret that is made of values, and what would be in it. */}}

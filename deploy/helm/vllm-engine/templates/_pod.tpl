@@ -6,11 +6,11 @@ metadata:
     {{- with .Values.commonLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
-    {{- with .Values.podLabels }}
+    {{- with merge (deepCopy .Values.podLabels) (.Values.inferencePool.enabled | ternary .Values.inferencePool.podLabels dict) }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
   {{- $annotations := dict }}
-  {{- if .Values.prometheusAnnotations }}
+  {{- if and .Values.prometheusAnnotations (not .Values.serviceMonitor.enabled) }}
   {{- $annotations = dict "prometheus.io/scrape" "true" "prometheus.io/port" "8001" }}
   {{- end }}
   {{- with .Values.hfToken.value }}
@@ -138,7 +138,7 @@ volumeMounts:
     secretName: {{ .Values.apiKeys.existingSecret | default (include "vllm-engine.secretName" .) }}
     defaultMode: 0440
     items:
-      - {key: {{ .Values.apiKeys.existingSecret | ternary .Values.apiKeys.key "keys" }}, path: keys}
+      - {key: {{ empty .Values.apiKeys.existingSecret | ternary "keys" .Values.apiKeys.key }}, path: keys}
 {{- end }}
 {{- with .Values.tls.existingSecret }}
 - name: tls

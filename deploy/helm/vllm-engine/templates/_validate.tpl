@@ -1,7 +1,7 @@
 {{/* Contradictions between values, which the schema cannot put into a sentence. Each line of `vllm-engine.contradictions` is
 one; an optional template adds its own in a template `vllm-engine.contradictions.NAME`, included below. */}}
 {{- define "vllm-engine.validate" -}}
-{{- with include "vllm-engine.contradictions" . | trim }}
+{{- with printf "%s\n%s" (include "vllm-engine.contradictions" .) (include "vllm-engine.contradictions.optional" .) | trim }}
 {{- fail (printf "\n%s" .) }}
 {{- end }}
 {{- end }}

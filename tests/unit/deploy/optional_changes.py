@@ -1,0 +1,107 @@
+"""As value_changes.py, for the values of what is off by default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Changes = dict[str, tuple[Any, Mapping[str, Any]]]
+PEERS = [{"namespaceSelector": {"matchLabels": {"a": "b"}}}]
+MANY = {"cache": {"accessModes": ["ReadWriteMany"]}}
+SLOWLY = {"scaleUp": {"stabilizationWindowSeconds": 60}}
+
+
+def of(part: str, changes: Mapping[str, Any], **company: Any) -> Changes:
+    """Changes of one part that is enabled, and that may need company."""
+    enabled = {part: {"enabled": True, **company.pop(part, {})}, **company}
+    return {f"{part}.{name}": (value, enabled) for name, value in changes.items()}
+
+
+OPEN = {"allowWithoutKeys": True}
+GATEWAY = OPEN | {"parentRefs": [{"name": "gateway"}]}
+POOL = {"endpointPicker": {"name": "picker"}}
+PROMETHEUS = {"serverAddress": "http://prometheus:9090", "query": "sum(up)"}
+
+OPTIONAL: Changes = {
+    "ingress.enabled": (True, {"ingress": OPEN}),
+    "ingress.allowWithoutKeys": (True, {"ingress": {"enabled": True}}),
+    **of(
+        "ingress",
+        {
+            "className": "nginx",
+            "hosts": ["llm.example.com"],
+            "tls": [{"hosts": ["llm.example.com"], "secretName": "certificate"}],
+            "annotations": {"a": "b"},
+            "nginx": False,
+            "timeoutSeconds": 60,
+        },
+        ingress=OPEN,
+    ),
+    "httpRoute.enabled": (True, {"httpRoute": GATEWAY}),
+    "httpRoute.allowWithoutKeys": (
+        True,
+        {"httpRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}]}},
+    ),
+    **of(
+        "httpRoute",
+        {
+            "parentRefs": [{"name": "other"}],
+            "hostnames": ["llm.example.com"],
+            "annotations": {"a": "b"},
+            "timeout": "1h",
+        },
+        httpRoute=GATEWAY,
+    ),
+    "inferencePool.enabled": (True, {"inferencePool": POOL}),
+    **of(
+        "inferencePool",
+        {
+            "endpointPicker.name": "other",
+            "endpointPicker.port": 9003,
+            "endpointPicker.failureMode": "FailClose",
+            "podLabels": {"llm-d.ai/model": "qwen"},
+        },
+        inferencePool=POOL,
+    ),
+    "networkPolicy.enabled": (True, {}),
+    **of(
+        "networkPolicy",
+        {"apiFrom": PEERS, "metricsFrom": PEERS, "downloads": False, "extraEgress": [{"to": PEERS}]},
+    ),
+    "podDisruptionBudget.enabled": (True, {}),
+    **of("podDisruptionBudget", {"minAvailable": "50%", "maxUnavailable": 2}),
+    "hpa.enabled": (True, MANY),
+    **of(
+        "hpa",
+        {"minReplicas": 2, "maxReplicas": 8, "metric": "waiting", "target": 10, "behavior": SLOWLY},
+        **MANY,
+    ),
+    "keda.enabled": (True, MANY | {"keda": PROMETHEUS}),
+    **of(
+        "keda",
+        {
+            "minReplicas": 2,
+            "maxReplicas": 8,
+            "serverAddress": "http://other:9090",
+            "query": "sum(vllm:num_requests_waiting)",
+            "threshold": 10,
+            "pollingSeconds": 60,
+            "behavior": SLOWLY,
+            "authentication": "prometheus",
+        },
+        keda=PROMETHEUS,
+        **MANY,
+    ),
+    "serviceMonitor.enabled": (True, {}),
+    **of(
+        "serviceMonitor",
+        {
+            "labels": {"release": "prometheus"},
+            "interval": "60s",
+            "scrapeTimeout": "5s",
+            "metricRelabelings": [{"action": "drop", "sourceLabels": ["__name__"], "regex": "python_.*"}],
+        },
+    ),
+    "prometheusRule.enabled": (True, {}),
+    **of("prometheusRule", {"labels": {"release": "prometheus"}}),
+}

@@ -1,0 +1,162 @@
+"""The values of what is off by default: routes, policies, autoscaling and monitoring."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import StringConstraints
+
+from tools.chart.value_types import Count, Name, Object, Objects, Part, Port, Texts
+
+Duration = Annotated[str, StringConstraints(pattern="^([0-9]{1,5}(h|m|s|ms)){1,4}$")]
+"""Of the Gateway API and of Prometheus, as `30s`: https://gateway-api.sigs.k8s.io/geps/gep-2257/."""
+
+
+class Ingress(Part):
+    """The API outside of the cluster, by an Ingress."""
+
+    enabled: bool = False
+    """Makes an Ingress; it needs API keys or `allowWithoutKeys`."""
+    allowWithoutKeys: bool = False
+    """Lets everybody use the model who reaches the Ingress."""
+    className: str = ""
+    """Which ingress controller; empty: the cluster's default."""
+    hosts: list[str] = []
+    """Host names; without one, every name."""
+    tls: Objects = []
+    """Certificates, as `- {hosts: [x], secretName: y}`."""
+    annotations: Texts = {}
+    """More annotations, such as another controller's timeouts; they win over those for ingress-nginx."""
+    nginx: bool = True
+    """Annotations for ingress-nginx: no buffering, no limit of 60 s, bodies up to `settings.MAX_BODY_BYTES`."""
+    timeoutSeconds: Count = 3600
+    """With `nginx`: the longest silence; streams have a comment every KEEP_ALIVE_SECONDS, other answers are silent to their end."""
+
+
+class HttpRoute(Part):
+    """The API outside of the cluster, by a Gateway."""
+
+    enabled: bool = False
+    """Makes an HTTPRoute to the Service, the router or the InferencePool; it needs API keys or `allowWithoutKeys`."""
+    allowWithoutKeys: bool = False
+    """Lets everybody use the model who reaches the Gateway."""
+    parentRefs: Objects = []
+    """The Gateways, as `- {name: x, namespace: y}`."""
+    hostnames: list[str] = []
+    """Host names; without one, the Gateway's."""
+    annotations: Texts = {}
+    """Annotations of the HTTPRoute."""
+    timeout: Duration = "0s"
+    """The longest response; `0s` is none, or the longest that the implementation has."""
+
+
+class EndpointPicker(Part):
+    """Chooses the pod for each request: installed by llm-d's or the Inference Extension's own chart."""
+
+    name: Name = ""
+    """Its Service."""
+    port: Port = 9002
+    """The port of its ext-proc protocol."""
+    failureMode: Literal["FailOpen", "FailClose"] = "FailOpen"
+    """While it is away: `FailOpen` takes any ready pod, `FailClose` answers with an error."""
+
+
+class InferencePool(Part):
+    """The pods as a pool of the Gateway API Inference Extension, for llm-d's endpoint picker."""
+
+    enabled: bool = False
+    """Makes an InferencePool, and opens `/metrics` on the API's port to the picker, which has no key."""
+    endpointPicker: EndpointPicker = EndpointPicker()
+    """Chooses the pod for each request."""
+    podLabels: Texts = {"llm-d.ai/engine-type": "vllm", "llm-d.ai/role": "both"}
+    """Labels of pods that the picker reads; add `llm-d.ai/model` where its configuration asks for it."""
+
+
+class NetworkPolicy(Part):
+    """Which connections pods may have; needs a network plug-in that enforces it."""
+
+    enabled: bool = False
+    """Refuses what is not listed here."""
+    apiFrom: Objects = [{"podSelector": {}}]
+    """Who may use the API, as peers; by default the namespace's pods."""
+    metricsFrom: Objects = [{"namespaceSelector": {}}]
+    """Who may read probes and metrics on the health port, as peers; by default every pod of the cluster."""
+    downloads: bool = True
+    """Lets pods reach any address on port 443, for models of the hub."""
+    extraEgress: Objects = []
+    """More rules for what pods may reach, such as the collector of OTLP_ENDPOINT."""
+
+
+class PodDisruptionBudget(Part):
+    """How many pods a node's drain may take at once."""
+
+    enabled: bool = False
+    """Makes a PodDisruptionBudget; pods that are not ready may always be taken."""
+    minAvailable: int | str | None = None
+    """Pods that stay ready, a number or a percentage; `maxUnavailable` is then not used."""
+    maxUnavailable: int | str = 1
+    """Pods that may be taken at once, a number or a percentage."""
+
+
+class Hpa(Part):
+    """Replicas by a metric of the custom metrics API, which an adapter makes of Prometheus' metrics."""
+
+    enabled: bool = False
+    """Makes a HorizontalPodAutoscaler; `replicas` is then not used."""
+    minReplicas: Count = 1
+    """The fewest pods."""
+    maxReplicas: Count = 4
+    """The most pods."""
+    metric: Annotated[str, StringConstraints(min_length=1)] = "vllm_num_requests_waiting"
+    """The metric's name, of each pod, as the adapter has it; docs/deploy/kubernetes.md has the adapter's rule."""
+    target: Count = 5
+    """Waiting requests of a pod, on average, above which pods are added."""
+    behavior: Object = {"scaleDown": {"stabilizationWindowSeconds": 300}}
+    """How fast; pods take minutes to be ready, so that few should go at once."""
+
+
+class Keda(Part):
+    """Replicas by a query of Prometheus, with KEDA."""
+
+    enabled: bool = False
+    """Makes a ScaledObject; `replicas` is then not used."""
+    minReplicas: Count = 1
+    """The fewest pods: not 0, since pods that are gone report no waiting requests (IDLE_STOP_SECONDS frees an idle pod's memory)."""
+    maxReplicas: Count = 4
+    """The most pods."""
+    serverAddress: Annotated[str, StringConstraints(pattern="^$|^https?://")] = ""
+    """URL of Prometheus."""
+    query: str = ""
+    """The query; default: waiting requests of this release, as `serviceMonitor` labels them."""
+    threshold: Count = 5
+    """Waiting requests for each pod, above which pods are added."""
+    pollingSeconds: Count = 15
+    """How often Prometheus is asked."""
+    behavior: Object = {"scaleDown": {"stabilizationWindowSeconds": 300}}
+    """How fast, as in a HorizontalPodAutoscaler."""
+    authentication: Name = ""
+    """A TriggerAuthentication for Prometheus."""
+
+
+class ServiceMonitor(Part):
+    """Scrapes every pod with Prometheus Operator."""
+
+    enabled: bool = False
+    """Makes a ServiceMonitor of the health port; the annotations of `prometheusAnnotations` are then left out."""
+    labels: Texts = {}
+    """Labels by which your Prometheus selects ServiceMonitors, such as `release: prometheus`."""
+    interval: Duration = "15s"
+    """How often."""
+    scrapeTimeout: Duration = "10s"
+    """How long a scrape may take."""
+    metricRelabelings: Objects = []
+    """Rules for metrics, to drop some."""
+
+
+class PrometheusRule(Part):
+    """deploy/observability/rules.yml for Prometheus Operator: records and alerts."""
+
+    enabled: bool = False
+    """Makes a PrometheusRule, for every engine that Prometheus scrapes: enable it in one release."""
+    labels: Texts = {}
+    """Labels by which your Prometheus selects rules."""
