@@ -202,3 +202,25 @@ async def test_children_are_watched(tmp_path: Path, is_collected: bool) -> None:
     watcher.close()
     assert children_state(process.pid) is None
     await process.reap()
+
+
+async def test_a_worker_on_a_cpu_shows_the_work_that_its_core_waits_for() -> None:
+    """Not so on a GPU, where a worker that waits is as busy."""
+    lines: list[str] = []
+    name = "import ctypes; ctypes.CDLL(None).prctl(15, b'{}', 0, 0, 0); "
+    code = (
+        "import os, signal\n"
+        f"if not os.fork(): {name.format('VLLM::EngineCor')}signal.pause()\n"
+        f"if not os.fork(): {name.format('VLLM::Worker_TP')}print(1, flush=True); exec('while True: pass')\n"
+        "signal.pause()"
+    )
+    process = await spawn(code, lines)
+    await eventually(lambda: bool(lines) and children_state(process.pid) is not None)
+
+    def worked(*, on_cpu: bool) -> bool:
+        state = children_state(process.pid, on_cpu=on_cpu)
+        return state is not None and state.is_running and state.cpu_seconds > 0.1
+
+    await eventually(lambda: worked(on_cpu=True))
+    assert not worked(on_cpu=False)
+    await process.reap()

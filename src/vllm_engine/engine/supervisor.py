@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -25,7 +26,8 @@ from vllm_engine.engine.startup.first_tokens import FirstTokens
 from vllm_engine.engine.startup.log_progress import progress_in
 from vllm_engine.engine.startup.preparation import Foreseen, Launch
 from vllm_engine.engine.tracebacks import RepeatedTracebacks, without_repeats
-from vllm_engine.engine.watchdog.stall import StepLimit
+from vllm_engine.engine.watchdog.child_watcher import children_state
+from vllm_engine.engine.watchdog.stall import IdleChecks, StepLimit
 from vllm_engine.engine.watchdog.watchdog import Loss, LossKind, Watchdog
 from vllm_engine.errors import (
     Diagnosis,
@@ -167,7 +169,7 @@ class Supervisor:
         self._is_plain = False
         self._longest_start = max(self._longest_start, seconds)
         logger.info("ready after %.1f s%s", seconds, ", from the standby" * self._was_standby)
-        await self._watch(process, command, token_seconds)
+        await self._watch(process, launch, command, token_seconds)
 
     async def _wait_for_restart(self, error: VllmEngineError) -> None:
         """Wait for the next start; raises the error instead if there must not be one."""
@@ -238,7 +240,9 @@ class Supervisor:
                     task.cancel()
                 await asyncio.gather(exited, ready, return_exceptions=True)
 
-    async def _watch(self, process: EngineProcess, command: EngineCommand, token_seconds: float) -> NoReturn:
+    async def _watch(
+        self, process: EngineProcess, launch: Launch, command: EngineCommand, token_seconds: float
+    ) -> NoReturn:
         """Watch the engine, and keep a standby beside it, until it is lost."""
         step_limit = StepLimit(self._settings.hang_timeout_seconds)
         step_limit.completed(token_seconds)
@@ -247,8 +251,12 @@ class Supervisor:
                 frontend: await stack.enter_async_context(self._client(_HEALTH_SECONDS, path))
                 for frontend, path in self._folders.sockets_of(self._board.current.frontends).items()
             }
-            name, interval = self._settings.served_names[0], self._settings.canary_interval_seconds
-            watchdog = Watchdog(process, clients, self._activity, name, step_limit, interval)
+            settings, name = self._settings, self._settings.served_names[0]
+            checks = IdleChecks.of_nodes(
+                settings.nodes, settings.canary_interval_seconds, settings.hang_timeout_seconds
+            )
+            state = functools.partial(children_state, on_cpu=launch.on_cpu)
+            watchdog = Watchdog(process, clients, self._activity, name, step_limit, checks, state)
             keeping = asyncio.ensure_future(self._standby.keep(command, process.pid))
             try:
                 loss = await watchdog.until_lost()

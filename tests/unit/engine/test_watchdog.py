@@ -16,7 +16,13 @@ from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.control_client import ControlError, Health, NotAskedError
 from vllm_engine.engine.engine_state import Frontend
 from vllm_engine.engine.watchdog.child_watcher import ChildrenState, ChildWatcher, children_state
-from vllm_engine.engine.watchdog.stall import LEAST_SECONDS, StallClock, StepLimit, stalled_seconds
+from vllm_engine.engine.watchdog.stall import (
+    LEAST_SECONDS,
+    IdleChecks,
+    StallClock,
+    StepLimit,
+    stalled_seconds,
+)
 from vllm_engine.engine.watchdog.watchdog import Loss, LossKind, Watchdog
 
 HANG_SECONDS = 180.0
@@ -70,12 +76,14 @@ def busy(*frontends: Frontend) -> EngineActivity:
 
 async def lost(
     engine: Engine, activity: EngineActivity, *, rust: Engine | None = None,
-    within: float = 1e3, check: float = 30.0, hang: float = HANG_SECONDS,
+    within: float = 1e3, check: float = 30.0, hang: float = HANG_SECONDS, nodes: int = 1,
+    limit: StepLimit | None = None,
 ) -> LossKind | None:  # fmt: skip
     """Watch for so long; returns how the engine was lost, if it was. `rust` is its second frontend."""
     played: Any = engine
     clients = {PYTHON: played} | ({RUST: rust} if rust else {})
-    watchdog = Watchdog(played, clients, activity, "m", StepLimit(hang), check, lambda _: engine.children())
+    checks, limit = IdleChecks.of_nodes(nodes, check, hang), limit or StepLimit(hang)
+    watchdog = Watchdog(played, clients, activity, "m", limit, checks, lambda _: engine.children())
     try:
         async with asyncio.timeout(within):
             engine.loss = await watchdog.until_lost()
@@ -87,7 +95,8 @@ async def lost(
 async def stalled(engine: Engine, limit: StepLimit | None = None) -> float | None:
     """Check once."""
     limit = limit or StepLimit(HANG_SECONDS)
-    return await stalled_seconds(engine.generate_one, engine.counters, lambda: engine.children(), limit)
+    children = lambda: engine.children()  # noqa: E731
+    return await stalled_seconds(engine.generate_one, engine.counters, children, limit, HANG_SECONDS)
 
 
 @in_virtual_time
@@ -275,6 +284,28 @@ async def test_a_core_that_works_has_the_whole_hang_timeout() -> None:
         seconds = await stalled(engine)
         assert seconds is not None
         assert HANG_SECONDS < seconds < HANG_SECONDS + 5
+
+
+@in_virtual_time
+async def test_a_group_that_lost_a_node_is_noticed_within_the_hang_timeout() -> None:
+    """Without a request, however slow it was, however rarely it is asked, and whatever it seems to do meanwhile."""
+    slow = StepLimit(HANG_SECONDS)
+    slow.completed(1000.0)
+    for hang, check in ((HANG_SECONDS, 30.0), (HANG_SECONDS, 1e6), (20.0, 30.0)):
+        for children in (lambda: STILL, lambda: None):
+            for error in (None, ControlError("500")):
+                engine = Engine()
+                engine.token_seconds, engine.error, engine.children = None, error, children
+                found = await lost(
+                    engine, EngineActivity(), within=hang, check=check, hang=hang, nodes=2, limit=slow
+                )
+                assert found is LossKind.HUNG, (hang, check, error)
+    # As ever where it is switched off, and a group that generates is asked no more often than it has to be.
+    engine = Engine()
+    assert await lost(engine, EngineActivity(), check=0, nodes=2) is None
+    assert engine.asked == 0
+    assert await lost(engine, EngineActivity(), check=30, within=100, nodes=2) is None
+    assert engine.asked == 3
 
 
 def test_stall_clock() -> None:

@@ -41,6 +41,8 @@ class Launch:
     abilities: Abilities = field(default_factory=Abilities)
     frontend: str = PYTHON
     """Which frontends the command starts: both, python or rust."""
+    on_cpu: bool = False
+    """Whether it computes on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class Preparation:
             has_reasoning_parser=plan.reasoning_parser.value not in ("none", ""),
             abilities=model_abilities(preflight, model, files.folder),
             frontend=plan.frontend.value,
+            on_cpu=preflight.device.kind == "cpu",
         )
 
     def foresee(self, changes: Mapping[str, str]) -> Foreseen:

@@ -30,6 +30,7 @@ RUST_FRONTEND: Final = "vllm-rs"
 
 _CORE = TITLE + "EngineCor"
 """Linux cuts a process' name to 15 characters."""
+_WORKER = TITLE + "Worker"
 _PROC = Path("/proc")
 _STAT_BYTES = 4096
 """52 numbers and a name of 15 characters take a few hundred (proc(5))."""
@@ -49,8 +50,9 @@ class ChildrenState:
     """The state of the engine's children as the kernel reports it.
 
     Attributes:
-        cpu_seconds: CPU time of the engine cores since they were started.
-        is_running: whether a core is on a CPU, or waits for one or for a disk, at this moment.
+        cpu_seconds: CPU time, since their start, of the processes that show the engine's work: the cores,
+            and on a CPU the workers.
+        is_running: whether one of them is on a CPU, or waits for one or for a disk, at this moment.
         is_stopped: whether a signal has stopped a core, a worker or a frontend.
     """
 
@@ -59,15 +61,20 @@ class ChildrenState:
     is_stopped: bool
 
 
-def children_state(leader: int) -> ChildrenState | None:
-    """Return the state of the leader and its children; None where it cannot be read or there is no core."""
+def children_state(leader: int, *, on_cpu: bool = False) -> ChildrenState | None:
+    """Return the state of the leader and its children; None where it cannot be read or there is no core.
+
+    `on_cpu` says that the workers compute on the CPU: those of a GPU spin while they wait for it, and one
+    step of theirs on a CPU may take longer than any wait of the core's.
+    """
+    shows_work = (_CORE, _WORKER) if on_cpu else (_CORE,)
     ticks = 0
     is_running = is_stopped = has_core = False
     try:
         for _, name, fields in _processes(leader, with_leader=True):
             is_stopped = is_stopped or fields[0] == "T"
-            if name.startswith(_CORE):
-                has_core = True
+            has_core = has_core or name.startswith(_CORE)
+            if name.startswith(shows_work):
                 is_running = is_running or fields[0] in "RD"
                 ticks += int(fields[11]) + int(fields[12])
     except OSError:

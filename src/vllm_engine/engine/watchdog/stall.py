@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
+from typing import NamedTuple
 
 from vllm_engine.engine.control_client import NotAskedError
 from vllm_engine.engine.watchdog.child_watcher import ChildrenState
@@ -14,7 +15,26 @@ _FACTOR = 5.0
 """Times the longest step so far: a machine may be that much busier than it was."""
 _LOOK_SECONDS = 2.0
 _BUSY_SHARE = 0.05
-"""Of one CPU: an idle or stuck engine core uses less, whatever its helper threads do."""
+"""Of one CPU: idle or stuck processes use less, whatever their helper threads do."""
+
+
+class IdleChecks(NamedTuple):
+    """How long an engine is idle before a token is requested (0: never), and how long that may take."""
+
+    interval_seconds: float
+    most_seconds: float
+
+    @classmethod
+    def of_nodes(cls, nodes: int, interval_seconds: float, hang_seconds: float) -> IdleChecks:
+        """Return `CANARY_INTERVAL_SECONDS` and `HANG_TIMEOUT_SECONDS` as they apply to so many nodes.
+
+        A node or link that is lost while nobody asks anything may show in nothing but the next token: on
+        several nodes wait and request together stay below `HANG_TIMEOUT_SECONDS`, and so do three intervals,
+        after which a request that fails is believed.
+        """
+        if nodes == 1:
+            return cls(interval_seconds, hang_seconds)
+        return cls(min(interval_seconds, hang_seconds / 4), hang_seconds / 2)
 
 
 class StallClock:
@@ -61,11 +81,12 @@ async def stalled_seconds(
     read_progress: Callable[[], Awaitable[Hashable]],
     read_children: Callable[[], ChildrenState | None],
     limit: StepLimit,
+    most_seconds: float,
 ) -> float | None:
     """Request one token; returns None when it came, else how long the engine has made no progress.
 
-    A step may take longer than ever. With evidence that the engine works on it the limit is
-    `HANG_TIMEOUT_SECONDS`; without any it is the engine's `StepLimit`.
+    A step may take longer than ever. With evidence that the engine works on it the limit is `most_seconds`;
+    without any it is the engine's `StepLimit`, if that is less.
 
     `generate` has no time limit of its own; what `read_progress` returns changes as the engine core works.
 
@@ -78,7 +99,8 @@ async def stalled_seconds(
     began = moved = loop.time()
     works = False
     token = asyncio.ensure_future(generate())
-    pause = min(_LOOK_SECONDS, limit.seconds / 4)
+    least_seconds = min(limit.seconds, most_seconds)
+    pause = min(_LOOK_SECONDS, least_seconds / 4)
     try:
         while not (await asyncio.wait({token}, timeout=pause))[0]:
             try:
@@ -89,7 +111,7 @@ async def stalled_seconds(
             if seen != progress:
                 progress, moved, works = seen, now, True
             works = works or _is_busy(before, read_children(), now - began)
-            if now - moved > (limit.most_seconds if works else limit.seconds) and not token.done():
+            if now - moved > (most_seconds if works else least_seconds) and not token.done():
                 return now - moved
         await token
         limit.completed(loop.time() - began)
@@ -100,7 +122,7 @@ async def stalled_seconds(
 
 
 def _is_busy(before: ChildrenState | None, now: ChildrenState | None, seconds: float) -> bool:
-    """Whether the core has computed for the last `seconds`; True where that cannot be known."""
+    """Whether the engine has computed for the last `seconds`; True where that cannot be known."""
     if before is None or now is None:
         return True
     return now.is_running or now.cpu_seconds - before.cpu_seconds >= _BUSY_SHARE * seconds

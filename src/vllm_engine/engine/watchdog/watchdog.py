@@ -15,7 +15,7 @@ from vllm_engine.engine.child_process import EngineProcess
 from vllm_engine.engine.control_client import ControlClient, ControlError, Health, NotAskedError
 from vllm_engine.engine.engine_state import Frontend
 from vllm_engine.engine.watchdog.child_watcher import ChildrenState, ChildWatcher, children_state
-from vllm_engine.engine.watchdog.stall import StallClock, StepLimit, stalled_seconds
+from vllm_engine.engine.watchdog.stall import IdleChecks, StallClock, StepLimit, stalled_seconds
 
 _TICK_SECONDS = 0.5
 _METRICS_SECONDS = 2.0
@@ -56,8 +56,7 @@ class Watchdog:
     The core's work shows in the numbers of the frontend that it reports to, so only both together show that
     it hangs. A frontend's own hang is shown by that one alone.
 
-    With 0 as the step limit's upper bound it never counts as hung. `check_interval_seconds`
-    (`CANARY_INTERVAL_SECONDS`) is how long it is idle before a token is requested; 0: never.
+    With 0 as the step limit's upper bound it never counts as hung.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class Watchdog:
         activity: EngineActivity,
         served_name: str,
         step_limit: StepLimit,
-        check_interval_seconds: float,
+        idle_checks: IdleChecks,
         children: Callable[[int], ChildrenState | None] = children_state,
     ) -> None:
         self._process = process
@@ -76,7 +75,7 @@ class Watchdog:
         self._served_name = served_name
         self._step_limit = step_limit
         self._hang_seconds = step_limit.most_seconds
-        self._check_interval_seconds = check_interval_seconds
+        self._idle_checks = idle_checks
         self._children = functools.partial(children, process.pid)
         # The last values read; kept while metrics cannot be read: a failed reading is not progress.
         self._counters: dict[Frontend, int] = {}
@@ -87,7 +86,7 @@ class Watchdog:
         checks = [self._exited(), self._child_exited(watcher), *map(self._unhealthy, self._clients)]
         if self._hang_seconds:
             checks += [self._stalled(), self._stopped()]
-            if self._check_interval_seconds:
+            if self._idle_checks.interval_seconds:
                 checks.append(self._idle_check_failed())
         watches = [asyncio.ensure_future(check) for check in checks]
         try:
@@ -179,7 +178,8 @@ class Watchdog:
     async def _idle_check(self, frontend: Frontend, failures: Counter[Frontend]) -> Loss | None:
         generate = functools.partial(self._generate_one, frontend)
         try:
-            stalled = await stalled_seconds(generate, self._progress, self._children, self._step_limit)
+            most = self._idle_checks.most_seconds
+            stalled = await stalled_seconds(generate, self._progress, self._children, self._step_limit, most)
             failures[frontend] = 0
         except NotAskedError as error:
             logger.warning("cannot check whether the engine generates: %s", error)
@@ -208,7 +208,7 @@ class Watchdog:
     async def _until_idle(self) -> None:
         """Wait until nothing has come from the engine for an interval, and no request is running."""
         loop = asyncio.get_running_loop()
-        interval = self._check_interval_seconds
+        interval = self._idle_checks.interval_seconds
         progress, since = self._activity.progress, loop.time()
         while loop.time() - since < interval or self._activity.running:
             await asyncio.sleep(min(1.0, interval / 4))
