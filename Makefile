@@ -6,7 +6,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run test chaos nightly coverage check fix docs site lock image clean distclean
+.PHONY: help setup run test chaos nightly coverage check fix docs manifests site lock image clean distclean
 
 # What to lint, as far as it exists.
 PYTHON_FILES := src tests tools perf docker scripts
@@ -32,6 +32,7 @@ TIERS := -n 2 --dist loadgroup --no-loadscope-reorder tests/e2e tests/container 
 test:
 	@FRONTEND=rust scripts/setup.sh all
 	@tools/debian.sh $(DEBIAN)
+	@.venv/bin/python -m tools.helm
 	@.venv/bin/pytest $(TIERS)
 
 ## chaos      do harm to a running program with the real vLLM; writes the table of docs/measured/reliability.md
@@ -83,6 +84,12 @@ docs:
 	@.venv/bin/python tools/generate_docs.py
 	@.venv/bin/python tools/dashboard.py
 	@.venv/bin/python -m tools.chart
+
+## manifests  render deploy/kubernetes from the Helm chart anew
+manifests: docs
+	@scripts/setup.sh dev
+	@.venv/bin/python -m tools.helm
+	@.venv/bin/python -m tools.chart.manifests
 
 ## site       build the documentation into site/, strictly: a link or an anchor that leads nowhere fails
 # An environment of its own, updated when the lock has changed.

@@ -158,7 +158,7 @@ def at_port(text: str, served: Served) -> str:
 def test_recipes_have_locks() -> None:
     """Every lock of a client that is there for the page is used by it."""
     used = {re.split("; | as | with ", recipe.said)[0] for recipe in RECIPES}
-    locks = {path.stem for path in LOCKS.glob("*.txt")} - {"schemathesis", "kubernetes", "trl"}
+    locks = {path.stem for path in LOCKS.glob("*.txt")} - {"schemathesis", "trl"}
     assert used == {"curl", "terminal", "js"} | locks
 
 

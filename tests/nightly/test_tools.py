@@ -6,8 +6,6 @@ import os
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from tests.support.client_tools import python_with
 from tests.support.watched import watched_program
 
@@ -38,11 +36,3 @@ def test_own_routes_keep_their_word(tmp_path: Path) -> None:
             cwd=tmp_path,
         )
         watched.assert_calm()
-
-
-@pytest.mark.parametrize("version", ["1.29", "1.37"])
-def test_manifests(tmp_path: Path, version: str) -> None:
-    """No unknown field, no wrong type, for the oldest and the newest that the validator has."""
-    manifests = sorted(map(str, (ROOT / "deploy/kubernetes").glob("*.yaml")))
-    assert manifests
-    succeeds("kubernetes", "kubernetes-validate", "--strict", "-k", version, *manifests, cwd=tmp_path)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from tools.chart.write import values_schema, values_table, values_yaml
@@ -28,20 +29,19 @@ def contents() -> dict[Path, str]:
     }
 
 
-def main(argv: list[str]) -> int:
+def write(contents: Mapping[Path, str], target: str, *, is_check: bool) -> int:
     """Write or check every file; returns the exit status."""
-    is_check = "--check" in argv
     stale = []
-    for path, text in contents().items():
+    for path, text in contents.items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             stale.append(path)
             if not is_check:
                 path.parent.mkdir(exist_ok=True)
                 path.write_text(text, encoding="utf-8")
     for path in stale:
-        print(f"{path.relative_to(ROOT)}: {'stale: run make docs' if is_check else 'written'}")
+        print(f"{path.relative_to(ROOT)}: {f'stale: run {target}' if is_check else 'written'}")
     return 1 if stale and is_check else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(write(contents(), "make docs", is_check="--check" in sys.argv[1:]))

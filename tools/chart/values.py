@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, WithJsonSchema
 
 from tools.chart.optional_values import (
     Hpa,
@@ -91,7 +91,19 @@ class HubToken(Part):
     """Starts the pod although `existingSecret` lacks the token."""
 
 
-Key = Annotated[str, StringConstraints(pattern="^(sha256:[0-9A-Fa-f]{64}|[!#-&(-~]{8,})$")]
+Key = Annotated[
+    str,
+    WithJsonSchema(
+        {
+            "type": "string",
+            "anyOf": [
+                {"pattern": "^sha256:[0-9A-Fa-f]{64}$"},
+                {"pattern": "^[!#-&(-~]{8,}$", "not": {"pattern": "^sha256:"}},
+            ],
+        }
+    ),
+]
+"""As the program takes them from API_KEYS_FILE."""
 KeyName = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.client_tools import python_with
+from tests.unit.deploy.charts import schemas
 from tools.chart.custom_resources import Kubernetes, definitions, differences, errors, kinds
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import Settings, load_settings
@@ -21,8 +20,6 @@ from vllm_engine.gateway.local.probes import PUBLIC_PATHS
 
 ROOT = Path(__file__).parents[3]
 FILES = sorted((*(ROOT / "deploy/kserve").glob("*.yaml"), *(ROOT / "deploy/llm-d").glob("*.yaml")))
-# Read before any fixture hides the machine's environment.
-CACHE_DIR = Path(os.environ.get("CACHE_DIR") or ROOT / ".cache")
 # Settings of orchestrators and of vLLM, not ours.
 OTHERS = {"HOME", "VLLM_ADDITIONAL_ARGS"}
 
@@ -38,11 +35,7 @@ MANIFESTS = dict(manifests())
 
 @pytest.fixture(scope="module")
 def kubernetes() -> Kubernetes:
-    library = python_with("kubernetes", CACHE_DIR).parents[1] / "lib"
-    (folder,) = library.glob(
-        "python*/site-packages/kubernetes_validate/kubernetes-json-schema/v1.37.0-local-strict"
-    )
-    return Kubernetes(folder)
+    return Kubernetes(schemas("1.37"))
 
 
 def containers(manifest: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

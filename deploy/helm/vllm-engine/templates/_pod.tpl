@@ -21,7 +21,9 @@ metadata:
     {{- toYaml . | nindent 4 }}
   {{- end }}
 spec:
+  {{- if or .Values.serviceAccount.create .Values.serviceAccount.name }}
   serviceAccountName: {{ include "vllm-engine.serviceAccountName" . }}
+  {{- end }}
   automountServiceAccountToken: false
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ include "vllm-engine.grace" . }}

@@ -1,0 +1,136 @@
+"""The chart, rendered by Helm, and what Kubernetes' own schemas say of the result."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import yaml
+from referencing import Registry, Resource
+
+from tools.helm import RELEASES
+
+ROOT = Path(__file__).parents[3]
+CHART = ROOT / "deploy/helm/vllm-engine"
+EXAMPLES = sorted((CHART / "examples").glob("*.yaml"))
+MINORS = ("1.35", "1.36", "1.37")
+"""Of Kubernetes: those that its project keeps at the time of writing."""
+CUSTOM_GROUPS = frozenset[str]()
+"""API groups of custom resources, which Kubernetes' schemas do not have."""
+
+Object = dict[str, Any]
+
+
+class Refused(Exception):
+    """Helm ended with an error; the text is what it printed."""
+
+
+@dataclass(frozen=True)
+class Helm:
+    """One of the versions."""
+
+    major: str
+    binary: Path
+
+    def __call__(self, *words: str | Path, given: str = "") -> str:
+        """Run a command with values on its standard input; returns what it printed.
+
+        Raises:
+            Refused: it failed.
+        """
+        done = subprocess.run(
+            [self.binary, *map(str, words)], input=given, capture_output=True, text=True, timeout=120
+        )
+        if done.returncode != 0:
+            raise Refused(done.stderr + done.stdout)
+        return done.stdout
+
+    def text(self, values: Mapping[str, Any], *words: str | Path, name: str = "vllm-engine") -> str:
+        """Render the chart with these values."""
+        return self("template", name, CHART, *words, "--values", "-", given=json.dumps(values))
+
+    def render(
+        self, values: Mapping[str, Any], *words: str | Path, name: str = "vllm-engine"
+    ) -> list[Object]:
+        """Render the chart with these values; returns the objects."""
+        return objects(self.text(values, *words, name=name))
+
+
+def helms() -> list[Helm]:
+    """Return the versions that are there, the newest last."""
+    return [Helm(release.version[0], release.binary) for release in RELEASES if release.binary.is_file()]
+
+
+def objects(text: str) -> list[Object]:
+    """Parse what Helm printed."""
+    return [each for each in yaml.load_all(text, yaml.CSafeLoader) if each]
+
+
+def one(found: Iterable[Object], kind: str, suffix: str = "") -> Object:
+    """Return the one object of a kind, or of several the one whose name ends so."""
+    matching = [each for each in found if each["kind"] == kind and each["metadata"]["name"].endswith(suffix)]
+    assert len(matching) == 1, [(each["kind"], each["metadata"]["name"]) for each in matching]
+    return matching[0]
+
+
+def pod_of(found: Iterable[Object]) -> Object:
+    """Return the specification of the engine's pods."""
+    (workload,) = [each for each in found if each["kind"] in ("Deployment", "StatefulSet")]
+    spec: Object = workload["spec"]["template"]["spec"]
+    return spec
+
+
+def engine_of(found: Iterable[Object]) -> Object:
+    """Return the engine's container."""
+    container: Object = pod_of(found)["containers"][0]
+    return container
+
+
+def env_of(found: Iterable[Object]) -> dict[str, str]:
+    """Return the engine's variables that are given as they are."""
+    return {each["name"]: each["value"] for each in engine_of(found)["env"] if "value" in each}
+
+
+def faults(found: Iterable[Object], minor: str) -> list[str]:
+    """Return what a minor version of Kubernetes has against objects; those of custom resources are left out.
+
+    Strictly, as `kubernetes-validate --strict` does: a field that Kubernetes does not have is a fault.
+    """
+    ours = [each for each in found if each["apiVersion"].partition("/")[0] not in CUSTOM_GROUPS]
+    return [fault for each in ours for fault in _faults(json.dumps(each), minor)]
+
+
+@cache
+def _faults(text: str, minor: str) -> list[str]:
+    each = json.loads(text)
+    name = f"{minor}: {each['kind']} {each['metadata']['name']}"
+    found = _validator(each["kind"], each["apiVersion"], minor).iter_errors(each)
+    return [f"{name}: {'.'.join(map(str, fault.path))}: {fault.message}" for fault in found]
+
+
+@cache
+def _validator(kind: str, api_version: str, minor: str) -> jsonschema.Draft202012Validator:
+    group, slash, version = api_version.partition("/")
+    name = f"{kind.lower()}-{group.partition('.')[0]}{'-' if slash else ''}{version}.json"
+    return jsonschema.Draft202012Validator(_schema(minor, name), registry=_definitions(minor))
+
+
+@cache
+def _definitions(minor: str) -> Registry[Any]:
+    return Resource.from_contents(_schema(minor, "_definitions.json")) @ Registry()
+
+
+def _schema(minor: str, name: str) -> Any:
+    return json.loads((schemas(minor) / name).read_text())
+
+
+def schemas(minor: str) -> Path:
+    """Return the folder with the strict schemas of a minor version."""
+    return Path(kubernetes_validate.__file__).parent / f"kubernetes-json-schema/v{minor}.0-local-strict"
