@@ -84,6 +84,7 @@ docs:
 	@.venv/bin/python tools/generate_docs.py
 	@.venv/bin/python tools/dashboard.py
 	@.venv/bin/python -m tools.chart
+	@.venv/bin/python -m tools.plan_table
 
 ## manifests  render deploy/kubernetes from the Helm chart anew
 manifests: docs

@@ -15,6 +15,7 @@ from vllm_engine.cli.commands.completion_command import completion_command
 from vllm_engine.cli.commands.doctor_command import doctor_command
 from vllm_engine.cli.commands.dotenv_command import dotenv_command
 from vllm_engine.cli.commands.download_command import download_command
+from vllm_engine.cli.commands.plan_command import plan_command
 from vllm_engine.cli.commands.serve_command import serve_command
 from vllm_engine.cli.commands.settings_command import settings_command
 from vllm_engine.cli.commands.smoke_command import smoke_command
@@ -54,6 +55,7 @@ for command in (
     doctor_command,
     dotenv_command,
     download_command,
+    plan_command,
     serve_command,
     settings_command,
     smoke_command,

@@ -16,7 +16,14 @@ from vllm_engine.models.bundled import bundled_path, describe_bundled, is_bundle
 from vllm_engine.models.engine_script import EnginePython, ScriptError
 from vllm_engine.models.engine_scripts.bundled_files import WEIGHTS
 from vllm_engine.models.engine_scripts.chat_format import UNKNOWN, ChatFormat, read_chat_format
-from vllm_engine.models.engine_scripts.hub_files import HubFile, Listing
+from vllm_engine.models.engine_scripts.hub_files import (
+    INDEX,
+    HubFile,
+    Listing,
+    WantedFiles,
+    read_index,
+    wanted_files,
+)
 from vllm_engine.models.hub_errors import explain_hub_error
 
 HUB_TIMEOUT_SECONDS = 90.0
@@ -144,6 +151,24 @@ def read_json_file(path: Path) -> Mapping[str, Any]:
     if not isinstance(config, dict):
         raise ModelError(f"{path} does not hold a JSON object; fetch the model again")
     return config
+
+
+def files_to_load(model: Model, load_format: str = "auto") -> WantedFiles | None:
+    """Return which of a model's files vLLM loads with this `--load-format`; None if that is unknown."""
+    listing = model.listing or _local_listing(model.folder)
+    if listing is None:
+        return None
+    wanted = wanted_files(listing, load_format)
+    return wanted if wanted.weights else None
+
+
+def _local_listing(folder: Path | None) -> Listing | None:
+    """Return what vLLM would find in a folder."""
+    if folder is None or not folder.is_dir():
+        return None
+    paths = [path for path in folder.iterdir() if path.is_file()]
+    files = tuple(HubFile(path.name, path.stat().st_size, path.name) for path in paths)
+    return Listing(files, read_index(folder / INDEX))
 
 
 async def ask_hub_account(settings: Settings, engine: EnginePython) -> HubAccount:

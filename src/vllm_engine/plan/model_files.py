@@ -11,16 +11,11 @@ from vllm_engine.models.bundled import ensure_bundled, is_bundled
 from vllm_engine.models.engine_script import EnginePython, ScriptError
 from vllm_engine.models.engine_scripts.hub_files import (
     FORMATS,
-    INDEX,
-    HubFile,
-    Listing,
     WantedFiles,
-    read_index,
-    wanted_files,
 )
 from vllm_engine.models.hub_download import Listener, fetch_files
 from vllm_engine.models.hub_errors import explain_hub_error
-from vllm_engine.models.model_source import Model, read_json_file
+from vllm_engine.models.model_source import Model, files_to_load, read_json_file
 from vllm_engine.plan.engine_command import flag_value, is_switched_on
 from vllm_engine.plan.preflight import Preflight
 
@@ -46,11 +41,7 @@ class ModelFiles:
 
 def files_of(model: Model, preflight: Preflight) -> WantedFiles | None:
     """Return which of a model's files vLLM loads; None if that is unknown."""
-    listing = model.listing or _local_listing(model.folder)
-    if listing is None:
-        return None
-    wanted = wanted_files(listing, flag_value(preflight.flags, "load-format") or "auto")
-    return wanted if wanted.weights else None
+    return files_to_load(model, flag_value(preflight.flags, "load-format") or "auto")
 
 
 def loads_files(preflight: Preflight) -> bool:
@@ -111,12 +102,3 @@ def _is_offline(engine: EnginePython) -> bool:
     # As the hub client reads them.
     value = engine.environ.get("HF_HUB_OFFLINE") or engine.environ.get("TRANSFORMERS_OFFLINE") or ""
     return value.upper() in ("1", "ON", "YES", "TRUE")
-
-
-def _local_listing(folder: Path | None) -> Listing | None:
-    """Return what vLLM would find in a folder."""
-    if folder is None or not folder.is_dir():
-        return None
-    paths = [path for path in folder.iterdir() if path.is_file()]
-    files = tuple(HubFile(path.name, path.stat().st_size, path.name) for path in paths)
-    return Listing(files, read_index(folder / INDEX))

@@ -159,6 +159,10 @@ def kv_cache_of(
     )
 
 
+KV_DTYPES = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2")
+"""Values of `--kv-cache-dtype` whose numbers have one size; the others keep scales beside them."""
+
+
 def kv_value_bytes(kv_cache_dtype: str | None, dtype: str) -> int:
     """Return what one number in the KV cache takes; `kv_cache_dtype` is vLLM's flag, None where not given."""
     if (kv_cache_dtype or "").startswith("fp8"):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vllm_engine.errors import OptionProblem, Problem, SettingsError
 from vllm_engine.models.model_config import attention_heads, first_number, longest_context, text_config
 from vllm_engine.sizing.batches import BatchLimits, batch_limits, cpu_kv_bytes
 from vllm_engine.sizing.gpus import Hardware
-from vllm_engine.sizing.kv_cache import KvCache, kv_heads, kv_value_bytes, loaded_bytes
+from vllm_engine.sizing.kv_cache import KV_DTYPES, KvCache, kv_heads, kv_value_bytes, loaded_bytes
 from vllm_engine.sizing.room import Room
 
 _BFLOAT16 = (8, 0)
@@ -58,6 +58,7 @@ class Options:
     dtype: str = "auto"
     kv_cache_dtype: str | None = None
     gpu_memory_utilization: float = 0.9
+    kv_cache_memory_bytes: int | None = None
     tensor_parallel: int | None = None
     pipeline_parallel: int | None = None
     data_parallel: int = 1
@@ -135,6 +136,12 @@ def size_replica(model: SizedModel, hardware: Hardware, load: Load, options: Opt
     if longest is not None and load.context > longest:
         problem = f"the model holds at most {longest} tokens; give {longest} or less"
         raise SettingsError([OptionProblem(f"--context {load.context}", str(load.context), problem)])
+    if load.usual is not None and load.usual > load.context:
+        problem = f"longer than --context {load.context}; give a longer context"
+        raise SettingsError([OptionProblem("--prompt and --output", str(load.usual), problem)])
+    if options.kv_cache_dtype not in (None, *KV_DTYPES):
+        problem = f"its size is not known here; expected one of {', '.join(KV_DTYPES)}"
+        raise SettingsError([OptionProblem(f"--kv-cache-dtype {options.kv_cache_dtype}", None, problem)])
     tensor, pipeline = _split(model.config, hardware, options)
     gpu = hardware.gpu
     has_bfloat16 = gpu.capability is None or gpu.capability >= _BFLOAT16
@@ -154,8 +161,11 @@ def size_replica(model: SizedModel, hardware: Hardware, load: Load, options: Opt
         in_flight_tokens=limits.in_flight_tokens,
     )
     cache = room.cache
-    if hardware.is_cpu:
-        room = room.with_kv(cpu_kv_bytes(cache, load.context, gpu.memory_bytes))
+    if options.kv_cache_memory_bytes is not None:
+        # As the doctor has it: GPU_MEMORY_UTILIZATION does not bound a cache whose size is given.
+        room = replace(room, budget_bytes=gpu.memory_bytes, kv_bytes=options.kv_cache_memory_bytes)
+    elif hardware.is_cpu:
+        room = replace(room, kv_bytes=cpu_kv_bytes(cache, load.context, gpu.memory_bytes))
     return Replica(model, hardware, load, options, room, dtype, limits, cache)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from vllm_engine.sizing.kv_cache import KvCache, kv_cache_of
@@ -70,7 +70,3 @@ class Room:
             pipeline_parallel=self.pipeline_parallel,
             in_flight_tokens=self.in_flight_tokens,
         )
-
-    def with_kv(self, kv_bytes: int) -> Room:
-        """Return it with a KV cache of this size on each device."""
-        return replace(self, kv_bytes=kv_bytes)

@@ -1,0 +1,131 @@
+"""Pure: the settings that a computed replica asks for, as `.env`, as a command and as Helm values."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vllm_engine.models.model_config import longest_context
+from vllm_engine.sizing.replica import Replica
+from vllm_engine.system.sizes import GIB
+
+_IMAGE = "ghcr.io/vllm-engine/vllm-engine"
+
+
+def suggested_settings(replica: Replica) -> dict[str, str]:
+    """Return the settings by their variables."""
+    room, options = replica.room, replica.options
+    found = {"MODEL_ID": replica.model.name}
+    if options.dtype != "auto":
+        found["DTYPE"] = options.dtype
+    split = {
+        "TENSOR_PARALLEL": room.tensor_parallel,
+        "PIPELINE_PARALLEL": room.pipeline_parallel,
+        "DATA_PARALLEL": options.data_parallel,
+    }
+    found |= {name: str(count) for name, count in split.items() if count > 1}
+    found["MAX_MODEL_LEN"] = str(replica.context_to_set or replica.load.context)
+    if room.kv_bytes is not None:
+        found["KV_CACHE_MEMORY_BYTES"] = str(room.kv_bytes)
+    else:
+        found["GPU_MEMORY_UTILIZATION"] = f"{options.gpu_memory_utilization:g}"
+    if options.kv_cache_dtype:
+        found["KV_CACHE_DTYPE"] = options.kv_cache_dtype
+    if at_once := replica.at_once(replica.load.usual or replica.load.context):
+        found["MAX_IN_FLIGHT"] = str(at_once)
+    return found
+
+
+def replica_count(replica: Replica) -> int:
+    """Return how many replicas to run: for usual requests where they are known, else for the longest."""
+    return replica.replicas(replica.load.usual or replica.load.context) or 1
+
+
+def docker_command(replica: Replica) -> str:
+    """Return the command that runs one replica, to be pasted into a shell."""
+    name = replica.model.name
+    words = ["docker", "run", "--rm", "-it"]
+    if not replica.hardware.is_cpu:
+        words += ["--gpus", "all" if replica.hardware.count == 1 else str(replica.hardware.count)]
+    words += [
+        "--shm-size",
+        "8g",
+        "--stop-timeout",
+        "45",
+        "-p",
+        "127.0.0.1:8000:8000",
+        "-v",
+        "model_cache:/cache",
+    ]
+    if Path(name).is_absolute():
+        words += ["-v", f"{name}:{name}:ro"]
+    for key, value in suggested_settings(replica).items():
+        words += ["-e", f"{key}={value}"]
+    words.append(f"{_IMAGE}:{'cpu' if replica.hardware.is_cpu else 'cuda'}")
+    return shlex.join(words)
+
+
+def env_file(replica: Replica) -> str:
+    """Return the settings as lines of `.env`."""
+    return "\n".join(f"{key}={_env_value(value)}" for key, value in suggested_settings(replica).items())
+
+
+def _env_value(value: str) -> str:
+    return (
+        value
+        if value.isascii() and not set(value) & set(" '\"#$\\\t")
+        else "'" + value.replace("'", "\\'") + "'"
+    )
+
+
+def helm_values(replica: Replica) -> dict[str, Any]:
+    """Return values for the chart deploy/helm/vllm-engine."""
+    room, hardware, settings = replica.room, replica.hardware, suggested_settings(replica)
+    model: dict[str, Any] = {"id": settings.pop("MODEL_ID"), "maxLength": int(settings.pop("MAX_MODEL_LEN"))}
+    values: dict[str, Any] = {"replicas": replica_count(replica), "model": model}
+    settings.pop("TENSOR_PARALLEL", None)
+    values["parallel"] = {"tensor": room.tensor_parallel}
+    values["gpu"] = {"count": 0 if hardware.is_cpu else hardware.count}
+    flags = {"KV_CACHE_DTYPE": "--kv-cache-dtype", "KV_CACHE_MEMORY_BYTES": "--kv-cache-memory-bytes"}
+    values["settings"] = {key: _number(value) for key, value in settings.items() if key not in flags}
+    if given := [f"{flags[key]}={value}" for key, value in settings.items() if key in flags]:
+        values["extraArgs"] = given
+    stored = math.ceil(replica.model.stored_bytes / GIB * 1.25) + 5
+    values["cache"] = {"size": f"{stored}Gi"}
+    if hardware.is_cpu:
+        memory = f"{int(hardware.gpu.memory_gib)}Gi"
+        values["resources"] = {"requests": {"memory": memory}, "limits": {"memory": memory}}
+    return values
+
+
+def values_file(replica: Replica) -> str:
+    """Return those values as YAML."""
+    return "\n".join(["# For the chart deploy/helm/vllm-engine.", *_yaml(helm_values(replica))])
+
+
+def _yaml(values: dict[str, Any], indent: str = "") -> Iterator[str]:
+    """Write a dictionary of texts, numbers, lists and such dictionaries; JSON's texts are YAML's."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield f"{indent}{key}:"
+            yield from _yaml(value, indent + "  ")
+        else:
+            yield f"{indent}{key}: {json.dumps(value)}"
+
+
+def _number(value: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
+
+
+def is_models_maximum(replica: Replica) -> bool:
+    """Say whether it is the model, not the memory, that ends the largest context."""
+    return replica.longest is not None and replica.longest == longest_context(replica.model.config)
