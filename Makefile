@@ -9,7 +9,7 @@ SHELL := /bin/sh
 .PHONY: help setup run test chaos nightly coverage check fix docs manifests site lock image clean distclean
 
 # What to lint, as far as it exists.
-PYTHON_FILES := src tests tools perf docker scripts
+PYTHON_FILES := src tests tools perf docker scripts deploy/router
 
 ## setup      make .venv (the gateway) and .venv-engine (vLLM and the bundled model)
 setup:
@@ -118,6 +118,7 @@ lock:
 	@$(LOCK) --group dev -c requirements/gateway.txt -c requirements/build.txt -o requirements/dev.txt
 	@$(LOCK) --group uv -o requirements/uv.txt
 	@$(LOCK) --group docs -o requirements/docs.txt
+	@$(LOCK) --group router -o requirements/router.txt
 	@$(LOCK_CPU) || $(LOCK_CPU) --find-links "$${TORCH_INDEX:-https://download.pytorch.org/whl/cpu}/torch/"
 	@UV_FIND_LINKS= $(LOCK) -o requirements/engine-cuda.txt requirements/engine-cuda.in
 	@scripts/uv.sh run --no-project --python .venv/bin/python python -I scripts/rust_frontend.py lock

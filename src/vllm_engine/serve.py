@@ -31,6 +31,7 @@ from vllm_engine.gateway.http.listening_sockets import Listeners
 from vllm_engine.gateway.local.operator_report import Machine, SettingRow
 from vllm_engine.gateway.local.probes import Build
 from vllm_engine.plan.configuration_report import EffectiveSettings
+from vllm_engine.plan.engine_command import may_scale_out
 from vllm_engine.plan.engine_plan import EnginePlan
 from vllm_engine.plan.preflight import Preflight
 from vllm_engine.system.device import gpu_loads
@@ -92,7 +93,10 @@ async def serve(
             asked = EngineControl(folders.socket, folders.rust_socket, board, timeout_seconds=_HEALTH_SECONDS)
             control = await stack.enter_async_context(asked)
             machine = _machine(preflight, effective, lines_dropped, listeners)
-            gateway = build_gateway(settings, board, build, folders, activity, control, machine)
+            scale_out = may_scale_out(preflight.flags)
+            gateway = build_gateway(
+                settings, board, build, folders, activity, control, machine, has_scale_out=scale_out
+            )
             stack.push_async_callback(gateway.close)
             front = await stack.enter_async_context(open_front(settings, gateway, listeners, files))
             beside = companion(board) if companion is not None else None

@@ -22,8 +22,13 @@ _ENVIRON = dict(os.environ) | {"UV_COMPILE_BYTECODE": "0"}
 
 
 def python_with(client: str, cache: Path) -> Path:
+    """Return a Python that has the packages of one client's lock."""
+    return python_of_lock(LOCKS / f"{client}.txt", cache)
+
+
+def python_of_lock(lock: Path, cache: Path) -> Path:
     """Return a Python that has the packages of one lock; they are installed once and then need no network."""
-    lock = LOCKS / f"{client}.txt"
+    client = lock.stem
     folder = cache / "clients" / client
     stamp = folder / "installed"
     wanted = hashlib.sha256(lock.read_bytes() + sys.version.encode() + bytes(folder)).hexdigest()

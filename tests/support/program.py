@@ -259,13 +259,14 @@ def running(
     arguments: tuple[str, ...] = (),
     wrapper: tuple[str, ...] = (),
     redirect: str = "",
+    port: int | None = None,
 ) -> Iterator[Program]:
     """Run `vllm-engine serve` with these variables; its log is printed, so that pytest shows it on failure.
 
     `wrapper` is a command that becomes it, such as `prlimit --nofile=1024 --`; `redirect` is for its standard
-    streams, as a shell has it.
+    streams, as a shell has it. Without a `port` it gets a free one.
     """
-    port = free_port()
+    port = port or free_port()
     log = folder / f"program-{port}.log"
     defaults = COVERAGE | {
         "PATH": os.environ["PATH"],

@@ -37,6 +37,10 @@ logger = logging.getLogger("gateway")
 
 _SHUTTING_DOWN = "The server is shutting down"
 _NO_CREDENTIALS: frozenset[bytes] = frozenset()
+_NO_SCALE_OUT = ApiError(
+    403, "PermissionDeniedError", "Scale-out endpoints are disabled; ENABLE_SCALE_OUT=1 enables them"
+)
+"""In place of vLLM's own, whose remedy is another (`vllm/entrypoints/scale_out/factories.py`)."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -55,6 +59,8 @@ class Gateway:
     recovery: Recovery
     finished: Callable[[RequestRecord], None]
     """Called with each request's record at its end; must not raise."""
+    has_scale_out: bool
+    """Whether vLLM's scale-out endpoints are on, so that the engine is asked for what they answer."""
     in_flight: int = field(default=0, init=False)
     """How many API requests are under way, including those that are still being sent or wait."""
     _is_lame_duck: bool = field(default=False, init=False)
@@ -137,6 +143,10 @@ class Gateway:
                 return
             record.route, record.is_core_work = route.template, route.is_core_work
             check_method(record.method, route.methods)
+            if route.is_scale_out and not self.has_scale_out:
+                # Routers ask for every chat, so no engine is asked or woken for it, and no limit counts it.
+                await send_error(send, record, _NO_SCALE_OUT)
+                return
             if self.tracer is not None:
                 record.span = self.tracer.start(scope["headers"], record)
             self.in_flight += 1

@@ -50,6 +50,7 @@ def build_gateway(
     activity: EngineActivity,
     control: EngineControl,
     machine: Machine = _UNKNOWN_MACHINE,
+    has_scale_out: bool = False,
 ) -> Gateway:
     """Return the gateway to the engine in `folders`, of whose work it keeps `activity` up to date.
 
@@ -99,6 +100,7 @@ def build_gateway(
         tracer=make_tracer(settings.traces_url, __version__),
         recovery=recovery,
         finished=observation.finished,
+        has_scale_out=has_scale_out,
     )
 
 

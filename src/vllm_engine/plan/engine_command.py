@@ -246,6 +246,15 @@ def is_switched_on(flags: Sequence[str], name: str) -> bool:
     return given[-1:] == [on]
 
 
+def may_scale_out(flags: Sequence[str]) -> bool:
+    """Whether vLLM has its scale-out endpoints with these flags, or may have: a `--config` is not read here.
+
+    As in `vllm/entrypoints/scale_out/factories.py` of 0.32 and 0.33.
+    """
+    has_switch = any(is_switched_on(flags, name) for name in ("enable-scale-out", "tokens-only"))
+    return has_switch or flag_value(flags, "config") is not None
+
+
 def flag_number(flags: Sequence[str], name: str) -> int | None:
     """Return the value of a flag of vLLM's that is a number such as 8k; None where it is not given as one."""
     try:

@@ -62,10 +62,13 @@ def test_a_request() -> None:
     page = ("/", "/ui", "/ui/", "/ui/state", "/ui/chat/chat.js", "/docs", "/docs/", "/favicon.ico")
     minor = [ended(path) for path in (*PROBES, *page)]
     minor.append(ended(status=503, outcome=Outcome.REJECTED, reason="not_ready"))
+    render = "/v1/chat/completions/render"
+    minor += [ended(render, status=status, route=render) for status in (200, 403)]
     for record in minor:
         assert logged(record, "json") == ""
         assert json.loads(logged(record, "json", "debug"))["level"] == "DEBUG"
-    for more in (ended("/uix"), ended(status=503, outcome=Outcome.REJECTED, reason="draining")):
+    failed = ended(render, status=500, route=render)
+    for more in (ended("/uix"), failed, ended(status=503, outcome=Outcome.REJECTED, reason="draining")):
         assert json.loads(logged(more, "json"))["level"] == "INFO"
 
 

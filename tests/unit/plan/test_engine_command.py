@@ -10,7 +10,13 @@ from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import load_settings
 from vllm_engine.engine.startup.engine_folders import EngineFolders
 from vllm_engine.models.model_source import Model
-from vllm_engine.plan.engine_command import RUST_SOCKET, EngineCommand, build_command, flag_value
+from vllm_engine.plan.engine_command import (
+    RUST_SOCKET,
+    EngineCommand,
+    build_command,
+    flag_value,
+    may_scale_out,
+)
 from vllm_engine.plan.engine_installation import Installation
 from vllm_engine.plan.engine_plan import Choice, EnginePlan
 from vllm_engine.plan.preflight import warnings_about
@@ -126,3 +132,12 @@ def test_flag_value() -> None:
         "--load-format": None,
     }
     assert {flags: flag_value(flags.split(), "load-format") for flags in pairs} == pairs
+
+
+def test_scale_out_endpoints() -> None:
+    """Off unless a switch of vLLM's has them on, or a file that is not read here may."""
+    cases: dict[tuple[str, ...], bool] = {
+        (): False, ("--enable-scale-out",): True, ("--enable_scale_out",): True, ("--tokens-only",): True,
+        ("--enable-scale-out", "--no-enable-scale-out"): False, ("--config", "vllm.yaml"): True,
+    }  # fmt: skip
+    assert {flags: may_scale_out(flags) for flags in cases} == cases

@@ -57,6 +57,28 @@ async def test_who_answers(tmp_path: Path) -> None:
     assert "gateway_engine_up 0.0" in text
 
 
+async def test_what_routers_ask_of_every_replica(tmp_path: Path) -> None:
+    """Without scale-out endpoints it is refused as by vLLM, at once, whatever the engine does, and counts for no limit."""
+    limits: dict[str, Any] = {"API_KEYS": f"me:{KEY}", "KEY_REQUESTS_PER_MINUTE": "1", "LOG_LEVEL": "info"}
+    async with gateway(tmp_path, **limits) as (client, made):
+        for path, kind in (
+            (f"{CHAT}/render", "PermissionDeniedError"),
+            ("/v1/messages/render", "permission_error"),
+        ):
+            assert (await client.post(path, content=b"{}")).status_code == 401
+            for _ in range(3):
+                answer = await client.post(path, headers={"Authorization": f"Bearer {KEY}"}, content=b"{}")
+                error = answer.json()["error"]
+                assert (answer.status_code, error["type"]) == (403, kind)
+                assert "ENABLE_SCALE_OUT=1" in error["message"]
+        made.has_scale_out = True
+        answer = await client.post(path, headers={"Authorization": f"Bearer {KEY}"}, content=b"{}")
+        assert answer.status_code == 503  # for the engine, which is not there
+        text = (await client.get("/metrics", headers={"Authorization": f"Bearer {KEY}"})).text
+    assert 'gateway_rejections_total{reason="unauthorized"} 2.0' in text
+    assert f'gateway_requests_total{{outcome="complete",route="{CHAT}/render",status="403"}} 3.0' in text
+
+
 async def test_a_defect_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It costs one request, is answered and seen, and shows nothing of itself."""
     async with gateway(tmp_path, API_KEYS=KEY) as (client, made):

@@ -20,6 +20,9 @@ PROBES = frozenset(
 _PAGE = frozenset(("/", "/ui", "/docs", "/docs/", "/favicon.ico"))
 """Beside what is below `/ui/`."""
 
+_RENDER = "/render"
+"""How the routes end that vllm-router asks of every replica for every chat."""
+
 logger = logging.getLogger("gateway.access")
 
 
@@ -66,12 +69,13 @@ def log_access(record: RequestRecord, model: str | None = None) -> None:
 
 
 def _is_minor(record: RequestRecord) -> bool:
-    """Whether it is a probe, a part of the page, or one of many that came before the model was loaded."""
+    """Whether it is a probe, a router's question, the page's, or one of many before the model was loaded."""
     return (
         record.path in PROBES
         or record.path in _PAGE
         or record.path.startswith("/ui/")
         or (record.status == 503 and record.reason == "not_ready")
+        or (record.route.endswith(_RENDER) and record.status in (200, 403))
     )
 
 

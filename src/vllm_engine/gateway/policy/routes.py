@@ -50,21 +50,27 @@ class Route:
     """Whether vLLM answers with an event stream if the body asks for one."""
     is_batch: bool = False
     """Whether one request has many conversations, and counts as that many for admission."""
+    is_scale_out: bool = False
+    """Whether vLLM answers it with 403 unless it runs with `--enable-scale-out`.
+
+    vllm-router's policy `cache_aware` asks every replica for the tokens of every chat on such a route. After
+    403 it goes by the text alone; after 404 it would ask each replica's `/tokenize` as well (0.1.17).
+    """
 
 
 ROUTES = (
     Route("/v1/chat/completions", _POST, is_core_work=True, may_stream=True),
     Route("/v1/chat/completions/batch", _POST, is_core_work=True, is_batch=True),
-    Route("/v1/chat/completions/render", _POST),
+    Route("/v1/chat/completions/render", _POST, is_scale_out=True),
     Route("/v1/completions", _POST, is_core_work=True, may_stream=True),
-    Route("/v1/completions/render", _POST),
+    Route("/v1/completions/render", _POST, is_scale_out=True),
     Route("/v1/responses", _POST, is_core_work=True, may_stream=True),
-    Route("/v1/responses/render", _POST),
+    Route("/v1/responses/render", _POST, is_scale_out=True),
     Route("/v1/responses/{id}", _GET),
     Route("/v1/responses/{id}/cancel", _POST),
     Route("/v1/messages", _POST, is_core_work=True, may_stream=True),
     Route("/v1/messages/count_tokens", _POST),
-    Route("/v1/messages/render", _POST),
+    Route("/v1/messages/render", _POST, is_scale_out=True),
     Route("/v1/models", _GET),
     Route("/tokenize", _POST),
     Route("/detokenize", _POST),

@@ -1,0 +1,1 @@
+"""Several of our servers behind the real vllm-router."""
