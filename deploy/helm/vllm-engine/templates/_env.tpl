@@ -1,7 +1,7 @@
 {{/* What the chart itself sets, as a JSON object from a variable's name to its value. An optional template that needs another
 setting adds it here; what the user gives in `settings` wins. */}}
 {{- define "vllm-engine.variables" -}}
-{{- $set := dict "MODEL_ID" .Values.model.id "HEALTH_PORT" "8001" }}
+{{- $set := dict "MODEL_ID" .Values.model.id "HEALTH_PORT" "8001" "METRICS_PUBLIC" "0" }}
 {{- with .Values.model.revision }}{{ $_ := set $set "MODEL_REVISION" . }}{{ end }}
 {{- with .Values.model.servedNames }}{{ $_ := set $set "SERVED_MODEL_NAME" (join "," .) }}{{ end }}
 {{- with .Values.model.maxLength }}{{ $_ := set $set "MAX_MODEL_LEN" (include "vllm-engine.scalar" .) }}{{ end }}
