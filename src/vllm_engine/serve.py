@@ -12,6 +12,7 @@ from math import nan
 from typing import Any
 
 from vllm_engine.config.library_variables import temporary_roots
+from vllm_engine.config.own_address import health_url
 from vllm_engine.config.settings import Settings
 from vllm_engine.diagnosis.explainer import Explainer
 from vllm_engine.diagnosis.termination import write_termination_log
@@ -71,6 +72,7 @@ async def serve(
     recorder = StartRecorder(board, StartHistory(settings.cache_dir / "starts.json"))
     with engine_folders(*temporary_roots()) as folders:
         effective = EffectiveSettings(preflight)
+        folders.health_url_file.write_text(health_url(settings))
 
         def planned(preflight: Preflight, plan: EnginePlan) -> None:
             explainer.planned(preflight, plan)

@@ -11,7 +11,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -260,11 +260,12 @@ def running(
     wrapper: tuple[str, ...] = (),
     redirect: str = "",
     port: int | None = None,
+    command: Callable[[int], Sequence[str]] = lambda _: (sys.executable, "-m", "vllm_engine.cli", "serve"),
 ) -> Iterator[Program]:
     """Run `vllm-engine serve` with these variables; its log is printed, so that pytest shows it on failure.
 
     `wrapper` is a command that becomes it, such as `prlimit --nofile=1024 --`; `redirect` is for its standard
-    streams, as a shell has it. Without a `port` it gets a free one.
+    streams, as a shell has it. Without a `port` it gets a free one; `command` is another one, given its port.
     """
     port = port or free_port()
     log = folder / f"program-{port}.log"
@@ -281,7 +282,7 @@ def running(
     shell = ["sh", "-c", f'exec "$@" {redirect}', "sh"] if redirect else []
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [*shell, *wrapper, sys.executable, "-m", "vllm_engine.cli", "serve", *arguments],
+            [*shell, *wrapper, *command(port), *arguments],
             env=defaults | dict(environ),
             stdin=subprocess.DEVNULL,
             stdout=out,

@@ -19,6 +19,7 @@ from vllm_engine.cli.commands.plan_command import plan_command
 from vllm_engine.cli.commands.serve_command import serve_command
 from vllm_engine.cli.commands.settings_command import settings_command
 from vllm_engine.cli.commands.smoke_command import smoke_command
+from vllm_engine.cli.commands.vllm_command import vllm_command
 from vllm_engine.cli.console import escape_what_cannot_be_encoded
 from vllm_engine.cli.exit_status import exit_on_error
 from vllm_engine.system.standard_streams import flush_streams, open_closed_streams
@@ -59,5 +60,6 @@ for command in (
     serve_command,
     settings_command,
     smoke_command,
+    vllm_command,
 ):
     main.add_command(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vllm_engine.client.api_client import Server
+from vllm_engine.config.own_address import own_url
 from vllm_engine.config.settings import Settings
 from vllm_engine.errors import Problem, SettingsError
 from vllm_engine.gateway.http.tls import client_context
@@ -22,10 +23,7 @@ def local_server(settings: Settings, api_key: str | None = None) -> Server:
         tls = client_context(cert) if cert else None
     except OSError as error:
         raise SettingsError([Problem("TLS_CERT_FILE", str(cert), f"cannot be used ({error})")]) from error
-    # Whoever listens on every address is reached by loopback.
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
-    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    return Server(f"{'https' if tls else 'http'}://{host}:{settings.port}", api_key or _key(settings), tls)
+    return Server(own_url(settings), api_key or _key(settings), tls)
 
 
 def _key(settings: Settings) -> str | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.redaction import secrets_in_environment
 from vllm_engine.config.settings import Settings
+from vllm_engine.gateway.observe.access_log import ACCESS_LOGGER
 from vllm_engine.gateway.policy.auth import secrets_in, words
 from vllm_engine.system.log import ENGINE_LOGGER, configure_logging
 from vllm_engine.system.standard_streams import drain_all, stop_blocking
@@ -36,6 +37,8 @@ def set_up_logging(
     elif is_verbose and level != "debug":
         level = "info"
     configure_logging(level, settings.log_format, secrets)
+    if not settings.access_log:
+        logging.getLogger(ACCESS_LOGGER).setLevel(logging.WARNING)
     if is_hidden:
         logging.getLogger(ENGINE_LOGGER).setLevel(logging.ERROR)
 

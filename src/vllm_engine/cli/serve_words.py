@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.flags import Flag, FlagCatalogue
@@ -32,11 +33,23 @@ class ServeWords:
     flags: list[str] = field(default_factory=list)
     """For vLLM, as they are; they are checked with the rest."""
     problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """For the log: what was taken, and means less than its user may think."""
 
 
-def understand(words: Sequence[str]) -> ServeWords:
-    """Sort the words; how many values a flag takes is what the newest vLLM that is known says."""
-    return _Reader(words).read()
+class FlagRule(Protocol):
+    """What one of vLLM's flags means, where that is not what it means after `vllm-engine serve`."""
+
+    def __call__(self, found: ServeWords, option: str, values: Sequence[str], is_on: bool, /) -> None:
+        """Add to what was found; `is_on` is False for the form that turns a switch off."""
+
+
+def understand(words: Sequence[str], rules: Mapping[str, FlagRule] = {}) -> ServeWords:
+    """Sort the words; how many values a flag takes is what the newest vLLM that is known says.
+
+    `rules` are by the flag's name without dashes.
+    """
+    return _Reader(words, rules).read()
 
 
 def with_words(environment: Environment, words: Sequence[str]) -> Environment:
@@ -45,25 +58,34 @@ def with_words(environment: Environment, words: Sequence[str]) -> Environment:
     Raises:
         SettingsError: a word cannot be meant, or must not be there.
     """
-    found = understand(words)
+    return with_found(environment, understand(words))
+
+
+def with_found(environment: Environment, found: ServeWords) -> Environment:
+    """Return the environment with words that have been sorted.
+
+    Raises:
+        SettingsError: a word cannot be meant, or must not be there.
+    """
     if found.problems:
         raise SettingsError(found.problems)
     model, before = found.settings.get("MODEL_ID"), environment.merged.get("MODEL_ID")
     is_told = model and before and model != before and environment.source("MODEL_ID")
-    notes = (f"MODEL_ID={before} is not used: the command line says {model}",) if is_told else ()
+    notes = [f"MODEL_ID={before} is not used: the command line says {model}"] if is_told else []
     return replace(
         environment,
         options=found.settings,
         flags=tuple(found.flags),
-        notes=(*environment.notes, *notes),
+        notes=(*environment.notes, *found.notes, *notes),
     )
 
 
 class _Reader:
     """Goes through the words once."""
 
-    def __init__(self, words: Sequence[str]) -> None:
+    def __init__(self, words: Sequence[str], rules: Mapping[str, FlagRule]) -> None:
         self._words = list(words)
+        self._rules = rules
         self._found = ServeWords()
         flags = FlagCatalogue.load("").flags
         self._by_option = {alias: flag for flag in flags for alias in flag.aliases}
@@ -83,6 +105,10 @@ class _Reader:
         option, joined, value = word.partition("=")
         name = option.removeprefix("--").replace("_", "-") if option.startswith("--") else ""
         flag = self._by_option.get(f"--{name}" if name else option)
+        if flag and (rule := self._rules.get(flag.name)):
+            values = self._values(_takes(flag, option), joined, value)
+            rule(self._found, option, values, f"--{name}" not in flag.negatives)
+            return
         setting = self._setting(name, flag)
         if setting in _OF_THE_IMAGE:
             self._refuse(option, f"is read by the image's entry point; set {setting}")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+ENGINE_KEY = "VLLM_API_KEY"
+"""The key that vLLM would ask clients for: the gateway does, and the engine is not told."""
 
 SAME: Mapping[str, str] = {
     # the hub's own libraries, and what people call its token
@@ -39,8 +42,9 @@ SAME: Mapping[str, str] = {
     # vLLM's own flag, and its variable for its clients' connections: those are ours
     "MODEL": "MODEL_ID",
     "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "CLIENT_KEEP_ALIVE_SECONDS",
+    ENGINE_KEY: "API_KEYS",
 }
-"""Variables with the same meaning and values as ours: they are read."""
+"""Variables with the same meaning as ours: they are read."""
 
 ELSEWHERE: Mapping[str, str] = {
     # NVIDIA NIM
@@ -87,6 +91,8 @@ def adopt(environ: Mapping[str, str], *, is_set: Mapping[str, str]) -> tuple[dic
     notes = []
     for theirs, ours in SAME.items():
         value = result.get(theirs)
+        if value and theirs == ENGINE_KEY:
+            value = literal_keys([value])
         if not value:
             continue
         del result[theirs]
@@ -97,6 +103,17 @@ def adopt(environ: Mapping[str, str], *, is_set: Mapping[str, str]) -> tuple[dic
         elif ruling != value:
             notes.append(f"{theirs} is not read: {ours} is set as well, and to something else")
     return result, notes
+
+
+def literal_keys(keys: Sequence[str]) -> str | None:
+    """Return keys, each of which is meant as it stands, as `API_KEYS` has them; None where it cannot.
+
+    Without a name of its own a key that contains a colon would be taken for a name and a key.
+    """
+    if any("," in key or len(key.split()) > 1 for key in keys):
+        return None
+    named = [f"key-{at}:{key}" if ":" in key else key for at, key in enumerate(filter(None, keys), 1)]
+    return " ".join(named)
 
 
 def ambiguous(environ: Mapping[str, str]) -> list[str]:

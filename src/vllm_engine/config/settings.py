@@ -37,7 +37,7 @@ from vllm_engine.config.setting_types import (
 )
 from vllm_engine.errors import IllegalValue, SettingsError
 
-DtypeName = Literal["auto", "bfloat16", "float16", "float32", "half", "float"]
+DtypeName = Literal["auto", "model", "bfloat16", "float16", "float32", "half", "float"]
 
 
 class Settings(BaseModel):
@@ -84,8 +84,9 @@ class Settings(BaseModel):
     """Longest silence on an event stream before a comment is sent, so that no proxy gives up."""
 
     # --- engine
-    dtype: Annotated[DtypeName, Lower, Legal("auto, bfloat16, float16 or float32")] = "auto"
-    """Weights and activations. `auto`: bfloat16 where the device supports it, else float16."""
+    dtype: Annotated[DtypeName, Lower, Legal("auto, model, bfloat16, float16 or float32")] = "auto"
+    """Weights and activations. `auto`: bfloat16 where the device supports it, else float16; `model`: what the
+    model was published in, as vLLM's own `auto`."""
     tensor_parallel: Annotated[CountOrAuto, Legal("a whole number of GPUs from 1, or auto")] = 1
     """GPUs to split each layer over; `auto`: as many as fit the model."""
     pipeline_parallel: Count = 1
@@ -202,6 +203,8 @@ class Settings(BaseModel):
     """Least severe level that is logged."""
     log_format: Annotated[Literal["auto", "console", "json"], Lower] = "auto"
     """`auto`: console on a terminal, else json."""
+    access_log: bool = True
+    """Logs a line for each request; probes and the page are left out in any case."""
     otlp_endpoint: PlainUrl | None = None
     """Collector of the gateway's and vLLM's traces (OTLP over HTTP); default path `/v1/traces`."""
 

@@ -169,6 +169,8 @@ class Planner:
         return Choice(str(value), self._source(key) or "default")
 
     def _dtype(self) -> Choice:
+        if self._settings.dtype == "model":
+            return Choice("auto", "vLLM's own, as the model was published")
         if self._settings.dtype != "auto":
             return self._given("DTYPE", self._settings.dtype)
         if self._device.supports_bfloat16:

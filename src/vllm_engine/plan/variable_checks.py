@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.flags import ENV_NAMES_NOT_TAKEN, CheckedFlags, FlagCatalogue, env_name
-from vllm_engine.config.other_engines import ELSEWHERE, SAME
+from vllm_engine.config.other_engines import ELSEWHERE, ENGINE_KEY, SAME
 from vllm_engine.config.quoting import stray_in_words
 from vllm_engine.config.redaction import masked
 from vllm_engine.config.settings import Settings
@@ -73,5 +73,5 @@ def _quoted(environ: Mapping[str, str], flags: Collection[str]) -> list[Problem]
 
 def _check_engine_key(environ: Mapping[str, str]) -> list[Problem]:
     # With a key of its own vLLM would refuse our probes, and leave some of its routes open all the same.
-    key = "VLLM_API_KEY"
-    return [Problem(key, "***", "is not read; set API_KEYS")] if environ.get(key) else []
+    why = "is not read, as a key with a comma or a space cannot be; put it into API_KEYS_FILE, hashed"
+    return [Problem(ENGINE_KEY, "***", why)] if environ.get(ENGINE_KEY) else []

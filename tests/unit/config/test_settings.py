@@ -54,7 +54,7 @@ ILLEGAL = {  # by what the message asks for, in every setting that asks for it
     "a fraction above 0 and up to 1": "0 1.5 nan",
     "1 or 0": "maybe",
     "1, 0 or auto": "maybe",
-    "auto, bfloat16, float16 or float32": "int4",
+    "auto, model, bfloat16, float16 or float32": "int4",
     "auto, both, python or rust": "go",
     "exit or hold": "stay",
     "debug, info, warning or error": "loud",

@@ -56,33 +56,49 @@ def serve_command(
 
     Secrets are taken from variables alone: a command line can be read by every process of the machine.
     """
+    from vllm_engine.cli.serve_words import with_words
+
+    with exit_on_error(to_termination_log=True, interrupted=ExitCode.CLEAN):
+        environment = with_words(environment_for(local=local), words)
+        run_server(environment, is_dry_run=dry_run, question=question, is_verbose=verbose)
+
+
+def run_server(
+    environment: Environment,
+    *,
+    is_dry_run: bool = False,
+    question: str | None = None,
+    is_verbose: bool = False,
+) -> None:
+    """Run the gateway and the engine until a signal; returns after a clean stop.
+
+    Raises:
+        VllmEngineError: the settings cannot work, or the engine cannot run.
+    """
     import uvloop
 
     from vllm_engine.cli.logging_setup import never_block, set_up_logging
-    from vllm_engine.cli.serve_words import with_words
     from vllm_engine.config.settings import read_settings
     from vllm_engine.gateway.http.listening_sockets import listen
     from vllm_engine.gateway.settings_check import check_gateway
     from vllm_engine.plan.preflight import run_preflight
 
-    with exit_on_error(to_termination_log=True, interrupted=ExitCode.CLEAN):
-        environment = with_words(environment_for(local=local), words)
-        settings, illegal = read_settings(environment)
-        lines_dropped = (lambda: 0) if dry_run else never_block()
-        view = _View.of(settings, environment, is_verbose=verbose)
-        set_up_logging(settings, environment, is_hidden=view.is_log_hidden, is_verbose=verbose)
-        others = [*illegal, *check_gateway(settings)]
-        preflight = run_preflight(settings, environment, Path(sys.prefix), others)
-        # Only now: importing FastAPI fails if OTEL_PROPAGATORS names one that is not installed.
-        from vllm_engine.serve import serve
+    settings, illegal = read_settings(environment)
+    lines_dropped = (lambda: 0) if is_dry_run else never_block()
+    view = _View.of(settings, environment, is_verbose=is_verbose)
+    set_up_logging(settings, environment, is_hidden=view.is_log_hidden, is_verbose=is_verbose)
+    others = [*illegal, *check_gateway(settings)]
+    preflight = run_preflight(settings, environment, Path(sys.prefix), others)
+    # Only now: importing FastAPI fails if OTEL_PROPAGATORS names one that is not installed.
+    from vllm_engine.serve import serve
 
-        _log_warnings(preflight)
-        if dry_run:
-            _print_command(preflight)
-            return
-        listeners = listen(settings)
-        presenter = _presenter(preflight, question, view) if view.is_screen or question is not None else None
-        uvloop.run(serve(preflight, listeners, presenter, lines_dropped))
+    _log_warnings(preflight)
+    if is_dry_run:
+        _print_command(preflight)
+        return
+    listeners = listen(settings)
+    presenter = _presenter(preflight, question, view) if view.is_screen or question is not None else None
+    uvloop.run(serve(preflight, listeners, presenter, lines_dropped))
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,11 @@ class EngineFolders:
         """Where the launcher of both says which of them run, and why not both."""
         return self.sockets / "frontends.json"
 
+    @property
+    def health_url_file(self) -> Path:
+        """Where the URL of `/healthz` is, for the image's health check: options may have set it."""
+        return self.sockets / "health-url"
+
     def variables(self, environ: Mapping[str, str]) -> dict[str, str]:
         """Return the variables that lead the engine there, in the user's `environ`."""
         rpc = environ.get("VLLM_RPC_BASE_PATH") or str(self.sockets)

@@ -23,7 +23,8 @@ _PAGE = frozenset(("/", "/ui", "/docs", "/docs/", "/favicon.ico"))
 _RENDER = "/render"
 """How the routes end that vllm-router asks of every replica for every chat."""
 
-logger = logging.getLogger("gateway.access")
+ACCESS_LOGGER = "gateway.access"
+logger = logging.getLogger(ACCESS_LOGGER)
 
 
 def log_access(record: RequestRecord, model: str | None = None) -> None:

@@ -1,0 +1,1 @@
+"""Starts by vLLM's own command: what its users' words mean here (docs/deploy/drop-in.md)."""
