@@ -84,8 +84,8 @@ def main() -> None:
 
 
 @contextmanager
-def ready_program(folder: Path, *, real: bool) -> Iterator[Rig]:
-    """Run our program, with the real engine or the fake one, until it is ready."""
+def ready_program(folder: Path, *, real: bool, **more: str) -> Iterator[Rig]:
+    """Run our program, with the real engine or the fake one and more settings, until it is ready."""
     environ = {"MAX_RESTARTS": "1000", "RESTART_WINDOW_SECONDS": "1", "LOG_LEVEL": "warning", "STANDBY": "1"}
     if real:
         environ["ENGINE_PYTHON"] = os.environ.get("ENGINE_PYTHON") or str(ROOT / ".venv-engine/bin/python")
@@ -96,7 +96,7 @@ def ready_program(folder: Path, *, real: bool) -> Iterator[Rig]:
         (folder / "model/config.json").write_text(CONFIG)
         environ["ENGINE_PYTHON"] = str(make_fake_engine_python(folder / "engine", {"tokens_per_second": 30}))
         environ |= {"MODEL_ID": str(folder / "model"), "SERVED_MODEL_NAME": "fake"}
-    with running(environ, folder=folder) as program:
+    with running(environ | more, folder=folder) as program:
         program.until_ready(START_SECONDS)
         yield Rig(program, MODEL if real else "fake", folder, folder / "cache")
 
