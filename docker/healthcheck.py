@@ -1,4 +1,4 @@
-"""Docker's health check: exit 0 if /healthz says ready, else 1 with what it says."""
+"""Docker's health check: exit 0 if /healthz says 200 (ready, or idle), else 1; prints what it says."""
 
 import glob
 import json
@@ -53,9 +53,11 @@ def main() -> int:
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
     )
+    is_ready = False
     try:
         with opener.open(told_url() or url(), timeout=4) as answer:
             body = json.load(answer)
+            is_ready = True
     except urllib.error.HTTPError as error:
         try:
             body = json.load(error)
@@ -66,7 +68,7 @@ def main() -> int:
         return 1
     failure = body.get("error") or {}
     print(*filter(None, (body.get("state"), body.get("phase"), failure.get("message"))))
-    return 0 if body.get("status") == "ready" else 1
+    return 0 if is_ready else 1
 
 
 if __name__ == "__main__":

@@ -100,6 +100,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("Restarts and failures", "none", "In an hour; failures by the code that docs/operate/troubleshooting.md explains.", (
             ("sum(increase(gateway_engine_restarts_total@[1h]))", "restarts"),
             ("sum by (code) (increase(gateway_engine_failures_total@[1h]))", "{{code}}"),
+            ("sum(increase(gateway_idle_stops_total@[1h]))", "stopped while idle"),
         )),
         Panel("States", "none", "1 for the state that an engine is in.", (("max by (state) (gateway_engine_state@)", "{{state}}"),)),
         Panel("Last start", "s", "How long it took, up to the first token.", (("gateway_engine_start_seconds@", "{{instance}}"),)),

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from vllm_engine.diagnosis.diagnose import diagnose
 from vllm_engine.diagnosis.run_facts import Facts
 from vllm_engine.engine.child_process import TAIL_LINES
-from vllm_engine.engine.engine_exit import EngineExit
+from vllm_engine.engine.output.engine_exit import EngineExit
 from vllm_engine.errors import Diagnosis
 from vllm_engine.system.sizes import GIB
 

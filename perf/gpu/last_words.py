@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from vllm_engine.engine.engine_exit import EngineExit
+from vllm_engine.engine.output.engine_exit import EngineExit
 
 MAX_CHARS = 300
 _BAD = ("WARNING", "ERROR", "CRITICAL")

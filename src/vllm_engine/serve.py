@@ -19,6 +19,7 @@ from vllm_engine.diagnosis.termination import write_termination_log
 from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.engine_control import EngineControl
 from vllm_engine.engine.engine_state import StatusBoard, StatusReader
+from vllm_engine.engine.idle import ClientDemand
 from vllm_engine.engine.startup.engine_folders import engine_folders
 from vllm_engine.engine.startup.preparation import Preparation
 from vllm_engine.engine.startup.process_history import ProcessHistory
@@ -68,6 +69,7 @@ async def serve(
     settings = preflight.settings
     files = raise_file_limit()
     board, activity = StatusBoard(), EngineActivity()
+    demand = ClientDemand(settings.idle_stop_seconds)
     explainer = Explainer(preflight)
     recorder = StartRecorder(board, StartHistory(settings.cache_dir / "starts.json"))
     with engine_folders(*temporary_roots()) as folders:
@@ -87,6 +89,7 @@ async def serve(
             folders=folders,
             settings=settings,
             activity=activity,
+            demand=demand,
             foresee=preparation.foresee,
             remember=preparation.remember,
         )
@@ -97,7 +100,7 @@ async def serve(
             machine = _machine(preflight, effective, lines_dropped, listeners)
             scale_out = may_scale_out(preflight.flags)
             gateway = build_gateway(
-                settings, board, build, folders, activity, control, machine, has_scale_out=scale_out
+                settings, board, build, folders, activity, demand, control, machine, has_scale_out=scale_out
             )
             stack.push_async_callback(gateway.close)
             front = await stack.enter_async_context(open_front(settings, gateway, listeners, files))

@@ -184,6 +184,12 @@ class Settings(BaseModel):
     """How long the engine may have work and generate no token before it is restarted."""
     canary_interval_seconds: SecondsOrNever = 30.0
     """How often an idle engine has to generate one token through each frontend, to prove that it can."""
+    idle_stop_seconds: SecondsOrNever = 0.0
+    """After how long without a request the engine is stopped, so that its memory and GPU are free. The next
+    request starts it, and waits for it at most `REPLAY_TIMEOUT_SECONDS`."""
+    idle_is_ready: bool = True
+    """Whether `/healthz` and `/v1/models` answer 200 while the engine is stopped for being idle, so that load
+    balancers go on sending requests."""
     on_fatal: Annotated[Literal["exit", "hold"], Lower] = "exit"
     """When the engine cannot run: exit, or stay up, not ready, and say why on /healthz."""
     auto_fit: bool = False

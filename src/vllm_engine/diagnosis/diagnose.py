@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from vllm_engine.diagnosis.catalogue import BY_CODE, CATALOGUE
 from vllm_engine.diagnosis.known_failure import Groups, KnownFailure
 from vllm_engine.diagnosis.run_facts import Facts
-from vllm_engine.engine.engine_exit import EngineExit, describe_exit
-from vllm_engine.engine.engine_output import parse_line
+from vllm_engine.engine.output.engine_exit import EngineExit, describe_exit
+from vllm_engine.engine.output.engine_output import parse_line
 from vllm_engine.errors import Diagnosis
 from vllm_engine.system.sizes import gib
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vllm_engine.diagnosis.diagnose import diagnose
 from vllm_engine.diagnosis.run_facts import Facts
-from vllm_engine.engine.engine_exit import EngineExit
+from vllm_engine.engine.output.engine_exit import EngineExit
 from vllm_engine.errors import Diagnosis
 from vllm_engine.models.model_config import attention_heads
 from vllm_engine.plan.engine_command import flag_number, is_switched_on

@@ -7,7 +7,7 @@ from signal import SIGABRT, SIGBUS, SIGFPE, SIGHUP, SIGILL, SIGINT, SIGKILL, SIG
 from vllm_engine.diagnosis.known_failure import Advice, Groups, KnownFailure, Stage, setting
 from vllm_engine.diagnosis.refused_values import refused_values
 from vllm_engine.diagnosis.run_facts import Facts
-from vllm_engine.engine.engine_exit import EngineExit
+from vllm_engine.engine.output.engine_exit import EngineExit
 
 
 def _flag(groups: Groups, _facts: Facts) -> Advice:

@@ -11,7 +11,7 @@ from enum import Enum, auto
 from functools import cached_property
 
 from vllm_engine.diagnosis.run_facts import Facts
-from vllm_engine.engine.engine_exit import EngineExit
+from vllm_engine.engine.output.engine_exit import EngineExit
 
 Groups = Mapping[str, str]
 """What a pattern's named groups matched; empty for the general remedy of the documentation."""

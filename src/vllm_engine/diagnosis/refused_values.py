@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from vllm_engine.engine.engine_exit import EngineExit
-from vllm_engine.engine.engine_output import parse_line
+from vllm_engine.engine.output.engine_exit import EngineExit
+from vllm_engine.engine.output.engine_output import parse_line
 from vllm_engine.plan.given_flags import GivenFlag
 
 _MAX_REASON = 300

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ _MAX_METRICS_BYTES = 16 << 20
 _DESCRIPTION_TIMEOUT = aiohttp.ClientTimeout(total=60.0)
 """vLLM takes seconds to make the first one."""
 _MAX_DESCRIPTION_BYTES = 8 << 20
+_MAX_MODELS_BYTES = 1 << 20
 _NO_TIMEOUT = aiohttp.ClientTimeout()
 
 
@@ -146,11 +148,22 @@ class ControlClient:
             return None
         return hash(tuple(line for line in text.splitlines() if line.startswith(b"vllm:")))
 
-    async def check_models(self) -> None:
-        """Ask for `/v1/models`; raises ControlError if it does not answer with a list of models."""
-        answer = await self._json("GET", "/v1/models")
-        if not isinstance(answer.get("data"), list):
+    async def models(self) -> bytes:
+        """Ask for `/v1/models`, and return the answer as it was sent.
+
+        Raises:
+            ControlError: it did not answer with a list of models.
+        """
+        status, text = await self._get("/v1/models", self._session.timeout, _MAX_MODELS_BYTES)
+        if status != 200 or text is None:
+            raise ControlError(f"/v1/models answered {status}, or too much: {(text or b'')[:300]!r}")
+        try:
+            answer = json.loads(text)
+        except ValueError as error:
+            raise ControlError(f"/v1/models answered with what is not JSON: {text!r:.200}") from error
+        if not (isinstance(answer, dict) and isinstance(answer.get("data"), list)):
             raise ControlError(f"/v1/models answered without a list of models: {answer!r:.200}")
+        return text
 
     async def generate_one(self, model: str) -> None:
         """Generate one token, the only proof that the engine core works; without a time limit of its own.

@@ -19,6 +19,8 @@ class EngineState(StrEnum):
     READY = "ready"
     UNHEALTHY = "unhealthy"
     BACKOFF = "backoff"
+    IDLE = "idle"
+    """Stopped because nobody needed it; the next request starts it (`IDLE_STOP_SECONDS`)."""
     DRAINING = "draining"
     STOPPED = "stopped"
     FAILED = "failed"
@@ -58,9 +60,10 @@ class Phase(StrEnum):
 _S = EngineState
 TRANSITIONS: Mapping[EngineState, frozenset[EngineState]] = {
     _S.STARTING: frozenset({_S.READY, _S.BACKOFF, _S.DRAINING, _S.FAILED}),
-    _S.READY: frozenset({_S.UNHEALTHY, _S.BACKOFF, _S.DRAINING, _S.FAILED}),
+    _S.READY: frozenset({_S.UNHEALTHY, _S.BACKOFF, _S.IDLE, _S.DRAINING, _S.FAILED}),
     _S.UNHEALTHY: frozenset({_S.READY, _S.BACKOFF, _S.DRAINING, _S.FAILED}),
     _S.BACKOFF: frozenset({_S.STARTING, _S.DRAINING, _S.FAILED}),
+    _S.IDLE: frozenset({_S.STARTING, _S.DRAINING, _S.FAILED}),
     _S.DRAINING: frozenset({_S.STOPPED, _S.FAILED}),
     _S.STOPPED: frozenset(),
     _S.FAILED: frozenset(),
@@ -92,11 +95,15 @@ class EngineStatus:
     has_reasoning_parser: bool = False
     abilities: Abilities = field(default_factory=Abilities)
     frontends: tuple[Frontend, ...] = ()
+    models: bytes | None = None
+    """The engine's answer to `GET /v1/models` right after this start, or the last that was ready."""
     pid: int | None = None
     starts: int = 1
     """Which start of the engine this is."""
     has_served: bool = False
     """Whether this start or an earlier one of this program has been ready."""
+    was_idle: bool = False
+    """Whether this start was made for a request to an idle engine."""
     standby_bytes: int | None = None
     """Memory of the standby that is ready to become the next engine; None while there is none."""
     started: float = field(default_factory=time.monotonic)
@@ -107,6 +114,16 @@ class EngineStatus:
     def is_ready(self) -> bool:
         """Whether the engine has generated a token and has not been lost since."""
         return self.state is EngineState.READY
+
+    @property
+    def is_waking(self) -> bool:
+        """Whether an idle engine is being started again, at the first attempt."""
+        return self.was_idle and self.state is EngineState.STARTING
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether the engine was stopped because nobody needed it, and is not ready again."""
+        return self.state is EngineState.IDLE or self.is_waking
 
     def elapsed_seconds(self) -> float:
         """Seconds since this start of the engine began."""
@@ -151,8 +168,16 @@ class StatusBoard(StatusReader):
             replace(self._current, state=state, error=error, has_served=has_served, entered=time.monotonic())
         )
 
+    def rest(self) -> None:
+        """Go from ready to idle: nobody needs the engine, and its process is about to be stopped."""
+        self.move(EngineState.IDLE)
+        self._set(replace(self._current, pid=None))
+
     def restart(self) -> None:
         """Begin another start."""
+        was_idle = self._current.state is EngineState.IDLE
+        # Watchers see the state change together with what it is about.
+        self._current = replace(self._current, was_idle=was_idle)
         self.move(EngineState.STARTING)
         now = time.monotonic()
         again = replace(self._current, starts=self._current.starts + 1, started=now, phase_entered=now)
@@ -193,9 +218,9 @@ class StatusBoard(StatusReader):
         described = replace(described, max_model_len=max_model_len, has_reasoning_parser=has_reasoning_parser)
         self._set(replace(described, pid=pid))
 
-    def serving_with(self, frontends: tuple[Frontend, ...]) -> None:
-        """Record the frontends that serve the engine."""
-        self._set(replace(self._current, frontends=frontends))
+    def serving_with(self, frontends: tuple[Frontend, ...], models: bytes | None = None) -> None:
+        """Record the frontends that serve the engine, and its list of models as it was sent."""
+        self._set(replace(self._current, frontends=frontends, models=models))
 
     def standing_by(self, size: int | None) -> None:
         """Record the memory of the standby; None: there is none."""

@@ -190,16 +190,22 @@ class Standby:
             return "it has ended, or takes too long"
 
     async def keep(self, command: EngineCommand, leader: int) -> None:
-        """Keep a standby for the ready engine with the process id `leader`; never returns: cancel it."""
+        """Keep a standby for the engine with the process id `leader`; never returns: cancel it.
+
+        The engine is ready, or was until it was stopped for being idle. A standby that is there is kept.
+        """
         for attempt in range(_MOST_ATTEMPTS if self._mode else 0):
-            await asyncio.sleep(_SETTLED_SECONDS * 4**attempt)
-            nodes = spawned(self._record, leader)
-            self._remember(nodes)
-            if not self._has_memory(command, nodes):
-                break
             has_memory = True
             with suppress(OSError, TimeoutError):
-                has_memory = await self._until_it_ends(await self._start_one(command, nodes))
+                process = self._current.process if self._current else None
+                if process is None:
+                    await asyncio.sleep(_SETTLED_SECONDS * 4**attempt)
+                    nodes = spawned(self._record, leader)
+                    self._remember(nodes)
+                    if not self._has_memory(command, nodes):
+                        break
+                    process = await self._start_one(command, nodes)
+                has_memory = await self._until_it_ends(process)
             await self.close()
             if not has_memory:
                 break

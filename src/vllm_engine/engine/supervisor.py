@@ -7,28 +7,26 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from vllm_engine.config.settings import Settings
 from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.child_process import EngineProcess
 from vllm_engine.engine.control_client import ControlClient
-from vllm_engine.engine.engine_exit import EngineExit
-from vllm_engine.engine.engine_output import LogLine, parse_line
+from vllm_engine.engine.engine_log import EngineLog
 from vllm_engine.engine.engine_state import EngineState, Phase, StatusBoard
+from vllm_engine.engine.idle import ClientDemand, until_lost_or_idle
+from vllm_engine.engine.output.engine_exit import EngineExit
 from vllm_engine.engine.process_tree import Node
 from vllm_engine.engine.restarts import RestartBudget, RestartPolicy
 from vllm_engine.engine.standby import Standby
 from vllm_engine.engine.startup.engine_folders import EngineFolders
 from vllm_engine.engine.startup.first_tokens import FirstTokens
-from vllm_engine.engine.startup.log_progress import progress_in
 from vllm_engine.engine.startup.preparation import Foreseen, Launch
-from vllm_engine.engine.tracebacks import RepeatedTracebacks, without_repeats
 from vllm_engine.engine.watchdog.child_watcher import children_state
 from vllm_engine.engine.watchdog.stall import IdleChecks, StepLimit
-from vllm_engine.engine.watchdog.watchdog import Loss, LossKind, Watchdog
+from vllm_engine.engine.watchdog.watchdog import Watchdog
 from vllm_engine.errors import (
     Diagnosis,
     EngineError,
@@ -38,7 +36,6 @@ from vllm_engine.errors import (
     VllmEngineError,
 )
 from vllm_engine.plan.engine_command import EngineCommand
-from vllm_engine.system.log import ENGINE_LOGGER
 
 STOP_GRACE_SECONDS = 10.0
 """How long vLLM may take to end by itself after SIGTERM before its group is killed."""
@@ -50,10 +47,8 @@ _START_ANSWER_SECONDS = 60.0
 _HEALTH_SECONDS = 10.0
 _LEAST_STANDBY_SECONDS = 60.0
 """How long a standby that has become the engine may take to be ready, and at least twice a cold start."""
-_LAST_LINES = 25
 
 logger = logging.getLogger("gateway.supervisor")
-engine_logger = logging.getLogger(ENGINE_LOGGER)
 
 
 class Supervisor:
@@ -74,6 +69,7 @@ class Supervisor:
         folders: EngineFolders,
         settings: Settings,
         activity: EngineActivity,
+        demand: ClientDemand,
         foresee: Callable[[Mapping[str, str]], Foreseen] | None = None,
         remember: Callable[[Sequence[Node]], None] = lambda _: None,
         spawn: Callable[..., Awaitable[EngineProcess]] = EngineProcess.spawn,
@@ -82,11 +78,12 @@ class Supervisor:
     ) -> None:
         self._board = board
         self._prepare = prepare
-        self._explain = explain
+        self._log = EngineLog(board, explain)
         self._foresee = foresee
         self._folders, self._socket = folders, folders.socket
         self._settings = settings
         self._activity = activity
+        self._demand = demand
         self._spawn = spawn
         self._connect = connect
         self._clock = clock
@@ -95,7 +92,7 @@ class Supervisor:
         self._standby = Standby(
             self._socket.with_name("spawned"),
             settings.standby,
-            on_line=self._on_line,
+            on_line=self._log.on_line,
             tell=board.standing_by,
             remember=remember,
             spawn=spawn,
@@ -106,7 +103,6 @@ class Supervisor:
         self._is_plain = False
         """Whether the next start must be with a new process."""
         self._has_served = False
-        self._tracebacks = RepeatedTracebacks()
         self._longest_start = 0.0
         self._process: EngineProcess | None = None
 
@@ -142,8 +138,8 @@ class Supervisor:
         """Admit no more requests; running ones go on until `run` is cancelled."""
         self._board.move(EngineState.DRAINING)
 
-    async def _run_once(self) -> NoReturn:
-        """Start the engine and watch it until it is lost."""
+    async def _run_once(self) -> None:
+        """Start the engine and watch it until it is lost, or has been idle and is wanted again."""
         self._was_standby, self._has_served, began = False, False, self._clock()
         self._was_imported = False
         try:
@@ -151,6 +147,7 @@ class Supervisor:
             launch = await self._prepare(self._restarts.changes)
             command = self._standby.entry(launch.command)
             process = self._process = await self._start_process(command)
+            self._log.is_stopping = False
         except OSError as error:
             raise StartupError(f"the engine cannot be started: {error}") from error
         self._board.describe(
@@ -165,6 +162,7 @@ class Supervisor:
         seconds = self._clock() - began
         self._board.progress(Phase.READY)
         self._board.move(EngineState.READY)
+        self._demand.begin()
         self._has_served = self._restarts.has_served = True
         self._is_plain = False
         self._longest_start = max(self._longest_start, seconds)
@@ -205,7 +203,7 @@ class Supervisor:
             return taken.process
         # Now that no process has files there.
         await asyncio.to_thread(self._folders.clear)
-        return await self._spawn(command.argv, command.environ, on_line=self._on_line, cwd=Path.cwd())
+        return await self._spawn(command.argv, command.environ, on_line=self._log.on_line, cwd=Path.cwd())
 
     async def _until_ready(self, process: EngineProcess, planned: str) -> float:
         """Wait for a first token of each frontend; returns how long the slower took from its request."""
@@ -228,13 +226,9 @@ class Supervisor:
                 if ready.done() and ready.exception() is None:
                     return ready.result()
                 if exited.done():
-                    told = await self._diagnose(process)
+                    told = await self._log.diagnose(process)
                     raise (RefusedError if told.is_setting else StartupError)(told)
-                phase = str(self._board.current.phase)
-                late = EngineExit(status=None, tail=process.tail, was_ready=False, phase=phase)
-                told = self._explain(late)
-                self._repeat_last_lines(told, late.tail)
-                raise StartupTimeoutError(told)
+                raise StartupTimeoutError(self._log.diagnose_late(process))
             finally:
                 for task in (exited, ready):
                     task.cancel()
@@ -242,8 +236,8 @@ class Supervisor:
 
     async def _watch(
         self, process: EngineProcess, launch: Launch, command: EngineCommand, token_seconds: float
-    ) -> NoReturn:
-        """Watch the engine, and keep a standby beside it, until it is lost."""
+    ) -> None:
+        """Watch the engine, a standby beside it, until it is lost, or has been idle and is wanted again."""
         step_limit = StepLimit(self._settings.hang_timeout_seconds)
         step_limit.completed(token_seconds)
         async with contextlib.AsyncExitStack() as stack:
@@ -259,68 +253,40 @@ class Supervisor:
             watchdog = Watchdog(process, clients, self._activity, name, step_limit, checks, state)
             keeping = asyncio.ensure_future(self._standby.keep(command, process.pid))
             try:
-                loss = await watchdog.until_lost()
+                loss = await until_lost_or_idle(watchdog.until_lost(), self._demand, self._board)
             finally:
                 keeping.cancel()
-        error = EngineError(await self._diagnose(process, loss))
+        if loss is None:
+            await asyncio.gather(keeping, return_exceptions=True)
+            await self._rest(command, process.pid)
+            return
+        error = EngineError(await self._log.diagnose(process, loss))
         await asyncio.gather(keeping, return_exceptions=True)
         raise error
 
-    async def _diagnose(self, process: EngineProcess, loss: Loss | None = None) -> Diagnosis:
-        """End what is left of the engine, and explain its end.
-
-        Its last lines are repeated for an end that is not known, or where they were not logged as they came.
-
-        If its first process was still running when it was lost, its status would be that of our own signal:
-        only the loss counts.
-        """
-        lost = None if loss is None or loss.kind is LossKind.EXITED else loss
-        if lost is not None and self._board.current.state is EngineState.READY:
-            self._board.move(EngineState.UNHEALTHY)
-        status = await process.reap()
-        ended = EngineExit(
-            status=status if lost is None else None,
-            tail=process.tail,
-            was_ready=loss is not None,
-            phase=str(self._board.current.phase),
-            seen=lost.seen if lost is not None else "",
-            is_hang=lost is not None and lost.is_hang,
-            child_status=lost.child_status if lost is not None else None,
-        )
-        told = self._explain(ended)
-        self._repeat_last_lines(told, ended.tail)
-        return told
-
-    def _repeat_last_lines(self, told: Diagnosis, tail: Sequence[str]) -> None:
-        """Log the engine's last lines again if its end is not known, else those that were not logged."""
-        self._log(self._tracebacks.flush())
-        is_logged = engine_logger.isEnabledFor(logging.INFO)
-        if is_logged and told.code != "unknown":
-            return
-        for line in without_repeats(tail)[-_LAST_LINES:]:
-            if is_logged or not engine_logger.isEnabledFor(line.severity):
-                logger.error("engine's last lines | %s", line)
+    async def _rest(self, command: EngineCommand, pid: int) -> None:
+        """Free what the idle engine takes, keep a standby, and wait until the engine is wanted again."""
+        seconds = self._demand.idle_stop_seconds
+        logger.info("idle for %g s: stopping the engine; the next request starts it again", seconds)
+        began = self._clock()
+        await self._end_process()
+        logger.info("the engine was stopped in %.1f s", self._clock() - began)
+        keeping = asyncio.ensure_future(self._standby.keep(command, pid))
+        try:
+            await self._demand.until_wanted()
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+        if self._board.current.state is not EngineState.IDLE:
+            await asyncio.Event().wait()  # draining: `run` is about to be cancelled
+        logger.info("a request has come: starting the engine")
+        self._board.restart()
 
     async def _end_process(self) -> None:
         process, self._process = self._process, None
+        self._log.is_stopping = True
         if process is not None:
             await process.stop(STOP_GRACE_SECONDS if self._has_served else START_STOP_GRACE_SECONDS)
 
     def _client(self, timeout_seconds: float, socket: Path | None = None) -> ControlClient:
         return self._connect(socket or self._socket, timeout_seconds=timeout_seconds, own=self._activity.own)
-
-    def _on_line(self, raw: str) -> None:
-        """Log a line of the engine's output, and note what it says about the start's progress."""
-        self._log(self._tracebacks.feed(parse_line(raw)))
-        status = self._board.current
-        if status.state is EngineState.STARTING:
-            news = progress_in(status.phase, raw)
-            if news is not None:
-                self._board.progress(*news)
-
-    def _log(self, lines: Iterable[LogLine]) -> None:
-        # While it is stopped, vLLM may report the end of its own core as an error.
-        most = logging.INFO if self._process is None else logging.CRITICAL
-        for line in lines:
-            if line.message.strip():  # its banner has rows without words
-                engine_logger.log(min(line.severity, most), "%s", line)

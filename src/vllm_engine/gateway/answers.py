@@ -28,6 +28,18 @@ async def send_error(
     await send({"type": "http.response.body", "body": content})
 
 
+async def send_json(send: Send, record: RequestRecord, content: bytes) -> None:
+    """Send JSON as a whole answer, with the request's id."""
+    record.status, record.bytes_out = 200, len(content)
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(content)).encode()),
+        (REQUEST_ID, record.request_id.encode()),
+    ]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": content})
+
+
 async def send_rejected(send: Send, record: RequestRecord, rejected: Rejected) -> None:
     """Tell the client why its request is not passed on, and note it in the record."""
     record.reject(rejected.status, rejected.reason)

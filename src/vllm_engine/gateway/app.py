@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from starlette.types import Receive, Scope, Send
 
 from vllm_engine.engine.engine_state import StatusReader
-from vllm_engine.gateway.answers import send_error, send_rejected
+from vllm_engine.engine.idle import ClientDemand
+from vllm_engine.gateway.answers import send_error, send_json, send_rejected
 from vllm_engine.gateway.body.body_fields import RequestFields, read_fields
 from vllm_engine.gateway.body.request_body import Bodies, Body
 from vllm_engine.gateway.body.token_estimate import TokenEstimate
@@ -26,8 +27,9 @@ from vllm_engine.gateway.observe.tracing import Tracer
 from vllm_engine.gateway.policy.admission import Admission, Claim, Slot
 from vllm_engine.gateway.policy.auth import CREDENTIAL_HEADERS, Keyring
 from vllm_engine.gateway.policy.cors import Cors
-from vllm_engine.gateway.policy.readiness import not_ready
+from vllm_engine.gateway.policy.readiness import HealthRules, not_ready
 from vllm_engine.gateway.policy.routes import Route, RouteTable, check_method
+from vllm_engine.gateway.proxy.attempt import Attempt
 from vllm_engine.gateway.proxy.engine_proxy import ForwardedRequest, Proxy
 from vllm_engine.gateway.proxy.failover import Recovery
 from vllm_engine.gateway.proxy.upstream_connection import UpstreamError
@@ -57,6 +59,8 @@ class Gateway:
     cors: Cors
     tracer: Tracer | None
     recovery: Recovery
+    demand: ClientDemand
+    health_rules: HealthRules
     finished: Callable[[RequestRecord], None]
     """Called with each request's record at its end; must not raise."""
     has_scale_out: bool
@@ -80,8 +84,8 @@ class Gateway:
             await asyncio.to_thread(self.tracer.close)
 
     def begin_lame_duck(self) -> None:
-        """Go on serving although readiness says no: load balancers are yet to notice."""
-        self._is_lame_duck = True
+        """Go on serving, if the engine does, although readiness says no: load balancers are yet to notice."""
+        self._is_lame_duck = self.status.current.is_ready
 
     def begin_drain(self) -> None:
         """Refuse requests that are being sent, wait or come from now on; those at the engine go on."""
@@ -168,6 +172,7 @@ class Gateway:
         if not self.recovery.is_under_way:
             self._check_ready()
         client = client_stream_of(scope)
+        attempt: Attempt | None = None
         is_whole = False
         try:
             self.bodies.check_announced(scope["headers"])
@@ -181,24 +186,40 @@ class Gateway:
                 has_choice = len(self.status.current.frontends) != 1
                 fields = read_fields(body.data, with_python_fields=has_choice)
                 record.is_stream = route.may_stream and fields.stream
-                slot = await self._admitted(record, self._claim(route, fields, body))
-                body.keep()
+                claim = self._claim(route, fields, body)
+                if self.status.current.is_resting and route.is_listing:
+                    await send_json(send, record, self.health_rules.models(self.status.current))
+                    return
+                if self.recovery.is_under_way:
+                    self.admission.check_key(record.key, claim)
+                # Only a request that has come this far starts an idle engine.
+                self.demand.enter(is_listing=route.is_listing)
+                attempt = self.proxy.begin(scope, send, record)
+                slot: Slot | None = None
                 try:
-                    await self.proxy.pass_on(scope, send, self._forwarded(scope, record, body, fields))
+                    slot = await self._admitted(record, claim, attempt)
+                    body.keep()
+                    await self.proxy.pass_on(attempt, scope, self._forwarded(scope, record, body, fields))
+                    if route.changes_engine and record.status < 400:
+                        self.demand.keep(f"a stop would lose what {route.template} has changed")
                 finally:
-                    slot.leave()
-                    self._charge(slot, record, fields)
+                    self.proxy.end(attempt, record)
+                    self.demand.leave(is_listing=route.is_listing)
+                    if slot is not None:
+                        slot.leave()
+                        self._charge(slot, record, fields)
         except Rejected as rejected:
             rejected.leaves_body |= not is_whole
-            raise
+            if attempt is None or not await attempt.reject(rejected):
+                raise
 
-    async def _admitted(self, record: RequestRecord, claim: Claim) -> Slot:
+    async def _admitted(self, record: RequestRecord, claim: Claim, attempt: Attempt) -> Slot:
         """Wait until the engine is ready and has a place for the request."""
         came = time.monotonic()
         has_waited = True
         try:
             if self.recovery.is_under_way:
-                await self.recovery.until_ready()
+                await attempt.while_waiting(self.recovery.until_ready())
             self._check_ready()
             return await self.admission.enter(record.key, claim)
         except Rejected as rejected:

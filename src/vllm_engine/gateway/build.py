@@ -7,6 +7,7 @@ from vllm_engine.config.settings import Settings
 from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.engine_control import EngineControl
 from vllm_engine.engine.engine_state import StatusReader
+from vllm_engine.engine.idle import ClientDemand
 from vllm_engine.engine.startup.engine_folders import EngineFolders
 from vllm_engine.gateway.app import Gateway
 from vllm_engine.gateway.body.body_budget import BodyBudget
@@ -23,6 +24,7 @@ from vllm_engine.gateway.policy.admission import Admission
 from vllm_engine.gateway.policy.admission_limits import Limits
 from vllm_engine.gateway.policy.auth import Keyring
 from vllm_engine.gateway.policy.cors import Cors
+from vllm_engine.gateway.policy.readiness import HealthRules
 from vllm_engine.gateway.policy.routes import RouteTable
 from vllm_engine.gateway.proxy.attempt import Engine
 from vllm_engine.gateway.proxy.engine_frontends import Frontends
@@ -48,11 +50,12 @@ def build_gateway(
     build: Build,
     folders: EngineFolders,
     activity: EngineActivity,
+    demand: ClientDemand,
     control: EngineControl,
     machine: Machine = _UNKNOWN_MACHINE,
     has_scale_out: bool = False,
 ) -> Gateway:
-    """Return the gateway to the engine in `folders`, of whose work it keeps `activity` up to date.
+    """Return the gateway to the engine in `folders`; it keeps `activity` and `demand` up to date.
 
     Raises:
         SettingsError: the keys or the extra routes cannot be used, or tracing lacks its packages.
@@ -61,11 +64,7 @@ def build_gateway(
     routes = load_routes(settings)
     bodies = _bodies(settings)
     admission = Admission(Limits(**{name: getattr(settings, name) for name in Limits._fields}))
-    recovery = Recovery(
-        status,
-        timeout_seconds=settings.replay_timeout_seconds,
-        max_waiting=settings.max_in_flight + settings.max_queue,
-    )
+    recovery = _recovery(settings, status)
     frontends = Frontends(folders.socket, folders.rust_socket, status)
     engine = Engine(frontends, status, recovery, activity, control)
     proxy = Proxy(engine, keep_alive_seconds=settings.keep_alive_seconds)
@@ -99,6 +98,8 @@ def build_gateway(
         cors=Cors(settings.cors_origins),
         tracer=make_tracer(settings.traces_url, __version__),
         recovery=recovery,
+        demand=demand,
+        health_rules=HealthRules.of(settings),
         finished=observation.finished,
         has_scale_out=has_scale_out,
     )
@@ -109,6 +110,14 @@ def _metrics(routes: RouteTable, keyring: Keyring, build: Build, status: StatusR
     metrics = GatewayMetrics(routes.templates, keyring, labels)
     metrics.follow(status)
     return metrics
+
+
+def _recovery(settings: Settings, status: StatusReader) -> Recovery:
+    return Recovery(
+        status,
+        timeout_seconds=settings.replay_timeout_seconds,
+        max_waiting=settings.max_in_flight + settings.max_queue,
+    )
 
 
 def _bodies(settings: Settings) -> Bodies:

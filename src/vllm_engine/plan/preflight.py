@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -118,6 +118,7 @@ def inspect(
     misspelt, similar = check_names(environment, catalogue)
     problems += [
         *check_device(settings, device),
+        *check_idle_stop(settings, environ),
         *misspelt,
         *flags.problems,
     ]
@@ -188,6 +189,19 @@ def check_device(settings: Settings, device: Device) -> list[Problem]:
         remedy = f"{device.name} has no bfloat16; set DTYPE=float16 or auto"
         problems.append(Problem("DTYPE", "bfloat16", remedy))
     return problems
+
+
+def check_idle_stop(settings: Settings, environ: Mapping[str, str]) -> list[Problem]:
+    """List why an engine of these settings must not be stopped for being idle."""
+    if not settings.idle_stop_seconds:
+        return []
+    reasons = []
+    if not settings.replay_timeout_seconds:
+        reasons.append("set REPLAY_TIMEOUT_SECONDS above 0: so long a request may wait for its start")
+    stores = "VLLM_ENABLE_RESPONSES_API_STORE"
+    if environ.get(stores, "").strip() not in ("", "0"):
+        reasons.append(f"the responses that {stores}=1 keeps in the engine would be lost; unset one of them")
+    return [Problem("IDLE_STOP_SECONDS", f"{settings.idle_stop_seconds:g}", why) for why in reasons]
 
 
 def _check_model_name(settings: Settings) -> list[Problem]:

@@ -37,6 +37,8 @@ class Life:
     fails: bool = False
     """Whether it answers a request for a token with an error."""
     spawn_error: OSError | None = None
+    stop_seconds: float = 0.0
+    """How long it takes to stop."""
 
 
 @dataclass
@@ -74,6 +76,7 @@ class Process:
 
     async def stop(self, grace_seconds: float) -> int:
         self.ended.append(f"stop {grace_seconds:g}")
+        await asyncio.sleep(self.life.stop_seconds)
         self.exit(-15)
         return await self.wait()
 
@@ -104,8 +107,8 @@ class Client:
     async def counters(self) -> int:
         return 0
 
-    async def check_models(self) -> None:
-        pass
+    async def models(self) -> bytes:
+        return b'{"data": []}'
 
     async def generate_one(self, model: str) -> None:
         life = self.process.life

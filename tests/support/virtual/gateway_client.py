@@ -15,6 +15,7 @@ from vllm_engine.config.settings import Settings
 from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.engine_control import EngineControl
 from vllm_engine.engine.engine_state import StatusBoard
+from vllm_engine.engine.idle import ClientDemand
 from vllm_engine.engine.startup.engine_folders import EngineFolders
 from vllm_engine.gateway.app import Gateway
 from vllm_engine.gateway.build import build_gateway
@@ -33,7 +34,7 @@ async def gateway(
     folders = EngineFolders(folder, folder)
     board = board or StatusBoard()
     control = EngineControl(folders.socket, folders.rust_socket, board)
-    parts = (board, BUILD, folders, EngineActivity(), control)
+    parts = (board, BUILD, folders, EngineActivity(), ClientDemand(), control)
     made = build_gateway(Settings(CACHE_DIR=str(folder), **settings), *parts)
     app = HealthPort(made.local, made.finished) if is_health else made
 

@@ -13,8 +13,9 @@ from tests.support.virtual.engine_rig import COMMAND, Life, Rig
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import load_settings
 from vllm_engine.engine.activity import EngineActivity
-from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.engine.engine_state import StatusBoard
+from vllm_engine.engine.idle import ClientDemand
+from vllm_engine.engine.output.engine_exit import EngineExit
 from vllm_engine.engine.startup.engine_folders import EngineFolders
 from vllm_engine.engine.startup.preparation import Foreseen, Launch
 from vllm_engine.engine.supervisor import Supervisor
@@ -53,10 +54,11 @@ class Case:
         self.prepare_seconds = 0.0
         self.prepared = 1
         """How many starts are prepared before that error."""
+        self.demand = ClientDemand(changes.get("idle_stop_seconds", 0.0))
         self.board.watch(lambda status: self.states.append(status.state))
         self.supervisor = Supervisor(
             self.board, self._prepare, self._explain, folders=EngineFolders(folder, folder / "tmp"),
-            settings=SETTINGS.model_copy(update=changes), activity=EngineActivity(), spawn=self.rig.spawn, connect=self.rig.connect,
+            settings=SETTINGS.model_copy(update=changes), activity=EngineActivity(), demand=self.demand, spawn=self.rig.spawn, connect=self.rig.connect,
             clock=asyncio.get_running_loop().time, foresee=(lambda _: foresee) if foresee else None,
         )  # fmt: skip
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vllm_engine.diagnosis.run_facts import Facts
 from vllm_engine.engine.child_process import TAIL_LINES
-from vllm_engine.engine.engine_exit import EngineExit
+from vllm_engine.engine.output.engine_exit import EngineExit
 
 LOGS = Path(__file__).parents[2] / "data/logs"
 _HEAD = "# recorded: composed | code: disk-full | status: 1 | stage: starting"

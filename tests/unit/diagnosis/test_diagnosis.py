@@ -20,8 +20,8 @@ from vllm_engine.diagnosis.diagnose import diagnose, findings
 from vllm_engine.diagnosis.explainer import Explainer, known_facts, memory_limit, oom_kills, with_host
 from vllm_engine.diagnosis.run_facts import Facts
 from vllm_engine.diagnosis.termination import MAX_BYTES, write_termination_log
-from vllm_engine.engine.engine_exit import EngineExit, describe_exit
 from vllm_engine.engine.engine_state import EngineState, EngineStatus
+from vllm_engine.engine.output.engine_exit import EngineExit, describe_exit
 from vllm_engine.errors import (
     Diagnosis,
     EngineError,
@@ -33,7 +33,7 @@ from vllm_engine.errors import (
 )
 from vllm_engine.gateway.error_dialect import ApiError, body_of
 from vllm_engine.gateway.local.probes import Build, healthz
-from vllm_engine.gateway.policy.readiness import not_ready
+from vllm_engine.gateway.policy.readiness import HealthRules, not_ready
 from vllm_engine.models.engine_script import ScriptError
 from vllm_engine.models.hub_errors import explain_hub_error
 from vllm_engine.models.model_source import Model
@@ -234,7 +234,8 @@ def test_every_error_has_a_documented_code() -> None:
 
 async def test_a_failed_engine_is_told_to_clients() -> None:
     """/healthz has the stable code, the sentence and the remedy; /v1/* the same sentence in OpenAI's shape."""
-    request: Any = SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace(build=BUILD)))
+    state = SimpleNamespace(build=BUILD, health_rules=HealthRules())
+    request: Any = SimpleNamespace(app=SimpleNamespace(state=state))
     failed = EngineStatus(state=EngineState.FAILED, error=TOLD)
     answer = await healthz(request, failed)
     body = json.loads(bytes(answer.body))

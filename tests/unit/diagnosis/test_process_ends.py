@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.unit.diagnosis.test_diagnosis import DEAD, DISK, FACTS, recorded
 from vllm_engine.diagnosis.diagnose import diagnose
-from vllm_engine.engine.engine_exit import EngineExit
+from vllm_engine.engine.output.engine_exit import EngineExit
 
 CORE = "VLLM::EngineCore (process 870) was killed by SIGKILL"
 

@@ -9,7 +9,7 @@ from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import load_settings
 from vllm_engine.diagnosis.diagnose import diagnose
 from vllm_engine.diagnosis.run_facts import Facts
-from vllm_engine.engine.engine_exit import EngineExit
+from vllm_engine.engine.output.engine_exit import EngineExit
 from vllm_engine.errors import Diagnosis
 from vllm_engine.plan.engine_installation import Installation
 from vllm_engine.plan.given_flags import GivenFlag, given_flags

@@ -92,10 +92,10 @@ async def test_one_token(tmp_path: Path) -> None:
 
 async def test_models(tmp_path: Path) -> None:
     async with asking(tmp_path / "socket", answer(200, {"data": [{"id": "m"}]})) as client:
-        await client.check_models()
+        assert json.loads(await client.models()) == {"data": [{"id": "m"}]}
     async with asking(tmp_path / "socket", answer(200, {})) as client:
         with pytest.raises(ControlError, match="without a list of models"):
-            await client.check_models()
+            await client.models()
 
 
 async def test_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ async def test_for_want_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert await client.metrics() is None
         for question in (
             client.generate_one("m"),
-            client.check_models(),
+            client.models(),
             client.counters(),
             client.description(),
         ):

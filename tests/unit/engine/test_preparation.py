@@ -12,8 +12,8 @@ import pytest
 from tests.unit.models.model_fakes import Tell
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import load_settings
-from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.engine.engine_state import EngineStatus, Phase, StatusBoard
+from vllm_engine.engine.output.engine_exit import EngineExit
 from vllm_engine.engine.startup.engine_folders import EngineFolders
 from vllm_engine.engine.startup.preparation import Preparation
 from vllm_engine.engine.startup.process_history import ProcessHistory

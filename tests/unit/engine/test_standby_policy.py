@@ -110,6 +110,24 @@ async def test_memory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 
 @in_virtual_time
+async def test_it_is_kept_for_an_idle_engine(tmp_path: Path) -> None:
+    """One that is there outlasts the engine's stop; one for which memory was too short is made when there is more."""
+    case = Case(tmp_path)
+    await case.keep(10)
+    await case.keep(1000)
+    assert (case.starts(), case.told) == ([3], [0])
+    short = Case(tmp_path, mode="auto")
+    short.free = ENOUGH - 1
+    began = asyncio.get_running_loop().time() - 1000
+    await short.keep(10)
+    short.free = ENOUGH
+    await short.keep(10)
+    assert [start - began for start in short.starts()] == [13]
+    for one in (case, short):
+        await one.standby.close()
+
+
+@in_virtual_time
 async def test_it_is_ready_some_seconds_after_the_engine_and_becomes_the_next(tmp_path: Path) -> None:
     """From then on its output is the engine's."""
     case = Case(tmp_path)

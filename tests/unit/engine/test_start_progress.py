@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from vllm_engine.engine.engine_output import parse_line
 from vllm_engine.engine.engine_state import TRANSITIONS, EngineState, EngineStatus, Phase, StatusBoard
+from vllm_engine.engine.output.engine_output import parse_line
 from vllm_engine.engine.startup.log_progress import progress_in
 from vllm_engine.engine.startup.start_history import (
     MAX_CONFIGURATIONS,
@@ -29,7 +29,7 @@ L, C, P = Phase.LOADING_WEIGHTS, Phase.COMPILING, Phase.PROFILING_MEMORY
 G, W = Phase.CAPTURING_GRAPHS, Phase.WARMING_UP
 S = EngineState
 WAYS = {
-    S.STARTING: (), S.READY: (S.READY,), S.UNHEALTHY: (S.READY, S.UNHEALTHY), S.BACKOFF: (S.BACKOFF,),
+    S.STARTING: (), S.READY: (S.READY,), S.UNHEALTHY: (S.READY, S.UNHEALTHY), S.BACKOFF: (S.BACKOFF,), S.IDLE: (S.READY, S.IDLE),
     S.DRAINING: (S.DRAINING,), S.STOPPED: (S.DRAINING, S.STOPPED), S.FAILED: (S.FAILED,),
 }  # fmt: skip
 
@@ -269,6 +269,24 @@ def test_start_recorder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
     ]
     assert caplog.records[0].__dict__["phase"] == "preparing"
     assert list(history.expected("k")) == over
+
+
+def test_starts_from_a_standby_are_estimated_by_their_like(tmp_path: Path) -> None:
+    """They have imported vLLM already: what they take says nothing of a first start, and the other way round."""
+    history, board = StartHistory(tmp_path / "starts.json"), StatusBoard()
+    recorder = StartRecorder(board, history)
+    for standby, seconds in ((None, 40.0), (500, 5.0)):
+        board.standing_by(standby)
+        recorder.begins("k")
+        board._set(replace(board.current, phase=Phase.IMPORTING, phase_entered=100.0))
+        board._set(replace(board.current, phase=Phase.READY, phase_entered=100.0 + seconds))
+        board.move(EngineState.READY)
+        board.rest()
+        board.restart()
+    for standby, expected in ((None, 40.0), (500, 5.0)):
+        board.standing_by(standby)
+        recorder.begins("k")
+        assert board.current.expected[Phase.IMPORTING] == expected
 
 
 def test_download_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

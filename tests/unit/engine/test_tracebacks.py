@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_engine.engine.tracebacks import without_repeats
+from vllm_engine.engine.output.tracebacks import without_repeats
 
 ERRORS = 2000
 

@@ -163,6 +163,27 @@ def test_the_engines_life(metrics: GatewayMetrics) -> None:
     assert value(metrics, "engine_state", state="failed") == 1
 
 
+def test_an_idle_engine(metrics: GatewayMetrics) -> None:
+    """Its stops are counted and its starts timed, and are no restarts; one that fails is, once it is tried again."""
+    board = StatusBoard()
+    metrics.follow(board)
+    board.move(EngineState.READY)
+    for _ in range(2):
+        board.rest()
+        assert value(metrics, "engine_state", state="idle") == 1
+        board.restart()
+        board.move(EngineState.READY)
+    board.rest()
+    board.restart()
+    board.move(EngineState.BACKOFF)
+    board.restart()
+    board.move(EngineState.READY)
+    counts = [
+        value(metrics, name) for name in ("idle_stops_total", "wake_seconds_count", "engine_restarts_total")
+    ]
+    assert counts == [3, 2, 1]
+
+
 async def test_the_caches_disk(metrics: GatewayMetrics, tmp_path: Path) -> None:
     """Free space and size of the folder's file system; of what does not answer neither is told as 0."""
     space = await Disk(tmp_path).space()

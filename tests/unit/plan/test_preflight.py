@@ -251,6 +251,21 @@ def test_metrics_that_need_a_key_although_nobody_said_so() -> None:
         assert bool(told) is is_warned, variables
 
 
+def test_settings_under_which_an_idle_engine_must_not_be_stopped(python: Path, tmp_path: Path) -> None:
+    """What a stop would lose, and a request that could not wait for the start."""
+    idle = {"IDLE_STOP_SECONDS": "60"}
+    for variables, words in (
+        ({"REPLAY_TIMEOUT_SECONDS": "0"}, "set REPLAY_TIMEOUT_SECONDS above 0"),
+        ({"VLLM_ENABLE_RESPONSES_API_STORE": "1"}, "VLLM_ENABLE_RESPONSES_API_STORE=1 keeps"),
+        ({"VLLM_ENABLE_RESPONSES_API_STORE": "0"}, ""), ({}, ""),
+    ):  # fmt: skip
+        if words:
+            assert words in refused(python, tmp_path, **idle, **variables)["IDLE_STOP_SECONDS"]
+            check(python, tmp_path, **variables)
+        else:
+            check(python, tmp_path, **idle, **variables)
+
+
 def test_all_that_the_gateway_refuses_is_told_at_once() -> None:
     """Keys, routes, certificate and address, which `serve` would otherwise refuse one after the other."""
     variables = {"API_KEYS": "short", "EXTRA_ROUTES": "x", "TLS_CERT_FILE": "/c", "HOST": "no such host"}

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.virtual.gateway_client import gateway
-from vllm_engine.engine.engine_state import EngineState, StatusBoard
+from vllm_engine.engine.engine_state import EngineState, Frontend, StatusBoard
 
-S = EngineState
+S, KEY = EngineState, "sk-12345678"
+MODELS = b'{"object":"list","data":[{"id":"m"}]}'
 READINESS = ("/healthz", "/readyz", "/v1/health/ready")
 RESTART = (S.READY, S.UNHEALTHY, S.BACKOFF, S.STARTING)
 
 
 def board_after(states: tuple[EngineState, ...]) -> StatusBoard:
     board = StatusBoard()
+    moves = {S.STARTING: board.restart, S.IDLE: board.rest}
+    board.serving_with((Frontend.PYTHON,), MODELS)
     for state in states:
-        board.restart() if state is S.STARTING else board.move(state)
+        moves.get(state, partial(board.move, state))()
     return board
 
 
@@ -51,7 +55,7 @@ async def test_health(
             parts: dict[str, Any] = {
                 "board": board_after(states),
                 "is_health": is_health,
-                "API_KEYS": "sk-12345678",
+                "API_KEYS": KEY,
             }
             async with gateway(tmp_path, **parts, **settings) as (client, _):
                 wanted = dict.fromkeys(READINESS, readiness) | {
@@ -66,3 +70,39 @@ async def test_health(
             # The body is readiness' whatever the status: who reads it learns the truth.
             assert [body["state"] for body in same] == [str(states[-1] if states else S.STARTING)] * 2
             assert {body["status"] for body in same} == {"ready" if readiness == 200 else "unavailable"}
+
+
+@pytest.mark.parametrize(
+    ("states", "word", "is_resting"),
+    [
+        ((S.READY, S.IDLE), "idle", True),
+        ((S.READY, S.IDLE, S.STARTING), "waking", True),
+        ((S.READY, S.IDLE, S.STARTING, S.BACKOFF), "unavailable", False),
+        ((S.READY, S.IDLE, S.STARTING, S.BACKOFF, S.STARTING), "unavailable", False),
+        ((S.READY, S.IDLE, S.STARTING, S.READY), "ready", False),
+        ((S.READY, S.IDLE, S.DRAINING), "unavailable", False),
+    ],
+)
+async def test_an_idle_engine(
+    tmp_path: Path, states: tuple[EngineState, ...], word: str, is_resting: bool
+) -> None:
+    """It is ready for balancers until it is again, if they are to send requests; liveness does not mind either way."""
+    is_gone = S.DRAINING in states
+    for is_ready in (True, False):
+        readiness = 200 if word == "ready" or (is_resting and is_ready) else 503
+        async with gateway(
+            tmp_path, board=board_after(states), API_KEYS=KEY, HEALTH_ROUTE="vllm", IDLE_IS_READY=is_ready
+        ) as (client, made):
+            for path in READINESS:
+                answer = await client.get(path)
+                assert (answer.status_code, answer.json()["status"]) == (readiness, word)
+                assert (answer.json()["error"] is None) is (word != "unavailable")
+            loading = 503 if word == "unavailable" and states[-1] is not S.STARTING else 204
+            assert (await client.get("/ping")).status_code == (200 if readiness == 200 else loading)
+            assert (await client.get("/health")).status_code == (503 if is_gone else 200)
+            assert (await client.get("/livez")).status_code == 200
+            if is_resting:
+                models = await client.get("/v1/models", headers={"x-api-key": KEY})
+                assert (models.status_code, models.content == MODELS) == (readiness, is_ready)
+                assert (await client.get("/v1/models")).status_code == 401
+                assert not made.demand.is_wanted

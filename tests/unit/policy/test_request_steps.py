@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -217,3 +218,57 @@ async def test_a_key_without_tokens_may_list_the_models(tmp_path: Path) -> None:
         refused = await client.post(CHAT, json={"messages": []})
         assert (refused.status_code, "KEY_TOKENS_PER_MINUTE" in refused.text) == (429, True)
         assert (await client.get("/v1/models")).status_code in (502, 503)
+
+
+async def test_what_wakes_an_idle_engine(tmp_path: Path) -> None:
+    """A request for the engine that the gateway has not refused itself; it waits for the start, whoever asks meanwhile."""
+    board = StatusBoard()
+    board.move(EngineState.READY)
+    board.rest()
+    good, other = {"x-api-key": KEY}, {"x-api-key": "another-key"}
+    limits: dict[str, Any] = {
+        "API_KEYS": f"a:{KEY} b:another-key",
+        "MAX_BODY_BYTES": 10,
+        "KEY_REQUESTS_PER_MINUTE": 1,
+    }
+    async with gateway(tmp_path, board=board, **limits) as (client, made):
+        woken = asyncio.create_task(made.demand.until_wanted())
+        (await made.admission.enter("b")).leave()
+        for method, path, headers, body, status in (
+            ("POST", CHAT, {}, b"{}", 401), ("POST", CHAT, {"x-api-key": "a-stranger"}, b"{}", 401),
+            ("GET", CHAT, good, b"", 405), ("POST", "/v1/nothing", good, b"{}", 404),
+            ("POST", CHAT, good, b"x" * 11, 413), ("POST", CHAT, other, b"{}", 429),
+            *(("GET", path, good, b"", None) for path in (*PATHS, "/ui/state", "/ui/status", "/ui/history")),
+        ):  # fmt: skip
+            answer = await client.request(method, path, headers=headers, content=body)
+            assert status is None or answer.status_code == status, (path, answer.text)
+        await asyncio.sleep(0)
+        assert (woken.done(), board.current.state) == (False, EngineState.IDLE)
+        asking = [asyncio.create_task(client.post(CHAT, headers=good, content=b"{}"))]
+        await woken
+        assert made.recovery.waiting == 1
+        board.restart()
+        for move in (EngineState.BACKOFF, EngineState.FAILED):
+            board.move(move)
+        [answer] = await asyncio.gather(*asking)
+        assert (answer.status_code, "failed" in answer.json()["error"]["message"]) == (503, True)
+        assert not made.demand.is_wanted
+
+
+async def test_a_lame_duck_without_an_engine(tmp_path: Path) -> None:
+    """What comes while balancers are yet to notice goes to the engine if it served; else it is told to go elsewhere."""
+    for state, is_asked in (
+        (EngineState.READY, True),
+        (EngineState.IDLE, False),
+        (EngineState.BACKOFF, False),
+    ):
+        board = StatusBoard()
+        board.move(EngineState.READY)
+        if not is_asked:
+            board.move(state)
+        async with gateway(tmp_path, board=board) as (client, made):
+            made.begin_lame_duck()
+            board.move(EngineState.DRAINING)
+            answer = await client.post(CHAT, content=b"{}")
+        message = answer.json()["error"]["message"]
+        assert (answer.status_code, message == "The engine is draining") == (503, not is_asked)

@@ -260,9 +260,12 @@ async def ask(proxy: Proxy) -> tuple[StandInClient, RequestRecord]:
     client, record = StandInClient(), RequestRecord("id", "POST", "/v1/completions", is_core_work=True)
     scope = {"method": "POST", "headers": [], "extensions": {CLIENT_STREAM: client}}
     bodies = Bodies(max_bytes=1, idle_timeout_seconds=1, budget=BodyBudget(max_bytes=1, max_reading=1))
-    await proxy.pass_on(
-        scope, client.send, ForwardedRequest(record, b"/v1/completions", Body(bodies, None), RequestFields())
-    )
+    attempt = proxy.begin(scope, client.send, record)
+    try:
+        request = ForwardedRequest(record, b"/v1/completions", Body(bodies, None), RequestFields())
+        await proxy.pass_on(attempt, scope, request)
+    finally:
+        proxy.end(attempt, record)
     return client, record
 
 

@@ -39,18 +39,19 @@ class FirstTokens:
         """
         rust = asyncio.ensure_future(self._token(rust_client)) if planned == BOTH else None
         try:
-            seconds = await self._token(client)
+            seconds, models = await self._token(client)
             running = running_frontends(planned, self._file)
-            self._board.serving_with(running)
+            self._board.serving_with(running, models)
             if rust is not None and Frontend.RUST in running:
-                seconds = max(seconds, await rust)
+                seconds = max(seconds, (await rust)[0])
             return seconds
         finally:
             if rust is not None:
                 rust.cancel()
                 await asyncio.gather(rust, return_exceptions=True)
 
-    async def _token(self, client: ControlClient) -> float:
+    async def _token(self, client: ControlClient) -> tuple[float, bytes]:
+        """Wait for a token; returns how long it took from its request, and the list of models."""
         loop = asyncio.get_running_loop()
         logged: float | None = None
         while True:
@@ -59,11 +60,11 @@ class FirstTokens:
             pause = _LAST_POLL_SECONDS if self._board.current.phase is Phase.WARMING_UP else _POLL_SECONDS
             if health is Health.GOOD:
                 try:
-                    await client.check_models()
+                    models = await client.models()
                     self._board.progress(Phase.WARMING_UP)
                     began = loop.time()
                     await client.generate_one(self._name)
-                    return loop.time() - began
+                    return loop.time() - began, models
                 except ControlError as error:
                     pause = _POLL_SECONDS
                     if logged is None or loop.time() - logged > _LOG_AGAIN_SECONDS:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from vllm_engine.config.settings import load_settings
-from vllm_engine.engine.engine_exit import EngineExit
 from vllm_engine.engine.engine_state import Phase, StatusBoard
+from vllm_engine.engine.output.engine_exit import EngineExit
 from vllm_engine.engine.process_tree import Node
 from vllm_engine.engine.startup.cpu_processes import cpu_processes
 from vllm_engine.engine.startup.engine_folders import EngineFolders

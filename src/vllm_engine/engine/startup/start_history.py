@@ -66,9 +66,12 @@ class StartRecorder:
         board.watch(self._changed)
 
     def begins(self, key: str) -> None:
-        """Begin a start of the configuration `key` (see `plan.resolve.start_key`)."""
-        self._key = key
-        self._board.expect(self._history.expected(key))
+        """Begin a start of the configuration `key` (see `plan.resolve.start_key`).
+
+        Starts from a standby, which has imported vLLM, are kept apart: they say nothing of the others.
+        """
+        self._key = key if self._board.current.standby_bytes is None else f"{key}-standby"
+        self._board.expect(self._history.expected(self._key))
 
     def _changed(self, status: EngineStatus) -> None:
         before, self._last = self._last, status

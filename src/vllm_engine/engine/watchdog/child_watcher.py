@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from vllm_engine.engine.engine_exit import describe_exit
 from vllm_engine.engine.engine_state import Frontend
+from vllm_engine.engine.output.engine_exit import describe_exit
 from vllm_engine.system.shortage import is_own_shortage
 
 logger = logging.getLogger("gateway.supervisor")

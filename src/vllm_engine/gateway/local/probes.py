@@ -59,8 +59,9 @@ class DownloadProgress(BaseModel):
 
 
 class Health(BaseModel):
-    """Answer of `/healthz`, ready or not; `error` has `code`, `message`, `remedy`, `docs` once it failed.
+    """Answer of `/healthz`: `status` is ready, idle, waking (started again for a request) or unavailable.
 
+    `error` has `code`, `message`, `remedy`, `docs` once it failed.
     `fraction` is of the whole start and, like the two estimates, based on an earlier start of the same
     configuration; `phase_fraction` is of the phase. Each is null where it is not known.
     """
@@ -126,8 +127,12 @@ async def livez() -> Live:
 @router.get("/readyz", response_model=Health, include_in_schema=False)
 @router.get("/v1/health/ready", response_model=Health, include_in_schema=False)
 async def healthz(request: Request, status: Status) -> JSONResponse:
-    """Answer 200 when the engine has generated a token and still runs, else 503 and why."""
-    return _health(request, status, is_good=status.is_ready)
+    """Answer 200 when the engine has generated a token and still runs, else 503 and why.
+
+    200 as well while it is stopped for being idle, unless `IDLE_IS_READY=0`.
+    """
+    rules: HealthRules = request.app.state.health_rules
+    return _health(request, status, is_good=rules.is_ready(status))
 
 
 @router.get("/health", response_model=Health, include_in_schema=False)
@@ -150,7 +155,7 @@ def health_of(build: Build, status: EngineStatus) -> Health:
     """Describe the engine's state."""
     forecast = estimate(status, time.monotonic())
     return Health(
-        status="ready" if status.is_ready else "unavailable",
+        status=_word(status),
         state=status.state,
         phase=str(status.phase),
         phase_fraction=_rounded(status.fraction, 3),
@@ -160,8 +165,16 @@ def health_of(build: Build, status: EngineStatus) -> Health:
         remaining_seconds=_rounded(forecast.remaining_seconds if forecast else None),
         download=_download(status),
         model=build.model,
-        error=None if status.is_ready else _error(status),
+        error=None if status.is_ready or status.is_resting else _error(status),
     )
+
+
+def _word(status: EngineStatus) -> str:
+    if status.is_ready:
+        return "ready"
+    if status.is_waking:
+        return "waking"
+    return "idle" if status.state is EngineState.IDLE else "unavailable"
 
 
 def _download(status: EngineStatus) -> DownloadProgress | None:
@@ -191,11 +204,13 @@ def _error(status: EngineStatus) -> dict[str, Any]:
 
 
 @router.get("/ping", summary="Readiness for Runpod", response_class=Response, responses={204: {}, 503: {}})
-async def ping(status: Status) -> Response:
+async def ping(request: Request, status: Status) -> Response:
     """Answer as Runpod's load balancer expects: 204 while loading, 200 when ready, 503 otherwise."""
-    if status.is_ready:
+    rules: HealthRules = request.app.state.health_rules
+    if rules.is_ready(status):
         return Response(status_code=200)
-    return Response(status_code=204 if status.state is EngineState.STARTING else 503)
+    is_coming = status.is_resting or status.state is EngineState.STARTING
+    return Response(status_code=204 if is_coming else 503)
 
 
 @router.get("/version", summary="What runs")

@@ -53,6 +53,7 @@ _QUEUE_BUCKETS = (
     *(0.001, 0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0),
     *(60.0, 120.0, 240.0, 480.0, 960.0),
 )
+_WAKE_BUCKETS = (1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0, 1200.0)
 
 
 class GatewayMetrics:
@@ -82,6 +83,8 @@ class GatewayMetrics:
         self._standby_ready, self._standby_bytes = own.gauge("standby_ready"), own.gauge("standby_bytes")
         self._up = own.gauge("engine_up")
         self._restarts = own.counter("engine_restarts")
+        self._idle_stops = own.counter("idle_stops")
+        self._wake_seconds = own.histogram("wake_seconds", _WAKE_BUCKETS)
         self._failures = own.counter("engine_failures", "code")
         self._failures.labels(HUNG)
         self._start_seconds = own.gauge("engine_start_seconds")
@@ -121,14 +124,18 @@ class GatewayMetrics:
         def changed(now: EngineStatus) -> None:
             nonlocal last
             was, last = last, now
-            if now.starts > was.starts:
+            if now.starts > was.starts and not now.was_idle:
                 self._restarts.inc()
             if now.state is was.state:
                 return
+            if now.state is EngineState.IDLE:
+                self._idle_stops.inc()
             if now.error is not None:
                 self._failures.labels(now.error.code).inc()
             if now.is_ready and was.state is EngineState.STARTING:
                 self._start_seconds.set(now.elapsed_seconds())
+                if now.was_idle:
+                    self._wake_seconds.observe(now.elapsed_seconds())
 
         status.watch(changed)
 

@@ -116,6 +116,12 @@ class Admission:
             self._pace.quiet_since = now
         return Slot(self, state, places, claim.tokens, now)
 
+    def check_key(self, key: str | None, claim: Claim = _ONE) -> None:
+        """Raise `Rejected` if the key's own limits refuse the request now; nothing is counted."""
+        now = self._clock()
+        state = self._keys.get(key) or self._new_key(key, now)
+        self._check(state, min(claim.requests, self.places), now, costs_tokens=claim.costs_tokens)
+
     def check_open(self) -> None:
         """Raise `Rejected` if the gateway is draining."""
         if self._closed is not None:

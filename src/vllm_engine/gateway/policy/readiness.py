@@ -20,11 +20,29 @@ class HealthRules:
     """Whether `/health` is vLLM's, which manifests for it use as a liveness probe (`HEALTH_ROUTE`)."""
     keeps_requests: bool = True
     """Whether requests wait for an engine that is being restarted (`REPLAY_TIMEOUT_SECONDS`)."""
+    idle_is_ready: bool = True
+    """Whether an engine that was stopped for being idle counts as ready meanwhile (`IDLE_IS_READY`)."""
 
     @classmethod
     def of(cls, settings: Settings) -> HealthRules:
         """Return the rules that the settings make."""
-        return cls(settings.health_route == "vllm", settings.replay_timeout_seconds > 0)
+        return cls(
+            settings.health_route == "vllm", settings.replay_timeout_seconds > 0, settings.idle_is_ready
+        )
+
+    def is_ready(self, status: EngineStatus) -> bool:
+        """Whether readiness answers 200: requests are answered, at once or by an engine that they start."""
+        return status.is_ready or (self.idle_is_ready and status.is_resting)
+
+    def models(self, status: EngineStatus) -> bytes:
+        """Return the list of models of an engine that was stopped for being idle: that of its start.
+
+        Raises:
+            Rejected: an idle engine does not count as ready.
+        """
+        if status.models is None or not self.is_ready(status):
+            raise not_ready(status)
+        return status.models
 
     def is_healthy(self, status: EngineStatus) -> bool:
         """Whether `/health` answers 200.
@@ -33,7 +51,7 @@ class HealthRules:
         probe has its container started again. Here that must not end a restart that is under way inside.
         """
         if not self.as_vllm:
-            return status.is_ready
+            return self.is_ready(status)
         if not status.has_served or status.state in _NO_MORE:
             return False
         return status.is_ready or self.keeps_requests
@@ -47,6 +65,8 @@ def not_ready(status: EngineStatus) -> Rejected:
     if status.state is EngineState.STARTING:
         done = "" if status.fraction is None else f" {status.fraction:.0%}"
         message = f"Loading model ({status.phase}{done}, {status.elapsed_seconds():.0f} s so far)"
+    elif status.state is EngineState.IDLE:
+        message = "The engine is idle: it was stopped, and the next request for an answer starts it"
     elif status.state is EngineState.FAILED:
         message = f"The engine has failed: {status.error or 'no reason is known'}"
     else:

@@ -56,6 +56,10 @@ class Route:
     vllm-router's policy `cache_aware` asks every replica for the tokens of every chat on such a route. After
     403 it goes by the text alone; after 404 it would ask each replica's `/tokenize` as well (0.1.17).
     """
+    is_listing: bool = False
+    """Whether machines ask for it every few seconds: it neither starts an engine nor keeps one running."""
+    changes_engine: bool = False
+    """Whether the engine's memory holds something afterwards that no start brings back."""
 
 
 ROUTES = (
@@ -71,7 +75,7 @@ ROUTES = (
     Route("/v1/messages", _POST, is_core_work=True, may_stream=True),
     Route("/v1/messages/count_tokens", _POST),
     Route("/v1/messages/render", _POST, is_scale_out=True),
-    Route("/v1/models", _GET),
+    Route("/v1/models", _GET, is_listing=True),
     Route("/tokenize", _POST),
     Route("/detokenize", _POST),
     # The engine registers these by what its model can do, and answers 404 for the others.
@@ -89,6 +93,9 @@ ROUTES = (
 )
 """Inference and what SDKs ask besides, with the methods that vLLM answers: it has no HEAD, no DELETE, and no
 `/v1/models/{model}`."""
+
+_ADAPTERS = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
+"""vLLM's routes that change which adapters it serves (`VLLM_ALLOW_RUNTIME_LORA_UPDATING`)."""
 
 
 def check_method(method: str, allowed: frozenset[str]) -> None:
@@ -158,7 +165,7 @@ def _extra(entry: str, path: str, methods: frozenset[str]) -> Route:
         raise _not_a_route(entry, _EXPECTED_METHOD)
     if not _PATH.fullmatch(path) or {".", ".."} & set(path.split("/")):
         raise _not_a_route(entry, _EXPECTED_PATH)
-    return Route(path, methods)
+    return Route(path, methods, changes_engine=path in _ADAPTERS)
 
 
 def _not_a_route(entry: str, expected: str) -> SettingsError:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from starlette.types import Send
 
@@ -27,6 +28,9 @@ from vllm_engine.gateway.proxy.forwarded_headers import response_headers
 from vllm_engine.gateway.proxy.frontend_choice import EMPTY, Asked
 from vllm_engine.gateway.proxy.response_stream import ResponseStream
 from vllm_engine.gateway.proxy.upstream_connection import UpstreamConnection, UpstreamError
+from vllm_engine.gateway.rejection import Rejected
+
+_T = TypeVar("_T")
 
 logger = logging.getLogger("gateway.proxy")
 
@@ -77,6 +81,31 @@ class Attempt:
         self._keep_alive = keep_alive if record.is_stream else 0.0
         self._identity = record.request_id.encode()
         self._is_open = False
+
+    @property
+    def stream(self) -> ResponseStream:
+        """The response, as far as it has come."""
+        return self._stream
+
+    async def while_waiting(self, waiting: Awaitable[_T]) -> _T:
+        """Wait for something; a stream's client gets comments if that takes long."""
+        task = asyncio.ensure_future(waiting)
+        try:
+            if self._keep_alive and not self._is_open:
+                await asyncio.wait({task}, timeout=self._keep_alive)
+                if not task.done():
+                    await self._open()
+            return await task
+        finally:
+            task.cancel()
+
+    async def reject(self, rejected: Rejected) -> bool:
+        """End an event stream that was opened while its request waited; False if there is none."""
+        if not self._is_open:
+            return False
+        self._record.reject(self._record.status, rejected.reason)
+        await self._stream.end_event_stream(ApiError.of(rejected.status, rejected.message))
+        return True
 
     async def run(self, request: EngineRequest) -> None:
         """Pass the request and its response on.
@@ -175,15 +204,7 @@ class Attempt:
         health = await self._engine.control.health()
         if health is Health.GOOD and self._runs(start):
             return Verdict.LIVES
-        waiting = asyncio.ensure_future(self._engine.recovery.after_failure(start))
-        try:
-            if self._keep_alive and not self._is_open:
-                await asyncio.wait({waiting}, timeout=self._keep_alive)
-                if not waiting.done():
-                    await self._open()
-            return await waiting
-        finally:
-            waiting.cancel()
+        return await self.while_waiting(self._engine.recovery.after_failure(start))
 
     def _runs(self, start: int) -> bool:
         """Whether the engine of this start serves, as far as is known; a frontend may not know yet."""

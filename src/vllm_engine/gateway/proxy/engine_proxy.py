@@ -58,7 +58,24 @@ class Proxy:
         for stream in tuple(self._streams):
             stream.fail(self._end)
 
-    async def pass_on(self, scope: Scope, send: Send, request: ForwardedRequest) -> None:
+    def begin(self, scope: Scope, send: Send, record: RequestRecord) -> Attempt:
+        """Return the attempts of one request, which may have to wait before it is passed on; `end` them."""
+        stream = ResponseStream(client_stream_of(scope), send, record, self._engine.activity)
+        self._streams.add(stream)
+        if self._end is not None:
+            stream.fail(self._end)
+        return Attempt(self._engine, stream, send, record, self._keep_alive)
+
+    def end(self, attempt: Attempt, record: RequestRecord) -> None:
+        """Note in the record what has become of the request, and end what the engine still does for it."""
+        stream = attempt.stream
+        self._streams.discard(stream)
+        stream.abort()
+        record.has_run, record.bytes_out = stream.has_run, stream.usage.size
+        record.prompt_tokens, record.completion_tokens = stream.usage.tokens()
+        record.is_estimate = stream.usage.is_estimate
+
+    async def pass_on(self, attempt: Attempt, scope: Scope, request: ForwardedRequest) -> None:
         """Pass one request to the engine and its response to the client.
 
         Being cancelled, because the client has disconnected, ends the engine's work on it too.
@@ -66,29 +83,17 @@ class Proxy:
         Raises:
             UpstreamError: the engine broke off a response that has begun and cannot carry an error event.
         """
-        record, body = request.record, request.body
-        stream = ResponseStream(client_stream_of(scope), send, record, self._engine.activity)
-        self._streams.add(stream)
-        if self._end is not None:
-            stream.fail(self._end)
+        body = request.body
         head = request_head(
             scope["method"],
             request.target,
             scope["headers"],
-            identity=record.request_id.encode(),
+            identity=request.record.request_id.encode(),
             body_bytes=body.size,
             without=request.without,
             extra=request.extra,
         )
-        try:
-            attempt = Attempt(self._engine, stream, send, record, self._keep_alive)
-            await attempt.run(EngineRequest(scope["method"], head, body, request.fields, scope["headers"]))
-        finally:
-            self._streams.discard(stream)
-            stream.abort()
-            record.has_run, record.bytes_out = stream.has_run, stream.usage.size
-            record.prompt_tokens, record.completion_tokens = stream.usage.tokens()
-            record.is_estimate = stream.usage.is_estimate
+        await attempt.run(EngineRequest(scope["method"], head, body, request.fields, scope["headers"]))
 
     async def _tick(self) -> None:
         while True:

@@ -40,7 +40,10 @@ class Recovery:
 
     @property
     def is_under_way(self) -> bool:
-        """Whether the engine has served, is not ready, and is to come back; never where replay is off."""
+        """Whether the engine has served, is not ready, and is to come back; never where replay is off.
+
+        An idle engine comes back for a request.
+        """
         status = self._status.current
         if not self._timeout or status.is_ready or status.state in _ENDED:
             return False
@@ -56,7 +59,7 @@ class Recovery:
             raise Rejected(
                 503,
                 "saturated",
-                f"The engine is restarting and {self.waiting} requests already wait for it, which is "
+                f"The engine is being started and {self.waiting} requests already wait for it, which is "
                 "the limit (MAX_IN_FLIGHT plus MAX_QUEUE)",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )
@@ -64,7 +67,7 @@ class Recovery:
             late = Rejected(
                 503,
                 "restart_timeout",
-                "The engine is restarting and did not become ready within "
+                "The engine is being started and did not become ready within "
                 f"REPLAY_TIMEOUT_SECONDS={self._timeout:g}",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )

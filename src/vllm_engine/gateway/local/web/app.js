@@ -5,7 +5,7 @@ import { ChatView } from "./chat/chat.js";
 import { openLibrary } from "./conversations/library.js";
 import { announce, byId, setText } from "./lib/dom.js";
 import { ReferenceView } from "./reference/reference.js";
-import { short } from "./status/start.js";
+import { short, takesRequests } from "./status/start.js";
 import { StatusView } from "./status/status.js";
 
 const SOON = 1000;
@@ -33,7 +33,7 @@ function wantedView() {
 function showView() {
   const wanted = wantedView();
   if (!wanted && !known.health) return;
-  const view = wanted ?? (known.health.state === "ready" ? "chat" : "status");
+  const view = wanted ?? (takesRequests(known.health) ? "chat" : "status");
   const changed = !isShown(view);
   for (const name of VIEWS) {
     byId(`view-${name}`).hidden = name !== view;
@@ -64,7 +64,7 @@ const poll = {
       const { health, needs_key: needsKey } = await getJson("ui/state");
       known.needsKey = needsKey;
       await learn(health);
-      if (health.state !== "ready") wait = SOON;
+      if (health.state !== "ready" && health.state !== "idle") wait = SOON;
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
       if (error.status === 401) askForKey("The server refused this key.");
@@ -86,7 +86,8 @@ for (const event of ["beforeunload", "pagehide"]) addEventListener(event, () => 
 async function learn(health) {
   const before = known.health?.state;
   known.health = health;
-  if (before !== health.state) known.version = known.model = null;
+  // What is stopped for being idle comes back as it was.
+  if (before !== health.state && !["idle", "waking"].includes(health.status)) known.version = known.model = null;
   show();
   if (before && before !== health.state) announce(`The engine's state: ${short(health).text}`);
   if (lacksKey()) {
@@ -95,7 +96,7 @@ async function learn(health) {
     return;
   }
   known.version ??= await getJson("version");
-  if (health.state === "ready" && !known.model) known.model = (await getJson("v1/models")).data[0];
+  if (takesRequests(health) && !known.model) known.model = await listedModel();
   if (isShown("status")) {
     const [history, report] = await Promise.all([getJson("ui/history"), getJson("ui/status")]);
     known.history = history;
@@ -104,6 +105,16 @@ async function learn(health) {
   }
   show();
   await showReference();
+}
+
+async function listedModel() {
+  try {
+    return (await getJson("v1/models")).data[0];
+  } catch (error) {
+    // With IDLE_IS_READY=0 an idle engine's models are not listed.
+    if (!(error instanceof ApiError && error.status === 503)) throw error;
+    return null;
+  }
 }
 
 async function showReference() {
@@ -130,14 +141,15 @@ function show() {
   status.showClients(known.model?.id, known.needsKey);
   status.showFacts({ ...known, needsKey: lacksKey() });
   chat.setServer({
-    isReady: health.state === "ready" && Boolean(known.model), model: name, limit: known.model?.max_model_len ?? null, note: note(health),
+    isReady: takesRequests(health) && Boolean(known.model), model: name, limit: known.model?.max_model_len ?? null, note: note(health),
   });
   if (known.version) chat.setAbilities(known.version);
   showView();
 }
 
 function note(health) {
-  if (health.state === "ready") {
+  if (takesRequests(health)) {
+    if (!lacksKey() && health.status !== "ready") return { text: "The engine is idle. A message starts it, and is answered once it is ready." };
     return lacksKey() ? { text: "This server asks for an API key.", help: { label: "Enter the key", run: () => askForKey() } } : null;
   }
   const text = { starting: "The model is still loading.", failed: "The engine cannot run.", offline: "The server cannot be reached." }[health.state] ??

@@ -8,6 +8,7 @@ const WORDS = {
   starting: ["Loading the model", "Requests are answered as soon as it is loaded.", "busy"],
   ready: ["Ready", "The engine answers requests.", "good"],
   unhealthy: ["Unhealthy", "The engine does not respond as expected and is being checked.", "warn"],
+  idle: ["Idle", "The engine was stopped because nobody needed it. The next request starts it again.", "quiet"],
   backoff: ["Restarting soon", "The engine died. Requests that have no answer yet wait for the next one.", "warn"],
   draining: ["Shutting down", "Running requests are finished; new ones are refused.", "warn"],
   stopped: ["Stopped", "The engine has been stopped.", "quiet"],
@@ -25,13 +26,16 @@ const PHASES = {
   "warming up": "Warm up",
 };
 
+/** Whether requests are answered, at once or by an engine that they start. */
+export const takesRequests = ({ status, state }) => state !== "offline" && ["ready", "idle", "waking"].includes(status);
+
 /** Return text and tone for the page's head. */
 export function short(health) {
   if (health.state === "starting") {
     const share = health.fraction ?? null;
     return { text: share === null ? "Loading" : `Loading ${Math.floor(share * 100)} %`, tone: "busy" };
   }
-  const names = { ready: "Ready", unhealthy: "Unhealthy", backoff: "Restarting", draining: "Stopping", stopped: "Stopped", failed: "Failed", offline: "Offline" };
+  const names = { ready: "Ready", unhealthy: "Unhealthy", backoff: "Restarting", idle: "Idle", draining: "Stopping", stopped: "Stopped", failed: "Failed", offline: "Offline" };
   return { text: names[health.state] ?? health.state, tone: WORDS[health.state]?.[2] ?? "quiet" };
 }
 

@@ -6,7 +6,7 @@ import re
 import signal
 from dataclasses import dataclass
 
-from vllm_engine.engine.engine_output import parse_line
+from vllm_engine.engine.output.engine_output import parse_line
 
 _ERRORS = (
     re.compile(r"^\s*(?P<text>(?:[\w.]+\.)?(?:\w*(?:Error|Exception|Interrupt)|SystemExit): .+)"),

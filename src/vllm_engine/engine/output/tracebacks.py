@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from vllm_engine.engine.engine_output import LogLine, parse_line
+from vllm_engine.engine.output.engine_output import LogLine, parse_line
 
 _HEAD = "Traceback (most recent call last):"
 _MOST_LINES = 500

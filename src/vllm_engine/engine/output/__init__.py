@@ -1,0 +1,1 @@
+"""What an engine prints, line by line, and how it ended."""
