@@ -21,8 +21,8 @@ logger = logging.getLogger("gateway.supervisor")
 class ClientDemand:
     """Clients' requests that need the engine: waiting for it, queued, or at it.
 
-    Listings, which machines ask for every few seconds, are not cut off by a stop, but neither put it off nor
-    start the engine. `idle_stop_seconds` is how long there must be no request; 0: it is never stopped.
+    What machines ask for as a matter of routine is not cut off by a stop, but neither puts it off nor starts
+    the engine. `idle_stop_seconds` is how long there must be no request; 0: it is never stopped.
     """
 
     def __init__(self, idle_stop_seconds: float = 0.0) -> None:
@@ -30,31 +30,31 @@ class ClientDemand:
         self.kept_for: str | None = None
         """Why this start of the engine is not stopped, although it may be idle."""
         self._requests = 0
-        self._listings = 0
+        self._routine = 0
         self._quiet_since = 0.0
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._wanted = asyncio.Event()
 
-    def enter(self, *, is_listing: bool = False) -> None:
+    def enter(self, *, is_routine: bool = False) -> None:
         """A request needs the engine from now on; whoever calls this must call `leave` at its end."""
         self._quiet.clear()
-        if is_listing:
-            self._listings += 1
+        if is_routine:
+            self._routine += 1
         else:
             self._requests += 1
             self._wanted.set()
 
-    def leave(self, *, is_listing: bool = False) -> None:
+    def leave(self, *, is_routine: bool = False) -> None:
         """A request needs the engine no more."""
-        if is_listing:
-            self._listings -= 1
+        if is_routine:
+            self._routine -= 1
         else:
             self._requests -= 1
             if not self._requests:
                 self._wanted.clear()
                 self._quiet_since = asyncio.get_running_loop().time()
-        if not (self._requests or self._listings):
+        if not (self._requests or self._routine):
             self._quiet.set()
 
     def keep(self, reason: str) -> None:

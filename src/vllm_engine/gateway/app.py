@@ -187,13 +187,13 @@ class Gateway:
                 fields = read_fields(body.data, with_python_fields=has_choice)
                 record.is_stream = route.may_stream and fields.stream
                 claim = self._claim(route, fields, body)
-                if self.status.current.is_resting and route.is_listing:
-                    await send_json(send, record, self.health_rules.models(self.status.current))
+                if self.status.current.is_resting and route.is_routine:
+                    await self._answer_at_rest(send, record, route)
                     return
                 if self.recovery.is_under_way:
                     self.admission.check_key(record.key, claim)
                 # Only a request that has come this far starts an idle engine.
-                self.demand.enter(is_listing=route.is_listing)
+                self.demand.enter(is_routine=route.is_routine)
                 attempt = self.proxy.begin(scope, send, record)
                 slot: Slot | None = None
                 try:
@@ -204,7 +204,7 @@ class Gateway:
                         self.demand.keep(f"a stop would lose what {route.template} has changed")
                 finally:
                     self.proxy.end(attempt, record)
-                    self.demand.leave(is_listing=route.is_listing)
+                    self.demand.leave(is_routine=route.is_routine)
                     if slot is not None:
                         slot.leave()
                         self._charge(slot, record, fields)
@@ -212,6 +212,12 @@ class Gateway:
             rejected.leaves_body |= not is_whole
             if attempt is None or not await attempt.reject(rejected):
                 raise
+
+    async def _answer_at_rest(self, send: Send, record: RequestRecord, route: Route) -> None:
+        """Answer what machines ask for as a matter of routine, for which no idle engine is started."""
+        if not route.is_listing:
+            raise not_ready(self.status.current)
+        await send_json(send, record, self.health_rules.models(self.status.current))
 
     async def _admitted(self, record: RequestRecord, claim: Claim, attempt: Attempt) -> Slot:
         """Wait until the engine is ready and has a place for the request."""

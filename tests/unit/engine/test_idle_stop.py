@@ -20,11 +20,11 @@ from vllm_engine.errors import StartupError
 STOP = 60.0
 
 
-def request(demand: ClientDemand, begins: float, ends: float, *, is_listing: bool = False) -> None:
+def request(demand: ClientDemand, begins: float, ends: float, *, is_routine: bool = False) -> None:
     """Have a request under way from then to then."""
     loop = asyncio.get_running_loop()
-    loop.call_later(begins, partial(demand.enter, is_listing=is_listing))
-    loop.call_later(ends, partial(demand.leave, is_listing=is_listing))
+    loop.call_later(begins, partial(demand.enter, is_routine=is_routine))
+    loop.call_later(ends, partial(demand.leave, is_routine=is_routine))
 
 
 def nothing(_: ClientDemand) -> None: ...
@@ -42,11 +42,11 @@ def a_trickle(demand: ClientDemand) -> None:
 
 def polling(demand: ClientDemand) -> None:
     for at in range(200):
-        request(demand, at + 0.5, at + 0.75, is_listing=True)
+        request(demand, at + 0.5, at + 0.75, is_routine=True)
 
 
 def a_slow_listing(demand: ClientDemand) -> None:
-    request(demand, 59, 80, is_listing=True)
+    request(demand, 59, 80, is_routine=True)
 
 
 def an_adapter_loaded(demand: ClientDemand) -> None:

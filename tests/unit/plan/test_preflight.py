@@ -256,6 +256,7 @@ def test_settings_under_which_an_idle_engine_must_not_be_stopped(python: Path, t
     idle = {"IDLE_STOP_SECONDS": "60"}
     for variables, words in (
         ({"REPLAY_TIMEOUT_SECONDS": "0"}, "set REPLAY_TIMEOUT_SECONDS above 0"),
+        ({"NODES": "2", "HEAD_ADDRESS": "10.0.0.1", "NODE_RANK": "0"}, "works on one machine, and NODES=2"),
         ({"VLLM_ENABLE_RESPONSES_API_STORE": "1"}, "VLLM_ENABLE_RESPONSES_API_STORE=1 keeps"),
         ({"VLLM_ENABLE_RESPONSES_API_STORE": "0"}, ""), ({}, ""),
     ):  # fmt: skip

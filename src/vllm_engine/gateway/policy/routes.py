@@ -57,9 +57,14 @@ class Route:
     403 it goes by the text alone; after 404 it would ask each replica's `/tokenize` as well (0.1.17).
     """
     is_listing: bool = False
-    """Whether machines ask for it every few seconds: it neither starts an engine nor keeps one running."""
+    """Whether it lists the models."""
     changes_engine: bool = False
     """Whether the engine's memory holds something afterwards that no start brings back."""
+
+    @property
+    def is_routine(self) -> bool:
+        """Whether machines ask for it of themselves: it neither starts an engine nor keeps one running."""
+        return self.is_listing or self.is_scale_out
 
 
 ROUTES = (

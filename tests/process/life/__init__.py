@@ -1,0 +1,1 @@
+"""How engines come and go: the standby, and the idle stop."""
