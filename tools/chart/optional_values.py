@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import StringConstraints
+from pydantic import Field, StringConstraints
 
 from tools.chart.value_types import Count, Name, Object, Objects, Part, Port, Texts
 
@@ -160,3 +160,48 @@ class PrometheusRule(Part):
     """Makes a PrometheusRule, for every engine that Prometheus scrapes: enable it in one release."""
     labels: Texts = {}
     """Labels by which your Prometheus selects rules."""
+
+
+class RouterImage(Part):
+    """The image of deploy/router/Dockerfile."""
+
+    repository: str = "ghcr.io/vllm-engine/vllm-engine-router"
+    """Where the image is; no release is published yet, so until then a registry that you pushed it to."""
+    tag: str = "0.1.17"
+    """Its version, which is vllm-router's."""
+    pullPolicy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
+    """When the image is pulled."""
+
+
+class Router(Part):
+    """vllm-router in front of `replicas`, without an endpoint picker and without rights in the cluster."""
+
+    enabled: bool = False
+    """Makes a Deployment of vllm-router and its Service, which routes then lead to; it finds pods by the headless Service's DNS name."""
+    image: RouterImage = RouterImage()
+    """The image of deploy/router/Dockerfile."""
+    replicas: Count = 2
+    """Routers; `cache_aware` knows prefixes only within each of them."""
+    policy: Literal[
+        "round_robin", "random", "power_of_two", "cache_aware", "consistent_hash", "sticky_least_loaded"
+    ] = "round_robin"
+    """How a pod is chosen; docs/deploy/replicas.md compares them."""
+    extraArgs: list[str] = []
+    """More options of vllm-router."""
+    resources: Object = {"requests": {"cpu": "500m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
+    """CPU and memory of a router."""
+
+
+class MultiNode(Part):
+    """One model over several nodes, by LeaderWorkerSet: `replicas` is then the number of groups."""
+
+    enabled: bool = False
+    """Makes a LeaderWorkerSet instead of `workload.kind`; its controller has to be installed."""
+    nodes: Annotated[int, Field(ge=2)] = 2
+    """NODES: pods of a group, of which the first has the API; each gets an equal share of the GPUs that `parallel` makes."""
+    exclusiveTopology: str = ""
+    """Label of nodes, such as `topology.kubernetes.io/zone`: a group has one of its values for itself."""
+    subdomainPolicy: Literal["Shared", "UniquePerReplica"] = "Shared"
+    """Whether all groups share one headless Service or each has its own, for thousands of pods."""
+    interface: str = ""
+    """NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME: the pods' network interface, where they have several."""

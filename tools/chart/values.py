@@ -15,9 +15,11 @@ from tools.chart.optional_values import (
     InferencePool,
     Ingress,
     Keda,
+    MultiNode,
     NetworkPolicy,
     PodDisruptionBudget,
     PrometheusRule,
+    Router,
     ServiceMonitor,
 )
 from tools.chart.pod_values import (
@@ -76,6 +78,10 @@ class Parallel(Part):
 
     tensor: Count | Literal["auto"] = 1
     """TENSOR_PARALLEL: GPUs that each layer is split over; `auto` takes `gpu.count` as it is."""
+    pipeline: Count = 1
+    """PIPELINE_PARALLEL: groups of GPUs that the layers are split over."""
+    data: Count = 1
+    """DATA_PARALLEL: copies of the model behind one API."""
 
 
 class HubToken(Part):
@@ -224,6 +230,10 @@ class Values(Part):
     """Scrapes every pod with Prometheus Operator."""
     prometheusRule: PrometheusRule = PrometheusRule()
     """Records and alerts for Prometheus Operator."""
+    router: Router = Router()
+    """vllm-router in front of `replicas`."""
+    multiNode: MultiNode = MultiNode()
+    """One model over several nodes, by LeaderWorkerSet."""
     probes: Probes = Probes()
     """What the kubelet asks; the paths are fixed."""
     shutdown: Shutdown = Shutdown()

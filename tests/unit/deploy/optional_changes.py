@@ -8,6 +8,8 @@ from typing import Any
 Changes = dict[str, tuple[Any, Mapping[str, Any]]]
 PEERS = [{"namespaceSelector": {"matchLabels": {"a": "b"}}}]
 MANY = {"cache": {"accessModes": ["ReadWriteMany"]}}
+LATER = {"shutdown": {"lameDuckSeconds": 15}}
+TWO = {"parallel": {"tensor": 2}}
 SLOWLY = {"scaleUp": {"stabilizationWindowSeconds": 60}}
 
 
@@ -24,7 +26,6 @@ PROMETHEUS = {"serverAddress": "http://prometheus:9090", "query": "sum(up)"}
 
 OPTIONAL: Changes = {
     "ingress.enabled": (True, {"ingress": OPEN}),
-    "ingress.allowWithoutKeys": (True, {"ingress": {"enabled": True}}),
     **of(
         "ingress",
         {
@@ -104,4 +105,37 @@ OPTIONAL: Changes = {
     ),
     "prometheusRule.enabled": (True, {}),
     **of("prometheusRule", {"labels": {"release": "prometheus"}}),
+    "router.enabled": (True, LATER),
+    **of(
+        "router",
+        {
+            "image.repository": "registry.example.com/router",
+            "image.tag": "0.1.18",
+            "image.pullPolicy": "Always",
+            "replicas": 1,
+            "policy": "cache_aware",
+            "extraArgs": ["--log-level=info"],
+            "resources": {"requests": {"cpu": "1"}},
+        },
+        **LATER,
+    ),
+    "parallel.pipeline": (2, {}),
+    "parallel.data": (2, {}),
+    "multiNode.enabled": (True, TWO),
+    **of(
+        "multiNode",
+        {
+            "nodes": 4,
+            "exclusiveTopology": "topology.kubernetes.io/zone",
+            "subdomainPolicy": "UniquePerReplica",
+            "interface": "eth1",
+        },
+        parallel={"tensor": 8},
+    ),
 }
+
+LIFTED = {
+    "ingress.allowWithoutKeys": {"ingress": {"enabled": True}},
+    "httpRoute.allowWithoutKeys": {"httpRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}]}},
+}
+"""Values that change nothing but a refusal, and what is refused without them."""

@@ -8,6 +8,18 @@ setting adds it here; what the user gives in `settings` wins. */}}
 {{- if ne (toString .Values.parallel.tensor) "1" }}
 {{- $_ := set $set "TENSOR_PARALLEL" (include "vllm-engine.scalar" .Values.parallel.tensor) }}
 {{- end }}
+{{- range $key := list "pipeline" "data" }}
+{{- if gt (int64 (index $.Values.parallel $key)) 1 }}
+{{- $_ := set $set (printf "%s_PARALLEL" (upper $key)) (include "vllm-engine.scalar" (index $.Values.parallel $key)) }}
+{{- end }}
+{{- end }}
+{{- if .Values.multiNode.enabled }}
+{{- /* LeaderWorkerSet puts these before the container's own variables, which may refer to them. */}}
+{{- $set = merge $set (dict "NODES" "$(LWS_GROUP_SIZE)" "NODE_RANK" "$(LWS_WORKER_INDEX)" "HEAD_ADDRESS" "$(LWS_LEADER_ADDRESS)") }}
+{{- with .Values.multiNode.interface }}
+{{- $set = merge $set (dict "NCCL_SOCKET_IFNAME" . "GLOO_SOCKET_IFNAME" .) }}
+{{- end }}
+{{- end }}
 {{- $_ := set $set "LAME_DUCK_SECONDS" (include "vllm-engine.scalar" .Values.shutdown.lameDuckSeconds) }}
 {{- $_ := set $set "DRAIN_TIMEOUT_SECONDS" (include "vllm-engine.scalar" .Values.shutdown.drainTimeoutSeconds) }}
 {{- if include "vllm-engine.hasKeys" . }}{{ $_ := set $set "API_KEYS_FILE" "/run/secrets/vllm-engine/keys" }}{{ end }}

@@ -52,7 +52,9 @@ app.kubernetes.io/part-of: {{ include "vllm-engine.name" . }}
 {{- end }}
 
 {{- define "vllm-engine.gpus" -}}
-{{- if kindIs "invalid" .Values.gpu.count }}{{ .Values.parallel.tensor }}{{ else }}{{ int64 .Values.gpu.count }}{{ end }}
+{{- if not (kindIs "invalid" .Values.gpu.count) }}{{ int64 .Values.gpu.count }}
+{{- else if eq (toString .Values.parallel.tensor) "auto" }}auto
+{{- else }}{{ div (include "vllm-engine.ranks" .) (.Values.multiNode.enabled | ternary .Values.multiNode.nodes 1) }}{{ end }}
 {{- end }}
 
 {{- define "vllm-engine.image" -}}
@@ -77,7 +79,7 @@ them the preStop hook, whose time Kubernetes takes from the same period. */}}
 
 {{/* Whether the Service of all pods, ready or not, is wanted: by a StatefulSet, and by what lists replicas itself. */}}
 {{- define "vllm-engine.needsHeadless" -}}
-{{- if or (eq .Values.workload.kind "StatefulSet") .Values.serviceMonitor.enabled }}true{{ end }}
+{{- if or (eq .Values.workload.kind "StatefulSet") .Values.serviceMonitor.enabled .Values.router.enabled }}true{{ end }}
 {{- end }}
 
 {{/* The Secret that is made of values, and what would be in it. */}}
@@ -96,7 +98,7 @@ them the preStop hook, whose time Kubernetes takes from the same period. */}}
 {{/* How the cache is kept: claim (one for all pods), template (one for each), hostPath or emptyDir. */}}
 {{- define "vllm-engine.cacheKind" -}}
 {{- if ne .Values.cache.type "persistentVolumeClaim" }}{{ .Values.cache.type }}
-{{- else if and (eq .Values.workload.kind "StatefulSet") (not .Values.cache.existingClaim) }}template
+{{- else if and (or (eq .Values.workload.kind "StatefulSet") .Values.multiNode.enabled) (not .Values.cache.existingClaim) }}template
 {{- else }}claim{{ end }}
 {{- end }}
 

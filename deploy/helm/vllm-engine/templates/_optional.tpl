@@ -1,15 +1,50 @@
 {{/* What several of the optional templates say alike. */}}
 
-{{/* The Service that routes of the API lead to. */}}
+{{/* The Service that routes of the API lead to, and what of it: the router's own API has no key and must not be reached. */}}
 {{- define "vllm-engine.entry" -}}
-{{ include "vllm-engine.fullname" . }}
+{{ include "vllm-engine.fullname" . }}{{ if .Values.router.enabled }}-router{{ end }}
+{{- end }}
+
+{{- define "vllm-engine.entryPath" -}}
+{{ .Values.router.enabled | ternary "/v1" "/" }}
+{{- end }}
+
+{{/* How many GPUs the model takes. */}}
+{{- define "vllm-engine.ranks" -}}
+{{- with .Values.parallel }}{{ mul (eq (toString .tensor) "auto" | ternary 1 .tensor) .pipeline .data }}{{ end }}
+{{- end }}
+
+{{/* Of the pods that have the API. */}}
+{{- define "vllm-engine.apiLabels" -}}
+{{ include "vllm-engine.selectorLabels" . }}
+{{- if .Values.multiNode.enabled }}
+leaderworkerset.sigs.k8s.io/worker-index: "0"
+{{- end }}
+{{- end }}
+
+{{/* Not the name of a Service: the controller makes a headless one of the set's own name. 48 characters, since a StatefulSet for
+each group adds its number, and a hash to it for a label. */}}
+{{- define "vllm-engine.groupsName" -}}
+{{ include "vllm-engine.fullname" . | trunc 42 | trimSuffix "-" }}-nodes
+{{- end }}
+
+{{- define "vllm-engine.routerLabels" -}}
+app.kubernetes.io/name: {{ include "vllm-engine.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: router
 {{- end }}
 
 {{/* What is scaled. */}}
 {{- define "vllm-engine.scaleTarget" -}}
+{{- if .Values.multiNode.enabled -}}
+apiVersion: leaderworkerset.x-k8s.io/v1
+kind: LeaderWorkerSet
+name: {{ include "vllm-engine.groupsName" . }}
+{{- else -}}
 apiVersion: apps/v1
 kind: {{ .Values.workload.kind }}
 name: {{ include "vllm-engine.fullname" . }}
+{{- end }}
 {{- end }}
 
 {{/* Contradictions of optional values. */}}
@@ -37,6 +72,21 @@ keda: KEDA makes a HorizontalPodAutoscaler of its own; disable hpa or keda
 {{- if and $scaler.enabled (lt (int64 $scaler.maxReplicas) (int64 $scaler.minReplicas)) }}
 {{ $key }}.maxReplicas: {{ $scaler.maxReplicas }} is less than {{ $key }}.minReplicas, {{ $scaler.minReplicas }}
 {{- end }}
+{{- end }}
+{{- if and .Values.router.enabled .Values.inferencePool.enabled }}
+router: an InferencePool has a picker that chooses pods; disable router or inferencePool
+{{- end }}
+{{- if and .Values.router.enabled .Values.tls.existingSecret }}
+router: vllm-router speaks plain HTTP to pods; remove tls.existingSecret
+{{- end }}
+{{- if and .Values.router.enabled (lt (int64 .Values.shutdown.lameDuckSeconds) 15) }}
+shutdown.lameDuckSeconds: the router takes up to 15 s to see that a pod stops; set 15 or more
+{{- end }}
+{{- if and .Values.multiNode.enabled (eq .Values.workload.kind "StatefulSet") }}
+workload.kind: multiNode makes a LeaderWorkerSet; remove one of them
+{{- end }}
+{{- if and .Values.multiNode.enabled (ne (toString .Values.parallel.tensor) "auto") (mod (include "vllm-engine.ranks" .) .Values.multiNode.nodes) }}
+multiNode.nodes: {{ include "vllm-engine.ranks" . }} GPUs (parallel.tensor, pipeline and data multiplied) cannot be shared equally by {{ .Values.multiNode.nodes }} nodes
 {{- end }}
 {{- with .Values.keda }}
 {{- if and .enabled (not .serverAddress) }}

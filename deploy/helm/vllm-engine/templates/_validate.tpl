@@ -28,10 +28,11 @@ apiKeys: keys and existingSecret are both set; remove one of them
 service.nodePort: it needs service.type=NodePort or LoadBalancer
 {{- end }}
 {{- $gpus := include "vllm-engine.gpus" . }}
-{{- if and (eq (toString .Values.parallel.tensor) "auto") (kindIs "invalid" .Values.gpu.count) }}
+{{- $wanted := div (include "vllm-engine.ranks" .) (.Values.multiNode.enabled | ternary .Values.multiNode.nodes 1) }}
+{{- if eq $gpus "auto" }}
 gpu.count: parallel.tensor=auto needs the number of GPUs
-{{- else if and (ne $gpus "0") (ne (toString .Values.parallel.tensor) "auto") (lt (atoi $gpus) (int .Values.parallel.tensor)) }}
-gpu.count: {{ $gpus }} is less than parallel.tensor, {{ .Values.parallel.tensor }}
+{{- else if and (ne $gpus "0") (ne (toString .Values.parallel.tensor) "auto") (lt (int64 $gpus) $wanted) }}
+gpu.count: {{ $gpus }} is less than the {{ $wanted }} that parallel asks of each pod
 {{- end }}
 {{- $set := include "vllm-engine.variables" . | fromJson }}
 {{- range .Values.extraEnv }}
