@@ -15,6 +15,7 @@ import kubernetes_validate
 import yaml
 from referencing import Registry, Resource
 
+from tools.chart.custom_resources import Kubernetes, errors, kinds
 from tools.helm import RELEASES
 
 ROOT = Path(__file__).parents[3]
@@ -22,10 +23,11 @@ CHART = ROOT / "deploy/helm/vllm-engine"
 EXAMPLES = sorted((CHART / "examples").glob("*.yaml"))
 MINORS = ("1.35", "1.36", "1.37")
 """Of Kubernetes: those that its project keeps at the time of writing."""
-CUSTOM_GROUPS = frozenset[str]()
-"""API groups of custom resources, which Kubernetes' schemas do not have."""
 
 Object = dict[str, Any]
+WORKLOADS = ("Deployment", "StatefulSet", "LeaderWorkerSet")
+COMPONENT = "app.kubernetes.io/component"
+CUSTOM = kinds().keys()
 
 
 class Refused(Exception):
@@ -82,8 +84,16 @@ def one(found: Iterable[Object], kind: str, suffix: str = "") -> Object:
 
 def pod_of(found: Iterable[Object]) -> Object:
     """Return the specification of the engine's pods."""
-    (workload,) = [each for each in found if each["kind"] in ("Deployment", "StatefulSet")]
-    spec: Object = workload["spec"]["template"]["spec"]
+    (workload,) = [
+        each
+        for each in found
+        if each["kind"] in WORKLOADS and each["metadata"]["labels"][COMPONENT] == "engine"
+    ]
+    spec: Object = (
+        workload["spec"]
+        .get("leaderWorkerTemplate", {})
+        .get("workerTemplate", workload["spec"].get("template"))["spec"]
+    )
     return spec
 
 
@@ -99,20 +109,27 @@ def env_of(found: Iterable[Object]) -> dict[str, str]:
 
 
 def faults(found: Iterable[Object], minor: str) -> list[str]:
-    """Return what a minor version of Kubernetes has against objects; those of custom resources are left out.
+    """Return what a minor version of Kubernetes, or tests/data/crds/fields.yaml, has against objects.
 
     Strictly, as `kubernetes-validate --strict` does: a field that Kubernetes does not have is a fault.
     """
-    ours = [each for each in found if each["apiVersion"].partition("/")[0] not in CUSTOM_GROUPS]
-    return [fault for each in ours for fault in _faults(json.dumps(each), minor)]
+    return [fault for each in found for fault in _faults(json.dumps(each), minor)]
 
 
 @cache
 def _faults(text: str, minor: str) -> list[str]:
     each = json.loads(text)
     name = f"{minor}: {each['kind']} {each['metadata']['name']}"
+    if f"{each['apiVersion']} {each['kind']}" in CUSTOM:
+        return [f"{name}: {fault}" for fault in errors(each, kubernetes(minor))]
     found = _validator(each["kind"], each["apiVersion"], minor).iter_errors(each)
     return [f"{name}: {'.'.join(map(str, fault.path))}: {fault.message}" for fault in found]
+
+
+@cache
+def kubernetes(minor: str) -> Kubernetes:
+    """Return Kubernetes' own types, for what custom resources contain of them."""
+    return Kubernetes(schemas(minor))
 
 
 @cache

@@ -39,10 +39,6 @@ OPTIONAL: Changes = {
         ingress=OPEN,
     ),
     "httpRoute.enabled": (True, {"httpRoute": GATEWAY}),
-    "httpRoute.allowWithoutKeys": (
-        True,
-        {"httpRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}]}},
-    ),
     **of(
         "httpRoute",
         {
@@ -134,7 +130,7 @@ OPTIONAL: Changes = {
     ),
 }
 
-LIFTED = {
+LIFTED: dict[str, Mapping[str, Any]] = {
     "ingress.allowWithoutKeys": {"ingress": {"enabled": True}},
     "httpRoute.allowWithoutKeys": {"httpRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}]}},
 }

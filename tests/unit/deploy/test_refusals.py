@@ -53,7 +53,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "too few GPUs": (
         {"parallel": {"tensor": 4}, "gpu": {"count": 2}},
-        "gpu.count: 2 is less than parallel.tensor, 4",
+        "gpu.count: 2 is less than the 4 that parallel asks of each pod",
     ),
     "a variable twice": (
         {"extraEnv": [{"name": "MODEL_ID", "value": "x"}]},
@@ -62,6 +62,42 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "a secret in the pod's specification": (
         {"extraEnv": [{"name": "HF_TOKEN", "value": "hf_x"}]},
         "extraEnv: the chart sets HF_TOKEN",
+    ),
+    "no Gateway": (
+        {"httpRoute": {"enabled": True, "allowWithoutKeys": True}},
+        "httpRoute.parentRefs: no Gateway",
+    ),
+    "no picker": (
+        {"inferencePool": {"enabled": True}},
+        "inferencePool.endpointPicker.name: an InferencePool",
+    ),
+    "a pool and HTTPS": (
+        {"inferencePool": {"enabled": True}, "tls": {"existingSecret": "a"}},
+        "inferencePool: Gateways and endpoint pickers speak plain HTTP",
+    ),
+    "two autoscalers": ({"hpa": {"enabled": True}, "keda": {"enabled": True}}, "keda: KEDA makes a"),
+    "most below fewest": ({"hpa": {"enabled": True, "minReplicas": 5}}, "hpa.maxReplicas: 4 is less than"),
+    "KEDA without Prometheus": ({"keda": {"enabled": True}}, "keda.serverAddress: KEDA needs the URL"),
+    "a query without its labels": (
+        {"keda": {"enabled": True, "serverAddress": "http://p"}},
+        "keda.query: its default needs the labels that serviceMonitor.enabled=true",
+    ),
+    "two balancers": (
+        {"router": {"enabled": True}, "inferencePool": {"enabled": True}},
+        "router: an InferencePool has a picker",
+    ),
+    "a router and HTTPS": (
+        {"router": {"enabled": True}, "tls": {"existingSecret": "a"}},
+        "router: vllm-router speaks plain HTTP",
+    ),
+    "a router that does not notice": ({"router": {"enabled": True}}, "shutdown.lameDuckSeconds: the router"),
+    "groups of one pod": (
+        {"multiNode": {"enabled": True}, "workload": {"kind": "StatefulSet"}, "parallel": {"data": 2}},
+        "workload.kind: multiNode makes a LeaderWorkerSet",
+    ),
+    "unequal nodes": (
+        {"multiNode": {"enabled": True}, "parallel": {"tensor": 3}},
+        "multiNode.nodes: 3 GPUs",
     ),
     "another port": ({"extraArgs": ["--port", "9000"]}, "extraArgs: --port is the chart's own"),
     "another port, spelled otherwise": ({"extraArgs": ["--health_port=9000"]}, "extraArgs: --health-port"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tests.unit.deploy.optional_changes import OPTIONAL
 from tools.chart.value_types import Part
 from tools.chart.values import Values
 
@@ -113,6 +114,7 @@ CHANGES: dict[str, tuple[Any, Mapping[str, Any]]] = {
     "smokeTest.apiKeySecret": ("key", {}),
     "smokeTest.apiKeySecretKey": ("token", {"smokeTest": {"apiKeySecret": "key"}}),
     "smokeTest.waitSeconds": (60, {}),
+    **OPTIONAL,
 }
 """A value's path, another value, and the values that it needs beside it."""
 
