@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.deploy.charts import CHART, EXAMPLES, MINORS, Helm, engine_of, env_of, faults, one, pod_of
+from tests.unit.deploy.charts import (
+    CHART,
+    EXAMPLES,
+    MINORS,
+    Helm,
+    engine_of,
+    env_of,
+    faults,
+    objects,
+    one,
+    pod_of,
+)
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import load_settings
 from vllm_engine.engine.supervisor import STOP_GRACE_SECONDS
@@ -224,6 +237,17 @@ def test_services_find_the_pods(newest_helm: Helm) -> None:
         assert {each["targetPort"] for each in service["spec"]["ports"]} <= ports
     smoke = one(found, "Pod")["metadata"]["labels"]
     assert not selector.items() <= smoke.items()
+
+
+def test_as_a_part_of_another_chart(helm: Helm, tmp_path: Path) -> None:
+    """What `helm package` packs is a part of a chart that shares values with all its parts."""
+    helm("package", CHART, "--destination", tmp_path / "parent/charts")
+    chart = {"apiVersion": "v2", "name": "parent", "version": "1.0.0"}
+    (tmp_path / "parent/Chart.yaml").write_text(json.dumps(chart))
+    given = {"global": {"region": "eu"}, "vllm-engine": {"model": {"id": "org/m"}}}
+    text = helm("template", "all", tmp_path / "parent", "--values", "-", given=json.dumps(given))
+    assert env_of(objects(text))["MODEL_ID"] == "org/m"
+    assert one(objects(text), "Deployment")["metadata"]["name"] == "all-vllm-engine"
 
 
 def test_names_stay_within_what_kubernetes_takes(newest_helm: Helm) -> None:
