@@ -8,6 +8,7 @@ from vllm_engine.diagnosis.hub_failures import HUB
 from vllm_engine.diagnosis.known_failure import KnownFailure
 from vllm_engine.diagnosis.memory_failures import MEMORY
 from vllm_engine.diagnosis.model_failures import MODEL
+from vllm_engine.diagnosis.node_failures import NODES
 
 OWN = (
     KnownFailure(
@@ -29,6 +30,13 @@ OWN = (
         remedy="check ENGINE_PYTHON; `make setup` installs the engine's environment",
     ),
     KnownFailure(
+        code="head-restarts",
+        seen="On a worker: `the head starts the engine again`.",
+        cause="the head has ended this start of the engine",
+        remedy="the head's log says why; this node takes part in the next start by itself",
+        retryable=True,
+    ),
+    KnownFailure(
         code="unknown",
         seen="`… and no known cause matches; its own last error: …`.",
         cause="no known cause matches",
@@ -42,6 +50,7 @@ OWN = (
 GROUPS: dict[str, tuple[KnownFailure, ...]] = {
     "Memory": MEMORY,
     "GPU": GPU,
+    "Several nodes": NODES,
     "Hub and cache": HUB,
     "Model": MODEL,
     "Host and flags": HOST,

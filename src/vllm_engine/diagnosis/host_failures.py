@@ -204,7 +204,7 @@ HOST = (
         cause="it hung, which vLLM itself does not notice",
         remedy="if it repeats, look at its output above, and on several GPUs at NCCL (NCCL_DEBUG=INFO); "
         "raise HANG_TIMEOUT_SECONDS if it was only slow, such as with long prompts on a CPU",
-        ended=lambda end, _facts: end.is_hang,
+        ended=lambda end, facts: end.is_hang and not (facts.nodes > 1 and end.silent_peers),
         stage=Stage.SERVING,
         retryable=True,
     ),

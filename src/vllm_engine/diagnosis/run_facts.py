@@ -39,6 +39,9 @@ class Facts:
     gpu_memory_utilization: float = 0.9
     tensor_parallel: int = 1
     split_over: int = 1
+    nodes: int = 1
+    node_rank: int = 0
+    head_address: str | None = None
     attention_heads: int | None = None
     device: Literal["cuda", "cpu"] = "cuda"
     gpus: int = 0

@@ -61,6 +61,7 @@ class EngineLog:
                 seen=lost.seen if lost is not None else "",
                 is_hang=lost is not None and lost.is_hang,
                 child_status=lost.child_status if lost is not None else None,
+                silent_peers=lost.silent_peers if lost is not None else (),
             )
         )
 

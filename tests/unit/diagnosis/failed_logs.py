@@ -24,10 +24,14 @@ class Failure:
     code: str
     ending: EngineExit
     oom_kills: int = 0
+    nodes: int = 1
+    node_rank: int = 0
 
     def facts(self, facts: Facts) -> Facts:
-        """Add to the facts what the record says of the kernel's counters."""
-        return dataclasses.replace(facts, oom_kills=self.oom_kills)
+        """Add to the facts what the record says of the kernel's counters and of the nodes."""
+        return dataclasses.replace(
+            facts, oom_kills=self.oom_kills, nodes=self.nodes, node_rank=self.node_rank
+        )
 
 
 def failures() -> list[Failure]:
@@ -55,4 +59,7 @@ def _read(path: Path) -> Failure:
     ending = EngineExit(
         status, lines_of(path), head["stage"] == "serving", "loading weights", hang, is_hang=bool(hang)
     )
-    return Failure(path.stem, head["code"], ending, int(head.get("oom_kills", 0)))
+    numbers = (
+        int(head.get(name, default)) for name, default in (("oom_kills", 0), ("nodes", 1), ("node_rank", 0))
+    )
+    return Failure(path.stem, head["code"], ending, *numbers)

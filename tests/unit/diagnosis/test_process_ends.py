@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.unit.diagnosis.test_diagnosis import DEAD, DISK, FACTS, recorded
 from vllm_engine.diagnosis.diagnose import diagnose
+from vllm_engine.diagnosis.run_facts import Facts
 from vllm_engine.engine.output.engine_exit import EngineExit
 
 CORE = "VLLM::EngineCore (process 870) was killed by SIGKILL"
@@ -46,3 +49,24 @@ def test_a_core_that_ended_in_silence() -> None:
         end = EngineExit(None, (), True, seen="a process ended", child_status=status)
         told = diagnose(end, FACTS)
         assert (told.code, part in told.message) == ("engine-core-died", True), told
+
+
+def test_a_hang_on_several_nodes_names_the_one_that_does_not_answer() -> None:
+    """From each side; where all answer, or on one node, it is a hang like any other."""
+    seen = "idle, vLLM did not generate a token within 45 s"
+    silent = EngineExit(None, (), was_ready=True, seen=seen, is_hang=True, silent_peers=("10.0.0.9",))
+    head = Facts(nodes=3, head_address="10.0.0.1")
+    worker = Facts(nodes=3, node_rank=1, head_address="10.0.0.9")
+    for ending, facts, code in (
+        (silent, head, "node-lost"),
+        (silent, worker, "head-lost"),
+        (silent, replace(worker, head_address="10.0.0.1"), "node-lost"),
+        (silent, Facts(nodes=2, node_rank=1, head_address="head.example.com"), "head-lost"),
+        (silent, Facts(), "engine-hung"),
+        (replace(silent, silent_peers=()), head, "engine-hung"),
+    ):
+        told = diagnose(ending, facts)
+        assert (told.code, told.retryable) == (code, True)
+        assert ("at 10.0.0.9 was lost: what is sent to it is not acknowledged" in told.message) is (
+            code != "engine-hung"
+        )

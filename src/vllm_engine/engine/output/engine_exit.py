@@ -30,6 +30,7 @@ class EngineExit:
         phase: how far its start had come.
         seen: how it was lost, where the status does not say so.
         is_hang: whether it was running without working.
+        silent_peers: the addresses of other machines that did not acknowledge then what it had sent.
         child_status: the exit status of the process of vLLM's that it was lost by; None where not known.
     """
 
@@ -39,6 +40,7 @@ class EngineExit:
     phase: str = ""
     seen: str = ""
     is_hang: bool = False
+    silent_peers: tuple[str, ...] = ()
     child_status: int | None = None
 
     def __str__(self) -> str:

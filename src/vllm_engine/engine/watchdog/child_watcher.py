@@ -82,6 +82,14 @@ def children_state(leader: int, *, on_cpu: bool = False) -> ChildrenState | None
     return ChildrenState(ticks / os.sysconf("SC_CLK_TCK"), is_running, is_stopped) if has_core else None
 
 
+def process_ids(leader: int) -> tuple[int, ...]:
+    """Return the ids of the leader and of its children above; none where they cannot be read."""
+    try:
+        return tuple(pid for pid, _, _ in _processes(leader, with_leader=True))
+    except OSError:
+        return ()
+
+
 def _processes(leader: int, *, with_leader: bool = False) -> Iterator[tuple[int, str, list[str]]]:
     """Yield id, name and the fields after the name in `/proc/ID/stat` (proc(5)) of each named child.
 

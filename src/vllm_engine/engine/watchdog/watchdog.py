@@ -7,14 +7,15 @@ import functools
 import logging
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.child_process import EngineProcess
 from vllm_engine.engine.control_client import ControlClient, ControlError, Health, NotAskedError
 from vllm_engine.engine.engine_state import Frontend
-from vllm_engine.engine.watchdog.child_watcher import ChildrenState, ChildWatcher, children_state
+from vllm_engine.engine.watchdog.child_watcher import ChildrenState, ChildWatcher, children_state, process_ids
+from vllm_engine.engine.watchdog.silent_peers import silent_peers
 from vllm_engine.engine.watchdog.stall import IdleChecks, StallClock, StepLimit, stalled_seconds
 
 _TICK_SECONDS = 0.5
@@ -43,6 +44,8 @@ class Loss:
     kind: LossKind
     seen: str
     child_status: int | None = None
+    silent_peers: tuple[str, ...] = ()
+    """The addresses of other machines that do not acknowledge what it sends, where it hangs."""
 
     @property
     def is_hang(self) -> bool:
@@ -77,6 +80,7 @@ class Watchdog:
         self._hang_seconds = step_limit.most_seconds
         self._idle_checks = idle_checks
         self._children = functools.partial(children, process.pid)
+        self._pids = functools.partial(process_ids, process.pid)
         # The last values read; kept while metrics cannot be read: a failed reading is not progress.
         self._counters: dict[Frontend, int] = {}
 
@@ -95,7 +99,9 @@ class Watchdog:
                 # vLLM's own word of it may come a moment before the status of the child.
                 await asyncio.wait(watches[1:2])
             # In order: the exit of the process itself says most, since it has a status.
-            return next(watch for watch in watches if watch.done()).result()
+            loss = next(watch for watch in watches if watch.done()).result()
+            # Read while it runs: with its processes its connections are gone.
+            return replace(loss, silent_peers=silent_peers(self._pids())) if loss.is_hang else loss
         finally:
             for watch in watches:
                 watch.cancel()
