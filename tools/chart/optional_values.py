@@ -46,8 +46,8 @@ class HttpRoute(Part):
     """Host names; without one, the Gateway's."""
     annotations: Texts = {}
     """Annotations of the HTTPRoute."""
-    timeout: Duration = "0s"
-    """The longest response; `0s` is none, or the longest that the implementation has."""
+    timeout: Annotated[str, StringConstraints(pattern="^$|^([0-9]{1,5}(h|m|s|ms)){1,4}$")] = "0s"
+    """The longest response: `0s` is none, or the longest that the implementation has; empty leaves it to the implementation."""
 
 
 class EndpointPicker(Part):
