@@ -78,6 +78,22 @@ def test_download_and_estimate(visit: Visit, server: Server) -> None:
     assert page.locator("progress").evaluate("(bar) => bar.value") == pytest.approx(0.1)
 
 
+def test_an_idle_engine(visit: Visit, server: Server) -> None:
+    """The page says so and keeps what it knows, and a message can be sent: it is what starts the engine."""
+    page = visit.page
+    health = server.program.client.get("/healthz").json() | {"status": "idle", "state": "idle"}
+    page.route("**/ui/state", lambda route: route.fulfill(json={"needs_key": False, "health": health}))
+    visit.open(server.url)
+    expect(page.locator("#pill")).to_have_text("Idle")
+    expect(page.locator("#notice")).to_contain_text("A message starts it")
+    page.get_by_label("Message", exact=True).fill("Hi")
+    expect(page.locator("#send")).to_be_enabled()
+    page.get_by_role("link", name="Status").click()
+    expect(page.locator("#state .big")).to_have_text("Idle")
+    expect(page.locator("#state .lead")).to_contain_text("The next request starts it again.")
+    expect(page.locator("#state .steps")).to_be_hidden()
+
+
 def test_failure_with_remedy(start: StartServer, visit: Visit) -> None:
     """A failed start says what happened and what to do, and the chat says that it cannot go on."""
     scenario = {"startup_log": "cpu-0.32-fail-max-model-len.log", "die_at_start": 1}

@@ -1,0 +1,1 @@
+"""Beyond one machine, and down to none, with the real vLLM."""
