@@ -14,8 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 
-from tests.support.program import DEADLINE, Program, free_port, plain_client, running
+from tests.support.program import (
+    DEADLINE,
+    Program,
+    free_port,
+    is_running,
+    plain_client,
+    running,
+    until,
+)
 
 
 class Ending(StrEnum):
@@ -57,9 +66,9 @@ class Replica:
         program = running(self._environ, folder=folder, port=self.port)
         self.program = self._stack.enter_context(program)
 
-    def end(self) -> None:
+    def end(self, seconds: float = DEADLINE) -> None:
         """Wait for the end of the one that runs, if it has not ended, and forget it."""
-        self.program.wait(DEADLINE)
+        self.program.wait(seconds)
         self._stack.close()
 
     def close(self) -> None:
@@ -80,11 +89,11 @@ class Clients:
         for thread in self._threads:
             thread.start()
 
-    def stop(self) -> Counter[Ending]:
+    def stop(self, seconds: float = DEADLINE) -> Counter[Ending]:
         """Wait until each has had its last answer; returns how many requests ended in which way."""
         self._is_over.set()
         for thread in self._threads:
-            thread.join(DEADLINE)
+            thread.join(seconds)
             assert not thread.is_alive(), "a request that does not end"
         return Counter(one.ending for one in self.ended)
 
@@ -135,7 +144,10 @@ def ask_stream(client: httpx2.Client, body: dict[str, Any], key: str = "") -> En
 
 @contextmanager
 def replicas_of(
-    count: int, folder: Path, environ: Callable[[int], Mapping[str, str]]
+    count: int,
+    folder: Path,
+    environ: Callable[[int], Mapping[str, str]],
+    seconds: float = DEADLINE,
 ) -> Iterator[list[Replica]]:
     """Start so many at once, and wait until all are ready; all end with the block."""
     with ExitStack() as stack:
@@ -144,15 +156,29 @@ def replicas_of(
             replicas.append(Replica(f"replica-{number}", folder, environ(number)))
             stack.callback(replicas[-1].close)
         for replica in replicas:
-            replica.program.until_ready()
+            replica.program.until_ready(seconds)
         yield replicas
 
 
-def restart_each(replicas: list[Replica], until_back: Callable[[Replica], None]) -> None:
+def restart_each(
+    replicas: list[Replica], until_back: Callable[[Replica], None], seconds: float = DEADLINE
+) -> None:
     """End each with SIGTERM and start it again, one after the other, each when the one before is back."""
     for replica in replicas:
         replica.program.send(signal.SIGTERM)
-        replica.end()
+        replica.end(seconds)
         replica.start()
-        replica.program.until_ready()
+        replica.program.until_ready(seconds)
         until_back(replica)
+
+
+def kill_tree(replica: Replica) -> None:
+    """Kill a server and its engine at once, as the end of a container does."""
+    processes = replica.program.processes()
+    for process in processes:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    replica.end()
+    until(lambda: not any(map(is_running, processes)), "the end of all processes")
