@@ -10,7 +10,7 @@ from typing import Any
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import Settings
 from vllm_engine.errors import ModelError, OptionProblem, SettingsError
-from vllm_engine.models.bundled import is_bundled
+from vllm_engine.models.bundled import bundled_path, is_bundled
 from vllm_engine.models.engine_script import EnginePython
 from vllm_engine.models.hub_http import look_over_http
 from vllm_engine.models.model_source import Model, files_to_load, locate_model, read_json_file, require_config
@@ -58,10 +58,11 @@ async def _located(settings: Settings, environment: Environment, prefix: Path) -
     except SettingsError:
         python = None
     if python is None and not settings.is_local_model:
-        if is_bundled(settings.model_id):
+        if is_bundled(settings.model_id) and not bundled_path(settings.model_id, settings.cache_dir).is_dir():
             why = "its package is in the engine's environment, which is not here; run `make setup`"
             raise ModelError(f'MODEL_ID="{settings.model_id}": {why}')
-        return await look_over_http(settings, environment.merged)
+        if not is_bundled(settings.model_id):
+            return await look_over_http(settings, environment.merged)
     environ = {"HF_HUB_DISABLE_TELEMETRY": "1", **environment.merged}
     if os.access(settings.cache_dir, os.W_OK):  # elsewhere the hub client's own cache is used
         environ.setdefault("HF_HOME", str(settings.cache_dir.absolute() / "huggingface"))

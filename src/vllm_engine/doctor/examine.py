@@ -150,7 +150,9 @@ def room_of(preflight: Preflight, plan: EnginePlan, wanted: WantedFiles | None) 
         weight_bytes=None if stored is None else loaded_bytes(stored, plan.model.config, plan.dtype.value),
         config=plan.model.config,
         max_model_len=int(length) if length.isdigit() else None,
-        kv_value_bytes=kv_value_bytes(flag_value(preflight.flags, "kv-cache-dtype"), plan.dtype.value),
+        kv_value_bytes=kv_value_bytes(
+            flag_value(preflight.flags, "kv-cache-dtype"), plan.dtype.value, plan.model.config
+        ),
         kv_bytes=int(plan.kv_cache_bytes.value) if plan.kv_cache_bytes else given,
         tensor_parallel=ranks.tensor,
         pipeline_parallel=ranks.pipeline,
@@ -164,7 +166,8 @@ def _in_flight_tokens(preflight: Preflight) -> int:
     memory = min((gpu.memory_bytes for gpu in device.gpus), default=0)
     limits = batch_limits(memory, device.name, is_cpu=device.kind == "cpu")
     given = flag_number(preflight.flags, "max-num-batched-tokens")
-    return (replace(limits, tokens=given) if given else limits).in_flight_tokens
+    limits = replace(limits, tokens=given) if given else limits
+    return limits.in_flight_tokens(preflight.settings.pipeline_parallel)
 
 
 def _budget_bytes(preflight: Preflight, devices: int, *, is_cache_given: bool) -> float:

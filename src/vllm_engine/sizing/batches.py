@@ -15,22 +15,24 @@ _CPU_KV_SEQUENCES = 8
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """Values of `--max-num-batched-tokens` and `--max-num-seqs`, and how many steps are under way at once."""
+    """Values of `--max-num-batched-tokens` and `--max-num-seqs`.
+
+    `is_async`: whether one step is scheduled while another runs, which vLLM does on GPUs.
+    """
 
     tokens: int
     requests: int
-    steps: int = 2
+    is_async: bool = True
 
-    @property
-    def in_flight_tokens(self) -> int:
-        """Tokens that may be scheduled and not settled: what each sliding window reserves beside itself."""
-        return self.tokens * self.steps
+    def in_flight_tokens(self, pipeline_parallel: int = 1) -> int:
+        """Return the tokens that may be scheduled and not settled: what each sliding window reserves."""
+        return self.tokens * (pipeline_parallel + self.is_async)
 
 
 def batch_limits(memory_bytes: float, name: str = "", *, is_cpu: bool = False) -> BatchLimits:
     """Return vLLM's defaults for a GPU of this memory and name, or for a CPU."""
     if is_cpu:
-        return BatchLimits(2048, 128, steps=1)
+        return BatchLimits(2048, 128, is_async=False)
     if memory_bytes >= 160 * GIB:
         return BatchLimits(16_384, 1024)
     if memory_bytes >= 70 * GIB and "a100" not in name.lower():

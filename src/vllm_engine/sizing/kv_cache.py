@@ -163,11 +163,31 @@ KV_DTYPES = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2")
 """Values of `--kv-cache-dtype` whose numbers have one size; the others keep scales beside them."""
 
 
-def kv_value_bytes(kv_cache_dtype: str | None, dtype: str) -> int:
-    """Return what one number in the KV cache takes; `kv_cache_dtype` is vLLM's flag, None where not given."""
-    if (kv_cache_dtype or "").startswith("fp8"):
+def kv_value_bytes(kv_cache_dtype: str | None, dtype: str, config: Mapping[str, Any]) -> int:
+    """Return what one number in the KV cache takes; `kv_cache_dtype` is vLLM's flag, None where not given.
+
+    Without the flag a quantised model may ask for 8 bits (`resolve_kv_cache_dtype_string`; `Attention` for
+    compressed-tensors).
+    """
+    given = kv_cache_dtype if kv_cache_dtype not in (None, "auto") else _own_kv_dtype(config)
+    if (given or "").startswith("fp8"):
         return 1
-    return _DTYPE_BYTES.get(kv_cache_dtype or "") or _DTYPE_BYTES.get(dtype, 2)
+    return _DTYPE_BYTES.get(given or "") or _DTYPE_BYTES.get(dtype, 2)
+
+
+def _own_kv_dtype(config: Mapping[str, Any]) -> str | None:
+    """Return the type of the KV cache that the model's own quantisation asks for."""
+    found = config.get("quantization_config")
+    if not isinstance(found, Mapping):
+        return None
+    inner = found.get("quantization")
+    for part in (inner if isinstance(inner, Mapping) else found, found):
+        asked = part.get("kv_cache_scheme") or part.get("kv_cache_quant_algo")
+        if isinstance(asked, Mapping) and asked.get("num_bits") == 8 and asked.get("type") == "float":
+            return "fp8"
+        if isinstance(asked, str):
+            return asked.lower()
+    return None
 
 
 def loaded_bytes(stored_bytes: int, config: Mapping[str, Any], dtype: str) -> int:

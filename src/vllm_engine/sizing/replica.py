@@ -59,6 +59,7 @@ class Options:
     kv_cache_dtype: str | None = None
     gpu_memory_utilization: float = 0.9
     kv_cache_memory_bytes: int | None = None
+    max_num_seqs: int | None = None
     tensor_parallel: int | None = None
     pipeline_parallel: int | None = None
     data_parallel: int = 1
@@ -147,6 +148,7 @@ def size_replica(model: SizedModel, hardware: Hardware, load: Load, options: Opt
     has_bfloat16 = gpu.capability is None or gpu.capability >= _BFLOAT16
     dtype = options.dtype if options.dtype != "auto" else "bfloat16" if has_bfloat16 else "float16"
     limits = batch_limits(gpu.memory_bytes, gpu.name, is_cpu=hardware.is_cpu)
+    limits = replace(limits, requests=options.max_num_seqs or limits.requests)
     share = 1.0 if hardware.is_cpu else options.gpu_memory_utilization
     weights = loaded_bytes(model.stored_bytes, model.config, dtype)
     room = Room(
@@ -154,11 +156,11 @@ def size_replica(model: SizedModel, hardware: Hardware, load: Load, options: Opt
         weight_bytes=weights,
         config=model.config,
         max_model_len=load.context,
-        kv_value_bytes=kv_value_bytes(options.kv_cache_dtype, dtype),
+        kv_value_bytes=kv_value_bytes(options.kv_cache_dtype, dtype, model.config),
         tensor_parallel=tensor,
         pipeline_parallel=pipeline,
         most_devices=hardware.count,
-        in_flight_tokens=limits.in_flight_tokens,
+        in_flight_tokens=limits.in_flight_tokens(pipeline),
     )
     cache = room.cache
     if options.kv_cache_memory_bytes is not None:

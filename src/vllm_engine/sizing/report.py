@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from vllm_engine.models.model_config import first_number, text_config
+from vllm_engine.models.model_config import first_number, longest_context, text_config
 from vllm_engine.sizing.cost import Bound, bandwidth_bound, cost_per_million
 from vllm_engine.sizing.kv_cache import quantization
 from vllm_engine.sizing.replica import Replica
 from vllm_engine.sizing.room import WORKING_BYTES
-from vllm_engine.sizing.suggestion import docker_command, is_models_maximum, replica_count, suggested_settings
+from vllm_engine.sizing.suggestion import docker_command, replica_count, suggested_settings
 from vllm_engine.sizing.ways_out import fp8_cache, ways_out
 from vllm_engine.system.sizes import gib
 
@@ -69,7 +69,9 @@ def _memory_rows(replica: Replica) -> Rows:
     where = " on each GPU" if replica.hardware.count > 1 else ""
     rows.append(("KV cache", f"{cache.token_bytes / 1024:,.1f} KiB a token{where}{tokens}"))
     longest = "any" if replica.longest is None else f"{replica.longest:,} tokens"
-    why = ", the model's maximum" if is_models_maximum(replica) else ", by memory"
+    own = longest_context(replica.model.config)
+    why = ", by memory" if own else ", by memory; the model's own maximum only vLLM can tell"
+    why = ", the model's maximum" if own and replica.longest == own else why
     return [*rows, ("largest context", longest + why)]
 
 
@@ -135,7 +137,9 @@ def notes_of(replica: Replica) -> list[str]:
         )
     if cache is not None and cache.window:
         held = f"{cache.window:,} tokens and {cache.in_flight_tokens:,} of the steps under way"
-        notes.append(f"{cache.local_layers} layers keep {held}")
+        settled = replace(cache, in_flight_tokens=1).requests(room.space_bytes, replica.load.context) or 0
+        later = f"{int(settled * replica.data_parallel):,} requests of {replica.load.context:,} tokens fit"
+        notes.append(f"{cache.local_layers} layers keep {held}, as vLLM counts; past all prompts {later}")
     if room.pipeline_parallel > 1:
         notes.append("the weights are counted as if the layers could be split evenly")
     if replica.hardware.count > 8:

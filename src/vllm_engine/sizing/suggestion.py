@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vllm_engine.models.model_config import longest_context
 from vllm_engine.sizing.replica import Replica
 from vllm_engine.system.sizes import GIB
 
@@ -35,6 +34,8 @@ def suggested_settings(replica: Replica) -> dict[str, str]:
         found["GPU_MEMORY_UTILIZATION"] = f"{options.gpu_memory_utilization:g}"
     if options.kv_cache_dtype:
         found["KV_CACHE_DTYPE"] = options.kv_cache_dtype
+    if options.max_num_seqs:
+        found["MAX_NUM_SEQS"] = str(options.max_num_seqs)
     if at_once := replica.at_once(replica.load.usual or replica.load.context):
         found["MAX_IN_FLIGHT"] = str(at_once)
     return found
@@ -84,16 +85,20 @@ def _env_value(value: str) -> str:
 
 def helm_values(replica: Replica) -> dict[str, Any]:
     """Return values for the chart deploy/helm/vllm-engine."""
-    room, hardware, settings = replica.room, replica.hardware, suggested_settings(replica)
+    hardware, settings = replica.hardware, suggested_settings(replica)
     model: dict[str, Any] = {"id": settings.pop("MODEL_ID"), "maxLength": int(settings.pop("MAX_MODEL_LEN"))}
     values: dict[str, Any] = {"replicas": replica_count(replica), "model": model}
-    settings.pop("TENSOR_PARALLEL", None)
-    values["parallel"] = {"tensor": room.tensor_parallel}
+    split = {"tensor": "TENSOR_PARALLEL", "pipeline": "PIPELINE_PARALLEL", "data": "DATA_PARALLEL"}
+    if parallel := {part: int(settings.pop(name)) for part, name in split.items() if name in settings}:
+        values["parallel"] = parallel
     values["gpu"] = {"count": 0 if hardware.is_cpu else hardware.count}
-    flags = {"KV_CACHE_DTYPE": "--kv-cache-dtype", "KV_CACHE_MEMORY_BYTES": "--kv-cache-memory-bytes"}
+    names = ("KV_CACHE_DTYPE", "KV_CACHE_MEMORY_BYTES", "MAX_NUM_SEQS")
+    flags = {name: "--" + name.lower().replace("_", "-") for name in names}
     values["settings"] = {key: _number(value) for key, value in settings.items() if key not in flags}
     if given := [f"{flags[key]}={value}" for key, value in settings.items() if key in flags]:
         values["extraArgs"] = given
+    if values["replicas"] > 1:
+        values["workload"] = {"kind": "StatefulSet"}  # a claim for each, which every cluster has
     stored = math.ceil(replica.model.stored_bytes / GIB * 1.25) + 5
     values["cache"] = {"size": f"{stored}Gi"}
     if hardware.is_cpu:
@@ -124,8 +129,3 @@ def _number(value: str) -> int | float | str:
         except ValueError:
             continue
     return value
-
-
-def is_models_maximum(replica: Replica) -> bool:
-    """Say whether it is the model, not the memory, that ends the largest context."""
-    return replica.longest is not None and replica.longest == longest_context(replica.model.config)

@@ -47,7 +47,7 @@ def _fewer_bits(replica: Replica) -> Iterator[str]:
 def fp8_cache(replica: Replica) -> Replica | None:
     """Return the same with a KV cache of 8 bits; None where it would not fit, or the GPU lacks FP8."""
     capability = replica.hardware.gpu.capability
-    if replica.options.kv_cache_dtype or replica.hardware.is_cpu or (capability and capability < _FP8):
+    if replica.room.kv_value_bytes == 1 or replica.hardware.is_cpu or (capability and capability < _FP8):
         return None
     options = replace(replica.options, kv_cache_dtype="fp8")
     return _fitting(replica, replica.model, replica.hardware, options)

@@ -52,10 +52,11 @@ def test_settings_are_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     for key, value in (("MODEL_ID", "my/own"), ("MAX_MODEL_LEN", "4096"), ("GPU_MEMORY_UTILIZATION", "0.5")):
         monkeypatch.setenv(key, value)
     monkeypatch.setenv("KV_CACHE_DTYPE", "fp8")
+    monkeypatch.setenv("MAX_NUM_SEQS", "33")
     found = json.loads(plan(*GIVEN[1:], "--gpu", "H100", "--format", "json").stdout)
-    assert found["settings"] | {"MAX_IN_FLIGHT": ""} == {
+    assert found["settings"] == {
         **{"MODEL_ID": "my/own", "MAX_MODEL_LEN": "4096", "GPU_MEMORY_UTILIZATION": "0.5"},
-        **{"KV_CACHE_DTYPE": "fp8", "MAX_IN_FLIGHT": ""},
+        **{"KV_CACHE_DTYPE": "fp8", "MAX_NUM_SEQS": "33", "MAX_IN_FLIGHT": "33"},
     }
 
 
@@ -86,3 +87,9 @@ def test_bad_input_is_told_in_one_line(words: Any, status: int, told: str) -> No
     done = plan(*words)
     assert (done.exit_code, done.stdout) == (status, "")
     assert told in done.stderr and done.stderr.count("\n") == 1 and done.stderr.startswith("vllm-engine: ")
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "0", "-1", "many"])
+def test_a_number_that_is_none_is_refused(number: str) -> None:
+    done = plan(*GIVEN, "--gpu", "H100", "--price", number)
+    assert done.exit_code == 2 and "--price" in done.stderr and "Traceback" not in done.stderr

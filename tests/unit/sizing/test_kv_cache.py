@@ -125,8 +125,18 @@ def test_no_room_and_no_limit() -> None:
 
 def test_kv_value_bytes() -> None:
     """The cache is as wide as the model unless vLLM's flag says otherwise."""
-    assert [kv_value_bytes(None, dtype) for dtype in ("bfloat16", "float32")] == [2, 4]
-    assert [kv_value_bytes(flag, "float32") for flag in ("fp8_e4m3", "bfloat16", "auto")] == [1, 2, 4]
+    assert [kv_value_bytes(None, dtype, {}) for dtype in ("bfloat16", "float32")] == [2, 4]
+    assert [kv_value_bytes(flag, "float32", {}) for flag in ("fp8_e4m3", "bfloat16", "auto")] == [1, 2, 4]
+    scheme = {"num_bits": 8, "type": "float"}
+    for asked, expected in (
+        ({"kv_cache_scheme": scheme}, 1),
+        ({"kv_cache_scheme": None}, 2),
+        ({"kv_cache_scheme": scheme | {"type": "int"}}, 2),
+        ({"kv_cache_quant_algo": "FP8"}, 1),
+        ({"quantization": {"kv_cache_quant_algo": "FP8"}}, 1),
+    ):
+        assert kv_value_bytes(None, "bfloat16", {"quantization_config": asked}) == expected
+        assert kv_value_bytes("bfloat16", "bfloat16", {"quantization_config": asked}) == 2
 
 
 def test_loaded_bytes() -> None:

@@ -164,8 +164,16 @@ def test_what_is_not_counted_is_said() -> None:
         ("H100", {"layer_types": ["full_attention", "linear_attention"] * 18}, {}, "the state of 18 linear"),
         ("H100:2", {"num_experts": 8}, {"data_parallel": 2}, "split the experts"),
         ("H100", MIXED, {}, "18 layers keep 4 tokens and 16,384 of the steps"),
+        ("H100:2", MIXED, {"pipeline_parallel": 2}, "9 layers keep 4 tokens and 24,576 of the steps"),
         ("H100:6", {}, {}, "split evenly"),
         ("H100:16", {}, {}, "NODES"),
+        ("H100", MIXED, {}, "past all prompts 454 requests of 8,192 tokens fit"),
+        (
+            "H100",
+            {"rope_scaling": {"type": "linear", "factor": 4}},
+            {},
+            "the model's own maximum only vLLM can tell",
+        ),
         ("H100", {"text_config": QWEN}, {}, "images"),
         ("H100", {}, {}, "speculative decoding are not counted"),
     )
@@ -203,17 +211,18 @@ def test_what_is_suggested_can_be_used() -> None:
         ("H100:6", {"kv_cache_dtype": "fp8", "dtype": "float16"}),
         ("H100:4", {"tensor_parallel": 2, "data_parallel": 2}),
         ("cpu:64GiB", {}),
-        ("H100", {"kv_cache_memory_bytes": 10 * GIB}),
+        ("H100", {"kv_cache_memory_bytes": 10 * GIB, "max_num_seqs": 99}),
     ):
         replica = size(gpu, load, **options)
         settings = suggested_settings(replica)
-        flags = {"KV_CACHE_DTYPE", "KV_CACHE_MEMORY_BYTES"}
+        flags = {"KV_CACHE_DTYPE", "KV_CACHE_MEMORY_BYTES", "MAX_NUM_SEQS"}
         assert {name.lower() for name in settings.keys() - flags} <= Settings.model_fields.keys()
         assert env_file(replica).splitlines() == [f"{key}={value}" for key, value in settings.items()]
         assert all(f"-e {key}={value} " in docker_command(replica) for key, value in settings.items())
         values = yaml.safe_load(values_file(replica))
         jsonschema.validate(values, schema)
         assert values["replicas"] == replica.replicas(800) and values["model"]["maxLength"] == 8192
+        assert (values.get("workload") == {"kind": "StatefulSet"}) == (values["replicas"] > 1)
         assert values["gpu"]["count"] == (0 if replica.hardware.is_cpu else replica.hardware.count)
     folder = replace(size("H100"), model=SizedModel("/models/my model's", QWEN, WEIGHTS))
     assert "-v '/models/my model'\"'\"'s:/models/my model'\"'\"'s:ro'" in docker_command(folder)

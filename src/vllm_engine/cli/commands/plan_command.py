@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,24 @@ from vllm_engine.cli.exit_status import exit_on_error
 from vllm_engine.errors import ExitCode
 
 if TYPE_CHECKING:
+    from vllm_engine.config.environment import Environment
     from vllm_engine.sizing.replica import Replica
 
 _FORMATS = ("text", "json", "values", "env")
 _COUNT = click.IntRange(1)
-_POSITIVE = click.FloatRange(0, min_open=True)
+
+
+class _Positive(click.FloatRange):
+    """A number above 0, and neither infinity nor NaN, which `FloatRange` lets pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found: float = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return found
+
+
+_POSITIVE = _Positive(0, min_open=True)
 
 
 @click.command("plan")
@@ -44,6 +58,7 @@ _POSITIVE = click.FloatRange(0, min_open=True)
 )
 @click.option("--kv-cache-dtype", help="As vLLM's flag: fp8 halves the KV cache.")
 @click.option("--kv-cache-memory-bytes", type=_COUNT, help="As vLLM's flag: the KV cache of each GPU.")
+@click.option("--max-num-seqs", type=_COUNT, help="As vLLM's flag: requests that run at once.")
 @click.option(
     "--config", "config_file", type=click.Path(path_type=Path), help="Read this config.json; ask no hub."
 )
@@ -103,14 +118,20 @@ def _computed(
         known = [settings.max_model_len, longest_context(sized.config)]
         context = min((each for each in known if isinstance(each, int)), default=8192)
     load = Load(context, given["users"], given["prompt"], given["output"])
-    utilization = given["gpu_memory_utilization"] or settings.gpu_memory_utilization
     options = Options(
-        settings.dtype,
-        given["kv_cache_dtype"] or environment.merged.get("KV_CACHE_DTYPE"),
-        utilization,
-        given["kv_cache_memory_bytes"],
-        given["tensor_parallel"],
-        given["pipeline_parallel"],
-        given["data_parallel"],
+        dtype=settings.dtype,
+        kv_cache_dtype=given["kv_cache_dtype"] or environment.merged.get("KV_CACHE_DTYPE"),
+        gpu_memory_utilization=given["gpu_memory_utilization"] or settings.gpu_memory_utilization,
+        kv_cache_memory_bytes=given["kv_cache_memory_bytes"] or _number(environment, "KV_CACHE_MEMORY_BYTES"),
+        max_num_seqs=given["max_num_seqs"] or _number(environment, "MAX_NUM_SEQS"),
+        tensor_parallel=given["tensor_parallel"],
+        pipeline_parallel=given["pipeline_parallel"],
+        data_parallel=given["data_parallel"],
     )
     return size_replica(sized, hardware, load, options)
+
+
+def _number(environment: Environment, name: str) -> int | None:
+    """Return a flag of vLLM's that is set as a variable; None if it is no plain number."""
+    value = environment.merged.get(name, "")
+    return int(value) if value.isascii() and value.isdigit() and int(value) else None
