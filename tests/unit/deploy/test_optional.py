@@ -14,7 +14,7 @@ from vllm_engine.config.settings import load_settings
 
 KEYS = {"apiKeys": {"existingSecret": "keys"}}
 GATEWAY = {"httpRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}]}}
-ROUTER = {"router": {"enabled": True}, "shutdown": {"lameDuckSeconds": 15}}
+ROUTER: dict[str, Any] = {"router": {"enabled": True}, "shutdown": {"lameDuckSeconds": 15}}
 POOL = {"inferencePool": {"enabled": True, "endpointPicker": {"name": "picker"}}}
 GROUPS = {"multiNode": {"enabled": True}, "parallel": {"tensor": 8, "pipeline": 2}}
 HEAD = {"leaderworkerset.sigs.k8s.io/worker-index": "0"}
@@ -61,6 +61,21 @@ def test_limits_in_front_are_the_programs(newest_helm: Helm) -> None:
     assert router["terminationGracePeriodSeconds"] == pod_of(found)["terminationGracePeriodSeconds"]
     (default,) = [load_settings(Environment({}, {})).max_body_bytes]
     assert f"--max-payload-size={default}" in str(newest_helm.render(ROUTER))
+
+
+def test_router_has_the_options_of_compose(newest_helm: Helm) -> None:
+    """docs/deploy/replicas.md has their reasons, and the tests with real engines use them."""
+    compose = yaml.safe_load((ROOT / "deploy/router/compose.yaml").read_text())["services"]
+    replicas, *options = compose["router"]["command"]
+    wanted = [f"{name}={value}" for name, value in zip(options[::2], options[1::2], strict=True)]
+    found = newest_helm.render(ROUTER)
+    (router,) = one(found, "Deployment", "-router")["spec"]["template"]["spec"]["containers"]
+    there, *arguments = router["args"]
+    assert arguments == [re.sub(r"\$\{\w+:-(.*)\}", r"\1", each) for each in wanted]
+    assert replicas == "http://engine:8000"
+    assert there == f"http://{one(found, 'Service', '-headless')['metadata']['name']}:8000"
+    least = next(each for each in compose["engine"]["environment"] if each.startswith("LAME_DUCK_SECONDS"))
+    assert str(ROUTER["shutdown"]["lameDuckSeconds"]) in least
 
 
 def test_rules_are_those_of_deploy_observability(newest_helm: Helm) -> None:
