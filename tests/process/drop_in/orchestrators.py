@@ -58,9 +58,12 @@ SYSTEMS = {
         says=("VLLM_API_KEY is read as API_KEYS",),
     ),
     "KServe LLMInferenceService": Orchestrator(
-        f"vllm serve {{model}} --served-model-name served --port {{port}} --disable-uvicorn-access-log {TLS}",
+        f"""/bin/bash -c 'ACCESS_LOG_ARGS="--disable-access-log-for-endpoints /health,/metrics,/ping"; eval "exec vllm serve {{model}} \\
+              --served-model-name "served" "publishers/ns/models/served" \\
+              --port {{port}} ${{{{ACCESS_LOG_ARGS}}}} --shutdown-timeout 40 {TLS} ${{{{VLLM_ADDITIONAL_ARGS}}}} $@"' --""",
         variables=KSERVE,
         has_tls=True,
+        says=("have 40 s to end",),
     ),
     "KServe LLMInferenceService over several nodes": Orchestrator(
         """/bin/bash -c 'eval "vllm serve \\
@@ -171,7 +174,7 @@ def serves(program: Program, served: str, system: Orchestrator, seconds: float =
     """Wait until it is ready, and check its probes and what it answers; returns the engine's command."""
     program.until_ready(seconds)
     assert status(program, system.liveness) == status(program, system.readiness) == 200
-    (model,) = program.client.get("/v1/models").json()["data"]
+    model, *_ = program.client.get("/v1/models").json()["data"]
     assert model["id"] == served
     assert program.chat(model=served, max_tokens=8).status_code == 200
     assert status(program, "/v1/chat/completions") == (401 if system.has_key else 405)
