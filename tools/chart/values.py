@@ -37,13 +37,16 @@ from tools.chart.program_settings import ProgramSettings
 from tools.chart.value_types import (
     Count,
     CountOrZero,
+    Labels,
     Name,
     Object,
     Objects,
     Part,
     Port,
     Quantity,
+    ServiceName,
     Texts,
+    Variables,
 )
 
 
@@ -168,11 +171,11 @@ class Workload(Part):
 class Values(Part):
     """All values, in the order in which values.yaml has them."""
 
-    nameOverride: str = ""
+    nameOverride: ServiceName = ""
     """Replaces the chart's name in the names of objects."""
-    fullnameOverride: str = ""
+    fullnameOverride: ServiceName = ""
     """Replaces the names of objects, which are otherwise the release's and the chart's."""
-    commonLabels: Texts = {}
+    commonLabels: Labels = {}
     """Labels of every object."""
     image: Image = Image()
     """The container image."""
@@ -186,7 +189,7 @@ class Values(Part):
     """Any other setting of the program by its name, as `MAX_IN_FLIGHT: 64`; a name that it does not have is refused."""
     extraArgs: list[str] = []
     """Flags of `vllm serve`, as on a command line: `[--max-num-seqs=64]`."""
-    extraEnv: Objects = []
+    extraEnv: Variables = []
     """More variables, as in a container's `env`; a name that the chart sets already is refused."""
     extraEnvFrom: Objects = []
     """More sources of variables, as in a container's `envFrom`."""
@@ -250,7 +253,7 @@ class Values(Part):
     """Whom the pod is for the API server, which it never asks: no token is mounted."""
     podAnnotations: Texts = {}
     """More annotations of pods."""
-    podLabels: Texts = {}
+    podLabels: Labels = {}
     """More labels of pods."""
     prometheusAnnotations: bool = True
     """Annotates pods with `prometheus.io/scrape` and the port of `/metrics`."""

@@ -10,16 +10,17 @@ from tests.unit.deploy.charts import Helm, helms
 @pytest.fixture(params=["3", "4"])
 def helm(request: pytest.FixtureRequest) -> Helm:
     """Each version in turn."""
-    return _version(request.param)
+    return version(request.param)
 
 
 @pytest.fixture
 def newest_helm() -> Helm:
     """Helm 4 alone, for what does not depend on the version."""
-    return _version("4")
+    return version("4")
 
 
-def _version(major: str) -> Helm:
+def version(major: str) -> Helm:
+    """Return one version, or skip the test, loudly."""
     for found in helms():
         if found.major == major:
             return found

@@ -23,3 +23,6 @@ def test_versions_are_the_programs() -> None:
 def test_settings_with_a_value_of_their_own_exist() -> None:
     names = {name.upper() for name in Settings.model_fields}
     assert names >= FIXED | SET_BY.keys()
+    template = (CHART / "templates/_validate.tpl").read_text()
+    own = template.partition('define "vllm-engine.ownSettings"')[2].splitlines()[1]
+    assert own.split() == sorted(FIXED | SET_BY.keys())

@@ -20,6 +20,11 @@ SCHEMA: dict[str, tuple[dict[str, Any], str]] = {
     "a word that is not of the list": ({"cache": {"type": "pvc"}}, "type"),
     "no amount": ({"cache": {"size": "50 GB"}}, "size"),
     "a number for a label": ({"commonLabels": {"release": 1}}, "release"),
+    "a label of the chart's": ({"podLabels": {"app.kubernetes.io/name": "x"}}, "app.kubernetes.io/name"),
+    "no label's value": ({"commonLabels": {"team": "a b"}}, "team"),
+    "a variable without a name": ({"extraEnv": [{"value": "x"}]}, "name"),
+    "a variable that is a number": ({"extraEnv": [{"name": "X", "value": 1}]}, "value"),
+    "a name that no Service can have": ({"fullnameOverride": "1st"}, "fullnameOverride"),
     "a list for an object": ({"affinity": []}, "affinity"),
     "a short key": ({"apiKeys": {"keys": {"me": "short"}}}, "me"),
     "a key's name with a blank": ({"apiKeys": {"keys": {"my key": "a-long-enough-key"}}}, "my key"),
@@ -57,11 +62,11 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a variable twice": (
         {"extraEnv": [{"name": "MODEL_ID", "value": "x"}]},
-        "extraEnv: the chart sets MODEL_ID",
+        "extraEnv: MODEL_ID is set by the chart",
     ),
     "a secret in the pod's specification": (
         {"extraEnv": [{"name": "HF_TOKEN", "value": "hf_x"}]},
-        "extraEnv: the chart sets HF_TOKEN",
+        "extraEnv: HF_TOKEN is set by the chart, or a secret",
     ),
     "no Gateway": (
         {"httpRoute": {"enabled": True, "allowWithoutKeys": True}},
@@ -99,8 +104,13 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
         {"multiNode": {"enabled": True}, "parallel": {"tensor": 3}},
         "multiNode.nodes: 3 GPUs",
     ),
-    "another port": ({"extraArgs": ["--port", "9000"]}, "extraArgs: --port is the chart's own"),
+    "another port": ({"extraArgs": ["--port", "9000"]}, "extraArgs: --port is set by the chart"),
     "another port, spelled otherwise": ({"extraArgs": ["--health_port=9000"]}, "extraArgs: --health-port"),
+    "GPUs that are not asked for": ({"extraArgs": ["-tp", "4"]}, "extraArgs: -tp is set by the chart"),
+    "another length": (
+        {"extraArgs": ["--max-model-len=1"]},
+        "extraArgs: --max-model-len is set by the chart",
+    ),
     "a secret on the command line": ({"extraArgs": ["--api-key=abc"]}, "extraArgs: --api-key"),
 }
 

@@ -41,8 +41,8 @@ setting adds it here; what the user gives in `settings` wins. */}}
 - name: HF_TOKEN
   valueFrom:
     secretKeyRef:
-      name: {{ .Values.hfToken.existingSecret | default (include "vllm-engine.secretName" .) }}
-      key: {{ empty .Values.hfToken.existingSecret | ternary "hf-token" .Values.hfToken.key }}
+      name: {{ .Values.hfToken.existingSecret | default (include "vllm-engine.secretName" .) | quote }}
+      key: {{ empty .Values.hfToken.existingSecret | ternary "hf-token" .Values.hfToken.key | quote }}
       {{- if .Values.hfToken.optional }}
       optional: true
       {{- end }}

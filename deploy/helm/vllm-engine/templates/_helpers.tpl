@@ -109,7 +109,7 @@ storageClassName: {{ .Values.cache.storageClass | quote }}
 {{- end }}
 resources:
   requests:
-    storage: {{ .Values.cache.size }}
+    storage: {{ .Values.cache.size | quote }}
 {{- end }}
 
 {{- define "vllm-engine.podSecurityContext" -}}

@@ -3,10 +3,8 @@
 metadata:
   labels:
     {{- include "vllm-engine.selectorLabels" . | nindent 4 }}
-    {{- with .Values.commonLabels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
-    {{- with merge (deepCopy .Values.podLabels) (.Values.inferencePool.enabled | ternary .Values.inferencePool.podLabels dict) }}
+    {{- $pool := .Values.inferencePool.enabled | ternary .Values.inferencePool.podLabels dict }}
+    {{- with merge (deepCopy .Values.podLabels) $pool .Values.commonLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
   {{- $annotations := dict }}
@@ -22,7 +20,7 @@ metadata:
   {{- end }}
 spec:
   {{- if or .Values.serviceAccount.create .Values.serviceAccount.name }}
-  serviceAccountName: {{ include "vllm-engine.serviceAccountName" . }}
+  serviceAccountName: {{ include "vllm-engine.serviceAccountName" . | quote }}
   {{- end }}
   automountServiceAccountToken: false
   enableServiceLinks: false
@@ -34,7 +32,7 @@ spec:
     {{- include "vllm-engine.podSecurityContext" . | nindent 4 }}
   {{- range $key := list "priorityClassName" "runtimeClassName" "schedulerName" }}
   {{- with index $.Values $key }}
-  {{ $key }}: {{ . }}
+  {{ $key }}: {{ . | quote }}
   {{- end }}
   {{- end }}
   {{- range $key := list "nodeSelector" "affinity" "tolerations" "initContainers" }}
@@ -122,7 +120,7 @@ volumeMounts:
 {{- $cache := include "vllm-engine.cacheKind" . }}
 {{- if eq $cache "claim" }}
 - name: cache
-  persistentVolumeClaim: {claimName: {{ include "vllm-engine.claimName" . }}}
+  persistentVolumeClaim: {claimName: {{ include "vllm-engine.claimName" . | quote }}}
 {{- else if eq $cache "hostPath" }}
 - name: cache
   hostPath: {{- toYaml .Values.cache.hostPath | nindent 4 }}
@@ -131,21 +129,21 @@ volumeMounts:
   emptyDir: {{ omit .Values.cache.emptyDir (empty .Values.cache.emptyDir.sizeLimit | ternary "sizeLimit" "") | toJson }}
 {{- end }}
 - name: tmp
-  emptyDir: {sizeLimit: {{ .Values.temporary }}}
+  emptyDir: {sizeLimit: {{ .Values.temporary | quote }}}
 - name: shm
-  emptyDir: {medium: Memory, sizeLimit: {{ .Values.sharedMemory }}}
+  emptyDir: {medium: Memory, sizeLimit: {{ .Values.sharedMemory | quote }}}
 {{- if include "vllm-engine.hasKeys" . }}
 - name: keys
   secret:
-    secretName: {{ .Values.apiKeys.existingSecret | default (include "vllm-engine.secretName" .) }}
+    secretName: {{ .Values.apiKeys.existingSecret | default (include "vllm-engine.secretName" .) | quote }}
     defaultMode: 0440
     items:
-      - {key: {{ empty .Values.apiKeys.existingSecret | ternary "keys" .Values.apiKeys.key }}, path: keys}
+      - {key: {{ empty .Values.apiKeys.existingSecret | ternary "keys" .Values.apiKeys.key | quote }}, path: keys}
 {{- end }}
 {{- with .Values.tls.existingSecret }}
 - name: tls
   secret:
-    secretName: {{ . }}
+    secretName: {{ . | quote }}
     defaultMode: 0440
 {{- end }}
 {{- with .Values.extraVolumes }}

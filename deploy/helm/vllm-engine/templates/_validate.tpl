@@ -34,18 +34,29 @@ gpu.count: parallel.tensor=auto needs the number of GPUs
 {{- else if and (ne $gpus "0") (ne (toString .Values.parallel.tensor) "auto") (lt (int64 $gpus) $wanted) }}
 gpu.count: {{ $gpus }} is less than the {{ $wanted }} that parallel asks of each pod
 {{- end }}
-{{- $set := include "vllm-engine.variables" . | fromJson }}
+{{- $set := keys (include "vllm-engine.variables" . | fromJson) (dict "HF_TOKEN" "") | concat (include "vllm-engine.ownSettings" . | splitList " ") }}
 {{- range .Values.extraEnv }}
-{{- if or (hasKey $set .name) (has .name (list "HF_TOKEN" "API_KEYS" "PORT" "HOST" "CACHE_DIR")) }}
-extraEnv: the chart sets {{ .name }}, or has a value for it; see the table of docs/deploy/kubernetes.md
+{{- if has .name $set }}
+extraEnv: {{ .name }} is set by the chart, or a secret, or in settings; see the table of docs/deploy/kubernetes.md
 {{- end }}
 {{- end }}
 {{- range .Values.extraArgs }}
-{{- $flag := regexFind "^--[a-zA-Z0-9_-]+" . | replace "_" "-" }}
-{{- if has $flag (list "--host" "--port" "--health-port" "--cache-dir" "--lame-duck-seconds" "--drain-timeout-seconds" "--api-key" "--api-keys" "--hf-token") }}
-extraArgs: {{ $flag }} is the chart's own, or a secret; see the table of docs/deploy/kubernetes.md
+{{- $flag := regexFind "^--?[a-zA-Z0-9_-]+" . | replace "_" "-" }}
+{{- $setting := trimPrefix "--" $flag | replace "-" "_" | upper }}
+{{- if or (has $setting (include "vllm-engine.ownSettings" $ | splitList " ")) (has $flag (include "vllm-engine.ownFlags" $ | splitList " ")) }}
+extraArgs: {{ $flag }} is set by the chart, or a secret; see the table of docs/deploy/kubernetes.md
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* Settings that have a value of their own or that ports, volumes and the image fix: tools/chart/program_settings.py. */}}
+{{- define "vllm-engine.ownSettings" -}}
+API_KEYS API_KEYS_FILE BUILD_SHA BUILD_TIME CACHE_DIR DATA_PARALLEL DRAIN_TIMEOUT_SECONDS ENABLE_SSHD ENGINE_PYTHON HEAD_ADDRESS HEALTH_PORT HF_TOKEN HOST LAME_DUCK_SECONDS MAX_MODEL_LEN MODEL_ID MODEL_REVISION NODES NODE_RANK PIPELINE_PARALLEL PORT PUBLIC_KEY SERVED_MODEL_NAME SSH_PORT TENSOR_PARALLEL TERMINATION_LOG TLS_CERT_FILE TLS_KEY_FILE VLLM_EXTRA_ARGS
+{{- end }}
+
+{{/* vLLM's own names for them. */}}
+{{- define "vllm-engine.ownFlags" -}}
+--tensor-parallel-size -tp --pipeline-parallel-size -pp --data-parallel-size -dp --nnodes --node-rank -n -r --master-addr --model --revision --api-key --ssl-certfile --ssl-keyfile
 {{- end }}
 
 {{/* One engine on its GPU and its claim stops before the next starts. Several are replaced one by one: a surge would need a
