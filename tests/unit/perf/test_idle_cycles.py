@@ -9,7 +9,7 @@ from perf.idle_cycles import COLD, READY, STANDING_BY, STOPPING, faults, markdow
 GOOD: dict[str, Any] = {"what": "request", "after": None, "comments": 0, "fault": ""}
 ROWS: list[dict[str, Any]] = [
     {"what": "machine", "machine": "a machine", "idle": 20.0, "frontend": "both"},
-    {"what": "memory", "when": "ready, with a standby", "bytes": 3_000_000_000},
+    {"what": "memory", "when": "ready, no standby yet", "bytes": 3_000_000_000},
     {"what": "memory", "when": "idle, with a standby", "bytes": 600_000_000},
     GOOD | {"engine": READY, "seconds": 0.1},
     GOOD | {"engine": STANDING_BY, "seconds": 5.0},

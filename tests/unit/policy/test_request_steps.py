@@ -11,7 +11,9 @@ import anyio.to_thread
 import pytest
 
 from tests.support.virtual.gateway_client import gateway
+from tests.support.virtual.played_engine import PlayedEngine
 from vllm_engine.engine.engine_state import EngineState, StatusBoard
+from vllm_engine.engine.startup.engine_folders import EngineFolders
 from vllm_engine.gateway.local.local_routes import LOCAL_PATHS
 
 POLICY = (
@@ -272,3 +274,21 @@ async def test_a_lame_duck_without_an_engine(tmp_path: Path) -> None:
             answer = await client.post(CHAT, content=b"{}")
         message = answer.json()["error"]["message"]
         assert (answer.status_code, message == "The engine is draining") == (503, not is_asked)
+
+
+async def test_what_a_stop_would_lose_keeps_the_engine(tmp_path: Path) -> None:
+    """An adapter that was loaded at run time, until the next start; one that was refused does not."""
+    for status, is_kept in ((b"404 Not Found", False), (b"200 OK", True)):
+        played = PlayedEngine([b"HTTP/1.1 %b\r\nContent-Length: 2\r\n\r\nok" % status])
+        board = StatusBoard()
+        board.move(EngineState.READY)
+        async with (
+            gateway(tmp_path, board=board, EXTRA_ROUTES="POST /v1/load_lora_adapter") as (client, made),
+            await asyncio.start_unix_server(played.serve, EngineFolders(tmp_path, tmp_path).socket),
+        ):
+            answer = await client.post("/v1/load_lora_adapter", json={})
+            assert (answer.status_code, bool(made.demand.kept_for)) == (int(status[:3]), is_kept)
+            made.demand.begin()
+            assert made.demand.kept_for is None
+            made.proxy.stop()
+            await played.end()

@@ -135,6 +135,8 @@ class _Narrator:
         if status.state is EngineState.DRAINING:
             hurry = " (Ctrl-C once more ends running requests at once)" if self._has_served else ""
             self._presenter.print(f"\nStopping …{hurry}")
+        elif status.state is EngineState.IDLE:
+            self._presenter.print("Idle: the engine is stopped, and the next request starts it again.")
         elif status.state is EngineState.STOPPED:
             self._presenter.print("Stopped.")
         elif status.is_ready and self._has_served:

@@ -97,7 +97,8 @@ class Attempt:
                     await self._open()
             return await task
         finally:
-            task.cancel()
+            if not task.cancel() and not task.cancelled():
+                task.exception()  # the client may have gone in the moment of a refusal
 
     async def reject(self, rejected: Rejected) -> bool:
         """End an event stream that was opened while its request waited; False if there is none."""
