@@ -100,6 +100,7 @@ class Diagnosis:
         evidence: the line of the engine's log that shows the cause.
         changes: settings, by variable, that may let a start succeed; computed for this case.
         is_setting: whether the cause is a value that the engine refuses, so that nothing else would help.
+        is_symptom: whether something else must be behind it, of which the engine's log does not tell.
     """
 
     code: str
@@ -109,6 +110,7 @@ class Diagnosis:
     evidence: str | None = None
     changes: Mapping[str, str] = field(default_factory=dict)
     is_setting: bool = False
+    is_symptom: bool = False
 
     def __str__(self) -> str:
         return "; ".join(filter(None, (self.message, self.remedy))) + f" [{self.code}]"

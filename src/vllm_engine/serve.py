@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from functools import partial
 from math import nan
 from typing import Any
@@ -20,6 +20,9 @@ from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.engine_control import EngineControl
 from vllm_engine.engine.engine_state import StatusBoard, StatusReader
 from vllm_engine.engine.idle import ClientDemand
+from vllm_engine.engine.nodes.agreement import agreement
+from vllm_engine.engine.nodes.head_group import HeadGroup
+from vllm_engine.engine.nodes.worker_supervisor import WorkerSupervisor
 from vllm_engine.engine.startup.engine_folders import engine_folders
 from vllm_engine.engine.startup.preparation import Preparation
 from vllm_engine.engine.startup.process_history import ProcessHistory
@@ -82,19 +85,9 @@ async def serve(
 
         processes = ProcessHistory(settings.cache_dir / "processes.json")
         preparation = Preparation(preflight, folders, board, recorder, planned, explainer.explain, processes)
-        supervisor = Supervisor(
-            board,
-            preparation,
-            preparation.explain,
-            folders=folders,
-            settings=settings,
-            activity=activity,
-            demand=demand,
-            foresee=preparation.foresee,
-            remember=preparation.remember,
-        )
         build = _build(preflight)
         async with contextlib.AsyncExitStack() as stack:
+            supervisor = await stack.enter_async_context(_supervisor(preparation, activity, demand))
             asked = EngineControl(folders.socket, folders.rust_socket, board, timeout_seconds=_HEALTH_SECONDS)
             control = await stack.enter_async_context(asked)
             machine = _machine(preflight, effective, lines_dropped, listeners)
@@ -106,6 +99,31 @@ async def serve(
             front = await stack.enter_async_context(open_front(settings, gateway, listeners, files))
             beside = companion(board) if companion is not None else None
             await _run_until_stopped(settings, supervisor, front, beside, is_essential)
+
+
+@contextlib.asynccontextmanager
+async def _supervisor(
+    preparation: Preparation, activity: EngineActivity, demand: ClientDemand
+) -> AsyncIterator[Supervisor | WorkerSupervisor]:
+    """Yield what keeps the engine running: the head's, which gathers the other nodes, or a worker's."""
+    preflight, board = preparation.preflight, preparation.board
+    settings, ours = preflight.settings, agreement(preflight)
+    if settings.is_worker:
+        yield WorkerSupervisor(board, preparation, preparation.explain, settings=settings, ours=ours)
+        return
+    async with HeadGroup(settings, ours, board.wait_for) as group:
+        yield Supervisor(
+            board,
+            preparation,
+            preparation.explain,
+            folders=preparation.folders,
+            settings=settings,
+            activity=activity,
+            demand=demand,
+            group=group,
+            foresee=preparation.foresee,
+            remember=preparation.remember,
+        )
 
 
 async def _run_beside(work: Awaitable[None], stop: asyncio.Event, is_essential: bool) -> None:
@@ -122,7 +140,7 @@ async def _run_beside(work: Awaitable[None], stop: asyncio.Event, is_essential: 
 
 async def _run_until_stopped(
     settings: Settings,
-    supervisor: Supervisor,
+    supervisor: Supervisor | WorkerSupervisor,
     front: Front,
     work: Awaitable[None] | None,
     is_essential: bool,
@@ -147,6 +165,7 @@ async def _run_until_stopped(
                     hurry,
                     lame_duck_seconds=settings.lame_duck_seconds,
                     timeout_seconds=settings.drain_timeout_seconds,
+                    until=supervisor.released,
                 )
         finally:
             await _cancelled(engine, stopped, beside)
@@ -218,4 +237,5 @@ def _build(preflight: Preflight) -> Build:
         model_revision=settings.model_revision,
         frontend=settings.engine_frontend,
         device=preflight.device.name,
+        node=f"rank {settings.node_rank} of {settings.nodes}" if settings.nodes > 1 else None,
     )

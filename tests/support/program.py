@@ -64,6 +64,14 @@ def free_port() -> int:
     raise AssertionError("no port is free")
 
 
+def free_pair() -> int:
+    """Return the first of two such ports that follow each other."""
+    first = free_port()
+    while (second := free_port()) != first + 1:
+        first = second
+    return first
+
+
 def _ports(worker: str) -> Iterator[int]:
     first = _FIRST + int(worker.removeprefix("gw")) * _PER_WORKER % (_LAST - _FIRST)
     yield from range(first, _LAST)

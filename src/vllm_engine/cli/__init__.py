@@ -20,6 +20,7 @@ from vllm_engine.cli.commands.serve_command import serve_command
 from vllm_engine.cli.commands.settings_command import settings_command
 from vllm_engine.cli.commands.smoke_command import smoke_command
 from vllm_engine.cli.commands.vllm_command import vllm_command
+from vllm_engine.cli.commands.worker_command import worker_command
 from vllm_engine.cli.console import escape_what_cannot_be_encoded
 from vllm_engine.cli.exit_status import exit_on_error
 from vllm_engine.system.standard_streams import flush_streams, open_closed_streams
@@ -61,5 +62,6 @@ for command in (
     settings_command,
     smoke_command,
     vllm_command,
+    worker_command,
 ):
     main.add_command(command)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 SECTIONS = {
-    "Serve a model": ("plan", "serve", "vllm", "download"),
+    "Serve a model": ("plan", "serve", "worker", "vllm", "download"),
     "Use a running server": ("chat", "bench", "smoke"),
     "Check this machine": ("doctor", "settings"),
     "For shells": ("completion", "dotenv"),

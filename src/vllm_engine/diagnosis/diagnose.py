@@ -70,6 +70,7 @@ def diagnose(whole: EngineExit, facts: Facts) -> Diagnosis:
         evidence=_clean(line)[:MAX_EVIDENCE_CHARS] if line is not None else None,
         changes=dict(advice.changes),
         is_setting=entry.is_setting,
+        is_symptom=entry.is_symptom or entry.code == "unknown",
     )
 
 

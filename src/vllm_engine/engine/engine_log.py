@@ -52,6 +52,8 @@ class EngineLog:
         if lost is not None and self._board.current.state is EngineState.READY:
             self._board.move(EngineState.UNHEALTHY)
         status = await process.reap()
+        if loss is not None and loss.told is not None:
+            return loss.told
         return self._told(
             EngineExit(
                 status=status if lost is None else None,

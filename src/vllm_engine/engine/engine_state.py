@@ -97,6 +97,8 @@ class EngineStatus:
     frontends: tuple[Frontend, ...] = ()
     models: bytes | None = None
     """The engine's answer to `GET /v1/models` right after this start, or the last that was ready."""
+    waits_for: str | None = None
+    """Which other machine the start waits for, and why; None for none."""
     pid: int | None = None
     starts: int = 1
     """Which start of the engine this is."""
@@ -193,6 +195,10 @@ class StatusBoard(StatusReader):
         elif fraction is not None:
             fraction = max(fraction, now.fraction or 0.0)
         self._set(replace(now, fraction=fraction))
+
+    def wait_for(self, what: str | None) -> None:
+        """Record which other machine the start waits for."""
+        self._set(replace(self._current, waits_for=what))
 
     def expect(self, seconds: Mapping[Phase, float]) -> None:
         """Record how long each phase took at an earlier start of the same configuration."""

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from vllm_engine.config.settings import Settings
 from vllm_engine.engine.activity import EngineActivity
@@ -17,6 +18,7 @@ from vllm_engine.engine.control_client import ControlClient
 from vllm_engine.engine.engine_log import EngineLog
 from vllm_engine.engine.engine_state import EngineState, Phase, StatusBoard
 from vllm_engine.engine.idle import ClientDemand, until_lost_or_idle
+from vllm_engine.engine.nodes.head_group import HeadGroup
 from vllm_engine.engine.output.engine_exit import EngineExit
 from vllm_engine.engine.process_tree import Node
 from vllm_engine.engine.restarts import RestartBudget, RestartPolicy
@@ -70,6 +72,7 @@ class Supervisor:
         settings: Settings,
         activity: EngineActivity,
         demand: ClientDemand,
+        group: HeadGroup | None = None,
         foresee: Callable[[Mapping[str, str]], Foreseen] | None = None,
         remember: Callable[[Sequence[Node]], None] = lambda _: None,
         spawn: Callable[..., Awaitable[EngineProcess]] = EngineProcess.spawn,
@@ -84,6 +87,7 @@ class Supervisor:
         self._settings = settings
         self._activity = activity
         self._demand = demand
+        self._group = group or HeadGroup(settings, {}, board.wait_for)
         self._spawn = spawn
         self._connect = connect
         self._clock = clock
@@ -138,6 +142,9 @@ class Supervisor:
         """Admit no more requests; running ones go on until `run` is cancelled."""
         self._board.move(EngineState.DRAINING)
 
+    async def released(self) -> None:
+        """Return at once: nothing but requests needs this engine."""
+
     async def _run_once(self) -> None:
         """Start the engine and watch it until it is lost, or has been idle and is wanted again."""
         self._was_standby, self._has_served, began = False, False, self._clock()
@@ -145,7 +152,9 @@ class Supervisor:
         try:
             await self._import_in_advance()
             launch = await self._prepare(self._restarts.changes)
-            command = self._standby.entry(launch.command)
+            await self._group.gather()
+            command = self._standby.entry(await self._group.reachable(launch.command))
+            self._group.begin()
             process = self._process = await self._start_process(command)
             self._log.is_stopping = False
         except OSError as error:
@@ -163,6 +172,7 @@ class Supervisor:
         self._board.progress(Phase.READY)
         self._board.move(EngineState.READY)
         self._demand.begin()
+        self._group.serving()
         self._has_served = self._restarts.has_served = True
         self._is_plain = False
         self._longest_start = max(self._longest_start, seconds)
@@ -189,7 +199,7 @@ class Supervisor:
             # Now that no process has files there.
             await asyncio.to_thread(self._folders.clear)
             foreseen = self._foresee(self._restarts.changes)
-            await self._standby.begin(foreseen.command, foreseen.children)
+            await self._standby.begin(await self._group.reachable(foreseen.command), foreseen.children)
 
     async def _start_process(self, command: EngineCommand) -> EngineProcess:
         """Start the engine's process, from the standby if there is one that can be used."""
@@ -215,24 +225,28 @@ class Supervisor:
         ):
             exited = asyncio.ensure_future(process.wait())
             ready = asyncio.ensure_future(tokens.generated(client, rust_client, planned))
+            lost = asyncio.ensure_future(self._group.lost())
+            ends: set[asyncio.Future[Any]] = {exited, ready, lost}
             try:
                 timeout = self._settings.startup_timeout_seconds
                 if self._was_standby:
                     timeout = min(timeout, max(_LEAST_STANDBY_SECONDS, 2 * self._longest_start))
-                await asyncio.wait({exited, ready}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-                while tokens.cannot_ask and not (exited.done() or ready.done()):
+                await asyncio.wait(ends, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+                while tokens.cannot_ask and not any(end.done() for end in ends):
                     # Not knowing whether it is ready is no reason to end it.
-                    await asyncio.wait({exited, ready}, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait(ends, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
                 if ready.done() and ready.exception() is None:
                     return ready.result()
+                if lost.done():
+                    raise StartupError(await self._log.diagnose(process, lost.result()))
                 if exited.done():
-                    told = await self._log.diagnose(process)
+                    told = await self._group.explained(await self._log.diagnose(process))
                     raise (RefusedError if told.is_setting else StartupError)(told)
                 raise StartupTimeoutError(self._log.diagnose_late(process))
             finally:
-                for task in (exited, ready):
+                for task in ends:
                     task.cancel()
-                await asyncio.gather(exited, ready, return_exceptions=True)
+                await asyncio.gather(*ends, return_exceptions=True)
 
     async def _watch(
         self, process: EngineProcess, launch: Launch, command: EngineCommand, token_seconds: float
@@ -250,7 +264,9 @@ class Supervisor:
                 settings.nodes, settings.canary_interval_seconds, settings.hang_timeout_seconds
             )
             state = functools.partial(children_state, on_cpu=launch.on_cpu)
-            watchdog = Watchdog(process, clients, self._activity, name, step_limit, checks, state)
+            watchdog = Watchdog(
+                process, clients, self._activity, name, step_limit, checks, state, self._group.lost
+            )
             keeping = asyncio.ensure_future(self._standby.keep(command, process.pid))
             try:
                 loss = await until_lost_or_idle(watchdog.until_lost(), self._demand, self._board)
@@ -260,7 +276,7 @@ class Supervisor:
             await asyncio.gather(keeping, return_exceptions=True)
             await self._rest(command, process.pid)
             return
-        error = EngineError(await self._log.diagnose(process, loss))
+        error = EngineError(await self._group.explained(await self._log.diagnose(process, loss)))
         await asyncio.gather(keeping, return_exceptions=True)
         raise error
 
@@ -283,6 +299,7 @@ class Supervisor:
         self._board.restart()
 
     async def _end_process(self) -> None:
+        self._group.over()
         process, self._process = self._process, None
         self._log.is_stopping = True
         if process is not None:

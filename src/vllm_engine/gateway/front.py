@@ -51,13 +51,23 @@ async def open_front(
             )
             await servers.enter_async_context(health)
         api = running(
-            gateway,
+            _application(settings, gateway),
             listeners.api,
             _connection_limits(settings, shares.api),
             keep_alive_seconds=settings.client_keep_alive_seconds,
             tls=listeners.tls,
+            lifespan="off" if settings.is_worker else "on",
         )
         yield Front(gateway, await servers.enter_async_context(api))
+
+
+def _application(settings: Settings, gateway: Gateway) -> Gateway | HealthPort:
+    """Return what is served on `PORT`: a worker has no API."""
+    if not settings.is_worker:
+        return gateway
+    node = f"This is node {settings.node_rank} of {settings.nodes}, a worker"
+    elsewhere = f"{node}; the API is on the head, {settings.head_address}"
+    return HealthPort(gateway.local, gateway.finished, elsewhere)
 
 
 def _connection_limits(settings: Settings, connections: int) -> ConnectionLimits:

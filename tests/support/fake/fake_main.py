@@ -17,6 +17,7 @@ from tests.support.fake.both.fake_rust import start_rust
 from tests.support.fake.fake_scenarios import SCENARIO_VARIABLE, LiveScenario, Scenario, record_start
 from tests.support.fake.fake_serving import serve
 from tests.support.fake.fake_startup import EngineCoreProcess, Replay, end, sleep_for_ever, write_chatter
+from tests.support.fake.nodes.fake_nodes import Nodes, work
 
 
 def scenario_path() -> Path:
@@ -31,7 +32,14 @@ def main(rust_socket: Path | None = None) -> None:
     starts = record_start(live.path)
     # As the file by which vLLM's processes find each other (`vllm/utils/network_utils.py`), and which it leaves.
     tempfile.mkstemp(prefix="vllm_dist_")
+    nodes = Nodes(start.options)
+    if start.options.headless:
+        if live.now().never_joins:
+            sleep_for_ever()
+        work(start.options, nodes)
+        end(Scenario(), 0)
     start.run()
+    nodes.meet()
     scenario = live.now()
     if scenario.die_at_start is not None and (scenario.dies_times is None or starts <= scenario.dies_times):
         end(scenario, scenario.die_at_start)
@@ -39,7 +47,7 @@ def main(rust_socket: Path | None = None) -> None:
         sleep_for_ever()
     write_chatter(scenario)
     rust = start_rust(start.options, live, rust_socket, start.core.pid) if rust_socket else None
-    asyncio.run(serve(start.options, live, start.listener, start.core, rust))
+    asyncio.run(serve(start.options, live, start.listener, start.core, rust, nodes))
     end(Scenario(), 0)
 
 
@@ -95,7 +103,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     serve_parser = parser.add_subparsers(required=True).add_parser("serve", allow_abbrev=False)
     serve_parser.add_argument("model_tag")
     serve_parser.add_argument("--revision")
-    serve_parser.add_argument("--uds", required=True)
+    serve_parser.add_argument("--uds")
+    serve_parser.add_argument("--headless", action="store_true")
+    serve_parser.add_argument("--nnodes", type=int, default=1)
+    serve_parser.add_argument("--node-rank", type=int, default=0)
+    serve_parser.add_argument("--master-addr")
+    serve_parser.add_argument("--master-port", type=int)
     serve_parser.add_argument("--served-model-name", nargs="+")
     serve_parser.add_argument("--max-model-len", default="8192")
     serve_parser.add_argument("--shutdown-timeout", type=float, default=0.0)

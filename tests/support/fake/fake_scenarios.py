@@ -32,6 +32,8 @@ class Scenario:
     """How long the replay takes; its lines keep their real proportions in time."""
     not_both: str = ""
     """Why the launcher of both frontends falls back to the Python frontend; empty: it does not."""
+    never_joins: bool = False
+    """As a node without an API, never meet the head."""
     fetch_weights: bool = False
     """Have the hub client fetch the model before the first shard is read; it must be among the packages."""
     never_ready: bool = False

@@ -17,6 +17,7 @@ from tests.support.fake.fake_scenarios import LiveScenario, Scenario
 from tests.support.fake.fake_server import FakeApp
 from tests.support.fake.fake_startup import EngineCoreProcess, end, log
 from tests.support.fake.fake_state import ENGINE_DEAD, Engine, EngineCore
+from tests.support.fake.nodes.fake_nodes import Nodes
 
 WATCHDOG_SECONDS = 5.0
 """How often vLLM looks whether its engine core still lives."""
@@ -41,10 +42,11 @@ async def serve(
     listener: socket.socket,
     process: EngineCoreProcess,
     rust: int | None = None,
+    nodes: Nodes | None = None,
 ) -> None:
-    """Serve until the end; `rust` is the process id of the other frontend."""
+    """Serve until the end; `rust` is the process id of the other frontend, `nodes` are the other machines."""
     scenario = live.now()
-    core = EngineCore(process.kill)
+    core = EngineCore(process.kill, process.fail, lambda: nodes is not None and nodes.is_one_lost)
     engine = Engine(live, core)
     # The application must be able to end the server that has it.
     servers: list[_Server] = []

@@ -21,7 +21,7 @@ _PROCESS = re.compile(rb"^\((\w+)[\w-]*( pid=)\d+\)")
 _SERVES = re.compile(rb"Started server process|\[shutdown\]|\"(GET|POST) /")
 """The first line that a replay leaves out: from there on the fake's own server speaks."""
 
-_SLEEPER = "import signal; signal.pause()"
+_SLEEPER = "import signal, sys; signal.signal(signal.SIGUSR1, lambda *_: sys.exit(1)); signal.pause()"
 _SLEEPER_WITH_ORPHAN = """
 import signal, subprocess, sys
 deaf = lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN)  # before its exec, so it is never not deaf
@@ -71,6 +71,10 @@ class EngineCoreProcess:
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    def fail(self) -> None:
+        """Have it end by itself, with an error."""
+        self.process.send_signal(signal.SIGUSR1)
 
     def kill(self) -> None:
         self.process.kill()

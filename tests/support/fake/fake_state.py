@@ -47,8 +47,14 @@ class ConnectionCutError(Exception):
 class EngineCore:
     """What the API server knows of the engine core: whether it lives, and whether it still works."""
 
-    def __init__(self, kill: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        kill: Callable[[], None],
+        fail: Callable[[], None] = lambda: None,
+        is_node_lost: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.dead = asyncio.Event()
+        self._fail, self._is_node_lost = fail, is_node_lost
         self.draining = False
         self.stopped = False
         self.kill = kill
@@ -65,6 +71,9 @@ class EngineCore:
         """
         if self.stopped:
             await asyncio.Event().wait()
+        if self._is_node_lost() and not self.dead.is_set():
+            self._fail()
+            await self.dead.wait()
         if self.dead.is_set():
             raise EngineDeadError
 

@@ -15,6 +15,7 @@ from vllm_engine.config.settings import load_settings
 from vllm_engine.engine.activity import EngineActivity
 from vllm_engine.engine.engine_state import StatusBoard
 from vllm_engine.engine.idle import ClientDemand
+from vllm_engine.engine.nodes.head_group import HeadGroup
 from vllm_engine.engine.output.engine_exit import EngineExit
 from vllm_engine.engine.startup.engine_folders import EngineFolders
 from vllm_engine.engine.startup.preparation import Foreseen, Launch
@@ -43,6 +44,7 @@ class Case:
         *lives: Life,
         diagnosis: Diagnosis = LASTING,
         foresee: Foreseen | None = None,
+        group: HeadGroup | None = None,
         **changes: Any,
     ) -> None:
         self.rig, self.board, self.states = Rig(*lives), StatusBoard(), ["starting"]
@@ -58,7 +60,7 @@ class Case:
         self.board.watch(lambda status: self.states.append(status.state))
         self.supervisor = Supervisor(
             self.board, self._prepare, self._explain, folders=EngineFolders(folder, folder / "tmp"),
-            settings=SETTINGS.model_copy(update=changes), activity=EngineActivity(), demand=self.demand, spawn=self.rig.spawn, connect=self.rig.connect,
+            settings=SETTINGS.model_copy(update=changes), activity=EngineActivity(), demand=self.demand, group=group, spawn=self.rig.spawn, connect=self.rig.connect,
             clock=asyncio.get_running_loop().time, foresee=(lambda _: foresee) if foresee else None,
         )  # fmt: skip
 

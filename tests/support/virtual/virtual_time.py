@@ -56,7 +56,7 @@ def in_virtual_time(test: Callable[..., Coroutine[None, None, None]]) -> Callabl
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
             runner.get_loop().set_exception_handler(lambda _, context: errors.append(context))
             runner.run(test(*args, **kwargs))
-        assert not errors
+        assert not errors, errors
 
     return run
 

@@ -113,6 +113,7 @@ class _View:
         """Decide it: whoever sets LOG_LEVEL or LOG_FORMAT, or asks for -v, sees the log."""
         is_together = sys.stderr.isatty()
         is_screen = sys.stdout.isatty() and not (is_together and settings.log_format == "json")
+        is_screen = is_screen and not settings.is_worker  # which has nobody to talk to
         is_chosen = environment.source("LOG_LEVEL") or environment.source("LOG_FORMAT")
         return cls(is_screen, is_screen and is_together and not is_verbose and not is_chosen)
 

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import logging
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -17,6 +17,7 @@ from vllm_engine.engine.engine_state import Frontend
 from vllm_engine.engine.watchdog.child_watcher import ChildrenState, ChildWatcher, children_state, process_ids
 from vllm_engine.engine.watchdog.silent_peers import silent_peers
 from vllm_engine.engine.watchdog.stall import IdleChecks, StallClock, StepLimit, stalled_seconds
+from vllm_engine.errors import Diagnosis
 
 _TICK_SECONDS = 0.5
 _METRICS_SECONDS = 2.0
@@ -35,6 +36,7 @@ class LossKind(StrEnum):
     EXITED = "exited"
     CHILD_EXITED = "child exited"
     HUNG = "hung"
+    NODE_LOST = "node lost"
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Loss:
     kind: LossKind
     seen: str
     child_status: int | None = None
+    told: Diagnosis | None = None
+    """Its cause, where that is known without the engine's log."""
     silent_peers: tuple[str, ...] = ()
     """The addresses of other machines that do not acknowledge what it sends, where it hangs."""
 
@@ -59,7 +63,8 @@ class Watchdog:
     The core's work shows in the numbers of the frontend that it reports to, so only both together show that
     it hangs. A frontend's own hang is shown by that one alone.
 
-    With 0 as the step limit's upper bound it never counts as hung.
+    With 0 as the step limit's upper bound it never counts as hung. `others` waits for the loss of what the
+    engine needs on other machines.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class Watchdog:
         step_limit: StepLimit,
         idle_checks: IdleChecks,
         children: Callable[[int], ChildrenState | None] = children_state,
+        others: Callable[[], Awaitable[Loss]] | None = None,
     ) -> None:
         self._process = process
         self._clients = clients
@@ -79,6 +85,7 @@ class Watchdog:
         self._step_limit = step_limit
         self._hang_seconds = step_limit.most_seconds
         self._idle_checks = idle_checks
+        self._others = others
         self._children = functools.partial(children, process.pid)
         self._pids = functools.partial(process_ids, process.pid)
         # The last values read; kept while metrics cannot be read: a failed reading is not progress.
@@ -87,7 +94,10 @@ class Watchdog:
     async def until_lost(self) -> Loss:
         """Wait until the engine is lost, and return how."""
         watcher = ChildWatcher(self._process.pid)
-        checks = [self._exited(), self._child_exited(watcher), *map(self._unhealthy, self._clients)]
+        child = asyncio.ensure_future(self._child_exited(watcher))
+        # In order: what another machine says is the cause, and the exit of the process itself has a status.
+        checks: list[Awaitable[Loss]] = [self._others()] if self._others is not None else []
+        checks += [self._exited(), child, *map(self._unhealthy, self._clients)]
         if self._hang_seconds:
             checks += [self._stalled(), self._stopped()]
             if self._idle_checks.interval_seconds:
@@ -97,8 +107,7 @@ class Watchdog:
             await asyncio.wait(watches, return_when=asyncio.FIRST_COMPLETED)
             if watcher.has_loss:
                 # vLLM's own word of it may come a moment before the status of the child.
-                await asyncio.wait(watches[1:2])
-            # In order: the exit of the process itself says most, since it has a status.
+                await asyncio.wait({child})
             loss = next(watch for watch in watches if watch.done()).result()
             # Read while it runs: with its processes its connections are gone.
             return replace(loss, silent_peers=silent_peers(self._pids())) if loss.is_hang else loss

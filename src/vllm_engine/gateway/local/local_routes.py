@@ -69,13 +69,15 @@ class HealthPort:
 
     local: LocalRoutes
     finished: Callable[[RequestRecord], None]
+    elsewhere: str = "Not served on HEALTH_PORT; the API is on PORT"
+    """What is said of the rest."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         record = RequestRecord.of(scope)
         try:
             if record.path not in LOCAL_PATHS:
-                raise Rejected(404, "unknown_route", "Not served on HEALTH_PORT; the API is on PORT")
+                raise Rejected(404, "unknown_route", self.elsewhere)
             await self.local.answer(scope, receive, send, record)
         except Rejected as rejected:
             await send_rejected(send, record, rejected)

@@ -39,6 +39,8 @@ class Build:
     frontend: str
     """The setting, until it is known which run."""
     device: str
+    node: str | None = None
+    """Which this is of several machines that serve the model."""
 
 
 class Live(BaseModel):
@@ -63,7 +65,8 @@ class Health(BaseModel):
 
     `error` has `code`, `message`, `remedy`, `docs` once it failed.
     `fraction` is of the whole start and, like the two estimates, based on an earlier start of the same
-    configuration; `phase_fraction` is of the phase. Each is null where it is not known.
+    configuration; `phase_fraction` is of the phase. Each is null where it is not known. `waits_for` says
+    which other machine a start waits for, and why; `node` is this one's rank, where there are several.
     """
 
     status: str
@@ -75,6 +78,8 @@ class Health(BaseModel):
     estimate_seconds: float | None
     remaining_seconds: float | None
     download: DownloadProgress | None
+    waits_for: str | None
+    node: str | None
     model: str
     error: dict[str, Any] | None = None
 
@@ -164,6 +169,8 @@ def health_of(build: Build, status: EngineStatus) -> Health:
         estimate_seconds=_rounded(forecast.total_seconds if forecast else None),
         remaining_seconds=_rounded(forecast.remaining_seconds if forecast else None),
         download=_download(status),
+        waits_for=status.waits_for,
+        node=build.node,
         model=build.model,
         error=None if status.is_ready or status.is_resting else _error(status),
     )

@@ -62,7 +62,9 @@ def not_ready(status: EngineStatus) -> Rejected:
 
     The sentence while loading is the field's convention (llama-server has it so).
     """
-    if status.state is EngineState.STARTING:
+    if status.waits_for and status.state is EngineState.STARTING:
+        message = f"Waiting for {status.waits_for}"
+    elif status.state is EngineState.STARTING:
         done = "" if status.fraction is None else f" {status.fraction:.0%}"
         message = f"Loading model ({status.phase}{done}, {status.elapsed_seconds():.0f} s so far)"
     elif status.state is EngineState.IDLE:

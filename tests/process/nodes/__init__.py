@@ -1,0 +1,1 @@
+"""Several machines that serve one model, with fake engines that meet as vLLM's do."""

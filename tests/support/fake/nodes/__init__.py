@@ -1,0 +1,1 @@
+"""How fake engines of several nodes meet, and how those without an API end."""
