@@ -231,3 +231,20 @@ def test_doctor(hub: Hub, engine_python: Path, tmp_path: Path) -> None:
     hub.token = "hf_right"
     status, found = checks(HF_TOKEN="hf_wrong", CACHE_DIR=str(tmp_path / "other"))
     assert (status, found["model"]["status"], found["token"]["status"]) == (3, "fail", "fail")
+
+
+@pytest.mark.parametrize("has_engine", [True, False], ids=["hub client", "plain HTTP"])
+def test_plan_reads_the_configuration_and_sizes_alone(
+    hub: Hub, half_fake: Path, tmp_path: Path, has_engine: bool
+) -> None:
+    """By the engine's hub client, which keeps what it read, or without one; both come to the same."""
+    given = environ(hub, half_fake) if has_engine else {"HF_ENDPOINT": hub.url, "ENGINE_PYTHON": "absent"}
+    done = run_cli(given, "plan", ID, "--gpu", "T4", "--format", "json", cwd=tmp_path)
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["weight_bytes"]) == (0, sum(map(len, SHARDS.values())))
+    assert found["kv_cache_bytes_per_token_per_gpu"] == 2 * 2 * 64 * 2
+    assert not any(name in request for request in hub.requests for name in SHARDS)
+    hub.token = "hf_other"
+    (elsewhere := tmp_path / "elsewhere").mkdir()  # with another cache
+    refused = run_cli(given, "plan", ID, "--gpu", "T4", cwd=elsewhere)
+    assert refused.returncode == 3 and "[hub-gated]" in refused.stderr and refused.stderr.count("\n") == 1

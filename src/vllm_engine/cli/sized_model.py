@@ -64,9 +64,15 @@ async def _located(settings: Settings, environment: Environment, prefix: Path) -
         if not is_bundled(settings.model_id):
             return await look_over_http(settings, environment.merged)
     environ = {"HF_HUB_DISABLE_TELEMETRY": "1", **environment.merged}
-    if os.access(settings.cache_dir, os.W_OK):  # elsewhere the hub client's own cache is used
+    if _can_be_written(settings.cache_dir):  # elsewhere the hub client's own cache is used
         environ.setdefault("HF_HOME", str(settings.cache_dir.absolute() / "huggingface"))
     return await locate_model(settings, EnginePython(python or Path("python"), environ))
+
+
+def _can_be_written(folder: Path) -> bool:
+    """Say whether a folder, or the one that it would be made in, can be written."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return os.access(there, os.W_OK)
 
 
 def read_given(config_file: Path) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from vllm_engine.sizing.cost import Bound, bandwidth_bound, cost_per_million
 from vllm_engine.sizing.kv_cache import quantization
 from vllm_engine.sizing.replica import Replica
 from vllm_engine.sizing.room import WORKING_BYTES
-from vllm_engine.sizing.suggestion import docker_command, replica_count, suggested_settings
+from vllm_engine.sizing.suggestion import docker_command, machines, replica_count, suggested_settings
 from vllm_engine.sizing.ways_out import fp8_cache, ways_out
 from vllm_engine.system.sizes import gib
 
@@ -43,8 +43,11 @@ def describe(replica: Replica, money: Money) -> str:
             "nothing that is tried here: fewer bits, up to 64 of these GPUs, a larger GPU"
         ]
         return "\n".join([*lines, "", "It does not fit. What would:", *(f"  - {way}" for way in found)])
+    command = (
+        docker_command(replica) or "on each machine its own: with NODE_RANK, and HEAD_ADDRESS of the first"
+    )
     settings = [f"  {key}={value}" for key, value in suggested_settings(replica).items()]
-    return "\n".join([*lines, "", "settings", *settings, "", "command", f"  {docker_command(replica)}"])
+    return "\n".join([*lines, "", "settings", *settings, "", "command", f"  {command}"])
 
 
 def _memory_rows(replica: Replica) -> Rows:
@@ -142,8 +145,8 @@ def notes_of(replica: Replica) -> list[str]:
         notes.append(f"{cache.local_layers} layers keep {held}, as vLLM counts; past all prompts {later}")
     if room.pipeline_parallel > 1:
         notes.append("the weights are counted as if the layers could be split evenly")
-    if replica.hardware.count > 8:
-        notes.append("more than 8 GPUs are usually several machines: NODES says how many")
+    if (nodes := machines(replica)) > 1:
+        notes.append(f"{replica.hardware.count} GPUs are taken for {nodes} machines")
     if text is not config:
         notes.append("the memory of images, audio and video in a prompt is not counted")
     if replica.fits and replica.load.users and replica_count(replica) > 1 and (other := fp8_cache(replica)):

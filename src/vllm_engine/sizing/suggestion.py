@@ -15,6 +15,15 @@ from vllm_engine.system.sizes import GIB
 _IMAGE = "ghcr.io/vllm-engine/vllm-engine"
 
 
+_GPUS_OF_A_MACHINE = 8
+
+
+def machines(replica: Replica) -> int:
+    """Return over how many machines a replica's GPUs are spread: eight GPUs are one."""
+    count = replica.hardware.count
+    return count // _GPUS_OF_A_MACHINE if count > _GPUS_OF_A_MACHINE and not count % _GPUS_OF_A_MACHINE else 1
+
+
 def suggested_settings(replica: Replica) -> dict[str, str]:
     """Return the settings by their variables."""
     room, options = replica.room, replica.options
@@ -27,6 +36,8 @@ def suggested_settings(replica: Replica) -> dict[str, str]:
         "DATA_PARALLEL": options.data_parallel,
     }
     found |= {name: str(count) for name, count in split.items() if count > 1}
+    if (nodes := machines(replica)) > 1:
+        found["NODES"] = str(nodes)
     found["MAX_MODEL_LEN"] = str(replica.context_to_set or replica.load.context)
     if room.kv_bytes is not None:
         found["KV_CACHE_MEMORY_BYTES"] = str(room.kv_bytes)
@@ -46,8 +57,10 @@ def replica_count(replica: Replica) -> int:
     return replica.replicas(replica.load.usual or replica.load.context) or 1
 
 
-def docker_command(replica: Replica) -> str:
-    """Return the command that runs one replica, to be pasted into a shell."""
+def docker_command(replica: Replica) -> str | None:
+    """Return the command that runs one replica, for a shell; None where it takes several machines."""
+    if machines(replica) > 1:
+        return None
     name = replica.model.name
     words = ["docker", "run", "--rm", "-it"]
     if not replica.hardware.is_cpu:
@@ -91,13 +104,16 @@ def helm_values(replica: Replica) -> dict[str, Any]:
     split = {"tensor": "TENSOR_PARALLEL", "pipeline": "PIPELINE_PARALLEL", "data": "DATA_PARALLEL"}
     if parallel := {part: int(settings.pop(name)) for part, name in split.items() if name in settings}:
         values["parallel"] = parallel
-    values["gpu"] = {"count": 0 if hardware.is_cpu else hardware.count}
+    if nodes := int(settings.pop("NODES", 0)):
+        values["multiNode"] = {"enabled": True, "nodes": nodes}
+    else:
+        values["gpu"] = {"count": 0 if hardware.is_cpu else hardware.count}
     names = ("KV_CACHE_DTYPE", "KV_CACHE_MEMORY_BYTES", "MAX_NUM_SEQS")
     flags = {name: "--" + name.lower().replace("_", "-") for name in names}
     values["settings"] = {key: _number(value) for key, value in settings.items() if key not in flags}
     if given := [f"{flags[key]}={value}" for key, value in settings.items() if key in flags]:
         values["extraArgs"] = given
-    if values["replicas"] > 1:
+    if values["replicas"] > 1 and not nodes:
         values["workload"] = {"kind": "StatefulSet"}  # a claim for each, which every cluster has
     stored = math.ceil(replica.model.stored_bytes / GIB * 1.25) + 5
     values["cache"] = {"size": f"{stored}Gi"}

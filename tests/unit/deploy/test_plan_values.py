@@ -9,7 +9,7 @@ import pytest
 from tests.unit.deploy.charts import CHART, Helm, objects
 from tests.unit.sizing.test_replica import size
 from vllm_engine.sizing.replica import Load
-from vllm_engine.sizing.suggestion import suggested_settings, values_file
+from vllm_engine.sizing.suggestion import machines, suggested_settings, values_file
 
 FLAGS = {"KV_CACHE_DTYPE": "--kv-cache-dtype", "KV_CACHE_MEMORY_BYTES": "--kv-cache-memory-bytes"}
 
@@ -20,20 +20,26 @@ FLAGS = {"KV_CACHE_DTYPE": "--kv-cache-dtype", "KV_CACHE_MEMORY_BYTES": "--kv-ca
         ("H100", 1, {}),
         ("H100:6", 3000, {"kv_cache_dtype": "fp8"}),
         ("H100:4", 3000, {"tensor_parallel": 2, "data_parallel": 2}),
+        ("H100:16", 3000, {}),
         ("cpu:64GiB", 20, {}),
     ],
 )
 def test_the_chart_takes_them(newest_helm: Helm, gpu: str, users: int, options: dict[str, Any]) -> None:
     replica = size(gpu, Load(8192, users, prompt=500, output=300), **options)
     rendered = objects(newest_helm("template", "x", CHART, "--values", "-", given=values_file(replica)))
-    workload = next(one for one in rendered if one["kind"] in ("Deployment", "StatefulSet"))
-    (container,) = workload["spec"]["template"]["spec"]["containers"]
+    kinds = ("Deployment", "StatefulSet", "LeaderWorkerSet")
+    spec = next(one["spec"] for one in rendered if one["kind"] in kinds)
+    group = spec.get("leaderWorkerTemplate")
+    template = group["workerTemplate"] if group else spec["template"]
+    (container,) = template["spec"]["containers"]
     variables = {one["name"]: one.get("value") for one in container["env"]}
     for name, value in suggested_settings(replica).items():
-        if name in FLAGS:
+        if name == "NODES":
+            assert group["size"] == int(value)
+        elif name in FLAGS:
             assert f"{FLAGS[name]}={value}" in container["args"]
         else:
             assert variables[name] == value
-    assert workload["spec"]["replicas"] == replica.replicas(800)
+    assert spec.get("replicas", 1) == replica.replicas(800)
     gpus = container["resources"]["limits"].get("nvidia.com/gpu")
-    assert gpus == (None if replica.hardware.is_cpu else replica.hardware.count)
+    assert gpus == (None if replica.hardware.is_cpu else replica.hardware.count // machines(replica))

@@ -166,7 +166,7 @@ def test_what_is_not_counted_is_said() -> None:
         ("H100", MIXED, {}, "18 layers keep 4 tokens and 16,384 of the steps"),
         ("H100:2", MIXED, {"pipeline_parallel": 2}, "9 layers keep 4 tokens and 24,576 of the steps"),
         ("H100:6", {}, {}, "split evenly"),
-        ("H100:16", {}, {}, "NODES"),
+        ("H100:16", {}, {}, "16 GPUs are taken for 2 machines"),
         ("H100", MIXED, {}, "past all prompts 454 requests of 8,192 tokens fit"),
         (
             "H100",
@@ -218,12 +218,12 @@ def test_what_is_suggested_can_be_used() -> None:
         flags = {"KV_CACHE_DTYPE", "KV_CACHE_MEMORY_BYTES", "MAX_NUM_SEQS"}
         assert {name.lower() for name in settings.keys() - flags} <= Settings.model_fields.keys()
         assert env_file(replica).splitlines() == [f"{key}={value}" for key, value in settings.items()]
-        assert all(f"-e {key}={value} " in docker_command(replica) for key, value in settings.items())
+        assert all(f"-e {key}={value} " in (docker_command(replica) or "") for key, value in settings.items())
         values = yaml.safe_load(values_file(replica))
         jsonschema.validate(values, schema)
         assert values["replicas"] == replica.replicas(800) and values["model"]["maxLength"] == 8192
         assert (values.get("workload") == {"kind": "StatefulSet"}) == (values["replicas"] > 1)
         assert values["gpu"]["count"] == (0 if replica.hardware.is_cpu else replica.hardware.count)
     folder = replace(size("H100"), model=SizedModel("/models/my model's", QWEN, WEIGHTS))
-    assert "-v '/models/my model'\"'\"'s:/models/my model'\"'\"'s:ro'" in docker_command(folder)
+    assert "-v '/models/my model'\"'\"'s:/models/my model'\"'\"'s:ro'" in (docker_command(folder) or "")
     assert env_file(folder).splitlines()[0] == r"MODEL_ID='/models/my model\'s'"
