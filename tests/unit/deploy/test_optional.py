@@ -121,24 +121,30 @@ def test_scaling_asks_for_metrics_that_exist(newest_helm: Helm) -> None:
 
 
 def test_network_policies(newest_helm: Helm) -> None:
-    """What is not listed is refused, both ways; the router and the nodes of a group reach the pods."""
+    """What is not listed is refused, both ways; the release's own pods reach what they need."""
     found = newest_helm.render(ROUTER | GROUPS | {"networkPolicy": {"enabled": True, "apiFrom": []}})
     engine, router = (
         one(found, "NetworkPolicy", "engine")["spec"],
         one(found, "NetworkPolicy", "router")["spec"],
     )
     assert engine["policyTypes"] == router["policyTypes"] == ["Ingress", "Egress"]
-    labels = one(found, "Deployment", "-router")["spec"]["template"]["metadata"]["labels"]
-    peers = [
-        (peer["podSelector"]["matchLabels"], rule.get("ports"))
-        for rule in engine["ingress"]
-        for peer in rule["from"]
-        if "podSelector" in peer
-    ]
-    assert [ports for peer, ports in peers if peer.items() <= labels.items()] == [[{"port": "http"}]]
-    assert [ports for peer, ports in peers if peer == engine["podSelector"]["matchLabels"]] == [None]
+    template = one(found, "Deployment", "-router")["spec"]["template"]
+    assert _let_in(engine, template["metadata"]["labels"]) == [[{"port": "http"}]]
+    assert _let_in(engine, one(found, "Pod")["metadata"]["labels"]) == [[{"port": "http"}]]
+    assert _let_in(engine, engine["podSelector"]["matchLabels"]) == [None]  # every port
     assert {"to": [{"podSelector": engine["podSelector"]}]} in engine["egress"]
     assert router["egress"][1]["to"] == [{"podSelector": engine["podSelector"]}]
+    assert _let_in(router, engine["podSelector"]["matchLabels"]) == []
+
+
+def _let_in(policy: Object, labels: dict[str, str]) -> list[Any]:
+    """Return the ports of each rule that names pods of the namespace with these labels."""
+    return [
+        rule.get("ports")
+        for rule in policy["ingress"]
+        for peer in rule["from"]
+        if "podSelector" in peer and peer["podSelector"]["matchLabels"].items() <= labels.items()
+    ]
 
 
 def test_pool(newest_helm: Helm) -> None:
