@@ -18,6 +18,7 @@ from perf.gpu.failure_cases import weight_bytes
 from tools.generate_docs import rewritten
 from vllm_engine.sizing.gpus import GPUS, parse_hardware
 from vllm_engine.sizing.replica import Load, Options, Replica, SizedModel, size_replica
+from vllm_engine.sizing.report import Money, describe
 from vllm_engine.system.sizes import GIB
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -186,6 +187,14 @@ def gpu_table() -> str:
     return "\n".join(lines)
 
 
+def example() -> str:
+    """Render what the command prints for the example of the page."""
+    config = json.loads((ROOT / f"tests/data/models/{QWEN}.json").read_text(encoding="utf-8"))
+    model = SizedModel("Qwen/Qwen2.5-3B-Instruct", config, weight_bytes(config))
+    replica = size_replica(model, parse_hardware("L4"), Load(8192, 200, 1500, 300), Options())
+    return f"```text\n{describe(replica, Money(price=0.80))}\n```"
+
+
 def _linked(source: str) -> str:
     if source.startswith("https:"):
         return f"[{source.split('/')[2].removeprefix('www.')}]({source})"
@@ -195,7 +204,9 @@ def _linked(source: str) -> str:
 def main(argv: list[str]) -> int:
     """Write or check the page; returns the exit status."""
     old = PAGE.read_text(encoding="utf-8")
-    new = rewritten(rewritten(old, "logs", table()), "gpus", gpu_table())
+    new = old
+    for name, content in (("example", example()), ("logs", table()), ("gpus", gpu_table())):
+        new = rewritten(new, name, content)
     if new == old:
         return 0
     if "--check" not in argv:

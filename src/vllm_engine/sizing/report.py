@@ -11,7 +11,7 @@ from vllm_engine.sizing.kv_cache import quantization
 from vllm_engine.sizing.replica import Replica
 from vllm_engine.sizing.room import WORKING_BYTES
 from vllm_engine.sizing.suggestion import docker_command, machines, replica_count, suggested_settings
-from vllm_engine.sizing.ways_out import fp8_cache, ways_out
+from vllm_engine.sizing.ways_out import fewer_gpus, fp8_cache, gpus_in_all, ways_out
 from vllm_engine.system.sizes import gib
 
 Rows = list[tuple[str, str]]
@@ -103,18 +103,26 @@ def _money_rows(replica: Replica, money: Money) -> Rows:
     rows = []
     if bound is not None:
         rows.append(("upper bound", f"{_at_most(bound)}, by memory bandwidth alone: no forecast"))
-    if money.price is None:
+    if money.price is None or not replica.fits:
         return rows
-    if money.tokens_per_second is not None:
-        cost = cost_per_million(replica, money.price, money.tokens_per_second)
-        measured = f"{money.tokens_per_second:,.0f} tokens/s"
-        return [*rows, ("cost", f"{cost:,.2f} for a million generated tokens, at {measured}")]
+    count = replica_count(replica)
+    hourly = money.price * replica.hardware.count * count
+    rows.append(("price", f"{hourly:,.2f} an hour for {count:,} replica{'s' * (count > 1)}"))
+    return [*rows, ("cost", _cost(replica, money.price, money.tokens_per_second, bound))]
+
+
+def _cost(replica: Replica, price: float, speed: float | None, bound: Bound | None) -> str:
+    """Say what a million tokens cost where every replica is as busy as the throughput says."""
+    if speed is not None:
+        cost = cost_per_million(replica, price, speed)
+        over = bound is not None and speed > bound.tokens_per_second
+        doubt = "; that is above the bound: was it measured on this?" if over else ""
+        return f"{cost:,.2f} for a million generated tokens, at {speed:,.0f} tokens/s a replica{doubt}"
     if bound is None:
-        return [*rows, ("cost", "not known without a throughput: measure it (`vllm-engine bench`), "
-                                "then --tokens-per-second")]  # fmt: skip
-    least = cost_per_million(replica, money.price, bound.tokens_per_second)
+        return "not known without a throughput: measure it (`vllm-engine bench`), then --tokens-per-second"
+    least = cost_per_million(replica, price, bound.tokens_per_second)
     given = "--tokens-per-second gives the cost"
-    return [*rows, ("cost", f"more than {least:,.2f} for a million generated tokens, by that bound; {given}")]
+    return f"more than {least:,.2f} for a million generated tokens, by that bound; {given}"
 
 
 def _at_most(bound: Bound) -> str:
@@ -154,6 +162,9 @@ def notes_of(replica: Replica) -> list[str]:
         notes.append(
             f"with --kv-cache-dtype fp8 {other.at_once(tokens):,} requests run at once; check the answers"
         )
+    if larger := fewer_gpus(replica):
+        there, here = gpus_in_all(larger), gpus_in_all(replica)
+        notes.append(f"in replicas of {larger.hardware.in_words} the users need {there:,} GPUs, not {here:,}")
     return [*notes, "LoRA adapters and a draft model of speculative decoding are not counted"]
 
 

@@ -53,20 +53,42 @@ def fp8_cache(replica: Replica) -> Replica | None:
     return _fitting(replica, replica.model, replica.hardware, options)
 
 
+def fewer_gpus(replica: Replica) -> Replica | None:
+    """Return a replica of more GPUs with which the same users need fewer in all; None where there is none.
+
+    What the weights leave of each GPU grows with the GPUs that share them.
+    """
+    options = replace(replica.options, tensor_parallel=None, pipeline_parallel=None)
+    least, best = gpus_in_all(replica), None
+    for count in _MORE_GPUS:
+        if replica.hardware.count < count <= 8 and not replica.hardware.is_cpu:
+            larger = _fitting(replica, replica.model, replace(replica.hardware, count=count), options)
+            if larger and larger.room.pipeline_parallel == 1 and 0 < gpus_in_all(larger) < least:
+                least, best = gpus_in_all(larger), larger
+    return best
+
+
+def gpus_in_all(replica: Replica) -> int:
+    """Return how many GPUs the users need; 0 where that is not known."""
+    return replica.hardware.count * (replica.replicas(replica.load.usual or replica.load.context) or 0)
+
+
 def _more_gpus(replica: Replica) -> Iterator[str]:
+    """Name the fewest GPUs that share each layer, or else the fewest that share the layers as well."""
     if replica.hardware.is_cpu:
         return
     options = replace(replica.options, tensor_parallel=None, pipeline_parallel=None)
-    for count in _MORE_GPUS:
-        if count <= replica.hardware.count:
-            continue
-        more = replace(replica.hardware, count=count)
-        if found := _fitting(replica, replica.model, more, options):
-            split = f"TENSOR_PARALLEL={found.room.tensor_parallel}"
-            if found.room.pipeline_parallel > 1:
-                split += f", PIPELINE_PARALLEL={found.room.pipeline_parallel}"
-            yield f"more GPUs: {more.in_words} ({split})"
-            return
+    counts = [count for count in _MORE_GPUS if count > replica.hardware.count]
+    tried = (
+        _fitting(replica, replica.model, replace(replica.hardware, count=count), options) for count in counts
+    )
+    found = [each for each in tried if each]
+    found.sort(key=lambda each: (each.hardware.count > 8, each.room.pipeline_parallel > 1))
+    if found:
+        room = found[0].room
+        split = f"TENSOR_PARALLEL={room.tensor_parallel}"
+        split += f", PIPELINE_PARALLEL={room.pipeline_parallel}" if room.pipeline_parallel > 1 else ""
+        yield f"more GPUs: {found[0].hardware.in_words} ({split})"
 
 
 def _other_gpu(replica: Replica) -> Iterator[str]:

@@ -151,7 +151,13 @@ def test_cost() -> None:
         assert bandwidth_bound(size(gpu, load, change)) is None
     assert "measure it (`vllm-engine bench`)" in describe(size("24GiB", load), Money(2.5))
     assert "more than 0.0" in describe(one, Money(2.5))
-    assert "0.69 for a million generated tokens, at 1,000 tokens/s" in describe(one, Money(2.5, 1000))
+    assert "0.69 for a million generated tokens, at 1,000 tokens/s a replica" in describe(
+        one, Money(2.5, 1000)
+    )
+    assert "above the bound" in describe(one, Money(2.5, 999_999))
+    assert "5.00 an hour for 2 replicas" in describe(
+        size("H100", Load(8192, 2000, 500, 300)), Money(2.5, 1000)
+    )
     found = as_json(one, Money(2.5))["cost_per_million_tokens"]
     assert found["is_lower_bound"] and found["value"] == pytest.approx(
         2.5 / 3600 / bound.tokens_per_second * 1e6
@@ -183,6 +189,14 @@ def test_what_is_not_counted_is_said() -> None:
     assert unknown.fits and "only vLLM can tell" in describe(unknown, Money())
     assert as_json(unknown, Money())["kv_cache_tokens"] is None
     assert "--kv-cache-dtype fp8 455 requests" in describe(size("H100", Load(8192, users=300)), Money())
+
+
+def test_fewer_gpus_in_larger_replicas() -> None:
+    """Where the weights leave little of a GPU, several that share them run more requests than as many alone."""
+    crowded = describe(size("H100:2", Load(8192, users=200), {"num_key_value_heads": 8}, 130 * GIB), Money())
+    assert "in replicas of 4 x H100 the users need 8 GPUs, not 50" in crowded
+    assert "in replicas of" not in describe(size("H100", Load(8192, users=200)), Money())
+    assert "in replicas of" not in describe(size("cpu:64GiB", Load(8192, users=200)), Money())
 
 
 REFUSED: list[tuple[str, Load, dict[str, Any], str]] = [
