@@ -46,6 +46,10 @@ STARTS = {
         ("--entrypoint=vllm", "--cap-drop=ALL", *KSERVE), ("serve", MODEL, *NAMED),
         uid=0, says="the server runs as root, without the right to become appuser",
     ),
+    "a command, root, a cache that cannot be written": Start(
+        ("--entrypoint=vllm", "--tmpfs=/cache:ro"), ("serve", MODEL, *NAMED),
+        cache="/tmp/vllm-engine", hub="/tmp/vllm-engine/huggingface", says="caches go to /tmp/vllm-engine",
+    ),
     "the module": Start(
         ("--entrypoint=python3",), ("-m", "vllm.entrypoints.openai.api_server", "--model", MODEL, *NAMED)
     ),

@@ -51,7 +51,7 @@ SYSTEMS = {
     ),
     "production-stack": Orchestrator(
         "vllm serve {model} --host 0.0.0.0 --port {port} --no-enable-prefix-caching --max-model-len 2048 "
-        "--dtype bfloat16 --tensor-parallel-size 1 --max-num-seqs 32 --gpu_memory_utilization 0.95",
+        "--dtype bfloat16 --tensor-parallel-size 1 --max-num-seqs 32 --gpu_memory_utilization 0.3 --kv-cache-memory-bytes 1G",
         name="{model}",
         variables={"HF_HOME": "{folder}/data", "PROMETHEUS_MULTIPROC_DIR": "/tmp", "VLLM_API_KEY": KEY, "POD_IP": "1.2.3.4"},
         has_key=True,
