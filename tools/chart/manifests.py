@@ -14,7 +14,11 @@ from pathlib import Path
 from tools.chart.__main__ import CHART, ROOT, write
 from tools.helm import RELEASES
 
-MANIFESTS = {"vllm-engine": "one-gpu"}
+MANIFESTS = {
+    "vllm-engine": "one-gpu",
+    "vllm-engine-replicas": "router",
+    "vllm-engine-multi-node": "multi-node",
+}
 """Each file of deploy/kubernetes, and the example of the chart that it is rendered from; both begin with the same comment."""
 HELMS_OWN = re.compile(
     r"^ *(helm\.sh/chart|app\.kubernetes\.io/managed-by|namespace): .*\n|^# Source: .*\n", re.MULTILINE
