@@ -70,6 +70,8 @@ def fetch(release: Release) -> None:
         options = (
             "--quiet",
             "--disable-pip-version-check",
+            "--retries=1",
+            "--timeout=20",
             "--require-hashes",
             "--no-deps",
             "--dest",

@@ -31,7 +31,7 @@ SET_BY = {
 """Settings with a value of their own, which `settings` therefore refuses."""
 FIXED = frozenset(
     (
-        *("HOST", "PORT", "HEALTH_PORT", "CACHE_DIR", "TERMINATION_LOG"),
+        *("PORT", "HEALTH_PORT", "CACHE_DIR", "TERMINATION_LOG"),
         *("ENGINE_PYTHON", "BUILD_SHA", "BUILD_TIME"),
         *("ENABLE_SSHD", "PUBLIC_KEY", "SSH_PORT"),
     )

@@ -245,6 +245,17 @@ def test_as_a_part_of_another_chart(helm: Helm, tmp_path: Path) -> None:
     assert one(objects(text), "Deployment")["metadata"]["name"] == "all-vllm-engine"
 
 
+@pytest.mark.parametrize("keys", [{}, {"apiKeys": {"existingSecret": "keys"}}])
+def test_notes(newest_helm: Helm, keys: dict[str, Any]) -> None:
+    """What Helm prints after an installation: where the API is, and a warning where anybody may use it."""
+    values = json.dumps({"service": {"port": 80}, "workload": {"kind": "StatefulSet"}, **keys})
+    options = ("--dry-run=client", "--namespace", "ai", "--values", "-")
+    notes = newest_helm("install", "qwen", CHART, *options, given=values).partition("NOTES:")[2]
+    assert "rollout status statefulset/qwen-vllm-engine" in notes
+    assert "http://qwen-vllm-engine.ai:80/v1" in notes
+    assert ("WARNING: no API keys" in notes) == (not keys)
+
+
 def test_names_stay_within_what_kubernetes_takes(newest_helm: Helm) -> None:
     found = newest_helm.render({"workload": {"kind": "StatefulSet"}}, name="a" * 53)
     assert all(len(each["metadata"]["name"]) <= 63 for each in found)
