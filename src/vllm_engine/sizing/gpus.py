@@ -2,7 +2,7 @@
 
 Memory is what CUDA gives a program (`torch.cuda.mem_get_info`, of which vLLM takes its share), not what the
 vendor prints on the box: the total in vLLM's and PyTorch's own log lines and out-of-memory errors, the least
-of several reports. Bandwidth is the vendor's figure.
+where reports differ. Bandwidth is the vendor's figure; of H100 and A100 it is the SXM module's.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ GPUS = (
     GpuModel("H100-94GB", 93.00, 3900, (9, 0), _REPORTS, _NVIDIA + "data-center/h100/"),
     GpuModel("A100-80GB", 79.15, 2039, (8, 0), _VLLM + "4408", _NVIDIA + "data-center/a100/"),
     GpuModel("A100-40GB", 39.38, 1555, (8, 0), _REPORTS, _NVIDIA + "data-center/a100/"),
-    GpuModel("L40S", 44.53, 864, (8, 9), _VLLM + "15598", _NVIDIA + "data-center/l40s/"),
+    GpuModel("L40S", 44.39, 864, (8, 9), _REPORTS, _NVIDIA + "data-center/l40s/"),
     GpuModel("L4", 22.03, 300, (8, 9), _REPORTS, _NVIDIA + "data-center/l4/"),
     GpuModel(
         "A10",
-        22.18,
+        22.06,
         600,
         (8, 6),
-        "https://github.com/OpenBMB/MiniCPM-V/issues/640",
+        _REPORTS,
         _NVIDIA + "data-center/products/a10-gpu/",
     ),
     GpuModel(
@@ -75,18 +75,18 @@ GPUS = (
     ),
     GpuModel(
         "RTX5090",
-        31.37,
+        31.34,
         1792,
         (12, 0),
-        _VLLM + "14452",
+        _REPORTS,
         _NVIDIA + "geforce/graphics-cards/50-series/rtx-5090/",
     ),
     GpuModel(
         "RTX4090",
-        23.64,
+        23.52,
         1008,
         (8, 9),
-        "https://github.com/3DTopia/Phidias-Diffusion/issues/8",
+        _REPORTS,
         _NVIDIA + "geforce/graphics-cards/40-series/rtx-4090/",
     ),
     GpuModel(
