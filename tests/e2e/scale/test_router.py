@@ -12,7 +12,8 @@ from tests.support.routed.vllm_router import router_python, routing
 
 KEY = "secret-of-ours"
 CLIENTS = 4
-_BEGINNING = "You answer questions about whales, in one short sentence, and never about anything else. " * 6
+# Longer than a block of the prefix cache, which has 128 tokens on CPU.
+_BEGINNING = "You answer questions about whales, in one short sentence, and never about anything else. " * 24
 
 
 def about_whales(number: int) -> dict[str, Any]:
