@@ -210,8 +210,9 @@ async def test_a_worker_on_a_cpu_shows_the_work_that_its_core_waits_for() -> Non
     name = "import ctypes; ctypes.CDLL(None).prctl(15, b'{}', 0, 0, 0); "
     code = (
         "import os, signal\n"
+        "leader = os.getpid()\n"
         f"if not os.fork(): {name.format('VLLM::EngineCor')}signal.pause()\n"
-        f"if not os.fork(): {name.format('VLLM::Worker_TP')}print(1, flush=True); exec('while True: pass')\n"
+        f"if not os.fork(): {name.format('VLLM::Worker_TP')}print(1, flush=True); exec('while os.getppid() == leader: pass')\n"
         "signal.pause()"
     )
     process = await spawn(code, lines)

@@ -9,8 +9,8 @@ from contextlib import ExitStack
 
 import pytest
 
+from tests.support.nodes.two_nodes import NodeNetwork, two_nodes
 from tests.support.program import until
-from tests.support.two_nodes import NodeNetwork, two_nodes
 from vllm_engine.engine.watchdog.silent_peers import silent_peers
 
 PORT = 29501

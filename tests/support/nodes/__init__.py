@@ -1,0 +1,1 @@
+"""Two nodes on this machine, our programs on them, and what may be lost."""
