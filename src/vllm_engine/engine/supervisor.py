@@ -300,10 +300,11 @@ class Supervisor:
 
     async def _end_process(self) -> None:
         self._group.over()
-        process, self._process = self._process, None
         self._log.is_stopping = True
-        if process is not None:
-            await process.stop(STOP_GRACE_SECONDS if self._has_served else START_STOP_GRACE_SECONDS)
+        if self._process is not None:
+            grace = STOP_GRACE_SECONDS if self._has_served else START_STOP_GRACE_SECONDS
+            await self._process.stop(grace)
+            self._process = None  # not before: whoever is cancelled here has it stopped again
 
     def _client(self, timeout_seconds: float, socket: Path | None = None) -> ControlClient:
         return self._connect(socket or self._socket, timeout_seconds=timeout_seconds, own=self._activity.own)

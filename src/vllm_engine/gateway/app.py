@@ -224,7 +224,7 @@ class Gateway:
         came = time.monotonic()
         has_waited = True
         try:
-            if self.recovery.is_under_way:
+            if self.recovery.is_under_way or self.recovery.waiting:
                 await attempt.while_waiting(self.recovery.until_ready())
             self._check_ready()
             return await self.admission.enter(record.key, claim)

@@ -166,6 +166,16 @@ async def test_a_request_while_the_engine_is_being_stopped(tmp_path: Path) -> No
 
 
 @in_virtual_time
+async def test_a_stop_of_the_program_while_the_engine_is_being_stopped(tmp_path: Path) -> None:
+    """The engine that takes its time is stopped all the same, and is not left behind."""
+    case = Case(tmp_path, Life(stop_seconds=9), idle_stop_seconds=STOP)
+    await case.run(5.1 + STOP + 1)
+    [engine] = case.rig.processes
+    assert (engine.is_running, engine.ended) == (False, ["stop 10", "stop 10"])
+    assert case.path == "starting ready idle draining stopped"
+
+
+@in_virtual_time
 async def test_an_engine_that_does_not_wake_fails_as_any_start(tmp_path: Path) -> None:
     """A standby's failure is no verdict; a lasting cause ends it, and a passing one after MAX_RESTARTS."""
     for diagnosis, starts, told in (

@@ -11,7 +11,8 @@ import anyio.to_thread
 import pytest
 
 from tests.support.virtual.gateway_client import gateway
-from tests.support.virtual.played_engine import PlayedEngine
+from tests.support.virtual.played_engine import OK, PlayedEngine
+from tests.support.virtual.virtual_time import settle
 from vllm_engine.engine.engine_state import EngineState, StatusBoard
 from vllm_engine.engine.startup.engine_folders import EngineFolders
 from vllm_engine.gateway.local.local_routes import LOCAL_PATHS
@@ -292,3 +293,29 @@ async def test_what_a_stop_would_lose_keeps_the_engine(tmp_path: Path) -> None:
             assert made.demand.kept_for is None
             made.proxy.stop()
             await played.end()
+
+
+async def test_those_who_waited_for_the_engine_are_served_in_their_order(tmp_path: Path) -> None:
+    """Streams and others; before anybody who comes once it is ready."""
+    played, board = PlayedEngine([OK]), StatusBoard()
+    board.move(EngineState.READY)
+    board.rest()
+    paths = ("/v1/completions", CHAT, "/tokenize", "/v1/messages", "/v1/responses")
+    async with (
+        gateway(tmp_path, board=board, MAX_IN_FLIGHT=1) as (client, made),
+        await asyncio.start_unix_server(played.serve, EngineFolders(tmp_path, tmp_path).socket),
+    ):
+        asking = []
+        for number, path in enumerate(paths, 1):
+            body = {"stream": True} if number % 2 else {}
+            asking.append(asyncio.create_task(client.post(path, json=body)))
+            await settle()
+            assert made.recovery.waiting == number
+        board.restart()
+        board.move(EngineState.READY)
+        asking.append(asyncio.create_task(client.post("/detokenize", json={})))
+        answers = await asyncio.gather(*asking)
+        assert [answer.status_code for answer in answers] == [200] * 6
+        assert [line.split()[1].decode() for line in played.asked] == [*paths, "/detokenize"]
+        made.proxy.stop()
+        await played.end()

@@ -88,17 +88,18 @@ class Attempt:
         return self._stream
 
     async def while_waiting(self, waiting: Awaitable[_T]) -> _T:
-        """Wait for something; a stream's client gets comments if that takes long."""
-        task = asyncio.ensure_future(waiting)
+        """Wait for something; a stream's client gets comments if that takes long.
+
+        It is awaited in the caller's own task: those who wait for one thing go on in their order.
+        """
+        opening = asyncio.create_task(self._open_later()) if self._keep_alive and not self._is_open else None
         try:
-            if self._keep_alive and not self._is_open:
-                await asyncio.wait({task}, timeout=self._keep_alive)
-                if not task.done():
-                    await self._open()
-            return await task
+            return await waiting
         finally:
-            if not task.cancel() and not task.cancelled():
-                task.exception()  # the client may have gone in the moment of a refusal
+            if opening is not None and self._is_open:
+                await opening
+            elif opening is not None:
+                opening.cancel()
 
     async def reject(self, rejected: Rejected) -> bool:
         """End an event stream that was opened while its request waited; False if there is none."""
@@ -211,6 +212,10 @@ class Attempt:
         """Whether the engine of this start serves, as far as is known; a frontend may not know yet."""
         now = self._engine.status.current
         return now.starts == start and (now.is_ready or now.state is EngineState.DRAINING)
+
+    async def _open_later(self) -> None:
+        await asyncio.sleep(self._keep_alive)
+        await self._open()
 
     async def _open(self) -> None:
         self._is_open = True

@@ -63,6 +63,8 @@ class Recovery:
                 "the limit (MAX_IN_FLIGHT plus MAX_QUEUE)",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )
+        if self.waiting and self._status.current.is_ready:
+            await asyncio.sleep(0)  # those who have waited go first, in this turn of the loop
         if not await self._until(lambda now: now.is_ready or now.state in _ENDED):
             late = Rejected(
                 503,
