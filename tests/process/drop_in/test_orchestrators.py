@@ -47,6 +47,17 @@ def test_a_start_by_vllms_command(tmp_path: Path, model_folder: Path) -> None:
         assert "--reasoning-parser" not in command
 
 
+def test_a_worker_by_vllms_flags(tmp_path: Path, model_folder: Path) -> None:
+    """`--headless` and a rank make it the worker that `vllm-engine worker` is: alive, and waiting for its head."""
+    group = "-tp 2 --nnodes 2 --node-rank 1 --master-addr 127.0.0.1 --master-port 9 --headless"
+    system = Orchestrator(f"vllm serve {{model}} --port {{port}} {group}")
+    engine = make_fake_engine_python(tmp_path / "engine")
+    with started(system, tmp_path, model_folder, engine) as (program, _):
+        program.until_listening()
+        assert (status(program, "/livez"), status(program, "/v1/models")) == (200, 404)
+        until(lambda: "127.0.0.1:10" in (program.health() or {})["waits_for"], "what it waits for")
+
+
 def test_everything_else_is_the_engines_own(environ: dict[str, str], tmp_path: Path) -> None:
     """Run by the engine's Python, with the words as they are; its version is told at once."""
     for words, said in (

@@ -53,6 +53,8 @@ def test_words(words: str, settings: dict[str, str], flags: str) -> None:
     ("--allow-credentials", "--allow-credentials: the gateway lets no page send cookies"),
     ("--allowed-origins https://x.org", "--allowed-origins: expected a JSON list of origins"),
     ("--api-key hunter2,hunter3", "--api-key: a key with a comma or a space cannot be given here"),
+    ("--api-key=", "--api-key: expected a key after it, got none"),
+    ("--api-key --port 1", "--api-key: expected a key after it, got none"),
     ("--data-parallel-multi-port-external-lb", "--data-parallel-multi-port-external-lb: the gateway listens on HOST"),
     ("--shutdown-timeout", "--shutdown-timeout: expected a value after it"),
     ("--config", "--config: expected one file after it"),

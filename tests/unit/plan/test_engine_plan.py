@@ -60,6 +60,7 @@ def test_auto() -> None:
         (OLD_CPU, "DTYPE", {}, "float16"),
         (gpus(1, bfloat16=False), "DTYPE", {}, "float16"),
         (gpus(1, bfloat16=False), "DTYPE", {"DTYPE": "float32"}, "float32"),
+        (gpus(1, bfloat16=False), "DTYPE", {"DTYPE": "model"}, "auto"),
         (gpus(1), "TENSOR_PARALLEL", all_gpus, "1"),
         (gpus(5), "TENSOR_PARALLEL", all_gpus, "4"),
         (gpus(8), "TENSOR_PARALLEL", all_gpus, "6"),

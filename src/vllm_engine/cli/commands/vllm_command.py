@@ -36,7 +36,8 @@ def vllm_command(words: tuple[str, ...]) -> None:
     from vllm_engine.cli.drop_in.vllm_start import drop_in
     from vllm_engine.config.environment import read_environment
 
-    is_start = words[:1] == ("serve",) and not any(word.startswith(("--help", "-h")) for word in words)
+    asks_for_help = any(word.partition("=")[0] in ("-h", "--help") for word in words)
+    is_start = words[:1] == ("serve",) and not asks_for_help
     with exit_on_error(to_termination_log=is_start, interrupted=ExitCode.CLEAN):
         if is_start:
             given = [word for word in words[1:] if word != _DRY_RUN]

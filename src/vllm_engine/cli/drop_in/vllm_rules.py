@@ -71,6 +71,8 @@ def _keys(found: ServeWords, option: str, values: Sequence[str], _is_on: bool) -
         )
     elif keys:
         found.settings["API_KEYS"] = keys
+    else:  # an empty secret must not open the server
+        _refuse(found, option, "expected a key after it, got none")
 
 
 def _token(found: ServeWords, _option: str, values: Sequence[str], _is_on: bool) -> None:
