@@ -18,6 +18,7 @@ import argparse
 import io
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -54,7 +55,9 @@ def main() -> None:
     else:
         rows = [{"kind": "machine", "text": machine.describe()}]
         for number in range(arguments.rounds):
-            rows = [*rows, *({"round": number} | row for row in measured_round())]
+            for row in measured_round():
+                rows = [*rows, {"round": number} | row]
+                print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     text = rendered(rows)
     print(text)
     if arguments.write:

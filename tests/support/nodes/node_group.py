@@ -14,7 +14,7 @@ import psutil
 from tests.support.nodes.two_nodes import TwoNodes, two_nodes
 from tests.support.program import Program, is_running, run_cli, running
 
-START_SECONDS: Final = 400.0
+START_SECONDS: Final = 900.0
 MODEL_NAME: Final = "two-nodes"
 _BUNDLED: Final = "bundled:smollm2-135m-instruct"
 _EVEN: Final = {
