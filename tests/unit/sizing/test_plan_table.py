@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from tools.plan_table import STARTS, Start, compare, main
+from perf.bench.tables import read_rows
+from perf.gpu.failure_cases import weight_bytes
+from tools.plan_table import PAGE, QWEN, ROOT, STARTS, Start, compare, main
+from vllm_engine.system.sizes import GIB
 
 
 @pytest.mark.parametrize("start", STARTS, ids=lambda start: start.log)
@@ -16,3 +21,12 @@ def test_every_figure_of_a_real_log_is_met(start: Start) -> None:
 
 def test_the_page_is_current() -> None:
     assert main(["--check"]) == 0
+
+
+def test_what_a_whole_process_takes() -> None:
+    rows = read_rows(ROOT / "perf/gpu/results/h100-2026-11-26.jsonl")
+    (held,) = next(row for row in rows if row["what"] == "warm start")["memory"]["processes"].values()
+    config = json.loads((ROOT / f"tests/data/models/{QWEN}.json").read_text())
+    more = held / 1024 - (weight_bytes(config) + 1_900_000_000) / GIB
+    assert f"held {held / 1024:.1f} GiB" in PAGE.read_text()
+    assert f"{more:.1f} GiB more than weights and cache" in PAGE.read_text()
