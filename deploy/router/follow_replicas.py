@@ -11,6 +11,7 @@ Needs nothing but the standard library.
 
 from __future__ import annotations
 
+import argparse
 import json
 import signal
 import socket
@@ -41,8 +42,7 @@ def main(argv: list[str]) -> int:
 
     signal.signal(signal.SIGTERM, pass_on)
     signal.signal(signal.SIGINT, pass_on)
-    port = options[options.index("--port") + 1] if "--port" in options else "30000"
-    api = f"http://127.0.0.1:{port}"
+    api = own_api(options)
     while True:
         try:
             status = router.wait(SECONDS)
@@ -51,6 +51,13 @@ def main(argv: list[str]) -> int:
         else:
             # As a shell says it: 128 and the signal's number.
             return status if status >= 0 else 128 - status
+
+
+def own_api(options: list[str]) -> str:
+    """Return where the router answers with these options; 30000 is its own default."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--port", default="30000")
+    return f"http://127.0.0.1:{parser.parse_known_args(options)[0].port}"
 
 
 def follow(api: str, replicas: str) -> None:

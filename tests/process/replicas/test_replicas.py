@@ -132,6 +132,9 @@ def test_the_router_follows_the_addresses_of_a_name(
     assert router.health() == {replicas[1].url: True}
 
 
-def test_addresses_are_those_of_the_name(follower: ModuleType) -> None:
+def test_the_follower_knows_the_router_and_the_name(follower: ModuleType) -> None:
+    """Its options are spelled in two ways, of which the Helm chart has the second."""
+    for options, port in ((["--port", "8000"], 8000), (["--host=0.0.0.0", "--port=8001"], 8001), ([], 30000)):
+        assert follower.own_api(options) == f"http://127.0.0.1:{port}"
     assert follower.addresses("http://127.0.0.1:8000") == {"http://127.0.0.1:8000"}
     assert follower.addresses("http://[::1]:8000") == {"http://[::1]:8000"}
