@@ -205,3 +205,5 @@ class MultiNode(Part):
     """Whether all groups share one headless Service or each has its own, for thousands of pods."""
     interface: str = ""
     """NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME: the pods' network interface, where they have several."""
+    allowWithoutNetworkPolicy: bool = False
+    """Lets every pod of the cluster reach what the nodes talk over, where it could run code in them; else `networkPolicy.enabled` is needed."""

@@ -106,6 +106,7 @@ def helm_values(replica: Replica) -> dict[str, Any]:
         values["parallel"] = parallel
     if nodes := int(settings.pop("NODES", 0)):
         values["multiNode"] = {"enabled": True, "nodes": nodes}
+        values["networkPolicy"] = {"enabled": True}
     else:
         values["gpu"] = {"count": 0 if hardware.is_cpu else hardware.count}
     names = ("KV_CACHE_DTYPE", "KV_CACHE_MEMORY_BYTES", "MAX_NUM_SEQS")

@@ -9,7 +9,8 @@ Changes = dict[str, tuple[Any, Mapping[str, Any]]]
 PEERS = [{"namespaceSelector": {"matchLabels": {"a": "b"}}}]
 MANY = {"cache": {"accessModes": ["ReadWriteMany"]}}
 LATER = {"shutdown": {"lameDuckSeconds": 15}}
-TWO = {"parallel": {"tensor": 2}}
+ALONE = {"networkPolicy": {"enabled": True}}
+TWO = ALONE | {"parallel": {"tensor": 2}}
 SLOWLY = {"scaleUp": {"stabilizationWindowSeconds": 60}}
 
 
@@ -126,6 +127,7 @@ OPTIONAL: Changes = {
             "subdomainPolicy": "UniquePerReplica",
             "interface": "eth1",
         },
+        **ALONE,
         parallel={"tensor": 8},
     ),
 }
@@ -133,5 +135,6 @@ OPTIONAL: Changes = {
 LIFTED: dict[str, Mapping[str, Any]] = {
     "ingress.allowWithoutKeys": {"ingress": {"enabled": True}},
     "httpRoute.allowWithoutKeys": {"httpRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}]}},
+    "multiNode.allowWithoutNetworkPolicy": {"multiNode": {"enabled": True}, "parallel": {"tensor": 2}},
 }
 """Values that change nothing but a refusal, and what is refused without them."""

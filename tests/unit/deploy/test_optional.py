@@ -16,7 +16,11 @@ KEYS = {"apiKeys": {"existingSecret": "keys"}}
 GATEWAY = {"httpRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}]}}
 ROUTER: dict[str, Any] = {"router": {"enabled": True}, "shutdown": {"lameDuckSeconds": 15}}
 POOL = {"inferencePool": {"enabled": True, "endpointPicker": {"name": "picker"}}}
-GROUPS = {"multiNode": {"enabled": True}, "parallel": {"tensor": 8, "pipeline": 2}}
+GROUPS = {
+    "multiNode": {"enabled": True},
+    "parallel": {"tensor": 8, "pipeline": 2},
+    "networkPolicy": {"enabled": True},
+}
 HEAD = {"leaderworkerset.sigs.k8s.io/worker-index": "0"}
 
 

@@ -82,6 +82,9 @@ router: vllm-router speaks plain HTTP to pods; remove tls.existingSecret
 {{- if and .Values.router.enabled (lt (int64 .Values.shutdown.lameDuckSeconds) 15) }}
 shutdown.lameDuckSeconds: the router takes up to 15 s to see that a pod stops; set 15 or more
 {{- end }}
+{{- if and .Values.multiNode.enabled (not .Values.networkPolicy.enabled) (not .Values.multiNode.allowWithoutNetworkPolicy) }}
+networkPolicy: nothing between the nodes of multiNode is authenticated; set networkPolicy.enabled=true, or multiNode.allowWithoutNetworkPolicy=true
+{{- end }}
 {{- if and .Values.multiNode.enabled (eq .Values.workload.kind "StatefulSet") }}
 workload.kind: multiNode makes a LeaderWorkerSet; remove one of them
 {{- end }}
