@@ -70,6 +70,8 @@ def _progress(reply: Reply) -> str:
         raise StartupError(_diagnosis(body, reply))
     if "phase" not in body:
         return message_of(reply)
+    if body.get("waits_for"):
+        return f"waiting for {body['waits_for']}"
     text = str(body["phase"])
     download = body.get("download")
     if download:

@@ -49,9 +49,15 @@ async def waited(*replies: Reply | ServerError, seconds: float = 60.0, listening
 async def test_progress_is_told_once() -> None:
     download = {"bytes_done": 5_000_000, "bytes_total": 9_000_000}
     replies = [loading("importing")] * 2 + [loading("downloading", download=download)]
+    replies += [loading("preparing", waits_for="node 1 (not connected)")]
     replies += [loading("loading weights", phase_fraction=0.5), READY]
     told = await waited(ServerError("cannot connect"), *replies)
-    phases = ["importing", "downloading, 5 MB of 9 MB", "loading weights, 50%"]
+    phases = [
+        "importing",
+        "downloading, 5 MB of 9 MB",
+        "waiting for node 1 (not connected)",
+        "loading weights, 50%",
+    ]
     assert told == ["cannot connect", *(f"http://h is not ready yet: {each}" for each in phases)]
 
 

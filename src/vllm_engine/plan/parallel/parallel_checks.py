@@ -49,6 +49,8 @@ def _nodes(preflight: Preflight) -> Iterator[Problem]:
         )
     if nodes == 1:
         return
+    if settings.auto_fit:
+        yield Problem("AUTO_FIT", "1", "would change this node's settings alone; unset it with NODES above 1")
     if head is None:
         wanted = "set it to an address of node 0 that every node reaches: vLLM's processes meet there"
         yield Problem("HEAD_ADDRESS", None, wanted)
@@ -116,7 +118,7 @@ def check_ranks(settings: Settings, device: Device) -> Iterator[Problem]:
         )
     key, value = _blamed(settings)
     if not ranks.is_even:
-        wanted = f"{ranks.words} makes {ranks.world} ranks, which {nodes} nodes cannot share equally"
+        wanted = f"{ranks.words} makes {ranks.world} rank(s), which {nodes} nodes cannot share equally"
         yield Problem("NODES", str(nodes), f"{wanted}; set numbers whose product is a multiple of NODES")
     elif most is not None and ranks.here > most:
         yield Problem(key, value, _too_many(ranks, device, most))
