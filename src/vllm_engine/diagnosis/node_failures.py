@@ -24,15 +24,17 @@ def _lost(end: EngineExit, facts: Facts, *, head: bool) -> Groups | None:
     if facts.nodes == 1:
         return None
     if end.silent_peers:
-        address, why = end.silent_peers[0], "what is sent to it is not acknowledged"
-    else:
-        found = next(filter(None, map(_CLOSED.search, end.tail)), None)
-        if found is None:
-            return None
-        address = found["address"] or found["closer"]
-        why = (found["why"] or found["closed"]).strip().lower()
+        silent = {"node": " and ".join(end.silent_peers), "why": "what is sent there is not acknowledged"}
+        return None if head else silent
+    found = next(filter(None, map(_CLOSED.search, end.tail)), None)
+    if found is None:
+        return None
+    address = found["address"] or found["closer"]
     is_head = facts.node_rank > 0 and (facts.nodes == 2 or address == facts.head_address)
-    return {"address": address, "why": why} if is_head is head else None
+    if is_head is not head:
+        return None
+    why = (found["why"] or found["closed"]).strip().lower()
+    return {"node": f"the {'head' if head else 'node'} at {address}", "why": why}
 
 
 NODES = (
@@ -40,7 +42,7 @@ NODES = (
         code="node-lost",
         seen="`node 1 (10.0.0.2) was lost: …`; in vLLM's own log `Read error [10.0.0.2]:18112: Connection "
         "reset by peer`, or nothing, and its `/health` stays 200.",
-        cause="the node at {address} was lost: {why}",
+        cause="{node} was lost: {why}",
         remedy="look at that node's log, then at the network between the nodes: "
         f"{_PORTS}; the engine starts again by itself once every node is there",
         read=partial(_lost, head=False),
@@ -50,7 +52,7 @@ NODES = (
     KnownFailure(
         code="head-lost",
         seen="On a worker: `the head 10.0.0.1:29502 was lost: …`.",
-        cause="the head at {address} was lost: {why}",
+        cause="{node} was lost: {why}",
         remedy="look at the head's log, then at the network between the nodes; this node joins it again "
         "by itself",
         read=partial(_lost, head=True),

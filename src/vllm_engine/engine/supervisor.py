@@ -276,7 +276,8 @@ class Supervisor:
             await asyncio.gather(keeping, return_exceptions=True)
             await self._rest(command, process.pid)
             return
-        error = EngineError(await self._group.explained(await self._log.diagnose(process, loss)))
+        told = await self._log.diagnose(process, self._group.named(loss))
+        error = EngineError(await self._group.explained(told))
         await asyncio.gather(keeping, return_exceptions=True)
         raise error
 

@@ -51,22 +51,30 @@ def test_a_core_that_ended_in_silence() -> None:
         assert (told.code, part in told.message) == ("engine-core-died", True), told
 
 
-def test_a_hang_on_several_nodes_names_the_one_that_does_not_answer() -> None:
-    """From each side; where all answer, or on one node, it is a hang like any other."""
+def test_the_node_that_is_lost_is_named() -> None:
+    """By what it does not acknowledge, or by the connection that ended; else it is a hang or an end like any other."""
     seen = "idle, vLLM did not generate a token within 45 s"
-    silent = EngineExit(None, (), was_ready=True, seen=seen, is_hang=True, silent_peers=("10.0.0.9",))
-    head = Facts(nodes=3, head_address="10.0.0.1")
-    worker = Facts(nodes=3, node_rank=1, head_address="10.0.0.9")
-    for ending, facts, code in (
-        (silent, head, "node-lost"),
-        (silent, worker, "head-lost"),
-        (silent, replace(worker, head_address="10.0.0.1"), "node-lost"),
-        (silent, Facts(nodes=2, node_rank=1, head_address="head.example.com"), "head-lost"),
-        (silent, Facts(), "engine-hung"),
-        (replace(silent, silent_peers=()), head, "engine-hung"),
+    silent = EngineExit(
+        None, (), was_ready=True, seen=seen, is_hang=True, silent_peers=("node 1 (10.0.0.9)",)
+    )
+    line = (
+        "RuntimeError: [pair.cc:537] Read error [10.0.0.9]:18112: Connection reset by peer. This is typically"
+    )
+    closed = EngineExit(0, (line,), was_ready=True)
+    head, worker = (
+        Facts(nodes=3, head_address="10.0.0.1"),
+        Facts(nodes=3, node_rank=1, head_address="10.0.0.9"),
+    )
+    for ending, facts, code, part in (
+        (silent, head, "node-lost", "node 1 (10.0.0.9) was lost: what is sent there is not acknowledged"),
+        (silent, Facts(), "engine-hung", "it hung"),
+        (replace(silent, silent_peers=()), head, "engine-hung", "it hung"),
+        (closed, head, "node-lost", "the node at 10.0.0.9 was lost: connection reset by peer"),
+        (closed, worker, "head-lost", "the head at 10.0.0.9 was lost: connection reset by peer"),
+        (closed, replace(worker, head_address="10.0.0.1"), "node-lost", "the node at 10.0.0.9 was lost"),
+        (closed, Facts(nodes=2, node_rank=1, head_address="head"), "head-lost", "the head at 10.0.0.9"),
+        (closed, Facts(), "unknown", "no known cause"),
     ):
         told = diagnose(ending, facts)
         assert (told.code, told.retryable) == (code, True)
-        assert ("at 10.0.0.9 was lost: what is sent to it is not acknowledged" in told.message) is (
-            code != "engine-hung"
-        )
+        assert part in told.message

@@ -14,7 +14,7 @@ from tests.support.virtual.supervised import Case
 from tests.support.virtual.virtual_time import in_virtual_time
 from vllm_engine.engine.engine_state import EngineState
 from vllm_engine.engine.nodes.head_group import HeadGroup
-from vllm_engine.engine.watchdog.watchdog import LossKind
+from vllm_engine.engine.watchdog.watchdog import Loss, LossKind
 from vllm_engine.errors import Diagnosis
 
 
@@ -95,6 +95,9 @@ async def test_silence(hang: str, seconds: float | None) -> None:
     async with head.group:
         _, writer = await stranger(port, {"rank": 1, "settings": OURS}, {"waits": True})
         await head.start()
+        hang_seen = Loss(LossKind.HUNG, "no token", silent_peers=("127.0.0.1", "10.0.0.9"))
+        named = head.group.named(hang_seen).silent_peers
+        assert named == ("node 1 (127.0.0.1)", "the node at 10.0.0.9")
         lost = asyncio.create_task(head.group.lost())
         began = loop.time()
         await asyncio.wait({lost}, timeout=7200)

@@ -8,7 +8,7 @@ import secrets
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vllm_engine.config.settings import Settings
@@ -153,6 +153,15 @@ class HeadGroup:
         assert self._lost is not None  # noqa: S101 - the line before never returns
         loss = await asyncio.shield(self._lost)
         return Loss(LossKind.NODE_LOST, loss.seen, told=loss.diagnosis(has_served=self._has_served))
+
+    def named(self, loss: Loss) -> Loss:
+        """Name those that acknowledge nothing, by rank where a node has joined from that address."""
+        ranks = {member.link.peer: rank for rank, member in self._members.items()}
+        names = (
+            f"node {ranks[peer]} ({peer})" if peer in ranks else f"the node at {peer}"
+            for peer in loss.silent_peers
+        )
+        return replace(loss, silent_peers=tuple(names))
 
     async def explained(self, told: Diagnosis) -> Diagnosis:
         """Return why the engine was lost: what a node says of its end, where the head's log does not know.

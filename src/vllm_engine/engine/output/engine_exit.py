@@ -30,7 +30,7 @@ class EngineExit:
         phase: how far its start had come.
         seen: how it was lost, where the status does not say so.
         is_hang: whether it was running without working.
-        silent_peers: the addresses of other machines that did not acknowledge then what it had sent.
+        silent_peers: the names of other nodes that did not acknowledge then what it had sent.
         child_status: the exit status of the process of vLLM's that it was lost by; None where not known.
     """
 

@@ -49,7 +49,7 @@ class Loss:
     told: Diagnosis | None = None
     """Its cause, where that is known without the engine's log."""
     silent_peers: tuple[str, ...] = ()
-    """The addresses of other machines that do not acknowledge what it sends, where it hangs."""
+    """The addresses, then names, of other machines that do not acknowledge what it sends, where it hangs."""
 
     @property
     def is_hang(self) -> bool:
