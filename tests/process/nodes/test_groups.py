@@ -151,7 +151,8 @@ def test_a_lost_engine(ready: tuple[Program, Program], who: str) -> None:
         lost = psutil.Process(leader).children()[0] if who.startswith("a process") else psutil.Process(leader)
         lost.send_signal(signal.SIGKILL)
     assert statuses == [200] * 4
-    assert (len(head.starts()), len(worker.starts())) == (before[0] + 1, before[1] + 1)
+    assert len(head.starts()) > before[0]
+    assert len(worker.starts()) > before[1]
     if who != "the head's vLLM":
         head.until_logged("node 1 (127.0.0.1): ")
     worker.until_ready()
