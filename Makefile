@@ -43,7 +43,8 @@ chaos: setup
 ## nightly    what takes too long for each change: hostile inputs, memory bounds, storms, chaos, the whole transparency matrix, traces
 # Hostile inputs and storms by real tools run against a program with the fake engine, the rest with the real vLLM. The tables of
 # docs/operate/security.md and docs/measured/reliability.md are written; a fault is printed with the words that play it again.
-NIGHTLY_TOOLS := slowhttptest:slowhttptest hey:hey httperf:httperf iptables:iptables nginx:nginx caddy:caddy
+NIGHTLY_TOOLS := slowhttptest:slowhttptest hey:hey httperf:httperf iptables:iptables nginx:nginx caddy:caddy \
+	dockerd:docker.io debootstrap:debootstrap docker-compose:docker-compose
 nightly:
 	@FRONTEND=rust scripts/setup.sh all
 	@tools/debian.sh $(NIGHTLY_TOOLS)
@@ -69,7 +70,7 @@ check:
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
 	@.venv/bin/shellcheck scripts/*.sh tools/*.sh .ci/run docker/entrypoint docker/sshd tests/container/*.sh perf/gpu/*.sh
-	@.venv/bin/hadolint docker/Dockerfile
+	@.venv/bin/hadolint docker/Dockerfile deploy/router/Dockerfile
 	@.venv/bin/zizmor --offline --quiet .github
 
 ## fix        format, and repair what the linter can
