@@ -26,6 +26,9 @@ from tests.support.program import (
     until,
 )
 
+PATIENCE_SECONDS = 600.0
+"""How long a client waits for the next byte: two real engines on few cores are slow, and slow is not lost."""
+
 
 class Ending(StrEnum):
     """How a streamed request ended, as its client saw it."""
@@ -108,6 +111,7 @@ class Clients:
 
     def _ask_on(self) -> None:
         with plain_client(self._url) as client:
+            client.timeout = PATIENCE_SECONDS
             while not self._is_over.is_set():
                 with self._lock:
                     number = self._asked = self._asked + 1
