@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from pathlib import Path
 
 import pytest
@@ -50,8 +51,9 @@ async def test_all_start_together() -> None:
 
 
 @in_virtual_time
-async def test_who_may_join() -> None:
+async def test_who_may_join(caplog: pytest.LogCaptureFixture) -> None:
     """Nodes with the same settings and a rank of the group; others are told why not, and strangers dropped."""
+    caplog.set_level(logging.INFO)
     port = free_pair()
     head = Head(port)
     async with head.group:
@@ -61,6 +63,8 @@ async def test_who_may_join() -> None:
         said = "MODEL_ID is other on node 1 and m on the head; every node needs the same"
         assert said in str(head.newest())
         assert said in str(other.board.current.waits_for)
+        await asyncio.sleep(60)
+        assert sum("waiting for" in line for line in caplog.messages) == 1, "once, however often it tries"
         for sent, answer in (
             ({"rank": 3, "settings": OURS}, b"expected a node of rank 1 to 2, got 3"),
             ({"rank": 0, "settings": OURS}, b"expected a node of rank 1 to 2, got 0"),

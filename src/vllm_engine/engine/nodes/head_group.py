@@ -260,6 +260,7 @@ class HeadGroup:
             self._lose(NodeLoss(rank, before.link.peer, "it has started anew"))
         self._members[rank] = member
         self._refused.pop(rank, None)
+        link.send(joined=True)
         logger.info("node %d (%s) has joined", rank, link.peer)
         why = "this program ends"
         try:

@@ -119,7 +119,6 @@ class WorkerSupervisor:
             self._wait_for(f"the head {self._head} ({error})")
             return
         async with link:
-            self._wait_for(f"the head {self._head} to start")
             link.send(rank=settings.node_rank, settings=self._ours)
             link.send(waits=True)
             try:
@@ -162,6 +161,8 @@ class WorkerSupervisor:
         """Act on a message that begins no start; True if the start that ran is over."""
         if refusal := message.get("refused"):
             raise LinkLostError(f"it refuses this node: {refusal}")
+        if "joined" in message:
+            self._wait_for(f"the head {self._head} to start")
         if "serving" in message and message["serving"] == self._start and self._process is not None:
             if self._board.current.state is EngineState.STARTING:
                 self._board.progress(Phase.READY)
