@@ -45,6 +45,15 @@ def test_which_model_an_image_with_one_baked_in_serves(
     assert said.stdout.strip().replace(str(tmp_path), "FOLDER").split(",") == expected
 
 
+@pytest.mark.parametrize(("words", "is_named"), [
+    ("a/b --port 1", True), ("--model a/b", True), ("--port 1 --model=a/b", True), ("--config f.yaml", True),
+    ("--port 1 --model-impl auto", False), ("", False),
+])  # fmt: skip
+def test_a_baked_model_yields_to_one_that_is_named(words: str, is_named: bool) -> None:
+    script = f'{shell_function("name_model", "docker/entrypoint")}\nname_model "$@"'
+    assert (subprocess.run(["/bin/sh", "-c", script, "sh", *words.split()]).returncode == 0) is is_named
+
+
 def test_which_variables_a_container_is_given() -> None:
     """Those that the program reads, but neither this machine's address and cache nor anything else of it."""
     others = ["PATH", "HOME", "API_KEY", "SSH_AUTH_SOCK", "DB_PASSWORD"]
