@@ -143,7 +143,7 @@ def warnings_about(settings: Settings, installation: Installation) -> list[str]:
     """Return warnings for the log about settings that are legal but perhaps not intended."""
     found = []
     has_keys = settings.api_keys is not None or settings.api_keys_file is not None
-    if not has_keys and not _is_loopback(settings.host):
+    if not (has_keys or settings.is_worker or _is_loopback(settings.host)):
         found.append(
             f"anyone who can reach HOST={settings.host} may use the model, as no API key is required; "
             "set API_KEYS or API_KEYS_FILE, or HOST=127.0.0.1"

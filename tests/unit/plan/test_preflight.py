@@ -237,6 +237,7 @@ def test_no_keys_on_a_reachable_address() -> None:
     for host in ("127.0.0.1", "127.1.2.3", "::1", "localhost"):
         assert warnings(HOST=host) == []
     assert warnings(API_KEYS="sk-12345678") == warnings(API_KEYS_FILE="/keys") == []
+    assert warnings(NODES="2", NODE_RANK="1") == [], "a worker has no API"
 
 
 def test_metrics_that_need_a_key_although_nobody_said_so() -> None:
