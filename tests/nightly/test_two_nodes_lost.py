@@ -15,8 +15,12 @@ from tests.support.program import until
 @pytest.fixture(scope="module")
 def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeGroup]:
     """Both, with bounds that make the losses that nothing shows short to wait for."""
-    hang = {"HANG_TIMEOUT_SECONDS": "60", "MAX_RESTARTS": "100"}
-    with node_group(ENGINE_PYTHON, tmp_path_factory.mktemp("nodes"), CACHE_DIR, **hang) as made:
+    bounds = {
+        "HANG_TIMEOUT_SECONDS": "60",
+        "MAX_RESTARTS": "100",
+        "REPLAY_TIMEOUT_SECONDS": str(START_SECONDS),
+    }
+    with node_group(ENGINE_PYTHON, tmp_path_factory.mktemp("nodes"), CACHE_DIR, **bounds) as made:
         yield made
 
 
