@@ -37,6 +37,7 @@ class Group:
             "TENSOR_PARALLEL": "2", "NODES": "2", "NODE_RANK": str(rank), "HEAD_ADDRESS": "127.0.0.1",
             "HEAD_PORT": str(self._port), "HANG_TIMEOUT_SECONDS": "8", "MAX_RESTARTS": "100",
             "CACHE_DIR": str(folder / "cache"), "RESTART_WINDOW_SECONDS": "1",
+            "CANARY_INTERVAL_SECONDS": "0",  # half of 8 s may be too short for a token on a busy machine
         }  # fmt: skip
 
     def start(self, rank: int, *, is_drop_in: bool = False, **variables: str) -> Program:

@@ -10,16 +10,18 @@ import ctypes
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import psutil
 import pytest
 
 INTERFACE: Final = "node0"
 """The name of each node's interface, in its own namespace."""
 _NAMED = Path("/run/netns")
+_PREFIX: Final = "vllm-engine-"
 _CLONE_NEWNET = 0x4000_0000
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -64,13 +66,14 @@ class TwoNodes:
 
 
 @contextmanager
-def two_nodes(name: str = "") -> Iterator[TwoNodes]:
+def two_nodes() -> Iterator[TwoNodes]:
     """Make the two networks, of which no other process knows, and remove them afterwards."""
-    prefix = f"vllm-engine-{os.getpid()}{name}"
+    prefix = f"{_PREFIX}{os.getpid()}"
     head, worker = NodeNetwork(f"{prefix}-head", "10.77.0.1"), NodeNetwork(f"{prefix}-worker", "10.77.0.2")
     switch = f"{prefix}-switch"
     with ExitStack() as made:
         try:
+            _remove_left_over()
             for namespace in (switch, head.name, worker.name):
                 _ip("netns", "add", namespace)
                 made.callback(_ip, "netns", "delete", namespace)
@@ -103,6 +106,15 @@ def two_nodes(name: str = "") -> Iterator[TwoNodes]:
                 f"NOT TESTED: network namespaces cannot be made here (root and iproute2 are needed): {told}"
             )
         yield TwoNodes(head, worker, switch)
+
+
+def _remove_left_over() -> None:
+    """Remove the networks of test processes that were killed."""
+    for path in _NAMED.glob(f"{_PREFIX}*"):
+        owner = path.name.removeprefix(_PREFIX).partition("-")[0]
+        if not psutil.pid_exists(int(owner)):
+            with suppress(subprocess.CalledProcessError):  # another test process was first
+                _ip("netns", "delete", path.name)
 
 
 def _enter(namespace: int) -> None:
