@@ -61,6 +61,7 @@ spec:
 name: vllm-engine
 image: {{ include "vllm-engine.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
+terminationMessagePolicy: FallbackToLogsOnError
 {{- with .Values.extraArgs }}
 args:
   {{- prepend . "serve" | toYaml | nindent 2 }}
