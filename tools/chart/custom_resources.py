@@ -44,8 +44,19 @@ class Kubernetes:
 
 def kinds() -> dict[str, Any]:
     """Return the fields by `apiVersion kind`."""
+    return {name: one["spec"] for name, one in _document()["kinds"].items()}
+
+
+def files() -> dict[str, str]:
+    """Return where each kind is defined, below a folder of checkouts as `git clone` names them."""
+    document = _document()
+    clones = {name: one["url"].rpartition("/")[2] for name, one in document["sources"].items()}
+    return {name: f"{clones[one['source']]}/{one['file']}" for name, one in document["kinds"].items()}
+
+
+def _document() -> dict[str, Any]:
     document: dict[str, Any] = yaml.safe_load(FIELDS.read_text(encoding="utf-8"))
-    return {name: one["spec"] for name, one in document["kinds"].items()}
+    return document
 
 
 def as_schema(field: Any, kubernetes: Kubernetes) -> Schema:
@@ -73,20 +84,16 @@ def errors(manifest: dict[str, Any], kubernetes: Kubernetes) -> list[str]:
     return list(_said(manifest, spec, kubernetes.registry))
 
 
-def definitions(folder: Path) -> dict[str, Schema]:
-    """Read every CustomResourceDefinition below a folder: its spec's schema by `apiVersion kind`, unknown fields refused."""
-    found: dict[str, Schema] = {}
-    for file in sorted(folder.rglob("*.yaml")):
-        text = file.read_text(encoding="utf-8")
-        if "\nkind: CustomResourceDefinition" not in text:
-            continue
-        for document in yaml.load_all(text, yaml.CSafeLoader):
-            if document and document.get("kind") == "CustomResourceDefinition":
-                names, group = document["spec"]["names"], document["spec"]["group"]
-                for version in document["spec"]["versions"]:
-                    schema = version["schema"]["openAPIV3Schema"].get("properties", {}).get("spec", {})
-                    found[f"{group}/{version['name']} {names['kind']}"] = _strict(schema)
-    return found
+def definition(file: Path, version: str) -> Schema:
+    """Read the schema of the spec in one version of a CustomResourceDefinition; unknown fields are refused in it.
+
+    Raises:
+        StopIteration: it has no such version.
+    """
+    spec = yaml.load(file.read_text(encoding="utf-8"), yaml.CSafeLoader)["spec"]
+    found = next(one for one in spec["versions"] if one["name"] == version)
+    schema: Schema = _strict(found["schema"]["openAPIV3Schema"]["properties"]["spec"])
+    return schema
 
 
 def differences(field: Any, real: Schema, path: str) -> Iterator[str]:
@@ -118,7 +125,10 @@ def _object_differences(field: Schema, real: Schema, path: str) -> Iterator[str]
 
 def main(folder: Path, manifests: list[Path]) -> int:
     """Compare, print one line a kind and a manifest, and return an exit status."""
-    real, wrong = definitions(folder), 0
+    real, wrong = dict[str, Schema](), 0
+    for name, place in files().items():
+        if (folder / place).exists():
+            real[name] = definition(folder / place, name.partition(" ")[0].rpartition("/")[2])
     for name, field in kinds().items():
         found = (
             ["no definition in the folder"]

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.unit.deploy.charts import MINORS, kubernetes
-from tools.chart.custom_resources import definitions, differences, errors, kinds
+from tools.chart.custom_resources import definition, differences, errors, kinds
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import Settings, load_settings
 from vllm_engine.engine.supervisor import STOP_GRACE_SECONDS
@@ -111,7 +111,7 @@ def test_comparison_with_the_real_definitions(tmp_path: Path) -> None:
     crd = {"names": {"kind": "Pool"}, "group": "example.org", "versions": [version]}
     document = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "spec": crd}
     (tmp_path / "pool.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
-    real = definitions(tmp_path)["example.org/v1 Pool"]
+    real = definition(tmp_path / "pool.yaml", "v1")
     assert real["additionalProperties"] is False
     fields = {"selector!": {"matchLabels": "map"}, "must": "string", "targetPorts": ["any"], "gone": "any"}
     fields |= {"appProtocol": "http|h2c", "number": "integer"}
