@@ -40,11 +40,11 @@ chaos: setup
 	@scripts/setup.sh dev
 	@.venv/bin/python -m perf.chaos --write
 
-## nightly    what takes too long for each change: hostile inputs, memory bounds, storms, chaos, the whole transparency matrix, traces
+## nightly    what takes too long for each change: hostile inputs, memory bounds, storms, chaos, replicas, nodes, the whole transparency matrix, traces
 # Hostile inputs and storms by real tools run against a program with the fake engine, the rest with the real vLLM. The tables of
 # docs/operate/security.md and docs/measured/reliability.md are written; a fault is printed with the words that play it again.
 NIGHTLY_TOOLS := slowhttptest:slowhttptest hey:hey httperf:httperf iptables:iptables nginx:nginx caddy:caddy \
-	dockerd:docker.io debootstrap:debootstrap docker-compose:docker-compose
+	dockerd:docker.io debootstrap:debootstrap docker-compose:docker-compose ip:iproute2
 nightly:
 	@FRONTEND=rust scripts/setup.sh all
 	@tools/debian.sh $(NIGHTLY_TOOLS)

@@ -25,7 +25,7 @@ def words(tmp_path: Path) -> list[str]:
     model.mkdir()
     site.mkdir()
     (model / "config.json").write_text("{}")
-    answer = dict.fromkeys(("version", "python", "torch", "cuda", "transformers", "rust"), "1")
+    answer = dict.fromkeys(("version", "python", "torch", "cuda", "transformers", "rust", "ray"), "1")
     lists: dict[str, list[str]] = {"tracing_lacks": [], "tool_parsers": [], "reasoning_parsers": []}
     engine = site / "python"
     engine.write_text(f"#!/bin/sh\necho '{json.dumps({**answer, **lists, 'distribution': 'vllm'})}'\n")
