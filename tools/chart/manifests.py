@@ -21,7 +21,9 @@ MANIFESTS = {
 }
 """Each file of deploy/kubernetes, and the example of the chart that it is rendered from; both begin with the same comment."""
 HELMS_OWN = re.compile(
-    r"^ *(helm\.sh/chart|app\.kubernetes\.io/managed-by|namespace): .*\n|^# Source: .*\n", re.MULTILINE
+    r"^ *annotations:\n *helm\.sh/resource-policy: keep\n"
+    r"|^ *(helm\.sh/chart|app\.kubernetes\.io/managed-by|namespace): .*\n|^# Source: .*\n",
+    re.MULTILINE,
 )
 """Lines that are true of a release alone, and the namespace, which `kubectl` chooses here."""
 
@@ -34,7 +36,7 @@ def manifest(name: str, example: str) -> str:
         subprocess.CalledProcessError: Helm refuses the example.
     """
     values = CHART / f"examples/{example}.yaml"
-    options = ("--values", str(values), "--set", "smokeTest.enabled=false,cache.keep=false")
+    options = ("--values", str(values), "--set", "smokeTest.enabled=false")
     command = [str(RELEASES[-1].binary), "template", name, str(CHART), *options]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     about = "".join(

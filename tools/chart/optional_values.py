@@ -78,7 +78,7 @@ class NetworkPolicy(Part):
     enabled: bool = False
     """Refuses what is not listed here."""
     apiFrom: Objects = [{"podSelector": {}}]
-    """Who may use the API, as peers; by default the namespace's pods."""
+    """Who may use the API (with `router`: reach the router), as peers; by default the namespace's pods."""
     metricsFrom: Objects = [{"namespaceSelector": {}}]
     """Who may read probes and metrics on the health port, as peers; by default every pod of the cluster."""
     downloads: bool = True
@@ -91,9 +91,9 @@ class PodDisruptionBudget(Part):
     """How many pods a node's drain may take at once."""
 
     enabled: bool = False
-    """Makes a PodDisruptionBudget; pods that are not ready may always be taken."""
+    """Makes a PodDisruptionBudget, and one of the router; pods that are not ready may always be taken."""
     minAvailable: int | str | None = None
-    """Pods that stay ready, a number or a percentage; `maxUnavailable` is then not used."""
+    """Pods that stay ready, a number or a percentage (all of them: no node can be drained); `maxUnavailable` is then not used."""
     maxUnavailable: int | str = 1
     """Pods that may be taken at once, a number or a percentage."""
 

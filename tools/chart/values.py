@@ -138,7 +138,9 @@ class Service(Part):
     """How the API is reached inside the cluster."""
 
     type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
-    """The Service's type; above `ClusterIP` whoever reaches the node or the balancer needs no more than a key."""
+    """The Service's type; any other than `ClusterIP` is reached from outside, and needs API keys or `allowWithoutKeys`."""
+    allowWithoutKeys: bool = False
+    """Lets everybody use the model who reaches the nodes or the balancer."""
     port: Port = 8000
     """The Service's port."""
     nodePort: Annotated[int, Field(ge=1, le=65535)] | None = None
@@ -149,8 +151,8 @@ class Service(Part):
     """Which balancer, of the type `LoadBalancer`."""
     loadBalancerSourceRanges: list[str] = []
     """From which addresses, of the type `LoadBalancer`."""
-    trafficDistribution: Literal["PreferSameZone", "PreferSameNode"] | None = None
-    """Prefers endpoints near the client."""
+    trafficDistribution: Literal["PreferClose", "PreferSameZone", "PreferSameNode"] | None = None
+    """Prefers endpoints near the client: `PreferClose` from Kubernetes 1.31 on, the others from 1.34 on."""
 
 
 class Workload(Part):

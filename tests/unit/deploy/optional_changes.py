@@ -133,6 +133,7 @@ OPTIONAL: Changes = {
 }
 
 LIFTED: dict[str, Mapping[str, Any]] = {
+    "service.allowWithoutKeys": {"service": {"type": "NodePort"}},
     "ingress.allowWithoutKeys": {"ingress": {"enabled": True}},
     "httpRoute.allowWithoutKeys": {"httpRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}]}},
     "multiNode.allowWithoutNetworkPolicy": {"multiNode": {"enabled": True}, "parallel": {"tensor": 2}},

@@ -27,6 +27,7 @@ def test_manifests_are_plain_and_valid(path: Path) -> None:
     assert len(found) >= 3
     assert "helm" not in text.partition("---")[2].lower()
     assert not [each for each in found if "namespace" in each["metadata"]]
+    assert "whenDeleted: Delete" not in text, "who makes a workload anew would lose the weights"
     assert [fault for minor in (OLDEST, *MINORS) for fault in faults(found, minor)] == []
 
 

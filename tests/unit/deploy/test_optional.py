@@ -73,7 +73,10 @@ def test_router_has_the_options_of_compose(newest_helm: Helm) -> None:
     replicas, *options = compose["router"]["command"]
     wanted = [f"{name}={value}" for name, value in zip(options[::2], options[1::2], strict=True)]
     found = newest_helm.render(ROUTER)
-    (router,) = one(found, "Deployment", "-router")["spec"]["template"]["spec"]["containers"]
+    template = one(found, "Deployment", "-router")["spec"]["template"]
+    (router,) = template["spec"]["containers"]
+    metrics = {str(port["containerPort"]) for port in router["ports"] if port["name"] == "metrics"}
+    assert {template["metadata"]["annotations"]["prometheus.io/port"]} == metrics
     there, *arguments = router["args"]
     assert arguments == [re.sub(r"\$\{\w+:-(.*)\}", r"\1", each) for each in wanted]
     assert replicas == "http://engine:8000"
@@ -113,9 +116,10 @@ def test_scaling_asks_for_metrics_that_exist(newest_helm: Helm) -> None:
     )
     scaled = one(found, "ScaledObject")["spec"]
     (trigger,) = scaled["triggers"]
-    names = re.findall(r"sum\((\S+?)\{", trigger["metadata"]["query"])
-    assert names == ["vllm:num_requests_waiting", "gateway_waiting"]
-    assert all(name in known for name in names)
+    # One sum over both: a sum of its own is nothing where no engine runs, and so are both together.
+    (names,) = re.findall(r'^sum\(\{__name__=~"(\S+?)",', trigger["metadata"]["query"])
+    assert names == "vllm:num_requests_waiting|gateway_waiting"
+    assert all(name in known for name in names.split("|"))
     assert (
         f'service="{one(found, "Service", "-headless")["metadata"]["name"]}"' in trigger["metadata"]["query"]
     )
@@ -139,6 +143,26 @@ def test_network_policies(newest_helm: Helm) -> None:
     assert {"to": [{"podSelector": engine["podSelector"]}]} in engine["egress"]
     assert router["egress"][1]["to"] == [{"podSelector": engine["podSelector"]}]
     assert _let_in(router, engine["podSelector"]["matchLabels"]) == []
+
+    # What may use the API reaches the router, and not the pods behind it.
+    peers = [{"namespaceSelector": {"matchLabels": {"a": "b"}}}]
+    found = newest_helm.render(ROUTER | {"networkPolicy": {"enabled": True, "apiFrom": peers}})
+    named = {each["metadata"]["name"]: each["spec"] for each in found if each["kind"] == "NetworkPolicy"}
+    assert {name: peers in [rule["from"] for rule in spec["ingress"]] for name, spec in named.items()} == {
+        "vllm-engine": False,
+        "vllm-engine-router": True,
+    }
+
+
+def test_a_drain_takes_one_pod_at_a_time(newest_helm: Helm) -> None:
+    """Of the engine and of the router: each budget has the pods of one of them."""
+    found = newest_helm.render(ROUTER | {"podDisruptionBudget": {"enabled": True}})
+    budgets = [each["spec"] for each in found if each["kind"] == "PodDisruptionBudget"]
+    deployments = [each["spec"] for each in found if each["kind"] == "Deployment"]
+    assert sorted(str(each["selector"]) for each in budgets) == sorted(
+        str(each["selector"]) for each in deployments
+    )
+    assert [each["maxUnavailable"] for each in budgets] == [1, 1]
 
 
 def _let_in(policy: Object, labels: dict[str, str]) -> list[Any]:

@@ -11,8 +11,8 @@ from tools.chart.values import Values
 
 TOKEN = {"hfToken": {"existingSecret": "token"}}
 KEYS = {"apiKeys": {"existingSecret": "keys"}}
-BALANCER = {"service": {"type": "LoadBalancer"}}
-PORT_OF_NODES = {"service": {"type": "NodePort"}}
+BALANCER = KEYS | {"service": {"type": "LoadBalancer"}}
+PORT_OF_NODES = KEYS | {"service": {"type": "NodePort"}}
 ACCOUNT = {"serviceAccount": {"create": True}}
 MOUNT = {"name": "data", "emptyDir": {}}
 
@@ -67,7 +67,7 @@ CHANGES: dict[str, tuple[Any, Mapping[str, Any]]] = {
         "DirectoryOrCreate",
         {"cache": {"type": "hostPath", "hostPath": {"path": "/models"}}},
     ),
-    "service.type": ("LoadBalancer", {}),
+    "service.type": ("LoadBalancer", KEYS),
     "service.port": (80, {}),
     "service.nodePort": (30080, PORT_OF_NODES),
     "service.annotations": ({"a": "b"}, {}),

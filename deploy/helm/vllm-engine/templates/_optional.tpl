@@ -55,6 +55,11 @@ name: {{ include "vllm-engine.fullname" . }}
 {{ $key }}: it would open the model to everybody; set apiKeys.existingSecret, or {{ $key }}.allowWithoutKeys=true
 {{- end }}
 {{- end }}
+{{- with .Values.service }}
+{{- if and (ne .type "ClusterIP") (not .allowWithoutKeys) (not (include "vllm-engine.hasKeys" $)) }}
+service.type: {{ .type }} would open the model to everybody; set apiKeys.existingSecret, or service.allowWithoutKeys=true
+{{- end }}
+{{- end }}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}
 httpRoute.parentRefs: no Gateway is named
 {{- end }}
