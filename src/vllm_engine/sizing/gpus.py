@@ -15,8 +15,9 @@ from vllm_engine.errors import OptionProblem, SettingsError
 from vllm_engine.system.sizes import GIB, gib
 
 _OUR_LOG = "docs/measured/gpu.md"
-_REPORTS = "PyTorch's out-of-memory errors in public bug reports"
+_REPORTS = "public reports"
 _VLLM = "https://github.com/vllm-project/vllm/issues/"
+_VACE = "https://github.com/ali-vilab/VACE/issues/56"
 _NVIDIA = "https://www.nvidia.com/en-us/"
 _SHAPE = re.compile(r"(?:(?P<cpu>cpu):)?(?P<name>[^:]+?)(?::(?P<count>[^:]*))?", re.IGNORECASE)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*GiB", re.IGNORECASE)
@@ -52,7 +53,7 @@ GPUS = (
     GpuModel("B200", 178.35, 8000, (10, 0), _REPORTS, _NVIDIA + "data-center/dgx-b200/"),
     GpuModel("H200", 139.80, 4800, (9, 0), _REPORTS, _NVIDIA + "data-center/h200/"),
     GpuModel("H100", 79.18, 3350, (9, 0), _OUR_LOG, _NVIDIA + "data-center/h100/"),
-    GpuModel("H100-94GB", 93.00, 3900, (9, 0), _REPORTS, _NVIDIA + "data-center/h100/"),
+    GpuModel("H100-94GB", 93.00, 3900, (9, 0), _VACE, _NVIDIA + "data-center/h100/"),
     GpuModel("A100-80GB", 79.15, 2039, (8, 0), _VLLM + "4408", _NVIDIA + "data-center/a100/"),
     GpuModel("A100-40GB", 39.38, 1555, (8, 0), _REPORTS, _NVIDIA + "data-center/a100/"),
     GpuModel("L40S", 44.39, 864, (8, 9), _REPORTS, _NVIDIA + "data-center/l40s/"),

@@ -121,6 +121,13 @@ def helm_values(replica: Replica) -> dict[str, Any]:
     if hardware.is_cpu:
         memory = f"{int(hardware.gpu.memory_gib)}Gi"
         values["resources"] = {"requests": {"memory": memory}, "limits": {"memory": memory}}
+    elif (gpus := hardware.count // max(1, nodes)) > 1:
+        # vLLM has a process for each GPU: what the chart has for one, as often.
+        values["sharedMemory"] = f"{4 * gpus}Gi"
+        values["resources"] = {
+            "requests": {"cpu": 2 * gpus, "memory": f"{8 * gpus}Gi"},
+            "limits": {"memory": f"{24 * gpus}Gi"},
+        }
     return values
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from tests.unit.deploy.charts import CHART, Helm, objects
 from tests.unit.sizing.test_replica import size
+from tools.chart.values import Values
 from vllm_engine.sizing.replica import Load
 from vllm_engine.sizing.suggestion import machines, suggested_settings, values_file
 
@@ -41,5 +42,18 @@ def test_the_chart_takes_them(newest_helm: Helm, gpu: str, users: int, options: 
         else:
             assert variables[name] == value
     assert spec.get("replicas", 1) == replica.replicas(800)
+    if not replica.hardware.is_cpu:
+        # Of one GPU the chart's own, and of several as much for each.
+        own = Values()
+        count = replica.hardware.count // machines(replica)
+        limits, requests = container["resources"]["limits"], container["resources"]["requests"]
+        assert limits["memory"] == _times(own.resources.limits["memory"], count)
+        assert requests["memory"] == _times(own.resources.requests["memory"], count)
+        (shared,) = [each["emptyDir"] for each in template["spec"]["volumes"] if each["name"] == "shm"]
+        assert shared["sizeLimit"] == _times(own.sharedMemory, count)
     gpus = container["resources"]["limits"].get("nvidia.com/gpu")
     assert gpus == (None if replica.hardware.is_cpu else replica.hardware.count // machines(replica))
+
+
+def _times(amount: object, count: int) -> str:
+    return f"{int(str(amount).removesuffix('Gi')) * count}Gi"
