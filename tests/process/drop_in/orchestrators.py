@@ -74,7 +74,11 @@ SYSTEMS = {
               ${{VLLM_ADDITIONAL_ARGS}} $@"' -- --max-model-len 2048""",
         variables={**KSERVE, "VLLM_ADDITIONAL_ARGS": "--max-num-seqs 16"},
     ),
-    "KServe InferenceService": Orchestrator("vllm serve --port={port} --model={model} --served-model-name=served"),
+    "KServe InferenceService": Orchestrator(
+        "python -m vllm.entrypoints.openai.api_server --port={port} --served-model-name=served --model={model}",
+        variables={"HF_HOME": "{folder}/home", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"},
+        readiness="/v1/models",
+    ),
     "llm-d": Orchestrator(
         '/bin/sh -c "exec vllm serve {model} --port {port} --served-model-name served --shutdown-timeout 45"',
         readiness="/v1/models",
@@ -135,7 +139,11 @@ def started(
 ) -> Iterator[tuple[Program, str]]:
     """Start it as its manifest does; also returns the served name."""
     (folder / "bin").mkdir()
-    for shim, run in (("vllm", f"{sys.executable} -m vllm_engine.cli vllm"), ("python3", PYTHON)):
+    for shim, run in (
+        ("vllm", f"{sys.executable} -m vllm_engine.cli vllm"),
+        ("python3", PYTHON),
+        ("python", PYTHON),
+    ):
         (folder / "bin" / shim).write_text(f'#!/bin/sh\nexec {run} "$@"\n')
         (folder / "bin" / shim).chmod(0o755)
     words = {"model": model, "folder": folder, "key": KEY}

@@ -32,7 +32,7 @@ SUMS = [
     ("55 GB a day", 55, 1000 * 638 * 86_400 / 1e9),
     ("of the router does 3,000 a second", 3000, 1 / 0.31e-3),
     ("some 12,000 hashed lines", 12_000, (1 << 20) / len("a-team-of-15-ch:sha256:" + 64 * "a")),
-    ("lose one every two days", 0.5, 419 / 54 / 16_384 * 1000),
+    ("have one every two days", 0.5, 419 / 54 / 16_384 * 1000),
 ]
 
 
