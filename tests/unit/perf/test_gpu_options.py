@@ -28,7 +28,9 @@ def words(tmp_path: Path) -> list[str]:
     answer = dict.fromkeys(("version", "python", "torch", "cuda", "transformers", "rust", "ray"), "1")
     lists: dict[str, list[str]] = {"tracing_lacks": [], "tool_parsers": [], "reasoning_parsers": []}
     engine = site / "python"
-    engine.write_text(f"#!/bin/sh\necho '{json.dumps({**answer, **lists, 'distribution': 'vllm'})}'\n")
+    engine.write_text(
+        f"#!/bin/sh\necho '{json.dumps({**answer, **lists, 'distribution': 'vllm', 'ray': False})}'\n"
+    )
     engine.chmod(0o755)
     places = ["--results", f"{tmp_path}/results", "--work", f"{tmp_path}/work"]
     return ["--engine-python", str(engine), "--model", str(model), *places]
