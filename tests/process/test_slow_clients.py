@@ -113,7 +113,13 @@ def test_crowds(gateway: Watched) -> None:
         gateway.until_running(0)
 
     storm(200)
-    memory, files = gateway.rss(), gateway.fds()
-    storm(400)
+    files = gateway.fds()
+
+    def added() -> int:
+        memory = gateway.rss()
+        storm(400)
+        return gateway.rss() - memory
+
+    # What the allocator and the collector keep of the first crowds is theirs; a leak comes with every crowd.
+    assert any(added() < 500_000 for _ in range(5))
     until(lambda: gateway.fds() <= files + 2, "the close of all")
-    assert gateway.rss() - memory < 4e6
