@@ -11,6 +11,15 @@ _SIOCGIFADDR = 0x8915
 """Asks for an interface's IPv4 address (netdevice(7))."""
 
 
+def is_own(address: str) -> bool:
+    """Whether an IP address is one of this machine's."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.bind((address, 0))
+        return True
+    return False
+
+
 def interface_of(address: str) -> str | None:
     """Return the network interface that has an IPv4 address; None where there is none."""
     with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:

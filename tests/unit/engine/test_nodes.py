@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.program import free_pair
-from tests.support.virtual.played_nodes import OURS, Head, Node, stranger, three_nodes
+from tests.support.virtual.played_nodes import OURS, Head, Node, settings, stranger, three_nodes
 from tests.support.virtual.virtual_time import in_virtual_time
 from vllm_engine.config.environment import Environment
 from vllm_engine.config.settings import load_settings
 from vllm_engine.engine.engine_state import EngineState
 from vllm_engine.engine.nodes.agreement import agreement, difference
+from vllm_engine.engine.nodes.head_group import HeadGroup
 from vllm_engine.engine.nodes.node_environment import reachable_at
 from vllm_engine.engine.nodes.node_link import silent_beats
 from vllm_engine.errors import Diagnosis, ModelError
@@ -23,6 +24,7 @@ from vllm_engine.plan.engine_command import EngineCommand
 from vllm_engine.plan.engine_installation import Installation
 from vllm_engine.plan.preflight import Preflight
 from vllm_engine.system.device import Device
+from vllm_engine.system.network import is_own
 
 
 @in_virtual_time
@@ -84,6 +86,32 @@ async def test_who_may_join(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @in_virtual_time
+async def test_strangers(caplog: pytest.LogCaptureFixture) -> None:
+    """However many connect and say nothing, nodes join; what one says is shown in part, and in one line."""
+    caplog.set_level(logging.INFO)
+    port = free_pair()
+    head = Head(port)
+    async with head.group:
+        waiting = asyncio.create_task(head.start())
+        silent = [await stranger(port) for _ in range(100)]
+        one, two = Node(1, port), Node(2, port)
+        await asyncio.sleep(2)
+        assert waiting.done()
+        for sent in ({"rank": True, "settings": OURS}, {"rank": 1, "settings": {"vLLM": "a\nb" + "x" * 999}}):
+            reader, writer = await stranger(port, sent)
+            assert b"refused" in await reader.readline()
+            writer.close()
+        (shown,) = (line for line in caplog.messages if "is refused" in line)
+        assert "vLLM is 'a\\nbxxx" in shown
+        assert len(shown) < 400
+        assert (one.runs, two.runs) == ([True], [True])
+        for _, writer in silent:
+            writer.close()
+        await one.close()
+        await two.close()
+
+
+@in_virtual_time
 async def test_a_stopping_worker_goes_on_for_the_head() -> None:
     """It serves until the head needs it no more; then it starts nothing."""
     async with three_nodes() as (head, one, _two):
@@ -118,6 +146,19 @@ async def test_a_model_that_cannot_be_had(caplog: pytest.LogCaptureFixture) -> N
     assert node.state is EngineState.FAILED
 
 
+@in_virtual_time
+async def test_a_model_that_cannot_be_had_again() -> None:
+    """Between two starts, too, a passing reason is waited out."""
+    async with three_nodes() as (head, one, _two):
+        one.prepare_error = ModelError(Diagnosis("hub-unreachable", "no hub", retryable=True))
+        head.group.over()
+        await asyncio.sleep(1)
+        assert (one.prepared > 2, one.running.done()) == (True, False)
+        one.prepare_error = None
+        await head.start()
+        assert one.runs == [False, True]
+
+
 def test_agreement() -> None:
     """Of the settings those count that shape vLLM's processes; of the flags all but --headless."""
 
@@ -134,8 +175,8 @@ def test_agreement() -> None:
     )
     for flags, variables, said in (
         ((), {"TENSOR_PARALLEL": "4"}, "TENSOR_PARALLEL is 4 on node 1 and 2 on the head"),
-        ((), {"MODEL_REVISION": "a"}, "MODEL_REVISION is a on node 1 and None on the head"),
-        (("--max-num-seqs", "8"), {}, "flags of vLLM's is --max-num-seqs 8 on node 1 and --max-num-seqs 4"),
+        ((), {"MODEL_REVISION": "a"}, "MODEL_REVISION is a on node 1 and not set on the head"),
+        (("--max-num-seqs", "8"), {}, "vLLM's flags are --max-num-seqs 8 on node 1 and --max-num-seqs 4"),
     ):
         given = {"NODES": "2", "TENSOR_PARALLEL": "2", **variables}
         theirs = of(*(flags or ("--max-num-seqs", "4")), **given)
@@ -153,4 +194,12 @@ def test_addresses() -> None:
     assert reachable_at(plain, None) is plain
     chosen = EngineCommand(("vllm",), {"VLLM_HOST_IP": "10.0.0.1", "GLOO_SOCKET_IFNAME": "eth1"})
     assert reachable_at(chosen, "127.0.0.1").environ == chosen.environ
-    assert [silent_beats(seconds) for seconds in (180, 8, 1)] == [10, 3, 1]
+    assert [silent_beats(seconds) for seconds in (180, 8, 1)] == [10, 3, 2]
+    assert (is_own("127.0.0.1"), is_own("192.0.2.1"), is_own("2001:db8::1")) == (True, False, False)
+
+
+@in_virtual_time
+async def test_an_address_of_another() -> None:
+    """As a Service's is: the head's processes cannot listen on it, and choose their own."""
+    head, plain = HeadGroup(settings(0, 1, HEAD_ADDRESS="192.0.2.1"), OURS, print), EngineCommand(("vllm",), {})
+    assert await head.reachable(plain) is plain

@@ -14,14 +14,15 @@ from typing import Any
 from vllm_engine.config.settings import Settings
 from vllm_engine.engine.nodes.agreement import difference
 from vllm_engine.engine.nodes.node_environment import reachable_at
-from vllm_engine.engine.nodes.node_link import Link, LinkLostError, silent_beats
+from vllm_engine.engine.nodes.node_link import MOST_BYTES, Link, LinkLostError, silent_beats
 from vllm_engine.engine.watchdog.watchdog import Loss, LossKind
 from vllm_engine.errors import Diagnosis, Problem, SettingsError
 from vllm_engine.plan.engine_command import EngineCommand
+from vllm_engine.system.network import is_own
 
 _HELLO_SECONDS = 10.0
-_MOST_CONNECTIONS = 256
-"""At once: strangers must not use up this process' files."""
+_MOST_STRANGERS = 64
+"""Connections at once that have not said which node they are: they must not use up this process' files."""
 _WORD_SECONDS = 1.0
 """How long a node's own word of its end may take."""
 CODE = "node-lost"
@@ -81,6 +82,8 @@ class HeadGroup:
         self._changed = asyncio.Event()
         self._lost: asyncio.Future[NodeLoss] | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self._strangers: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
+        """Those of them that have not said which node they are, the oldest first."""
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> HeadGroup:
@@ -89,7 +92,7 @@ class HeadGroup:
         port = self._settings.head_port + 1
         try:
             self._server = await asyncio.start_server(
-                self._connected, await self._host(), port, limit=1 << 16
+                self._connected, await self._own_address(), port, limit=MOST_BYTES
             )
         except OSError as error:
             wanted = f"the port after it cannot be used ({error.strerror}); workers reach the head there"
@@ -108,9 +111,13 @@ class HeadGroup:
         """Wait until every worker is there and waits for a start."""
         if not self._missing():
             return
+        told = None
         try:
             while missing := self._missing():
-                self._tell(missing)
+                if missing != told:
+                    self._tell(missing)
+                    logger.info("the start waits for %s", missing)
+                    told = missing
                 self._changed.clear()
                 await self._changed.wait()
         finally:
@@ -183,22 +190,16 @@ class HeadGroup:
         return set(range(1, self._settings.nodes))
 
     async def _own_address(self) -> str | None:
-        """Return the head's address, at which other nodes reach its processes; None if it is not known."""
+        """Return the address of `HEAD_ADDRESS` at which other nodes reach this machine.
+
+        None where the name is not known yet, or stands for another address, as that of a Service does: then
+        all addresses are listened on, and vLLM finds its own.
+        """
         with suppress(OSError, UnicodeError):
             loop = asyncio.get_running_loop()
             found = await loop.getaddrinfo(self._settings.head_address, None, type=socket.SOCK_STREAM)
-            return str(found[0][4][0])
-        return None
-
-    async def _host(self) -> str | None:
-        """Return the address to listen on: the head's own where it is one of this machine, else all."""
-        address = await self._own_address()
-        if address is None:
-            return None
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        with suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.bind((address, 0))
-            return address
+            address = str(found[0][4][0])
+            return address if is_own(address) else None
         return None
 
     def _missing(self) -> str | None:
@@ -212,29 +213,36 @@ class HeadGroup:
         return ", ".join(said)
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._connections) >= _MOST_CONNECTIONS:
-            writer.close()
-            return
+        if len(self._strangers) >= _MOST_STRANGERS:
+            # A node says at once which it is.
+            self._strangers.pop(next(iter(self._strangers))).cancel()
         task = asyncio.create_task(self._handle(reader, writer))
         self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
+        self._strangers[writer] = task
+
+        def ended(task: asyncio.Task[None]) -> None:
+            writer.close()  # one that was cancelled at once has no link that does it
+            self._connections.discard(task)
+            self._strangers.pop(writer, None)
+
+        task.add_done_callback(ended)
 
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with Link(reader, writer, silent_beats=self._silent_beats) as link:
-                await self._serve(link)
+                async with asyncio.timeout(_HELLO_SECONDS):
+                    hello = await link.receive()
+                self._strangers.pop(writer, None)
+                await self._serve(link, hello)
+        except TimeoutError:
+            logger.debug("a connection to the port of the nodes: no node said which it is")
         except LinkLostError as error:
             logger.debug("a connection to the port of the nodes: %s", error)
 
-    async def _serve(self, link: Link) -> None:
-        try:
-            async with asyncio.timeout(_HELLO_SECONDS):
-                hello = await link.receive()
-        except TimeoutError:
-            return
+    async def _serve(self, link: Link, hello: Mapping[str, Any]) -> None:
         rank = hello.get("rank")
         settings = hello.get("settings")
-        if not isinstance(rank, int) or not isinstance(settings, dict) or rank not in self._ranks:
+        if type(rank) is not int or not isinstance(settings, dict) or rank not in self._ranks:
             link.send(
                 refused=f"expected a node of rank 1 to {self._settings.nodes - 1}, got {str(rank)[:20]}"
             )

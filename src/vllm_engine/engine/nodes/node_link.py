@@ -19,7 +19,9 @@ SILENT_BEATS = 10
 
 Beats are counted, not time: a process that was stopped itself has not listened.
 """
-_MOST_BYTES = 1 << 16
+_LEAST_SILENT_BEATS = 2
+"""One may be late."""
+MOST_BYTES = 1 << 16
 """Of one line: longer than any diagnosis."""
 _CONNECT_SECONDS = 5.0
 
@@ -47,11 +49,13 @@ class Link:
         """
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
-                reader, writer = await asyncio.open_connection(host, port, limit=_MOST_BYTES)
+                reader, writer = await asyncio.open_connection(host, port, limit=MOST_BYTES)
         except TimeoutError:
             raise LinkLostError("it does not answer") from None
         except OSError as error:
             raise LinkLostError(error.strerror or str(error)) from None
+        except UnicodeError:  # such as a part of more than 63 letters
+            raise LinkLostError("that is no host name") from None
         return cls(reader, writer, silent_beats=silent_beats)
 
     async def __aenter__(self) -> Link:
@@ -106,6 +110,8 @@ class Link:
             silent = 0
             if line.strip():
                 return _parsed(line)
+            # One that sends beats without end must not keep the event loop.
+            await asyncio.sleep(0)
 
     async def _beat(self) -> None:
         while True:
@@ -127,8 +133,8 @@ def _parsed(line: bytes) -> Mapping[str, Any]:
 def silent_beats(hang_timeout_seconds: float) -> int:
     """Return after how many silent beats the other side is lost, which is noticed within that time.
 
-    With 0, never by silence, so that it is noticed by a closed connection alone.
+    That takes 4 s at least. With 0, never by silence, so that it is noticed by a closed connection alone.
     """
     if not hang_timeout_seconds:
         return 1 << 60
-    return max(1, min(SILENT_BEATS, int(hang_timeout_seconds / BEAT_SECONDS) - 1))
+    return max(_LEAST_SILENT_BEATS, min(SILENT_BEATS, int(hang_timeout_seconds / BEAT_SECONDS) - 1))

@@ -95,6 +95,7 @@ class WorkerSupervisor:
     async def _prepared(self) -> Launch:
         """Return what the next start needs; made anew only once one has begun with it."""
         while self._launch is None:
+            self._again()
             try:
                 self._launch = await self._prepare({})
             except VllmEngineError as error:
@@ -105,7 +106,6 @@ class WorkerSupervisor:
                 self._board.move(EngineState.BACKOFF, error=error.diagnosis)
                 logger.warning("%s", restart.notice)
                 await asyncio.sleep(restart.delay_seconds)
-                self._again()
         return self._launch
 
     async def _serve_a_head(self) -> None:

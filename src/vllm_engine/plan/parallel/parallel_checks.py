@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from vllm_engine.errors import Problem
 from vllm_engine.plan.engine_command import is_switched_on
 from vllm_engine.plan.parallel.ranks import Ranks
 from vllm_engine.system.device import Device
+from vllm_engine.system.network import is_own
 
 if TYPE_CHECKING:
     from vllm_engine.plan.preflight import Preflight  # which asks here what is wrong
@@ -69,14 +69,10 @@ def is_elsewhere(host: str) -> bool:
     cluster's DNS has caught up.
     """
     try:
-        family = socket.AF_INET if ipaddress.ip_address(host).version == 4 else socket.AF_INET6
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.bind((host, 0))
+        ipaddress.ip_address(host)
     except ValueError:
         return False
-    except OSError:
-        return True
-    return False
+    return not is_own(host)
 
 
 def _executor(preflight: Preflight) -> Iterator[Problem]:
