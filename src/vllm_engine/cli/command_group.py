@@ -21,15 +21,24 @@ _ELSEWHERE = {
 """Commands of ollama, llm and vllm, and ours to use instead."""
 
 
+def command_meant(word: str) -> str | None:
+    """Return our command for which a word that is none was probably meant, as it follows `vllm-engine`."""
+    from vllm_engine.config.spelling import closest
+
+    if word in _ELSEWHERE:
+        return _ELSEWHERE[word]
+    return closest(word, (name for names in SECTIONS.values() for name in names), similarity=0.7)
+
+
 class Commands(click.Group):
     """The commands in their sections."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find a command; for another program's name the one to use here."""
-        if args[0] in _ELSEWHERE:
-            ctx.fail(f"No such command {args[0]!r}. Use `vllm-engine {_ELSEWHERE[args[0]]}`.")
+        """Find a command; for a misspelt one and for another program's, say which is meant."""
+        if args[0] not in self.commands and (meant := command_meant(args[0])):
+            ctx.fail(f"No such command {args[0]!r}. Did you mean `vllm-engine {meant}`?")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:

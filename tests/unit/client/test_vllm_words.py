@@ -60,6 +60,8 @@ def test_words(words: str, settings: dict[str, str], flags: str) -> None:
     ("--config", "--config: expected one file after it"),
     ("--config x.json", "--config: x.json: expected a file whose name ends in .yaml"),
     ("--config /nowhere/x.yaml", "--config: /nowhere/x.yaml: cannot be read (No such file"),
+    ("doctr", "doctr: is neither a folder nor OWNER/NAME, as the hub's models are called; did you mean `vllm-engine doctor`?"),
+    ("setings --port 1", "setings: is neither a folder nor OWNER/NAME"),
 ])  # fmt: skip
 def test_what_cannot_be_honoured(words: str, said: str) -> None:
     """One sentence that says what to do, and no key."""
@@ -78,6 +80,14 @@ def test_what_changes_nothing_is_noted() -> None:
     (note,) = drop_in(NOTHING, ["--api-key", "hunter2hunter2"]).notes
     assert "every process of this machine" in note
     assert "hunter2" not in note
+
+
+def test_a_model_of_one_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's oldest have no owner, and a folder may have any name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "doctr").mkdir()
+    for name in ("gpt2", "bert-base-uncased", "doctr"):
+        assert drop_in(NOTHING, [name]).options == {"MODEL_ID": name}
 
 
 def test_every_rule_is_for_a_flag_of_vllms() -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from vllm_engine.cli.command_group import command_meant
 from vllm_engine.cli.drop_in.config_file import without_config
 from vllm_engine.cli.drop_in.vllm_rules import RULES
 from vllm_engine.cli.serve_words import ServeWords, understand, with_found
 from vllm_engine.config.environment import Environment
+from vllm_engine.config.flags.flag_parser import is_flag
+from vllm_engine.errors import OptionProblem, SettingsError
 
 DEFAULTS: Mapping[str, str] = {
     "MODEL_ID": "Qwen/Qwen3-0.6B",
@@ -43,6 +47,7 @@ def drop_in(environment: Environment, words: Sequence[str]) -> Environment:
         SettingsError: a word cannot be meant, or the gateway cannot do what it asks for.
     """
     from_file, given = without_config(words)
+    _check_model(given[:1])
     found, below = understand(given, RULES), understand(from_file, RULES)
     if found.settings.keys() & {"API_KEYS", "HF_TOKEN"}:
         found.notes.append(_READABLE)
@@ -53,6 +58,15 @@ def drop_in(environment: Environment, words: Sequence[str]) -> Environment:
         notes=below.notes + found.notes,
     )
     return with_found(replace(environment, defaults=_defaults(environment)), whole)
+
+
+def _check_model(words: Sequence[str]) -> None:
+    """Refuse a misspelt command: the image takes a first word that is no command as a model."""
+    for word in words:
+        is_model = "/" in word or is_flag(word) or Path(word).exists()
+        if not is_model and (meant := command_meant(word)):
+            why = "is neither a folder nor OWNER/NAME, as the hub's models are called"
+            raise SettingsError([OptionProblem(word, "", f"{why}; did you mean `vllm-engine {meant}`?")])
 
 
 def _defaults(environment: Environment) -> dict[str, str]:
