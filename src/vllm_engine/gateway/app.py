@@ -146,6 +146,7 @@ class Gateway:
                 await self.local.answer(scope, receive, send, record)
                 return
             record.route, record.is_core_work = route.template, route.is_core_work
+            record.is_scale_out = route.is_scale_out
             check_method(record.method, route.methods)
             if route.is_scale_out and not self.has_scale_out:
                 # Routers ask for every chat, so no engine is asked or woken for it, and no limit counts it.
@@ -192,10 +193,10 @@ class Gateway:
                     return
                 if self.recovery.is_under_way:
                     self.admission.check_key(record.key, claim)
-                # Only a request that has come this far starts an idle engine.
-                self.demand.enter(is_routine=route.is_routine)
                 attempt = self.proxy.begin(scope, send, record)
                 slot: Slot | None = None
+                # Only a request that has come this far starts an idle engine.
+                self.demand.enter(is_routine=route.is_routine)
                 try:
                     slot = await self._admitted(record, claim, attempt)
                     body.keep()

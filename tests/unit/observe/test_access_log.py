@@ -63,11 +63,11 @@ def test_a_request() -> None:
     minor = [ended(path) for path in (*PROBES, *page)]
     minor.append(ended(status=503, outcome=Outcome.REJECTED, reason="not_ready"))
     render = "/v1/chat/completions/render"
-    minor += [ended(render, status=status, route=render) for status in (200, 403)]
+    minor += [ended(render, status=status, is_scale_out=True) for status in (200, 403)]
     for record in minor:
         assert logged(record, "json") == ""
         assert json.loads(logged(record, "json", "debug"))["level"] == "DEBUG"
-    failed = ended(render, status=500, route=render)
+    failed = ended(render, status=500, is_scale_out=True)
     for more in (ended("/uix"), failed, ended(status=503, outcome=Outcome.REJECTED, reason="draining")):
         assert json.loads(logged(more, "json"))["level"] == "INFO"
 

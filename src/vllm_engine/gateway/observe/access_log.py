@@ -20,9 +20,6 @@ PROBES = frozenset(
 _PAGE = frozenset(("/", "/ui", "/docs", "/docs/", "/favicon.ico"))
 """Beside what is below `/ui/`."""
 
-_RENDER = "/render"
-"""How the routes end that vllm-router asks of every replica for every chat."""
-
 ACCESS_LOGGER = "gateway.access"
 logger = logging.getLogger(ACCESS_LOGGER)
 
@@ -76,7 +73,7 @@ def _is_minor(record: RequestRecord) -> bool:
         or record.path in _PAGE
         or record.path.startswith("/ui/")
         or (record.status == 503 and record.reason == "not_ready")
-        or (record.route.endswith(_RENDER) and record.status in (200, 403))
+        or (record.is_scale_out and record.status in (200, 403))
     )
 
 

@@ -60,6 +60,8 @@ class RequestRecord:
     """The route's template, such as `/v1/responses/{id}`: safe as a metric label."""
     is_core_work: bool = False
     """Whether vLLM's engine core, not its API process alone, has to work for an answer on this route."""
+    is_scale_out: bool = False
+    """Whether it is one that a router asks of every replica for every chat."""
     key: str | None = None
     """The API key's name, never the key; None where no keys are set."""
     reason: str | None = None
