@@ -41,12 +41,15 @@ def check_hub_access(settings: Settings, environ: Mapping[str, str]) -> tuple[li
         wanted = "expected an http:// or https:// URL such as https://huggingface.co, or nothing"
         found.append(Problem("HF_ENDPOINT", masked("HF_ENDPOINT", endpoint), wanted))
     is_local = settings.is_local_model or settings.model_id.startswith("bundled:")
-    # As huggingface_hub reads them.
-    offline = environ.get("HF_HUB_OFFLINE") or environ.get("TRANSFORMERS_OFFLINE") or ""
-    is_offline = offline.lower() in ("1", "true", "yes", "on")
-    if is_local or is_offline:
+    if is_local or is_hub_offline(environ):
         return [], [str(problem) for problem in found]
     return found, []
+
+
+def is_hub_offline(environ: Mapping[str, str]) -> bool:
+    """Whether the hub must not be asked, as huggingface_hub reads its variables (`constants.py`)."""
+    offline = environ.get("HF_HUB_OFFLINE") or environ.get("TRANSFORMERS_OFFLINE") or ""
+    return offline.lower() in ("1", "true", "yes", "on")
 
 
 def _unusable_authorities(name: str, value: str) -> Problem | None:

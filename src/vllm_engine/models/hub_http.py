@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import aiohttp
 
+from vllm_engine.config.library_variables import is_hub_offline
 from vllm_engine.config.settings import Settings
 from vllm_engine.errors import ModelError
 from vllm_engine.models.engine_script import ScriptError
@@ -39,7 +40,7 @@ async def look_over_http(settings: Settings, environ: Mapping[str, str]) -> Mode
     """
     endpoint = environ.get("HF_ENDPOINT", "").rstrip("/")
     try:
-        if environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        if is_hub_offline(environ):
             raise ScriptError("offline", "HF_HUB_OFFLINE is set")
         return await _look(settings, endpoint or _HUB)
     except ScriptError as error:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from vllm_engine.config.library_variables import is_hub_offline
 from vllm_engine.errors import ModelError
 from vllm_engine.models.abilities import Abilities, abilities
 from vllm_engine.models.bundled import ensure_bundled, is_bundled
-from vllm_engine.models.engine_script import EnginePython, ScriptError
-from vllm_engine.models.engine_scripts.hub_files import (
-    FORMATS,
-    WantedFiles,
-)
+from vllm_engine.models.engine_script import ScriptError
+from vllm_engine.models.engine_scripts.hub_files import FORMATS, WantedFiles
 from vllm_engine.models.hub_download import Listener, fetch_files
 from vllm_engine.models.hub_errors import explain_hub_error
 from vllm_engine.models.model_source import Model, files_to_load, read_json_file
@@ -70,7 +68,8 @@ async def obtain_model(
         return ModelFiles(model.folder)
     wanted = files_of(model, preflight)
     is_wanted = check_all or loads_files(preflight)
-    if is_wanted and model.listing is None and _is_offline(engine) and (wanted is None or wanted.lacking):
+    is_kept_off = model.listing is None and is_hub_offline(engine.environ)
+    if is_wanted and is_kept_off and (wanted is None or wanted.lacking):
         # vLLM would find that out only after its imports.
         what = ", ".join(sorted(wanted.lacking)) if wanted else "its weights"
         raise ModelError(explain_hub_error(settings, ScriptError("offline", f"not in the cache: {what}")))
@@ -96,9 +95,3 @@ def model_abilities(preflight: Preflight, model: Model, folder: Path | None) -> 
     given = {name: flag_value(preflight.flags, name) for name in names}
     is_text_only = is_switched_on(preflight.flags, "language-model-only")
     return abilities(model.config, generation, given, is_text_only=is_text_only)
-
-
-def _is_offline(engine: EnginePython) -> bool:
-    # As the hub client reads them.
-    value = engine.environ.get("HF_HUB_OFFLINE") or engine.environ.get("TRANSFORMERS_OFFLINE") or ""
-    return value.upper() in ("1", "ON", "YES", "TRUE")
