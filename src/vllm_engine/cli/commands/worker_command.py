@@ -14,7 +14,8 @@ from vllm_engine.errors import ExitCode
 def worker_command(words: tuple[str, ...]) -> None:
     """Run this machine's part of a model that several machines serve, until Ctrl-C or SIGTERM.
 
-    Takes what `vllm-engine serve` takes, and needs the settings that the head has; only NODE_RANK differs:
+    Takes a model, settings and flags as `vllm-engine serve` does, and needs those of the head; only NODE_RANK
+    differs:
 
     \b
       vllm-engine worker meta-llama/Llama-3.1-405B-Instruct-FP8 --tensor-parallel 8 \\
