@@ -201,5 +201,8 @@ def test_addresses() -> None:
 @in_virtual_time
 async def test_an_address_of_another() -> None:
     """As a Service's is: the head's processes cannot listen on it, and choose their own."""
-    head, plain = HeadGroup(settings(0, 1, HEAD_ADDRESS="192.0.2.1"), OURS, print), EngineCommand(("vllm",), {})
+    head, plain = (
+        HeadGroup(settings(0, 1, HEAD_ADDRESS="192.0.2.1"), OURS, print),
+        EngineCommand(("vllm",), {}),
+    )
     assert await head.reachable(plain) is plain
