@@ -95,6 +95,8 @@ class _Reader:
             word = self._words.pop(0)
             if is_flag(word):
                 self._option(word)
+            elif not word.strip():
+                self._refuse("''", "expected a model, and got an empty word; is a variable unset?")
             elif "MODEL_ID" in self._found.settings:
                 self._refuse(word, "one model is served, and it is named already")
             else:
@@ -121,10 +123,11 @@ class _Reader:
             self._found.settings[setting] = value if joined else "0" if name.startswith("no-") else "1"
         elif setting:
             values = self._values(None if setting in _LISTS else 1, joined, value)
-            if not values:
+            if not "".join(values).strip():
                 self._refuse(option, f"expected a value after it: {legal(setting)}")
             self._found.settings[setting] = _as_setting(setting, " ".join(values))
         elif near := self._near(name, flag):
+            self._values(1, joined, value)
             self._refuse(option, f"is not an option of serve; did you mean {near}?")
         else:
             self._found.flags += [word, *self._values(_takes(flag, option), joined, value, is_word=True)]

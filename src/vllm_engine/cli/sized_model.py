@@ -13,10 +13,14 @@ from vllm_engine.errors import ModelError, OptionProblem, SettingsError
 from vllm_engine.models.bundled import bundled_path, is_bundled
 from vllm_engine.models.engine_script import EnginePython
 from vllm_engine.models.hub_http import look_over_http
+from vllm_engine.models.model_config import text_config
 from vllm_engine.models.model_source import Model, files_to_load, locate_model, read_json_file, require_config
 from vllm_engine.plan.engine_installation import find_engine_python
 from vllm_engine.sizing.replica import SizedModel
 from vllm_engine.system.sizes import GIB
+
+_SHAPE = ("num_hidden_layers", "hidden_size", "n_layer", "n_layers", "num_layers", "n_embd", "d_model")
+"""What models' config.json have one of."""
 
 
 async def sized_model(
@@ -88,5 +92,8 @@ def read_given(config_file: Path) -> Mapping[str, Any]:
         raise SettingsError([OptionProblem(f"--config {config_file}", str(config_file), why)]) from error
     if not found:
         why = "no such file, or an empty one; name the model's config.json"
+        raise SettingsError([OptionProblem(f"--config {config_file}", str(config_file), why)])
+    if not text_config(found).keys() & _SHAPE:
+        why = f"says nothing of a model's shape, as {_SHAPE[0]} would; name the model's config.json"
         raise SettingsError([OptionProblem(f"--config {config_file}", str(config_file), why)])
     return found

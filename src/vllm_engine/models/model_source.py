@@ -146,7 +146,7 @@ def read_json_file(path: Path) -> Mapping[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read as JSON ({error}); fetch the model again") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path} does not hold a JSON object; fetch the model again")

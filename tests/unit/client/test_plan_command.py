@@ -23,6 +23,8 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr("sys.prefix", str(tmp_path / "venv"))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    (tmp_path / "deep.json").write_text("[" * 200_000)
+    (tmp_path / "shapeless.json").write_text('{"a": 1}')
     return tmp_path
 
 
@@ -75,6 +77,9 @@ BAD: list[tuple[tuple[str, ...], int, str]] = [
     (("org/model", "--config", CONFIG, "--gpu", "H100"), 2, "give it, as --weights-gib 5.75"),
     (("org/model", "--config", "absent.json", "--gpu", "H100"), 2, "name the model's config.json"),
     (("org/model", "--config", ".", "--gpu", "H100"), 2, "name the model's config.json"),
+    (("org/model", "--config", "deep.json", "--gpu", "H100"), 2, "cannot be read as JSON"),
+    (("org/model", "--config", "shapeless.json", "--gpu", "H100"), 2, "says nothing of a model's shape"),
+    ((*GIVEN[1:], "--gpu", "H100"), 2, "name the model whose file that is"),
     (("./absent", "--gpu", "H100"), 3, "no such folder"),
     ((".", "--gpu", "H100"), 3, "has no config.json"),
     (("bundled:smollm2-135m-instruct", "--gpu", "H100"), 3, "make setup"),

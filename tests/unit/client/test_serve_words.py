@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
 from vllm_engine.cli.serve_words import understand, with_words
@@ -44,17 +46,22 @@ def test_words(words: str, settings: dict[str, str], flags: str) -> None:
     ("a/b c/d", "c/d: one model is served, and it is named already"),
     ("--port", "--port: expected a value after it: a port number"),
     ("--port --host x", "--port: expected a value after it: a port number"),
+    ("--port=", "--port: expected a value after it: a port number"),
+    ("--port ''", "--port: expected a value after it: a port number"),
+    ("''", "'': expected a model, and got an empty word"),
     ("--api-keys hunter2", "--api-keys: a command line can be read by every process of this machine; set API_KEYS"),
     ("--api-key=hunter2", "--api-key: a command line can be read by every process of this machine; set API_KEYS"),
     ("--hf_token hunter2", "--hf_token: a command line can be read by every process of this machine; set HF_TOKEN"),
     ("--max-in-fligth 3", "--max-in-fligth: is not an option of serve; did you mean --max-in-flight?"),
+    ("a/b --max-in-fligth 3", "--max-in-fligth: is not an option of serve; did you mean --max-in-flight?"),
     ("--enable-sshd", "--enable-sshd: is read by the image's entry point; set ENABLE_SSHD"),
 ])  # fmt: skip
 def test_what_is_refused(words: str, said: str) -> None:
     """With the option's name and what to do, and without a secret."""
     with pytest.raises(SettingsError) as caught:
-        with_words(Environment({}, {}), words.split())
+        with_words(Environment({}, {}), shlex.split(words))
     assert str(caught.value).startswith(said)
+    assert len(caught.value.problems) == 1
     assert "hunter2" not in str(caught.value)
 
 

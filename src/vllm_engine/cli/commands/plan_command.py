@@ -32,7 +32,7 @@ class _Positive(click.FloatRange):
         return found
 
 
-_POSITIVE = _Positive(0, min_open=True)
+_POSITIVE = _Positive(0, 1e9, min_open=True)
 
 
 @click.command("plan")
@@ -60,7 +60,10 @@ _POSITIVE = _Positive(0, min_open=True)
 @click.option("--kv-cache-memory-bytes", type=_COUNT, help="As vLLM's flag: the KV cache of each GPU.")
 @click.option("--max-num-seqs", type=_COUNT, help="As vLLM's flag: requests that run at once.")
 @click.option(
-    "--config", "config_file", type=click.Path(path_type=Path), help="Read this config.json; ask no hub."
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="Read this config.json; ask no hub.",
 )
 @click.option("--weights-gib", type=_POSITIVE, help="Size of the weights' files; needed with --config.")
 @click.option("--format", "form", type=click.Choice(_FORMATS), default="text", show_default=True,
@@ -99,13 +102,16 @@ def _computed(
     from vllm_engine.cli.sized_model import sized_model
     from vllm_engine.config.environment import read_environment
     from vllm_engine.config.settings import read_settings
-    from vllm_engine.errors import SettingsError
+    from vllm_engine.errors import OptionProblem, SettingsError
     from vllm_engine.models.model_config import longest_context
     from vllm_engine.sizing.gpus import parse_hardware
     from vllm_engine.sizing.replica import Load, Options, size_replica
 
     hardware = parse_hardware(gpu)
     environment = read_environment()
+    if config_file is not None and not model and not environment.source("MODEL_ID"):
+        why = "name the model whose file that is: plan MODEL --config FILE"
+        raise SettingsError([OptionProblem("plan", "", why)])
     if model:
         environment = replace(environment, process={**environment.process, "MODEL_ID": model})
     settings, illegal = read_settings(environment)
