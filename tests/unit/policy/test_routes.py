@@ -88,6 +88,8 @@ def test_extra_routes() -> None:
         assert parse_extra_routes(text) == routes
     table = RouteTable(parse_extra_routes("POST /v1/load_lora_adapter, HEAD /v1/models"))
     assert table.match(b"/v1/load_lora_adapter") == Route("/v1/load_lora_adapter", POST, changes_engine=True)
+    (weights, sleep) = parse_extra_routes("POST /update_weights, POST /sleep")
+    assert (weights.changes_engine, sleep.changes_engine) == (True, False)
     models = table.match(b"/v1/models")
     assert models is not None and models.methods == {"GET", "HEAD"}
     assert all(table.match(path) for path in LITERAL)

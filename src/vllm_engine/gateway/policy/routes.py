@@ -99,8 +99,12 @@ ROUTES = (
 """Inference and what SDKs ask besides, with the methods that vLLM answers: it has no HEAD, no DELETE, and no
 `/v1/models/{model}`."""
 
-_ADAPTERS = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
-"""vLLM's routes that change which adapters it serves (`VLLM_ALLOW_RUNTIME_LORA_UPDATING`)."""
+_CHANGING = (
+    *("/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
+    *("/start_weight_update", "/update_weights", "/finish_weight_update"),
+)
+"""vLLM's routes that change which adapters it serves (`VLLM_ALLOW_RUNTIME_LORA_UPDATING`), or its weights
+(`vllm/entrypoints/rl`, 0.32 and 0.33)."""
 
 
 def check_method(method: str, allowed: frozenset[str]) -> None:
@@ -170,7 +174,7 @@ def _extra(entry: str, path: str, methods: frozenset[str]) -> Route:
         raise _not_a_route(entry, _EXPECTED_METHOD)
     if not _PATH.fullmatch(path) or {".", ".."} & set(path.split("/")):
         raise _not_a_route(entry, _EXPECTED_PATH)
-    return Route(path, methods, changes_engine=path in _ADAPTERS)
+    return Route(path, methods, changes_engine=path in _CHANGING)
 
 
 def _not_a_route(entry: str, expected: str) -> SettingsError:
