@@ -238,6 +238,7 @@ class Supervisor:
                 if ready.done() and ready.exception() is None:
                     return ready.result()
                 if lost.done():
+                    self._was_standby = False  # the node has failed, not the standby
                     raise StartupError(await self._log.diagnose(process, lost.result()))
                 if exited.done():
                     told = await self._group.explained(await self._log.diagnose(process))

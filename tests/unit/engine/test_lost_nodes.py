@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 
 import pytest
@@ -187,5 +188,27 @@ async def test_the_supervisor_of_a_head(tmp_path: Path) -> None:
         await asyncio.sleep(1000)
         assert case.path.endswith("ready unhealthy backoff starting")
         assert len(case.rig.processes) == 3, "it waits without an engine"
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+@in_virtual_time
+async def test_a_node_that_is_lost_is_no_failure_of_the_standby(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Which has just become the engine: the start is counted, and the next may be from a standby."""
+    caplog.set_level(logging.INFO)
+    port = free_pair()
+    async with HeadGroup(settings(0, port, NODES="2"), OURS, lambda _: None) as group:
+        case = Case(tmp_path, Life(), Life(up_after=30), group=group, standby=True)
+        running = asyncio.create_task(case.run(10_000))
+        one = Node(1, port, Life(exits_after=100), Life(exits_after=5), Life())
+        one.diagnosis = Diagnosis("hub-unreachable", "no hub", retryable=True)
+        await asyncio.sleep(300)
+        assert one.runs == [False, False, True]
+        assert case.path.endswith("backoff starting backoff starting ready")
+        assert "the standby failed" not in caplog.text
+        assert sum("restart " in line for line in caplog.messages) == 2
+        await one.close()
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
