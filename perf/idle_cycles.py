@@ -49,6 +49,7 @@ BODY = {
     "stream": True,
 }
 READY, STOPPING, STANDING_BY, COLD = "ready", "just stopped", "stopped, standby", "stopped, no standby"
+_STOPPED = re.compile(r"the engine was stopped in ([\d.]+) s")
 
 Row = Mapping[str, Any]
 
@@ -74,6 +75,11 @@ class Trickle:
             assert time.monotonic() < end, f"{what}: not within {SECONDS:g} s"
             time.sleep(0.05)
 
+    def stops(self) -> list[float]:
+        """Return how many seconds each stop took that has ended."""
+        found = (_STOPPED.search(line) for _, line in list(self._server.lines))
+        return [float(one[1]) for one in found if one]
+
     def memory_bytes(self) -> int:
         """Return the PSS of all processes of the server."""
         total = 0
@@ -86,6 +92,7 @@ class Trickle:
         """Wait until the next request is due; returns what the engine is then."""
         if after is None:
             self.until(lambda: self.status() == "idle", "the stop")
+            self.until(lambda: len(self.stops()) >= self.metric("gateway_idle_stops_total"), "its end")
             self.until(lambda: self.metric("gateway_standby_ready"), "a standby")
             return STANDING_BY
         time.sleep(max(0.0, self._ended + self._idle + after - time.monotonic()))
@@ -135,9 +142,8 @@ def measured(server: Started, cycles: int, idle: float) -> Iterator[dict[str, An
             yield {"what": "memory", "when": "ready again, no standby yet", "bytes": trickle.memory_bytes()}
         if trickle.metric("gateway_idle_stops_total") >= cycles:
             break
-    for _, line in list(server.lines):
-        if found := re.search(r"the engine was stopped in ([\d.]+) s", line):
-            yield {"what": "stop", "seconds": float(found[1])}
+    for seconds in trickle.stops():
+        yield {"what": "stop", "seconds": seconds}
     for name in ("idle_stops_total", "wake_seconds_count", "engine_restarts_total", "engine_failures_total"):
         yield {"what": "count", "name": f"gateway_{name}", "value": trickle.metric(f"gateway_{name}")}
 
