@@ -104,6 +104,18 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
         {"multiNode": {"enabled": True}, "parallel": {"tensor": 3}},
         "multiNode.nodes: 3 GPUs",
     ),
+    "an idle stop of nodes": (
+        {"multiNode": {"enabled": True}, "parallel": {"tensor": 2}, "settings": {"IDLE_STOP_SECONDS": 60}},
+        "settings.IDLE_STOP_SECONDS: it works on one node only",
+    ),
+    "a fit of nodes": (
+        {"multiNode": {"enabled": True}, "parallel": {"tensor": 2}, "settings": {"AUTO_FIT": True}},
+        "settings.AUTO_FIT: it works on one node only",
+    ),
+    "a pipeline of CPUs": (
+        {"gpu": {"count": 0}, "parallel": {"pipeline": 2}},
+        "parallel.pipeline: vLLM's CPU build fails with it",
+    ),
     "another port": ({"extraArgs": ["--port", "9000"]}, "extraArgs: --port is set by the chart"),
     "another port, spelled otherwise": ({"extraArgs": ["--health_port=9000"]}, "extraArgs: --health-port"),
     "GPUs that are not asked for": ({"extraArgs": ["-tp", "4"]}, "extraArgs: -tp is set by the chart"),

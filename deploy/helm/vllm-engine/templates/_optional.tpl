@@ -93,6 +93,13 @@ networkPolicy: nothing between the nodes of multiNode is authenticated; set netw
 {{- if and .Values.multiNode.enabled (eq .Values.workload.kind "StatefulSet") }}
 workload.kind: multiNode makes a LeaderWorkerSet; remove one of them
 {{- end }}
+{{- if .Values.multiNode.enabled }}
+{{- range $name := list "IDLE_STOP_SECONDS" "AUTO_FIT" }}
+{{- if not (has (get $.Values.settings $name | toString | lower) (list "" "0" "0.0" "false" "no" "off")) }}
+settings.{{ $name }}: it works on one node only; remove it, or disable multiNode
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if and .Values.multiNode.enabled (ne (toString .Values.parallel.tensor) "auto") (mod (include "vllm-engine.ranks" .) .Values.multiNode.nodes) }}
 multiNode.nodes: {{ include "vllm-engine.ranks" . }} GPUs (parallel.tensor, pipeline and data multiplied) cannot be shared equally by {{ .Values.multiNode.nodes }} nodes
 {{- end }}

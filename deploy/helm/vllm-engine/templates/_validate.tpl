@@ -34,6 +34,9 @@ gpu.count: parallel.tensor=auto needs the number of GPUs
 {{- else if and (ne $gpus "0") (ne (toString .Values.parallel.tensor) "auto") (lt (int64 $gpus) $wanted) }}
 gpu.count: {{ $gpus }} is less than the {{ $wanted }} that parallel asks of each pod
 {{- end }}
+{{- if and (eq $gpus "0") (gt (int64 .Values.parallel.pipeline) 1) }}
+parallel.pipeline: vLLM's CPU build fails with it; use parallel.tensor
+{{- end }}
 {{- $set := keys (include "vllm-engine.variables" . | fromJson) (dict "HF_TOKEN" "") | concat (include "vllm-engine.ownSettings" . | splitList " ") }}
 {{- range .Values.extraEnv }}
 {{- if has .name $set }}
