@@ -199,7 +199,7 @@ def check_idle_stop(settings: Settings, environ: Mapping[str, str]) -> list[Prob
     if not settings.replay_timeout_seconds:
         reasons.append("set REPLAY_TIMEOUT_SECONDS above 0: so long a request may wait for its start")
     if settings.nodes > 1:
-        reasons.append(f"works on one machine, and NODES={settings.nodes}; unset it")
+        reasons.append(f"only one machine can do that, and NODES={settings.nodes}; unset it")
     stores = "VLLM_ENABLE_RESPONSES_API_STORE"
     if environ.get(stores, "").strip() not in ("", "0"):
         reasons.append(f"the responses that {stores}=1 keeps in the engine would be lost; unset one of them")

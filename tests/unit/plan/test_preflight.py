@@ -257,7 +257,7 @@ def test_settings_under_which_an_idle_engine_must_not_be_stopped(python: Path, t
     for variables, words in (
         ({"REPLAY_TIMEOUT_SECONDS": "0"}, "set REPLAY_TIMEOUT_SECONDS above 0"),
         ({"VLLM_ENABLE_RESPONSES_API_STORE": "1"}, "VLLM_ENABLE_RESPONSES_API_STORE=1 keeps"),
-        ({"NODES": "2"}, "works on one machine, and NODES=2"),
+        ({"NODES": "2"}, "only one machine can do that, and NODES=2"),
         ({"VLLM_ENABLE_RESPONSES_API_STORE": "0"}, ""), ({}, ""),
     ):  # fmt: skip
         for idle in ({}, {"IDLE_STOP_SECONDS": "60"}):
