@@ -98,6 +98,8 @@ class Trickle:
         time.sleep(max(0.0, self._ended + self._idle + after - time.monotonic()))
         if self.status() != "idle":
             return READY
+        if len(self.stops()) < self.metric("gateway_idle_stops_total"):
+            return STOPPING
         if len(self._server.processes()) == 1:
             return COLD
         return STANDING_BY if self.metric("gateway_standby_ready") else STOPPING
