@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from vllm_engine.errors import Diagnosis
+from vllm_engine.errors import Diagnosis, VllmEngineError
 from vllm_engine.models.abilities import Abilities
 from vllm_engine.models.download_progress import Download
 
@@ -169,6 +171,26 @@ class StatusBoard(StatusReader):
         self._set(
             replace(self._current, state=state, error=error, has_served=has_served, entered=time.monotonic())
         )
+
+    @asynccontextmanager
+    async def supervised(self, end: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+        """Record how the work of a supervisor ends: failed, or drained and stopped.
+
+        `end` stops what still runs of the engine; only then it counts as stopped.
+        """
+        try:
+            yield
+        except VllmEngineError as error:
+            self.move(EngineState.FAILED, error=error.diagnosis)
+            raise
+        except asyncio.CancelledError:
+            if self._current.state is not EngineState.DRAINING:
+                self.move(EngineState.DRAINING)
+            raise
+        finally:
+            await end()
+            if self._current.state is EngineState.DRAINING:
+                self.move(EngineState.STOPPED)
 
     def rest(self) -> None:
         """Go from ready to idle: nobody needs the engine, and its process is about to be stopped."""

@@ -117,7 +117,7 @@ class Supervisor:
             StartupError: it cannot be started, or was lost too often.
             EngineError: it was lost and must not be started again.
         """
-        try:
+        async with self._board.supervised(self._end):
             while True:
                 try:
                     await self._run_once()
@@ -125,18 +125,6 @@ class Supervisor:
                     if self._board.current.state is EngineState.DRAINING:
                         raise
                     await self._wait_for_restart(error)
-        except VllmEngineError as error:
-            self._board.move(EngineState.FAILED, error=error.diagnosis)
-            raise
-        except asyncio.CancelledError:
-            if self._board.current.state is not EngineState.DRAINING:
-                self._board.move(EngineState.DRAINING)
-            raise
-        finally:
-            await self._standby.close()
-            await self._end_process()
-            if self._board.current.state is EngineState.DRAINING:
-                self._board.move(EngineState.STOPPED)
 
     def begin_drain(self) -> None:
         """Admit no more requests; running ones go on until `run` is cancelled."""
@@ -159,14 +147,7 @@ class Supervisor:
             self._log.is_stopping = False
         except OSError as error:
             raise StartupError(f"the engine cannot be started: {error}") from error
-        self._board.describe(
-            model_revision=launch.model_revision,
-            dtype=launch.dtype,
-            max_model_len=launch.max_model_len,
-            has_reasoning_parser=launch.has_reasoning_parser,
-            abilities=launch.abilities,
-            pid=process.pid,
-        )
+        launch.describe(self._board, process.pid)
         token_seconds = await self._until_ready(process, launch.frontend)
         seconds = self._clock() - began
         self._board.progress(Phase.READY)
@@ -299,6 +280,10 @@ class Supervisor:
             await asyncio.Event().wait()  # draining: `run` is about to be cancelled
         logger.info("a request has come: starting the engine")
         self._board.restart()
+
+    async def _end(self) -> None:
+        await self._standby.close()
+        await self._end_process()
 
     async def _end_process(self) -> None:
         self._group.over()

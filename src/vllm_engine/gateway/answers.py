@@ -16,27 +16,30 @@ async def send_error(
     send: Send, record: RequestRecord, error: ApiError, extra: Sequence[tuple[bytes, bytes]] = ()
 ) -> None:
     """Send one error as a whole answer, in the dialect of the request's route and with its id."""
-    content = body_of(error, record.path, record.request_id)
+    await _send(send, record, error.status, body_of(error, record.path, record.request_id), extra)
+
+
+async def send_json(send: Send, record: RequestRecord, content: bytes) -> None:
+    """Send JSON as a whole answer, with the request's id."""
+    record.bytes_out = len(content)
+    await _send(send, record, 200, content)
+
+
+async def _send(
+    send: Send,
+    record: RequestRecord,
+    status: int,
+    content: bytes,
+    extra: Sequence[tuple[bytes, bytes]] = (),
+) -> None:
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(content)).encode()),
         (REQUEST_ID, record.request_id.encode()),
         *extra,
     ]
-    record.status = error.status
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": content})
-
-
-async def send_json(send: Send, record: RequestRecord, content: bytes) -> None:
-    """Send JSON as a whole answer, with the request's id."""
-    record.status, record.bytes_out = 200, len(content)
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(content)).encode()),
-        (REQUEST_ID, record.request_id.encode()),
-    ]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    record.status = status
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": content})
 
 

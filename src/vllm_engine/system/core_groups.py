@@ -30,11 +30,15 @@ def core_groups(count: int, *, topology: Path = _TOPOLOGY, usable: set[int] | No
 def _siblings(cpu: int, topology: Path) -> set[int]:
     try:
         text = (topology / f"cpu/cpu{cpu}/topology/thread_siblings_list").read_text(encoding="ascii")
-        return {each for part in text.strip().split(",") for each in _span(part)}
+        return numbers_in(text)
     except (OSError, ValueError):
         return {cpu}
 
 
-def _span(part: str) -> range:
-    first, _, last = part.partition("-")
-    return range(int(first), int(last or first) + 1)
+def numbers_in(text: str) -> set[int]:
+    """Return the numbers of one of the kernel's lists, such as 0-3,8; raises ValueError if it is none."""
+    found: set[int] = set()
+    for part in filter(None, text.strip().split(",")):
+        first, _, last = part.partition("-")
+        found.update(range(int(first), int(last or first) + 1))
+    return found

@@ -68,21 +68,10 @@ class WorkerSupervisor:
         Raises:
             VllmEngineError: the model cannot be had, or a setting does not fit it.
         """
-        try:
+        async with self._board.supervised(self._end):
             while True:
                 await self._serve_a_head()
                 await asyncio.sleep(_AGAIN_SECONDS)
-        except VllmEngineError as error:
-            self._board.move(EngineState.FAILED, error=error.diagnosis)
-            raise
-        except asyncio.CancelledError:
-            if self._board.current.state is not EngineState.DRAINING:
-                self._board.move(EngineState.DRAINING)
-            raise
-        finally:
-            await self._end()
-            if self._board.current.state is EngineState.DRAINING:
-                self._board.move(EngineState.STOPPED)
 
     def begin_drain(self) -> None:
         """Go on for the head, which may have requests to end, but start no vLLM any more."""
@@ -192,14 +181,7 @@ class WorkerSupervisor:
         except OSError as error:
             raise StartupError(f"the engine cannot be started: {error}") from error
         self._process = process
-        self._board.describe(
-            model_revision=launch.model_revision,
-            dtype=launch.dtype,
-            max_model_len=launch.max_model_len,
-            has_reasoning_parser=launch.has_reasoning_parser,
-            abilities=launch.abilities,
-            pid=process.pid,
-        )
+        launch.describe(self._board, process.pid)
         logger.info("the head starts the engine: starting this node's part of it")
         return asyncio.ensure_future(self._until_ended(process))
 

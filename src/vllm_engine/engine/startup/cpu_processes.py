@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vllm_engine.engine.process_tree import Node
+from vllm_engine.system.core_groups import numbers_in
 
 _CPUS = Path("/sys/devices/system/cpu")
 _NODES = Path("/sys/devices/system/node")
@@ -54,7 +55,7 @@ def _preloaded(prefix: Path) -> str:
 def _first_memory_node() -> int:
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-        return min(_numbers(status.partition("Mems_allowed_list:")[2].splitlines()[0].strip()))
+        return min(numbers_in(status.partition("Mems_allowed_list:")[2].splitlines()[0].strip()))
     except (OSError, ValueError, IndexError):
         return 0
 
@@ -63,7 +64,7 @@ def _one_of_each_core(node: int) -> list[int]:
     """Return the last CPU of each core of a memory node that this process may use."""
     allowed = os.sched_getaffinity(0)
     try:
-        allowed &= _numbers((_NODES / f"node{node}/cpulist").read_text(encoding="ascii").strip())
+        allowed &= numbers_in((_NODES / f"node{node}/cpulist").read_text(encoding="ascii").strip())
     except FileNotFoundError:
         pass  # a machine without memory nodes
     except (OSError, ValueError):
@@ -77,12 +78,3 @@ def _one_of_each_core(node: int) -> list[int]:
             return []
         cores[key] = cpu
     return sorted(cores.values())
-
-
-def _numbers(text: str) -> set[int]:
-    """Parse the kernel's lists, such as 0-3,8."""
-    found: set[int] = set()
-    for part in filter(None, text.split(",")):
-        first, _, last = part.partition("-")
-        found.update(range(int(first), int(last or first) + 1))
-    return found

@@ -44,6 +44,17 @@ class Launch:
     on_cpu: bool = False
     """Whether it computes on the CPU."""
 
+    def describe(self, board: StatusBoard, pid: int) -> None:
+        """Record what is running now, in the process `pid`."""
+        board.describe(
+            model_revision=self.model_revision,
+            dtype=self.dtype,
+            max_model_len=self.max_model_len,
+            has_reasoning_parser=self.has_reasoning_parser,
+            abilities=self.abilities,
+            pid=pid,
+        )
+
 
 @dataclass(frozen=True)
 class Foreseen:
