@@ -36,6 +36,7 @@ import psutil
 from perf.bench import machine, tables
 from perf.bench.processes import free_port
 from perf.start_times import MODEL, SECONDS, Rig, Started, started
+from tests.support.program import metric_in, until
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "perf/results/idle.jsonl"
@@ -63,17 +64,10 @@ class Trickle:
         self._ended = time.monotonic()
 
     def metric(self, name: str) -> float:
-        text = self._server.client.get("/metrics").text
-        return sum(map(float, re.findall(rf"^{re.escape(name)}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)))
+        return metric_in(self._server.client.get("/metrics").text, name)
 
     def status(self) -> str:
         return str(self._server.client.get("/healthz").json()["status"])
-
-    def until(self, is_so: Any, what: str) -> None:
-        end = time.monotonic() + SECONDS
-        while not is_so():
-            assert time.monotonic() < end, f"{what}: not within {SECONDS:g} s"
-            time.sleep(0.05)
 
     def stops(self) -> list[float]:
         """Return how many seconds each stop took that has ended."""
@@ -91,9 +85,9 @@ class Trickle:
     def wait(self, after: float | None) -> str:
         """Wait until the next request is due; returns what the engine is then."""
         if after is None:
-            self.until(lambda: self.status() == "idle", "the stop")
-            self.until(lambda: len(self.stops()) >= self.metric("gateway_idle_stops_total"), "its end")
-            self.until(lambda: self.metric("gateway_standby_ready"), "a standby")
+            until(lambda: self.status() == "idle", "the stop", SECONDS)
+            until(lambda: len(self.stops()) >= self.metric("gateway_idle_stops_total"), "its end", SECONDS)
+            until(lambda: self.metric("gateway_standby_ready"), "a standby", SECONDS)
             return STANDING_BY
         time.sleep(max(0.0, self._ended + self._idle + after - time.monotonic()))
         if self.status() != "idle":
@@ -211,7 +205,7 @@ def main() -> None:
                 rows.append(row)
                 print(json.dumps(row), flush=True)
     if arguments.write:
-        KEPT.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        tables.write_rows(KEPT, rows)
         tables.write_into(DOCUMENT, markdown(rows), "idle")
     print(markdown(rows))
     sys.exit("\n".join(faults(rows)) or 0)

@@ -329,7 +329,7 @@ def main() -> None:
                 print(json.dumps(rows[-1]), flush=True)
     if arguments.write:
         name = "starts-empty" if arguments.empty_cache else "starts"
-        KEPT.with_name(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        tables.write_rows(KEPT.with_name(f"{name}.jsonl"), rows)
         tables.write_into(DOCUMENT, markdown(rows), name)
     print(markdown(rows))
 

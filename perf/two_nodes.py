@@ -61,7 +61,7 @@ def main() -> None:
     text = rendered(rows)
     print(text)
     if arguments.write:
-        KEPT.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        tables.write_rows(KEPT, rows)
         tables.write_into(DOCUMENT, text, "nodes")
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import resource
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from perf.bench.cpu_usage import tree
 from perf.bench.processes import pin
 from perf.bench.scenarios import SCENARIOS, Leg, stream_leg
 from perf.bench.targets import GATEWAY, ROOT, start_gateway
+from vllm_engine.system.file_limit import raise_file_limit
 
 _SECONDS = 6
 _PACED = next(each for each in SCENARIOS if each.name == "paced")
@@ -117,8 +117,7 @@ def main() -> None:
     parser.add_argument("--document", type=Path, default=ROOT / "docs/measured/benchmarks.md")
     parser.add_argument("--no-document", action="store_true", help="print the table and write no document")
     options = parser.parse_args()
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    raise_file_limit()
     source = options.source.resolve(strict=True)
     with tempfile.TemporaryDirectory() as folder:
         loads = LOADS[: options.first]

@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import resource
 import signal
 import sys
 import time
@@ -28,6 +27,7 @@ from perf.bench.scenarios import SCENARIOS, Leg, Scenario
 from perf.bench.targets import DIRECT, GATEWAY, PEERS, ROOT, start_gateway, start_upstream
 from perf.bench.versions import version
 from vllm_engine.client.bench.bench_run import run_load
+from vllm_engine.system.file_limit import raise_file_limit
 
 _MIN_FILES = 20_000
 _MAX_OTHERS = 0.2
@@ -194,8 +194,7 @@ def main() -> None:
     options.cache = options.cache.absolute()
     # As an exception it unwinds, and ends what was started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    hard = raise_file_limit()
     if hard < _MIN_FILES:
         print(f"only {hard} open files are allowed: the idle scenario needs {_MIN_FILES}", file=sys.stderr)
     bench = Bench(options)

@@ -38,10 +38,25 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def speed_ratio(mine: Sequence[Mapping[str, Any]], legs: Sequence[Mapping[str, Any]], other: str) -> str:
-    """Return the median over the rounds of the ratio of tokens/s to another target's leg of the same round."""
-    base = {leg["round"]: leg["tokens_per_second"] for leg in legs if leg["target"] == other}
-    found = [leg["tokens_per_second"] / base[leg["round"]] for leg in mine if base.get(leg["round"])]
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Replace a file of JSON lines by these."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def middle(rows: Sequence[Mapping[str, Any]], name: str) -> float:
+    """Return the median of what the rows have under a name."""
+    return float(statistics.median(row[name] for row in rows))
+
+
+def round_ratio(
+    mine: Sequence[Mapping[str, Any]],
+    legs: Sequence[Mapping[str, Any]],
+    other: str,
+    name: str = "tokens_per_second",
+) -> str:
+    """Return the median over the rounds of the ratio to another target's leg of the same round."""
+    base = {leg["round"]: leg[name] for leg in legs if leg["target"] == other}
+    found = [leg[name] / base[leg["round"]] for leg in mine if base.get(leg["round"])]
     return f"{statistics.median(found):.2f}" if found else "-"
 
 
@@ -68,6 +83,12 @@ def verdict(faults: Sequence[str]) -> str:
 def row(*cells: str) -> str:
     """Render one line of a table."""
     return "| " + " | ".join(cell.replace("|", "/").replace("\n", " ") for cell in cells) + " |"
+
+
+def head(columns: str) -> list[str]:
+    """Render a table's first two lines; all columns but the first are of numbers."""
+    names = columns.split(", ")
+    return [row(*names), row("---", *("---:" for _ in names[1:]))]
 
 
 def _plain(name: str, digits: int = 1) -> Cell:

@@ -10,7 +10,6 @@ servers' logs. `make setup` comes first, with FRONTEND=rust. Exits with status 1
 from __future__ import annotations
 
 import argparse
-import resource
 import shutil
 import signal
 import sys
@@ -27,6 +26,7 @@ from perf.gpu.servers import Rig
 from perf.mock_core.server_environment import mock_environment
 from vllm_engine.plan.engine_installation import inspect_installation
 from vllm_engine.plan.engine_site import site_folder, write_metadata
+from vllm_engine.system.file_limit import raise_file_limit
 
 ROOT = Path(__file__).parents[2]
 STEPS = ("loads", "starts")
@@ -38,8 +38,7 @@ def main(words: Sequence[str] | None = None) -> int:
     options = parse(words)
     # As an exception it unwinds, and ends what was started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    raise_file_limit()
     rows = Rows(options.results.absolute())
     rows.add({"what": "machine", "machine": machine.describe()})
     python, cache = options.engine_python.absolute(), options.cache.absolute()

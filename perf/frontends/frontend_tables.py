@@ -50,26 +50,21 @@ def markdown(rows: Rows) -> str:
 def _load(streams: int, pace: float, mix: str, legs: Rows) -> str:
     offered = f"{pace:g} tokens/s each" if pace else "as fast as there are tokens"
     same = [row for row in legs if (row["streams"], row["pace"], row["mix"]) == (streams, pace, mix)]
-    lines = [f"### {streams:,} streams, {offered}: {_TITLES[mix]}", "", *_head(_LEGS)]
+    lines = [f"### {streams:,} streams, {offered}: {_TITLES[mix]}", "", *tables.head(_LEGS)]
     of = {name: [row for row in same if row["target"] == name] for name in NAMES}
     lines += [tables.row(name, *_cells(name, mine, same)) for name, mine in of.items() if mine]
     return "\n".join(lines)
 
 
-def _head(columns: str) -> list[str]:
-    names = columns.split(", ")
-    return [tables.row(*names), tables.row("---", *("---:" for _ in names[1:]))]
-
-
 def _cells(name: str, mine: Rows, legs: Rows) -> Iterator[str]:
     before = OURS if name.startswith(OURS) else ""
     yield str(len(mine))
-    yield f"{_median(mine, 'tokens_per_second'):,.0f}"
-    yield tables.speed_ratio(mine, legs, f"{before}python")
-    yield tables.speed_ratio(mine, legs, f"{before}rust")
-    yield f"{_median(mine, 'events_per_second'):,.0f}"
-    yield f"{_median(mine, 'ttft_p50'):,.0f}"
-    yield f"{_median(mine, 'ttft_p99'):,.0f}"
+    yield f"{tables.middle(mine, 'tokens_per_second'):,.0f}"
+    yield tables.round_ratio(mine, legs, f"{before}python")
+    yield tables.round_ratio(mine, legs, f"{before}rust")
+    yield f"{tables.middle(mine, 'events_per_second'):,.0f}"
+    yield f"{tables.middle(mine, 'ttft_p50'):,.0f}"
+    yield f"{tables.middle(mine, 'ttft_p99'):,.0f}"
     for role in (*ROLES, "generator"):
         used = median(row["cpu_us"].get(role, 0.0) for row in mine)
         yield f"{used:.1f}" if any(role in row["cpu_us"] for row in mine) else "-"
@@ -78,10 +73,6 @@ def _cells(name: str, mine: Rows, legs: Rows) -> Iterator[str]:
     yield f"{share:.2f}" if before else "-"
     yield _memory(mine, "private")
     yield str(sum(row["errors"] for row in mine))
-
-
-def _median(rows: Rows, name: str) -> float:
-    return float(median(row[name] for row in rows))
 
 
 def _memory(rows: Rows, kind: str) -> str:
@@ -97,14 +88,14 @@ def _starts(rows: Rows) -> str:
     if not any(row["server"] == _BASE for row in rows):
         return ""
     head = "server, starts, seconds to a token, x python, gateway MiB (PSS), Python, Rust, core, all, more than python"
-    lines = ["### Start and memory with the real engine", "", *_head(head)]
+    lines = ["### Start and memory with the real engine", "", *tables.head(head)]
     base = [row for row in rows if row["server"] == _BASE]
     for name in sorted(dict.fromkeys(row["server"] for row in rows), key=NAMES.index):
         mine = [row for row in rows if row["server"] == name]
-        took, memory = _median(mine, "seconds"), median(_sum(row, "pss", ROLES) for row in mine)
+        took, memory = tables.middle(mine, "seconds"), median(_sum(row, "pss", ROLES) for row in mine)
         sizes = (median(_sum(row, "pss", (role,)) for row in mine) for role in ROLES)
         more = memory - median(_sum(row, "pss", ROLES) for row in base)
-        cells = [str(len(mine)), f"{took:.2f}", f"{took / _median(base, 'seconds'):.3f}"]
+        cells = [str(len(mine)), f"{took:.2f}", f"{took / tables.middle(base, 'seconds'):.3f}"]
         lines.append(tables.row(name, *cells, *(f"{size:,.0f}" for size in (*sizes, memory, more))))
     return "\n".join(lines)
 

@@ -75,8 +75,8 @@ def _cells(target: str, legs: Rows) -> Iterator[str]:
     yield target
     yield str(len(mine))
     yield f"{median(row['tokens_per_second'] for row in mine):,.0f}"
-    yield tables.speed_ratio(mine, legs, PLAIN)
-    yield tables.speed_ratio(mine, legs, _BEHIND.get(target, ""))
+    yield tables.round_ratio(mine, legs, PLAIN)
+    yield tables.round_ratio(mine, legs, _BEHIND.get(target, ""))
     for name in ("ttft_p50", "ttft_p99", "itl_p50", "itl_p99"):
         yield f"{median(row[name] for row in mine):.4g}"
     for kinds in (("gateway", "proxy"), ("frontend",), ("engine",)):

@@ -10,7 +10,6 @@ with status 1 if a request was lost before it began, a restart truncated one, or
 from __future__ import annotations
 
 import argparse
-import resource
 import shutil
 import signal
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 from perf.bench import machine
 from perf.frontends.frontend_rows import Rows
 from perf.replicas import router_cost, router_restarts, router_tables
+from vllm_engine.system.file_limit import raise_file_limit
 
 STEPS = ("cost", "restarts")
 
@@ -30,8 +30,7 @@ def main(words: Sequence[str] | None = None) -> int:
     options = parse(words)
     # As an exception it unwinds, and ends what was started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    raise_file_limit()
     folder = options.results.absolute()
     rows = Rows(folder)
     rows.add({"what": "machine", "machine": machine.describe()})

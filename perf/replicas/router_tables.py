@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from perf.bench import tables
@@ -43,7 +42,7 @@ def _cost(rows: Rows, pace: float) -> str:
     if not rows:
         return ""
     offered = f"up to {pace:g} tokens/s each"
-    lines = [f"### {rows[0]['streams']} streams, {offered}", "", *_head(_COST)]
+    lines = [f"### {rows[0]['streams']} streams, {offered}", "", *tables.head(_COST)]
     for name in TARGETS:
         mine = [row for row in rows if row["target"] == name]
         if not mine:
@@ -52,43 +51,27 @@ def _cost(rows: Rows, pace: float) -> str:
             tables.row(
                 name,
                 str(len(mine)),
-                f"{_median(mine, 'tokens_per_second'):,.0f}",
-                _ratio(mine, rows, "tokens_per_second"),
-                f"{_median(mine, 'ttft_p50'):.1f}",
-                _ratio(mine, rows, "ttft_p50"),
-                f"{_median(mine, 'ttft_p99'):.1f}",
-                f"{_median(mine, 'itl_p99'):.1f}",
-                "-" if name == DIRECT else f"{_median(mine, 'router_us_per_token'):.1f}",
-                f"{_median(mine, 'gateways_us_per_token'):.1f}",
+                f"{tables.middle(mine, 'tokens_per_second'):,.0f}",
+                tables.round_ratio(mine, rows, DIRECT, "tokens_per_second"),
+                f"{tables.middle(mine, 'ttft_p50'):.1f}",
+                tables.round_ratio(mine, rows, DIRECT, "ttft_p50"),
+                f"{tables.middle(mine, 'ttft_p99'):.1f}",
+                f"{tables.middle(mine, 'itl_p99'):.1f}",
+                "-" if name == DIRECT else f"{tables.middle(mine, 'router_us_per_token'):.1f}",
+                f"{tables.middle(mine, 'gateways_us_per_token'):.1f}",
                 str(sum(row["errors"] for row in mine)),
             )
         )
     return "\n".join(lines)
 
 
-def _ratio(mine: Rows, rows: Rows, name: str) -> str:
-    """Return the median over the rounds of the ratio to the direct replica of the same round."""
-    base = {row["round"]: row[name] for row in rows if row["target"] == DIRECT}
-    found = [row[name] / base[row["round"]] for row in mine if base.get(row["round"])]
-    return f"{median(found):.2f}" if found else "-"
-
-
 def _restarts(rows: Rows) -> str:
     if not rows:
         return ""
-    lines = ["### Two real engines: one killed, then both restarted in turn", "", *_head(_RESTARTS)]
+    lines = ["### Two real engines: one killed, then both restarted in turn", "", *tables.head(_RESTARTS)]
     names = ("policy", "done", "clients", "seconds", "whole", "truncated", "refused", "retries")
     lines += [tables.row(*(str(row[name]) for name in names)) for row in rows]
     return "\n".join(lines)
-
-
-def _head(columns: str) -> list[str]:
-    names = columns.split(", ")
-    return [tables.row(*names), tables.row("---", *("---:" for _ in names[1:]))]
-
-
-def _median(rows: Rows, name: str) -> float:
-    return float(median(row[name] for row in rows))
 
 
 def write() -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import shutil
 import signal
 import sys
@@ -26,6 +25,7 @@ from perf.storms.watch import percentile
 from tests.support.fake.fake_engine import make_fake_engine_python
 from tests.support.model import LONG_CONFIG, make_model
 from tests.support.program import running
+from vllm_engine.system.file_limit import raise_file_limit
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs/operate/security.md"
@@ -40,8 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started too
     # The clients need more files than most shells allow.
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    raise_file_limit()
     results = []
     for storm in STORMS:
         if arguments.only and not any(word in storm.name for word in arguments.only):

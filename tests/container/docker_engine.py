@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.program import until
+from tests.support.program import end_process, until
 
 ENGINE_SECONDS = 90.0
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
@@ -66,12 +66,7 @@ def running_engine(client: str) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_UN)
             yield
         finally:
-            process.terminate()
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end_process(process)
             shutil.rmtree(folder, ignore_errors=True)
 
 

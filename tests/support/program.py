@@ -46,6 +46,16 @@ def until(condition: Callable[[], object], what: str, seconds: float = DEADLINE)
         time.sleep(0.05)
 
 
+def end_process(process: subprocess.Popen[Any]) -> None:
+    """Have a process end, and kill it if it does not."""
+    process.terminate()
+    try:
+        process.wait(DEADLINE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 def free_port() -> int:
     """Return a port of 127.0.0.1 that nobody listens on and no other test process will get."""
     for port in _PORTS:
@@ -226,12 +236,7 @@ class Program:
         """End it however it is."""
         self.client.close()
         if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(DEADLINE)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            end_process(self._process)
 
     def _running(self) -> bool:
         assert self._process.poll() is None, f"it ended with {self._process.returncode}:\n{self.log()}"

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.support.client_tools import python_of_lock
-from tests.support.program import free_port, metric_in, plain_client, until
+from tests.support.program import end_process, free_port, metric_in, plain_client, until
 
 ROOT = Path(__file__).parents[3]
 COMPOSE = ROOT / "deploy/router/compose.yaml"
@@ -117,10 +117,5 @@ def routing(
         yield router
     finally:
         router.close()
-        process.terminate()
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end_process(process)
         print(router.log()[-3000:])
